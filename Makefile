@@ -1,0 +1,19 @@
+.PHONY: install lint types test debug clean
+
+install:        ## a virtual environment with the package and the developers' tools
+	python3 -m venv .venv && .venv/bin/pip install -e '.[dev]'
+
+lint:
+	ruff check .
+
+types:
+	mypy
+
+test:
+	pytest
+
+debug:          ## train a small codec on the example recordings
+	dora run solver=compression/debug
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

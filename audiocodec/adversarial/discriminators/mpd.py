@@ -1,0 +1,105 @@
+"""Multi-period discriminator (HiFi-GAN, arXiv 2010.05646, section 2.3)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from audiocodec.modules.checks import require_int, require_ints
+from audiocodec.modules.conv import NormConv2d
+
+from .base import MultiDiscriminator, layer_activation
+
+
+class PeriodDiscriminator(nn.Module):
+    """Convolutions along time over every `period`-th sample, with the same weights for every phase.
+
+    Args:
+        period: in samples.
+        in_channels: channels of the audio.
+        out_channels: channels of the logits.
+        n_layers: convolutions before the last one.
+        kernel_sizes: of these convolutions, and of the last one.
+        stride: of these convolutions but the last of them, which has stride 1.
+        filters: filters before the first layer's growth.
+        filters_scale: growth of the filters per layer, the first included.
+        max_filters: upper bound of the filters of any layer.
+        norm: one of `audiocodec.modules.norm.CONV_NORMS`.
+        activation: class of `torch.nn`.
+        activation_params: its arguments.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(self, period: int, in_channels: int = 1, out_channels: int = 1, n_layers: int = 5,
+                 kernel_sizes: Sequence[int] = (5, 3), stride: int = 3, filters: int = 8, filters_scale: int = 4,
+                 max_filters: int = 1024, norm: str = 'weight_norm', activation: str = 'LeakyReLU',
+                 activation_params: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        for name, value in {'period': period, 'in_channels': in_channels, 'out_channels': out_channels,
+                            'n_layers': n_layers, 'stride': stride, 'filters': filters,
+                            'filters_scale': filters_scale, 'max_filters': max_filters}.items():
+            require_int(name, value)
+        sizes = require_ints('kernel_sizes', kernel_sizes)
+        if len(sizes) != 2:
+            raise ValueError(f'kernel_sizes={list(kernel_sizes)}: expected two, of the inner and the last layers.')
+        self.period = period
+        self.activation = layer_activation(
+            activation, {'negative_slope': 0.2} if activation_params is None else activation_params)
+        self.convs = nn.ModuleList()
+        channels = in_channels
+        for index in range(n_layers):
+            wider = min(filters * filters_scale ** (index + 1), max_filters)
+            self.convs.append(NormConv2d(channels, wider, (sizes[0], 1), padding=((sizes[0] - 1) // 2, 0), norm=norm,
+                                         stride=(1 if index == n_layers - 1 else stride, 1)))
+            channels = wider
+        self.conv_post = NormConv2d(channels, out_channels, (sizes[1], 1), padding=((sizes[1] - 1) // 2, 0), norm=norm)
+
+    def forward(self, wav: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Judge audio, reflected at its end up to a multiple of the period.
+
+        Args:
+            wav: [B, in_channels, T], T greater than -T mod period.
+
+        Returns:
+            Logits [B, out_channels, steps, period]; feature maps of all layers, the logits last.
+
+        Raises:
+            ValueError: audio too short to be reflected.
+        """
+        B, C, T = wav.shape
+        missing = -T % self.period
+        if missing >= T:
+            raise ValueError(f'{T} samples of audio are too few for period={self.period}: use longer segments or '
+                             'smaller periods.')
+        if missing:
+            wav = F.pad(wav, (0, missing), 'reflect')
+        x = wav.reshape(B, C, -1, self.period)
+        features = []
+        for conv in self.convs:
+            x = self.activation(conv(x))
+            features.append(x)
+        logits = self.conv_post(x)
+        return logits, [*features, logits]
+
+
+class MultiPeriodDiscriminator(MultiDiscriminator):
+    """Period discriminators, of which each sees another periodicity.
+
+    Args:
+        in_channels: channels of the audio.
+        out_channels: channels of the logits.
+        periods: in samples; primes overlap least.
+        **kwargs: of `PeriodDiscriminator`.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(self, in_channels: int = 1, out_channels: int = 1, periods: Sequence[int] = (2, 3, 5, 7, 11),
+                 **kwargs: Any) -> None:
+        super().__init__([PeriodDiscriminator(period, in_channels, out_channels, **kwargs) for period in periods],
+                         in_channels)

@@ -1,0 +1,93 @@
+"""Adversarial criteria, and feature matching."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Criterion(NamedTuple):
+    """What a set of logits costs the generator, or the discriminator; each maps logits of any shape to a scalar.
+
+    Attributes:
+        generator: on the logits of fake audio, for the generator.
+        real: on the logits of real audio, for the discriminator.
+        fake: on the logits of fake audio, for the discriminator.
+        boundary: logit above which the discriminator takes audio for real.
+    """
+
+    generator: Callable[[torch.Tensor], torch.Tensor]
+    real: Callable[[torch.Tensor], torch.Tensor]
+    fake: Callable[[torch.Tensor], torch.Tensor]
+    boundary: float
+
+
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    """Values in float32 at least: half precision is not enough for means."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _above(logits: torch.Tensor) -> torch.Tensor:
+    """Mean shortfall from 1."""
+    return F.relu(1 - _wide(logits)).mean()
+
+
+def _below(logits: torch.Tensor) -> torch.Tensor:
+    """Mean excess over -1."""
+    return F.relu(1 + _wide(logits)).mean()
+
+
+def _linear(logits: torch.Tensor) -> torch.Tensor:
+    return -_wide(logits).mean()
+
+
+def _near_one(logits: torch.Tensor) -> torch.Tensor:
+    return (_wide(logits) - 1).square().mean()
+
+
+def _near_zero(logits: torch.Tensor) -> torch.Tensor:
+    return _wide(logits).square().mean()
+
+
+# Hinge: Lim and Ye, arXiv 1705.02894; hinge2 stops rewarding the generator beyond the margin too.
+# Mean square: least squares GAN, Mao et al., arXiv 1611.04076.
+CRITERIA = {
+    'hinge': Criterion(generator=_linear, real=_above, fake=_below, boundary=0.),
+    'hinge2': Criterion(generator=_above, real=_above, fake=_below, boundary=0.),
+    'mse': Criterion(generator=_near_one, real=_near_one, fake=_near_zero, boundary=0.5),
+}
+
+
+def get_criterion(name: str) -> Criterion:
+    """Look up a criterion by name.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in CRITERIA:
+        raise ValueError(f'adversarial criterion {name!r} is unknown: choose one of {", ".join(CRITERIA)}.')
+    return CRITERIA[name]
+
+
+class FeatureMatchingLoss(nn.Module):
+    """Distance between the feature maps of a (sub-)discriminator for fake and for real audio (arXiv 1512.09300).
+
+    Args:
+        loss: of two maps of one shape; L1 by default.
+        normalize: average over the layers instead of summing.
+    """
+
+    def __init__(self, loss: nn.Module | None = None, normalize: bool = True) -> None:
+        super().__init__()
+        self.loss = nn.L1Loss() if loss is None else loss
+        self.normalize = normalize
+
+    def forward(self, fake: Sequence[torch.Tensor], real: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Compare the maps of all layers; each argument holds one map of any shape per layer. Returns a scalar."""
+        assert len(fake) == len(real) > 0, (len(fake), len(real))
+        with torch.autocast(fake[0].device.type, enabled=False):
+            losses = [self.loss(_wide(estimate), _wide(reference)) for estimate, reference in zip(fake, real)]
+            total = torch.stack(losses).sum()
+        return total / len(losses) if self.normalize else total

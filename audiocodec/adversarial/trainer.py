@@ -1,0 +1,213 @@
+"""The adversaries of a generator: discriminators, their optimizer, their schedule and their losses."""
+
+import copy
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from audiocodec.utils import distrib
+
+from .losses import Criterion, FeatureMatchingLoss, get_criterion
+
+_EVERY_DRAWS = 0xD15C  # purpose of the draws among those made with the same seed
+_ADAM = functools.partial(torch.optim.Adam, lr=3e-4, betas=(0.5, 0.9))
+_L1_FEATURES = FeatureMatchingLoss()
+
+
+class AdversarialTrainer(nn.Module):
+    """Discriminators that learn to tell real from fake audio, and the losses they give to the generator.
+
+    One update of the generator is one call of `train_step` and then one of `generator_losses`. Everything that shapes
+    the next update is in the state dict: discriminators, optimizer, number of updates. With several workers, each
+    brings a batch of the same size, gradients are averaged, and the discriminators stay equal if they start equal
+    (`broadcast`).
+
+    Args:
+        discriminators: by name; each maps [B, C, T] to (logits per sub-discriminator, lists of feature maps).
+            With none at all, there is nothing to train, and no loss.
+        optimizer: makes the optimizer of all discriminators from their parameters, such as
+            `functools.partial(torch.optim.Adam, lr=3e-4, betas=(0.5, 0.9))`, the default.
+        criterion: name in `CRITERIA`, or a `Criterion`.
+        feature_loss: of the feature maps (fake, real) of a sub-discriminator; None for no feature matching.
+        normalize: average losses over the sub-discriminators instead of summing.
+        every: train the discriminators once in so many updates: a whole number is a period; any other is a mean,
+            each update being drawn with probability 1 / every.
+        start: updates before the discriminators exist for training and generator.
+        warmup: updates after `start` in which the discriminators train and the generator does not see them yet: for
+            discriminators that start afresh beside a trained generator.
+        max_norm: clip the L2 norm of the gradient of all discriminators together; None for no clipping.
+        seed: of the draws of `every`.
+
+    Attributes:
+        optimizer: the optimizer, or None without discriminators.
+        updates: calls of `train_step` so far. An integer kept on the host, so that reading it never waits for a device.
+
+    Raises:
+        ValueError: unknown criterion, or a number out of range.
+    """
+
+    def __init__(self, discriminators: Mapping[str, nn.Module],
+                 optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = _ADAM,
+                 criterion: str | Criterion = 'hinge', feature_loss: nn.Module | None = _L1_FEATURES,
+                 normalize: bool = True, every: float = 1, start: int = 0, warmup: int = 0,
+                 max_norm: float | None = None, seed: int = 0) -> None:
+        super().__init__()
+        if not every >= 1:
+            raise ValueError(f'every={every!r}: expected a number >= 1, the updates per update of the discriminators.')
+        if start < 0 or warmup < 0:
+            raise ValueError(f'start={start!r}, warmup={warmup!r}: expected numbers of updates, >= 0.')
+        if max_norm is not None and not max_norm > 0:
+            raise ValueError(f'max_norm={max_norm!r}: expected a number > 0, or null for no clipping.')
+        self.discriminators = nn.ModuleDict(discriminators)
+        self.criterion = get_criterion(criterion) if isinstance(criterion, str) else criterion
+        self.feature_loss = feature_loss
+        self.normalize = normalize
+        self.every, self.start, self.warmup = every, start, warmup
+        self.max_norm = max_norm
+        self.seed = seed
+        self.updates = 0
+        # In order of names: the optimizer knows parameters by position, and a config may list adversaries anyhow.
+        self._trained = [parameter for name in sorted(self.discriminators)
+                         for parameter in self.discriminators[name].parameters() if parameter.requires_grad]
+        self.optimizer = optimizer(self._trained) if self._trained else None
+
+    def broadcast(self) -> None:
+        """Give every worker the discriminators of the first one; call it once before training."""
+        distrib.broadcast_([*self.parameters(), *self.buffers()])
+
+    def train_step(self, fake: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Train the discriminators on one batch, if it is their turn.
+
+        Args:
+            fake: [B, C, T] from the generator; no gradient flows back into it.
+            real: [B, C, T].
+
+        Returns:
+            0-d tensors without graph: per discriminator the loss `d_<name>`, and the share of logits on the right
+            side, `d_<name>_real_acc` and `d_<name>_fake_acc`, on this worker's batch; `d_grad_norm`, before clipping,
+            of the gradient averaged over the workers. Empty in an update that `every` or `start` leaves out.
+
+        Raises:
+            ValueError: shapes that differ.
+        """
+        _check_pair(fake, real)
+        due = self._is_due()
+        self.updates += 1
+        if self.optimizer is None or not due:
+            return {}
+        metrics: dict[str, torch.Tensor] = {}
+        losses = []
+        for name, discriminator in self.discriminators.items():
+            fake_logits, real_logits = _judge(discriminator, fake.detach(), real.detach())
+            losses.append(self._mean([self.criterion.fake(fakes) + self.criterion.real(reals)
+                                      for fakes, reals in zip(fake_logits, real_logits)]))
+            metrics[f'd_{name}'] = losses[-1].detach()
+            metrics[f'd_{name}_real_acc'] = _share([logits > self.criterion.boundary for logits in real_logits])
+            metrics[f'd_{name}_fake_acc'] = _share([logits < self.criterion.boundary for logits in fake_logits])
+        with torch.autocast(fake.device.type, enabled=False):
+            self.optimizer.zero_grad()
+            torch.stack(losses).sum().backward()
+            distrib.average_gradients(self._trained)
+            metrics['d_grad_norm'] = self._clip_gradients()
+            self.optimizer.step()
+        return metrics
+
+    def generator_losses(self, fake: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Compute what the discriminators, as they are, cost the generator.
+
+        Args:
+            fake: [B, C, T]; the losses have a gradient with respect to it alone.
+            real: [B, C, T].
+
+        Returns:
+            Per discriminator the scalars `adv_<name>` and, with feature matching, `feat_<name>`. Empty during `start`
+            and `warmup`.
+
+        Raises:
+            ValueError: shapes that differ.
+        """
+        _check_pair(fake, real)
+        if max(self.updates, 1) <= self.start + self.warmup:
+            return {}
+        losses: dict[str, torch.Tensor] = {}
+        with _frozen(self):
+            for name, discriminator in self.discriminators.items():
+                logits, fake_features = discriminator(fake)
+                losses[f'adv_{name}'] = self._mean([self.criterion.generator(logit) for logit in logits])
+                if self.feature_loss is None:
+                    continue
+                with torch.no_grad():
+                    _, real_features = discriminator(real)
+                losses[f'feat_{name}'] = self._mean([
+                    self.feature_loss(fakes, reals) for fakes, reals in zip(fake_features, real_features)])
+        return losses
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The state besides tensors of modules: optimizer and number of updates. See `torch.nn.Module`."""
+        return {'updates': self.updates, 'optimizer': self.optimizer.state_dict() if self.optimizer else {}}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what `get_extra_state` gave."""
+        self.updates = int(state['updates'])
+        if self.optimizer is not None:
+            # A copy: the optimizer would go on to update the very tensors it is given.
+            self.optimizer.load_state_dict(copy.deepcopy(state['optimizer']))
+
+    def _is_due(self) -> bool:
+        since_start = self.updates - self.start
+        if since_start < 0:
+            return False
+        if self.every == int(self.every):
+            return since_start % int(self.every) == 0
+        generator = distrib.shared_generator(self.seed, _EVERY_DRAWS, self.updates)
+        return torch.rand((), generator=generator).item() * self.every < 1
+
+    def _clip_gradients(self) -> torch.Tensor:
+        gradients = [parameter.grad for parameter in self._trained if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.max_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self._trained, self.max_norm, norm)
+        return norm.detach()
+
+    def _mean(self, losses: list[torch.Tensor]) -> torch.Tensor:
+        """Average, or sum, over the sub-discriminators."""
+        total = torch.stack(losses).sum()
+        return total / len(losses) if self.normalize else total
+
+
+def _check_pair(fake: torch.Tensor, real: torch.Tensor) -> None:
+    if fake.shape != real.shape:
+        raise ValueError(f'fake audio has shape {list(fake.shape)} and real audio {list(real.shape)}: '
+                         'they must be equal; trim or pad the output of the model.')
+
+
+def _judge(discriminator: nn.Module, fake: torch.Tensor,
+           real: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Logits of fake and of real audio, per sub-discriminator, in one pass unless items of a batch share statistics."""
+    if any(isinstance(module, _BatchNorm) for module in discriminator.modules()):
+        return discriminator(fake)[0], discriminator(real)[0]
+    pairs = [logits.chunk(2) for logits in discriminator(torch.cat([fake, real]))[0]]
+    return [fakes for fakes, _ in pairs], [reals for _, reals in pairs]
+
+
+def _share(flags: list[torch.Tensor]) -> torch.Tensor:
+    """Share of true values, averaged over the given tensors."""
+    return torch.stack([flag.float().mean() for flag in flags]).mean()
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Build graphs in which the parameters of a module are constants: no gradient of theirs is computed or stored."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

@@ -1,0 +1,46 @@
+"""Audio data: files, manifests, folders, datasets and loaders."""
+
+from audiocodec.data.audio import (
+    EXTENSIONS,
+    AudioInfo,
+    audio_info,
+    convert_audio,
+    convert_channels,
+    read_audio,
+    read_segment,
+    write_audio,
+)
+from audiocodec.data.dataset import AudioDataset, SegmentInfo
+from audiocodec.data.index import SPLITS, index_folder, load_source, split, split_folder
+from audiocodec.data.loader import AudioLoader, make_loader
+from audiocodec.data.loudness import loudness, normalize
+from audiocodec.data.manifest import AudioMeta, Summary, load_manifest, save_manifest, summarize
+from audiocodec.data.resample import resample
+
+__all__ = [
+    'EXTENSIONS',
+    'SPLITS',
+    'AudioDataset',
+    'AudioInfo',
+    'AudioLoader',
+    'AudioMeta',
+    'SegmentInfo',
+    'Summary',
+    'audio_info',
+    'convert_audio',
+    'convert_channels',
+    'index_folder',
+    'load_manifest',
+    'load_source',
+    'loudness',
+    'make_loader',
+    'normalize',
+    'read_audio',
+    'read_segment',
+    'resample',
+    'save_manifest',
+    'split',
+    'split_folder',
+    'summarize',
+    'write_audio',
+]

@@ -1,0 +1,335 @@
+"""Audio files: what they hold, reading a stretch of one by seeking, writing; and conversion of rate and channels.
+
+Everything goes through soundfile (libsndfile): WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF. Whatever is wrong with a file
+comes out as one ValueError that names it.
+"""
+
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+import torch
+
+from audiocodec.data.loudness import normalize
+from audiocodec.data.resample import resample, resampler
+
+EXTENSIONS = ('.wav', '.flac', '.ogg', '.oga', '.opus', '.mp3', '.aif', '.aiff')
+_SAMPLE_RATES = (1_000, 768_000)  # Hz; outside, the header is wrong
+_MP3_REACH = 12 * 1152  # samples; a frame may use bits of those before it (511 bytes), which must then be decoded too
+_OGG_TAIL = 2 * 65307  # bytes: the two largest possible last pages
+
+# How each suffix is written: format, subtype and further options of soundfile. (LAME makes MP3 of constant rate 5 %
+# too quiet below 32 kHz.)
+_WRITERS: dict[str, tuple[str, str, dict[str, float | str]]] = {
+    '.wav': ('WAV', 'PCM_16', {}),
+    '.flac': ('FLAC', 'PCM_16', {}),
+    '.ogg': ('OGG', 'VORBIS', {}),
+    '.mp3': ('MP3', 'MPEG_LAYER_III', {'compression_level': 0.0, 'bitrate_mode': 'VARIABLE'}),
+}
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file holds: sample rate (Hz), frames (samples per channel) and channels."""
+
+    sample_rate: int
+    frames: int
+    channels: int
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds."""
+        return self.frames / self.sample_rate
+
+
+class _Silence:
+    """Nothing that C code prints reaches the standard error: libmpg123 comments on every seek into an MP3.
+
+    Only file descriptor 2 is turned away, and only while a file is being read. Safe with threads.
+    """
+
+    lock, depth, saved = threading.Lock(), 0, -1
+
+    @classmethod
+    @contextmanager
+    def kept(cls) -> Iterator[None]:
+        with cls.lock:
+            cls.depth += 1
+            if cls.depth == 1:
+                try:
+                    cls.saved = os.dup(2)
+                    null = os.open(os.devnull, os.O_WRONLY)
+                    os.dup2(null, 2)
+                    os.close(null)
+                except OSError:  # no standard error to keep quiet
+                    cls.saved = -1
+        try:
+            yield
+        finally:
+            with cls.lock:
+                cls.depth -= 1
+                if cls.depth == 0 and cls.saved >= 0:
+                    os.dup2(cls.saved, 2)
+                    os.close(cls.saved)
+                    cls.saved = -1
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
+    """The open file; whatever fails inside becomes a ValueError that names it."""
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise ValueError(f'{path}: {"is not a file" if os.path.exists(path) else "no such file"}')
+    try:
+        with _Silence.kept(), soundfile.SoundFile(path) as file:
+            low, high = _SAMPLE_RATES
+            if not low <= file.samplerate <= high:
+                raise ValueError(f'{path}: its header gives {file.samplerate} Hz; expected {low} to {high}')
+            yield file
+    except (OSError, RuntimeError, TypeError, MemoryError) as error:
+        reason = str(error).removeprefix(f'Error opening {path!r}: ').rstrip('.') or type(error).__name__
+        if 'not a regular file' in reason:  # libsndfile's word for an MP3 without a frame; it is a file, see above
+            reason = 'Format not recognised'
+        raise ValueError(f'{path}: cannot be read as audio: {reason}') from error
+
+
+def audio_info(path: str | os.PathLike[str], check_end: bool = False) -> AudioInfo:
+    """Sample rate, length and channels of a file.
+
+    Args:
+        path: the file.
+        check_end: also read its last samples, and raise when a file is cut short. The length of an MP3 without a length
+            in its header is an estimate; with this it is measured.
+
+    Raises:
+        ValueError: no such file, not audio, empty, or (with `check_end`) truncated.
+    """
+    with _opened(path) as file:
+        frames = file.frames
+        if check_end and file.format == 'MP3':
+            frames = _measured_frames(file)
+        elif check_end and frames > 0:
+            file.seek(frames - 1)
+            if len(file.read(1)) < 1:
+                raise ValueError(f'{os.fspath(path)}: is cut short: its header gives {frames} samples')
+        if frames <= 0:
+            raise ValueError(f'{os.fspath(path)}: holds no samples')
+        return AudioInfo(file.samplerate, frames, file.channels)
+
+
+def _measured_frames(file: soundfile.SoundFile) -> int:
+    """Length of an MP3 by decoding its end or, when there is nothing where the end should be, all of it."""
+    position = max(0, file.frames - 2 * 1152)
+    file.seek(position)
+    found = len(file.read(4 * 1152))
+    if found == 0 and position > 0:
+        file.seek(0)
+        position = 0
+        while found := len(file.read(2 ** 18, dtype='float32')):
+            position += found
+    return position + found
+
+
+def read_audio(path: str | os.PathLike[str], start: int = 0, frames: int = -1) -> tuple[torch.Tensor, int]:
+    """Read a stretch of a file by seeking: the samples are those of reading all of it and cutting.
+
+    Args:
+        path: the file.
+        start: first sample.
+        frames: number of samples; fewer come back where the file ends; -1 for all that follow.
+
+    Returns:
+        float32 [C, T] and the sample rate (Hz).
+
+    Raises:
+        ValueError: no such file, not audio, cut short, or `start` at or behind its end.
+    """
+    with _opened(path) as file:
+        total = file.frames
+        if not 0 <= start < total:
+            raise ValueError(f'{os.fspath(path)}: cannot read from sample {start}: it holds {total} samples')
+        return _read(file, start, total - start if frames < 0 else min(frames, total - start)), file.samplerate
+
+
+def _read(file: soundfile.SoundFile, start: int, frames: int) -> torch.Tensor:
+    """Samples [start, start + frames) of an open file, float32 [C, T]."""
+    position = _decode_from(file, start)
+    file.seek(position)
+    data = file.read(start - position + frames, dtype='float32', always_2d=True)[start - position:]
+    # the length of an MP3 may be an estimate; everything else has to hold what its header says
+    if len(data) < frames and (file.format != 'MP3' or len(data) == 0):
+        raise ValueError(f'{file.name}: is cut short: {len(data)} of {frames} samples from sample {start}')
+    return torch.from_numpy(data.T.copy())
+
+
+def _decode_from(file: soundfile.SoundFile, start: int) -> int:
+    """Where to begin decoding so that the sample at `start` comes out as in reading from the beginning."""
+    if file.format == 'MP3':
+        return max(0, start - _MP3_REACH)
+    if file.format == 'OGG' and file.subtype == 'VORBIS' and start > 0:
+        # libvorbisfile counts the samples of the last page back from its end, wrongly so when the encoder trimmed it: a
+        # seek into the last page lands some hundred samples off. Enter from the page before.
+        last_page = file.frames - _ogg_last_page(file.name)
+        return max(0, min(start, last_page - 1))
+    return start
+
+
+def _ogg_last_page(path: str) -> int:
+    """Number of samples in the last page of an OGG stream; a very large number when all of it is one page.
+
+    An OGG page (RFC 3533, section 6) begins with 'OggS', version 0, flags, the 64-bit count of samples at its end
+    (-1: no packet ends in it) and the 32-bit number of its stream.
+    """
+    with open(path, 'rb') as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _OGG_TAIL))
+        tail = file.read()
+    ends: list[tuple[int, int]] = []
+    position = tail.rfind(b'OggS')
+    while position >= 0:
+        if position + 18 <= len(tail) and tail[position + 4] == 0 and tail[position + 5] < 8:
+            end, stream = struct.unpack_from('<qI', tail, position + 6)
+            if end >= 0 and (not ends or ends[0][1] == stream):
+                ends.append((end, stream))
+        if len(ends) == 2:
+            return ends[0][0] - ends[1][0]
+        position = tail.rfind(b'OggS', 0, position)
+    return 1 << 62
+
+
+def read_segment(path: str | os.PathLike[str], start: int, frames: int, sample_rate: int,
+                 channels: int | None = None) -> torch.Tensor:
+    """A stretch of a file at another sample rate and number of channels, without converting the rest of it.
+
+    The result is that of converting the whole file and cutting: the resampling filter sees the samples around the
+    stretch.
+
+    Args:
+        path: the file.
+        start: first sample, counted at `sample_rate`.
+        frames: number of samples at `sample_rate`; fewer come back where the file ends; -1 for all that follow.
+        sample_rate: of the result (Hz).
+        channels: of the result; None to keep the file's.
+
+    Returns:
+        float32 [C, T], T <= frames.
+    """
+    with _opened(path) as file:
+        total, from_rate = file.frames, file.samplerate
+        filters = resampler(from_rate, sample_rate)
+        left = filters.length(total) - start
+        if start < 0 or left <= 0:
+            raise ValueError(f'{os.fspath(path)}: cannot read from {start / sample_rate:.2f} s: '
+                             f'it is {total / from_rate:.2f} s long')
+        frames = left if frames < 0 else min(frames, left)
+        first, last = filters.source_range(start, frames, total)
+        wav = _read(file, first, last - first)
+    if first + wav.shape[-1] < last:  # an MP3 that ends before its estimated length
+        frames = min(frames, filters.length(first + wav.shape[-1]) - start)
+        if frames <= 0:
+            raise ValueError(f'{os.fspath(path)}: is cut short: it ends before {start / sample_rate:.2f} s')
+    if channels == 1:
+        wav = convert_channels(wav, 1)  # here, and not behind the filter: less to filter
+    wav = filters.segment(wav, start, frames)
+    return wav if channels is None else convert_channels(wav, channels)
+
+
+def convert_channels(wav: torch.Tensor, channels: int) -> torch.Tensor:
+    """Mono by averaging the channels, or mono repeated on every channel.
+
+    Args:
+        wav: [..., C, T].
+        channels: of the result.
+
+    Returns:
+        [..., channels, T].
+
+    Raises:
+        ValueError: neither side is mono and the numbers differ: there is no one way to do it.
+    """
+    current = wav.shape[-2]
+    if current == channels:
+        return wav
+    if channels == 1:
+        return wav.mean(-2, keepdim=True)
+    if current == 1 and channels > 1:
+        return wav.repeat(*[1] * (wav.dim() - 2), channels, 1)
+    raise ValueError(f'cannot make {channels} channels of {current}: only to and from mono')
+
+
+def convert_audio(wav: torch.Tensor, from_rate: int, to_rate: int, channels: int) -> torch.Tensor:
+    """Resample and convert channels.
+
+    Args:
+        wav: [..., C, T] at `from_rate` (Hz).
+        from_rate: of `wav`.
+        to_rate: of the result.
+        channels: of the result.
+
+    Returns:
+        [..., channels, T * to_rate // from_rate].
+    """
+    if channels == 1:
+        wav = convert_channels(wav, 1)
+    return convert_channels(resample(wav, from_rate, to_rate), channels)
+
+
+def write_audio(path: str | os.PathLike[str], wav: torch.Tensor, sample_rate: int, strategy: str = 'clip',
+                headroom_db: float | None = None) -> Path:
+    """Write a file, whole or not at all, in the format that its suffix names.
+
+    WAV and FLAC are written with 16 bits, OGG as Vorbis, MP3 at the best variable rate.
+
+    Args:
+        path: ends in .wav, .flac, .ogg or .mp3; missing folders are made.
+        wav: [C, T] or [T], floating point, on any device.
+        sample_rate: in Hz.
+        strategy: level, see `loudness.normalize`: clip, peak, rms, loudness or none.
+        headroom_db: see `loudness.normalize`.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: unknown suffix or strategy, wrong shape, NaN or Inf, a rate or channels that the format cannot hold.
+        OSError: the disk is full, the folder not writable.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _WRITERS:
+        raise ValueError(f'{path}: cannot write {path.suffix or "a file without suffix"}; '
+                         f'use one of {", ".join(_WRITERS)}')
+    wav = wav.detach().float().cpu()
+    wav = wav[None] if wav.dim() == 1 else wav
+    if wav.dim() != 2 or wav.shape[0] == 0:
+        raise ValueError(f'{path}: expected audio of shape [channels, samples], got {list(wav.shape)}')
+    if not wav.isfinite().all():
+        raise ValueError(f'{path}: the audio to write holds NaN or Inf')
+    data = normalize(wav, sample_rate, strategy, headroom_db).T.contiguous().numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        with _created(path, temporary, sample_rate, len(wav)) as file:
+            for begin in range(0, len(data), 2 ** 16):  # libvorbis puts on the stack what it gets in one piece
+                file.write(data[begin:begin + 2 ** 16])
+        os.replace(temporary, path)
+    except RuntimeError as error:
+        raise OSError(f'{path}: {error}') from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _created(path: Path, temporary: Path, sample_rate: int, channels: int) -> soundfile.SoundFile:
+    """A new file at `temporary`, in the format of the suffix of `path`."""
+    name, subtype, options = _WRITERS[path.suffix.lower()]
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f'{path.parent}: is not writable')
+    try:
+        return soundfile.SoundFile(temporary, 'w', sample_rate, channels, subtype, format=name, **options)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f'{path}: {name} cannot hold {channels} channels at {sample_rate} Hz') from error

@@ -1,0 +1,310 @@
+"""From what a user types as a data source - a manifest, a folder, an audio file - to a list of audio files.
+
+A folder is indexed on first use. What was found is kept in the user's cache folder, file by file with size and time of
+modification, so that the next use reads only the files that changed.
+"""
+
+import gzip
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from audiocodec.data.audio import EXTENSIONS, audio_info, read_audio
+from audiocodec.data.manifest import AudioMeta, load_manifest, write_bytes
+from audiocodec.utils.distrib import is_rank_zero
+from audiocodec.utils.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ('train', 'valid', 'evaluate', 'generate')
+_SPLIT_FOLDERS = {  # names of sub-folders that hold a split, and the split that stands in when there is none
+    'train': (('train', 'training'), None),
+    'valid': (('valid', 'validation', 'val', 'dev'), 'evaluate'),
+    'evaluate': (('evaluate', 'eval', 'test'), 'valid'),
+    'generate': (('generate',), 'evaluate'),
+}
+_MANIFESTS = ('data.jsonl', 'data.jsonl.gz')  # inside a folder, these stand for it (AudioCraft's convention)
+_CACHE_VERSION = 1
+_NAMED = 20  # left-out files named in a warning
+_FILES_PER_WORKER = 16  # what a process has to do at least to be worth its start
+
+# relative path -> [size, mtime in ns, manifest entry, or the reason why there is none]
+_Entries = dict[str, list[Any]]
+
+
+def load_source(source: str | os.PathLike[str], **options: Any) -> list[AudioMeta]:
+    """The files of a data source.
+
+    Args:
+        source: a manifest (see `manifest`); a folder, which stands for the data.jsonl or data.jsonl.gz in it, or else
+            is indexed; or one audio file.
+        **options: of `index_folder`.
+
+    Raises:
+        ValueError: it does not exist, is empty or wrong; names the path and what is accepted.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        for name in _MANIFESTS:
+            if (path / name).is_file():
+                return load_manifest(path / name)
+        return index_folder(path, **options)
+    if not path.exists():
+        raise ValueError(f'{path}: no such data source; expected a manifest (.jsonl, .jsonl.gz) or a folder with audio')
+    if path.suffix.lower() in EXTENSIONS:
+        return [probe(path.absolute())]
+    return load_manifest(path)
+
+
+def probe(path: Path, amplitude: bool = False) -> AudioMeta:
+    """The manifest entry of one audio file, its end included.
+
+    Args:
+        path: the file.
+        amplitude: also decode all of it for the largest absolute sample.
+
+    Raises:
+        ValueError: it is not readable as audio, empty or cut short.
+    """
+    info = audio_info(path, check_end=True)
+    peak = None
+    if amplitude:
+        peak = max(read_audio(path, start, 2 ** 22)[0].abs().max().item() for start in range(0, info.frames, 2 ** 22))
+    return AudioMeta(str(path), info.duration, info.sample_rate, info.channels, peak)
+
+
+def find_audio(folder: str | os.PathLike[str]) -> list[tuple[str, int, int]]:
+    """Audio files below a folder as (relative path with '/', size, mtime in ns), sorted.
+
+    Links are followed, each folder is entered once; names that begin with a dot are left out.
+    """
+    found, seen = [], set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(root)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        for name in files:
+            if not name.startswith('.') and os.path.splitext(name)[1].lower() in EXTENSIONS:
+                path = os.path.join(root, name)
+                with suppress(OSError):  # a dangling link
+                    status = os.stat(path)
+                    found.append((Path(os.path.relpath(path, folder)).as_posix(), status.st_size, status.st_mtime_ns))
+    return sorted(found)
+
+
+def index_folder(folder: str | os.PathLike[str], min_duration: float = 0.0, workers: int | None = None,
+                 cache: bool = True, amplitude: bool = False) -> list[AudioMeta]:
+    """The audio files below a folder, sorted by path. Unreadable and short ones are left out, named once in a warning.
+
+    Args:
+        folder: to search, with everything below it.
+        min_duration: seconds; shorter files are left out.
+        workers: processes that read, when there are many files; by default twice the number of processors, at most 16.
+        cache: read and write the user's cache.
+        amplitude: also measure the largest absolute sample of each file (decodes everything; not cached).
+
+    Raises:
+        ValueError: no such folder, or no readable audio in it; names the folder and the accepted suffixes.
+    """
+    folder = Path(folder).expanduser().absolute()
+    if not folder.is_dir():
+        raise ValueError(f'{folder}: no such folder')
+    files = find_audio(folder)
+    if not files:
+        raise ValueError(f'{folder}: no audio in this folder; expected files ending in {" ".join(EXTENSIONS)}')
+    cache = cache and not amplitude
+    cache_file = _cache_file(folder) if cache else None
+    with _locked(cache_file):
+        known = _load_cache(cache_file)
+        fresh = {name: known[name] for name, size, mtime in files if known.get(name, [None, None])[:2] == [size, mtime]}
+        missing = [file for file in files if file[0] not in fresh]
+        entries = {**fresh, **_probe_all(folder, missing, workers, amplitude)}
+        if cache_file is not None and entries != known:
+            _save_cache(cache_file, folder, entries)
+    metas, left_out = [], []
+    for name, _, _ in files:
+        entry = entries[name][2]
+        if isinstance(entry, str):
+            left_out.append(entry)
+        elif entry['duration'] < min_duration:
+            left_out.append(f'{folder / name}: only {entry["duration"]:.3f} s long')
+        else:
+            metas.append(AudioMeta.from_dict({**entry, 'path': str(folder / name)}))
+    _warn_left_out(folder, left_out, len(files))
+    if not metas:
+        raise ValueError(f'{folder}: none of its {len(files)} audio files can be used; e.g. {left_out[0]}')
+    return metas
+
+
+def _probe_all(folder: Path, files: Sequence[tuple[str, int, int]], workers: int | None, amplitude: bool) -> _Entries:
+    """Entries of the given files, read by several processes when there are many.
+
+    Processes rather than threads: a thread that is keeping the MP3 decoder quiet (see `audio`) keeps the others quiet too.
+    """
+    entry = partial(_probe_entry, folder, amplitude)
+    most = min(16, 2 * (os.cpu_count() or 1)) if workers is None else workers
+    workers = min(most, len(files) // _FILES_PER_WORKER)
+    show = partial(Progress, total=len(files), desc=f'Indexing {folder.name}', unit='file', enabled=is_rank_zero())
+    if workers < 2:
+        return {file[0]: values for file, values in zip(files, show(map(entry, files)))}
+    method = 'fork' if 'fork' in multiprocessing.get_all_start_methods() else None
+    with ProcessPoolExecutor(workers, multiprocessing.get_context(method)) as pool:
+        found = show(pool.map(entry, files, chunksize=_FILES_PER_WORKER))
+        try:
+            return {file[0]: values for file, values in zip(files, found)}
+        except BrokenProcessPool as error:
+            raise ValueError(f'{folder}: a process that read its audio files died: for want of memory, or of a file '
+                             'that libsndfile does not survive') from error
+
+
+def _probe_entry(folder: Path, amplitude: bool, file: tuple[str, int, int]) -> list[Any]:
+    name, size, mtime = file
+    try:
+        found: Any = probe(folder / name, amplitude).to_dict()
+        del found['path']
+    except ValueError as error:
+        found = str(error)
+    return [size, mtime, found]
+
+
+def _warn_left_out(folder: Path, reasons: Sequence[str], total: int) -> None:
+    if reasons:
+        more = f'; and {len(reasons) - _NAMED} more' if len(reasons) > _NAMED else ''
+        logger.warning('%s: %d of %d audio files left out: %s%s', folder, len(reasons), total,
+                       '; '.join(reason.removeprefix(f'{folder}{os.sep}') for reason in reasons[:_NAMED]), more)
+
+
+def _cache_file(folder: Path) -> Path | None:
+    """Where the index of a folder is kept; None when no place can be written."""
+    name = f'{folder.name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}.jsonl.gz'
+    roots = []
+    if os.environ.get('XDG_CACHE_HOME'):
+        roots.append(Path(os.environ['XDG_CACHE_HOME']))
+    with suppress(RuntimeError):  # no home folder
+        roots.append(Path.home() / '.cache')
+    user = os.getuid() if hasattr(os, 'getuid') else 'user'
+    roots.append(Path(tempfile.gettempdir()) / f'cache-{user}')
+    for root in roots:
+        with suppress(OSError):
+            (root / 'audiocodec' / 'index').mkdir(parents=True, exist_ok=True)
+            if os.access(root / 'audiocodec' / 'index', os.W_OK):
+                return root / 'audiocodec' / 'index' / name
+    return None
+
+
+def _cache_head() -> list[Any]:
+    return ['audiocodec index', _CACHE_VERSION, soundfile.__libsndfile_version__]
+
+
+def _load_cache(path: Path | None) -> _Entries:
+    """The entries of a cache file; none when there is no such file, or it is damaged or of another version."""
+    try:
+        assert path is not None
+        head, *lines = gzip.decompress(path.read_bytes()).splitlines()
+        if json.loads(head)[:3] != _cache_head():
+            return {}
+        return {name: [size, mtime, entry] for name, size, mtime, entry in map(json.loads, lines)}
+    except Exception:  # a cache may be lost at any time; whatever is wrong with it, the folder is read again
+        return {}
+
+
+def _save_cache(path: Path, folder: Path, entries: _Entries) -> None:
+    lines = [json.dumps([*_cache_head(), str(folder)])]
+    lines += [json.dumps([name, *values]) for name, values in entries.items()]
+    try:
+        write_bytes(path, ('\n'.join(lines) + '\n').encode())
+    except OSError as error:
+        logger.info('The index of %s is not kept: %s', folder, error)
+
+
+@contextmanager
+def _locked(path: Path | None) -> Iterator[None]:
+    """Hold a lock beside the cache file: of several workers one reads the folder, and the others its result."""
+    try:
+        import fcntl
+        lock = open(f'{path}.lock', 'w') if path is not None else None  # noqa: SIM115
+        if lock is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+    except (ImportError, OSError):  # no locks here: every worker reads the folder, to the same result
+        lock = None
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def split(metas: Sequence[AudioMeta], name: str, root: str | os.PathLike[str] | None = None) -> list[AudioMeta]:
+    """One split of a set of files that comes without splits: 90 % train, 5 % valid, 5 % for evaluate and generate.
+
+    A file's split depends on a hash of its path relative to `root`, so it stays the same when other files come and go
+    and when the folder moves. Every split holds at least one file.
+
+    Args:
+        metas: all files, with absolute paths.
+        name: train, valid, evaluate or generate; the last two share their files.
+        root: folder that paths are taken relative to; by default the deepest one common to all.
+
+    Raises:
+        ValueError: unknown name, or fewer than 3 files.
+    """
+    if name not in SPLITS:
+        raise ValueError(f'split {name!r}: expected one of {", ".join(SPLITS)}')
+    root = os.path.commonpath([os.path.dirname(meta.path) for meta in metas]) if root is None and metas else root
+    if len(metas) < 3:
+        raise ValueError(f'{root}: {len(metas)} audio files cannot be split into train, valid and test: '
+                         'give at least 3, or name a source for each (datasource.train=... datasource.valid=...)')
+
+    def place(meta: AudioMeta) -> float:
+        relative = Path(os.path.relpath(meta.path, root)).as_posix()
+        return int.from_bytes(hashlib.sha256(os.fsencode(relative)).digest()[:8], 'big') / 2 ** 64
+
+    places = sorted((place(meta), index) for index, meta in enumerate(metas))
+    train = min(max(sum(where < 0.90 for where, _ in places), 1), len(metas) - 2)
+    valid = min(max(sum(where < 0.95 for where, _ in places), train + 1), len(metas) - 1)
+    begin, end = {'train': (0, train), 'valid': (train, valid)}.get(name, (valid, len(metas)))
+    return [metas[index] for index in sorted(index for _, index in places[begin:end])]
+
+
+def split_folder(folder: str | os.PathLike[str], name: str, **options: Any) -> list[AudioMeta]:
+    """One split of a folder (or manifest) that holds all of a user's data.
+
+    A folder with sub-folders for train and for valid or evaluate (also called val, dev, test ...) is split as they say,
+    a missing one of the latter being stood in for by the other; generate is evaluate unless it has its own. Anything
+    else is split by `split`.
+
+    Args:
+        folder: a folder or manifest.
+        name: train, valid, evaluate or generate.
+        **options: of `index_folder`.
+    """
+    if name not in SPLITS:
+        raise ValueError(f'split {name!r}: expected one of {", ".join(SPLITS)}')
+    root = Path(folder).expanduser()
+    own: dict[str, Path] = {}
+    for key, (names, _) in _SPLIT_FOLDERS.items():
+        for sub in names:
+            if (root / sub).is_dir():
+                own.setdefault(key, root / sub)
+    if 'train' in own and ('valid' in own or 'evaluate' in own):
+        while name not in own:
+            stand_in = _SPLIT_FOLDERS[name][1]
+            assert stand_in is not None
+            name = stand_in
+        return load_source(own[name], **options)
+    return split(load_source(root, **options), name, root.absolute() if root.is_dir() else None)

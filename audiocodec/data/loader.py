@@ -1,0 +1,156 @@
+"""Batches of a dataset: shared out among workers (ranks), decoded ahead by processes, resumable at any update."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from audiocodec.data.dataset import AudioDataset
+from audiocodec.utils import distrib
+
+Key = tuple[int, int]
+
+
+class BatchPlan:
+    """Which items make up each batch of one worker: the batch sampler of a DataLoader.
+
+    Batch `u` of all workers together is items [u * N * B, (u + 1) * N * B), of which worker `r` takes the `r`-th run of
+    B: put one after another, the workers' batches are the batch of a single worker with N * B.
+
+    With `drop_last` every worker gets the same number of full batches. Without, no item is lost or repeated: what is
+    left at the end is shared out in runs as equal as can be, and workers left with nothing have one batch less. A loop
+    over such a plan must not communicate per batch; sum up and reduce after it.
+
+    Keys are (epoch, index), so that processes which live through many epochs need not be told the epoch.
+    """
+
+    def __init__(self, items: int, batch_size: int, drop_last: bool, max_batches: int | None, rank: int,
+                 world_size: int) -> None:
+        self.items, self.batch_size, self.drop_last = items, batch_size, drop_last
+        self.max_batches, self.rank, self.world_size = max_batches, rank, world_size
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        full, left = divmod(self.items, self.batch_size * self.world_size)
+        batches = full
+        if not self.drop_last:
+            begin, end = self._share(left)
+            batches += end > begin
+        return batches if self.max_batches is None else min(batches, self.max_batches)
+
+    def _share(self, left: int) -> tuple[int, int]:
+        """This worker's part [begin, end) of `left` items."""
+        return self.rank * left // self.world_size, (self.rank + 1) * left // self.world_size
+
+    def indexes(self, batch: int) -> range:
+        """Items of this worker's batch number `batch`."""
+        together = self.batch_size * self.world_size
+        first = batch * together
+        if first + together <= self.items:
+            return range(first + self.rank * self.batch_size, first + (self.rank + 1) * self.batch_size)
+        begin, end = self._share(self.items - first)
+        return range(first + begin, first + end)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch = self.epoch
+        for batch in range(self.start, len(self)):
+            yield [(epoch, index) for index in self.indexes(batch)]
+
+
+class _Guarded:
+    """The dataset in a loader process: a ValueError travels as a value, so that its message arrives as it was."""
+
+    def __init__(self, dataset: AudioDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: Key) -> Any:
+        try:
+            return self.dataset[key]
+        except ValueError as error:
+            return error
+
+    def collate(self, samples: Sequence[Any]) -> Any:
+        for sample in samples:
+            if isinstance(sample, ValueError):
+                return sample
+        return self.dataset.collate(samples)
+
+
+class AudioLoader:
+    """Iterates over the batches of one epoch; see `make_loader`.
+
+    Attributes:
+        dataset: the dataset.
+        wait_time: seconds that the current or last iteration spent waiting for data.
+    """
+
+    def __init__(self, dataset: AudioDataset, plan: BatchPlan, num_workers: int, pin_memory: bool,
+                 prefetch_factor: int) -> None:
+        self.dataset, self.plan = dataset, plan
+        self.wait_time = 0.0
+        guarded = _Guarded(dataset)
+        extra: dict[str, Any] = {'persistent_workers': True, 'prefetch_factor': prefetch_factor} if num_workers else {}
+        self._loader: DataLoader[Any] = DataLoader(guarded, batch_sampler=plan, num_workers=num_workers,  # type: ignore
+                                                   collate_fn=guarded.collate, pin_memory=pin_memory, **extra)
+
+    def __len__(self) -> int:
+        """Batches of this worker in a whole epoch."""
+        return len(self.plan)
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Have the next iteration yield batches `start`, `start + 1`, ... of an epoch; those before are not decoded."""
+        self.plan.epoch, self.plan.start = epoch, start
+
+    def __iter__(self) -> Iterator[Any]:
+        self.wait_time = 0.0
+        before = time.perf_counter()
+        batches = iter(self._loader)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if 'killed by signal' in str(error) or 'exited unexpectedly' in str(error):
+                    raise RuntimeError('a process that loads data died, most often for want of memory: give the job '
+                                       f'more, or lower dataset.num_workers ({error})') from error
+                raise
+            if isinstance(batch, ValueError):
+                raise batch
+            self.wait_time += time.perf_counter() - before
+            yield batch
+            before = time.perf_counter()
+
+
+def make_loader(dataset: AudioDataset, batch_size: int, num_workers: int = 0, *, drop_last: bool | None = None,
+                max_batches: int | None = None, rank: int | None = None, world_size: int | None = None,
+                pin_memory: bool | None = None, prefetch_factor: int = 4) -> AudioLoader:
+    """A loader of this worker's share of a dataset, see `BatchPlan`.
+
+    Args:
+        dataset: the dataset; equal on every worker.
+        batch_size: items per batch and worker.
+        num_workers: processes that decode; 0 to decode in this one. The batches do not depend on it.
+        drop_last: see `BatchPlan`; by default for sets that shuffle, the ones to train on.
+        max_batches: at most so many batches an epoch.
+        rank: of this worker; by default from torch.distributed.
+        world_size: number of workers; by default from torch.distributed.
+        pin_memory: by default when there is a CUDA device.
+        prefetch_factor: batches decoded ahead by each process.
+
+    Raises:
+        ValueError: a batch larger than the epoch's items, or sizes below 1.
+    """
+    rank = distrib.rank() if rank is None else rank
+    world_size = distrib.world_size() if world_size is None else world_size
+    drop_last = dataset.shuffle if drop_last is None else drop_last
+    pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+    if batch_size < 1 or num_workers < 0:
+        raise ValueError(f'batch_size={batch_size}, num_workers={num_workers}: expected at least 1, and at least 0')
+    if drop_last and len(dataset) < batch_size * world_size:
+        raise ValueError(f'an epoch of {len(dataset)} items is less than one batch of {batch_size} on each of '
+                         f'{world_size} workers: raise num_samples or lower batch_size')
+    plan = BatchPlan(len(dataset), batch_size, drop_last, max_batches, rank, world_size)
+    return AudioLoader(dataset, plan, num_workers, pin_memory, prefetch_factor)

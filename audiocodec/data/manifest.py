@@ -1,0 +1,223 @@
+"""Manifests: JSON lines, optionally gzipped, one object a file.
+
+    {"path": "speech/a.flac", "duration": 3.2, "sample_rate": 24000, "channels": 1, "weight": 2.0}
+
+`path` (absolute, or relative to the manifest's folder), `duration` (s) and `sample_rate` (Hz) are required; `channels`,
+`amplitude` (largest absolute sample), `weight` (relative chance of being drawn) and `info_path` may be missing or null.
+Other keys are ignored. Manifests made for AudioCraft are of this form, with paths relative to the repository that they
+were made in: a relative path that does not exist beside the manifest is looked up in the folders above it and in the
+working directory.
+"""
+
+import dataclasses
+import gzip
+import io
+import json
+import math
+import os
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_PROBED = 16  # entries looked up on disk to find what relative paths are relative to
+_NUMBERS = ('duration', 'sample_rate', 'channels', 'amplitude', 'weight')
+
+
+@dataclass(slots=True)
+class AudioMeta:
+    """One audio file.
+
+    Attributes:
+        path: absolute once loaded.
+        duration: seconds.
+        sample_rate: Hz.
+        channels: None when the manifest does not say.
+        amplitude: largest absolute sample, None when not measured.
+        weight: relative chance of being drawn, None for 1.
+        info_path: further information about the file, as 'ARCHIVE.zip:MEMBER' or a path; carried along.
+    """
+
+    path: str
+    duration: float
+    sample_rate: int
+    channels: int | None = None
+    amplitude: float | None = None
+    weight: float | None = None
+    info_path: str | None = None
+
+    @classmethod
+    def from_dict(cls, entry: Any) -> 'AudioMeta':
+        """Check one manifest entry. Raises ValueError with what is wrong with it."""
+        if not isinstance(entry, dict):
+            raise ValueError(f'expected an object such as {{"path": ..., "duration": ...}}, got {_short(entry)}')
+        for key in ('path', 'duration', 'sample_rate'):
+            if entry.get(key) is None:
+                raise ValueError(f'{key!r} is missing')
+        numbers = {key: _number(key, entry[key]) for key in _NUMBERS if entry.get(key) is not None}
+        for key in ('sample_rate', 'channels'):
+            if key in numbers and (numbers[key] < 1 or numbers[key] != int(numbers[key])):
+                raise ValueError(f'{key!r} must be a positive integer, got {_short(entry[key])}')
+        info = entry.get('info_path')
+        if isinstance(info, dict) and {'zip_path', 'file_path'} <= info.keys():
+            info = f'{info["zip_path"]}:{info["file_path"]}'
+        return cls(
+            path=_path('path', entry['path']), duration=numbers['duration'], sample_rate=int(numbers['sample_rate']),
+            channels=int(numbers['channels']) if 'channels' in numbers else None,
+            amplitude=numbers.get('amplitude'), weight=numbers.get('weight'),
+            info_path=None if info is None else _path('info_path', info))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest entry, without what is not known."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+
+
+def _number(key: str, value: Any) -> float:
+    try:
+        number = float(value) if not isinstance(value, bool) else math.nan
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number) or number < 0:
+        raise ValueError(f'{key!r} must be a finite number, not negative; got {_short(value)}')
+    return number
+
+
+def _path(key: str, value: Any) -> str:
+    try:
+        valid = isinstance(value, str) and value != '' and b'\0' not in os.fsencode(value)
+    except UnicodeEncodeError:
+        valid = False
+    if not valid:
+        raise ValueError(f'{key!r} must be a path, got {_short(value)}')
+    return str(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + '...'
+
+
+def load_manifest(path: str | os.PathLike[str]) -> list[AudioMeta]:
+    """Read a manifest, with absolute paths.
+
+    Args:
+        path: JSON lines; gzipped when it ends in '.gz'.
+
+    Raises:
+        ValueError: the file is missing, unreadable or empty, a line is wrong (named with its number), or none of the
+            first audio files exists.
+    """
+    path = Path(path)
+    metas = []
+    for number, line in enumerate(_read_bytes(path).split(b'\n'), 1):
+        if not line.strip():
+            continue
+        try:
+            metas.append(AudioMeta.from_dict(_parse(line)))
+        except ValueError as error:
+            raise ValueError(f'{path}, line {number}: {error}') from None
+    if not metas:
+        raise ValueError(f'{path}: the manifest holds no entry')
+    _resolve(metas, path)
+    return metas
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+        return gzip.decompress(data) if path.suffix.lower() == '.gz' else data
+    except FileNotFoundError:
+        raise ValueError(f'{path}: no such manifest') from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f'{path}: cannot be read: {error}') from error
+
+
+def _parse(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        text = line.decode('utf-8', 'replace').strip()
+        raise ValueError(f'not JSON ({error}): {_short(text)}') from None
+
+
+def _resolve(metas: Sequence[AudioMeta], manifest: Path) -> None:
+    """Make the paths absolute, in place."""
+    folder = manifest.absolute().parent
+    bases = list(dict.fromkeys(str(base) for base in (folder, *folder.parents, Path.cwd())))
+    probes = [meta.path for meta in metas[:_PROBED]]
+    hits = [sum(os.path.exists(os.path.join(base, probe)) for probe in probes) for base in bases]
+    if max(hits) == 0:
+        raise ValueError(f'{manifest}: its audio files do not exist, e.g. {os.path.join(bases[0], probes[0])}; '
+                         'relative paths are looked up from the folder of the manifest')
+    base = bases[hits.index(max(hits))]
+    for meta in metas:
+        meta.path = os.path.normpath(os.path.join(base, meta.path))
+        if meta.info_path is not None:
+            meta.info_path = os.path.join(base, meta.info_path)
+
+
+def save_manifest(metas: Iterable[AudioMeta], path: str | os.PathLike[str], relative: bool = True) -> None:
+    """Write a manifest, whole or not at all.
+
+    Args:
+        metas: with absolute paths.
+        path: gzipped when it ends in '.gz'; missing folders are made.
+        relative: write the paths of files below the manifest's folder relative to it, so that the folder can move.
+    """
+    path = Path(path)
+    folder = str(path.absolute().parent)
+    lines = []
+    for meta in metas:
+        entry = meta.to_dict()
+        if relative and os.path.abspath(meta.path).startswith(folder.rstrip(os.sep) + os.sep):
+            entry['path'] = os.path.relpath(os.path.abspath(meta.path), folder)
+        lines.append(json.dumps(entry) + '\n')
+    write_bytes(path, ''.join(lines).encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all; gzipped (equal content, equal bytes) when it ends in '.gz'."""
+    if path.suffix.lower() == '.gz':
+        buffer = io.BytesIO()
+        with gzip.GzipFile(fileobj=buffer, mode='wb', mtime=0, filename='') as file:
+            file.write(data)
+        data = buffer.getvalue()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a list of files amounts to.
+
+    Attributes:
+        files: their number.
+        hours: their length together.
+        sample_rates: number of files by sample rate (Hz), ascending.
+        channels: number of files by channels, ascending; 0 where not known.
+    """
+
+    files: int
+    hours: float
+    sample_rates: dict[int, int]
+    channels: dict[int, int]
+
+    def __str__(self) -> str:
+        rates = ', '.join(f'{rate} Hz ({count})' for rate, count in self.sample_rates.items())
+        channels = ', '.join(f'{number or "unknown"} ({count})' for number, count in self.channels.items())
+        return f'{self.files} files, {self.hours:.2f} h, sample rates: {rates}, channels: {channels}'
+
+
+def summarize(metas: Sequence[AudioMeta]) -> Summary:
+    """Count files, hours, sample rates and channels."""
+    return Summary(
+        files=len(metas), hours=sum(meta.duration for meta in metas) / 3600,
+        sample_rates=dict(sorted(Counter(meta.sample_rate for meta in metas).items())),
+        channels=dict(sorted(Counter(meta.channels or 0 for meta in metas).items())))

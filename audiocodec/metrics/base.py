@@ -1,0 +1,126 @@
+"""What a metric is: a measurement of a batch, added up, then one computation over all workers."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import distributed
+
+from ..modules.signal import check_pair
+from ..utils.distrib import all_reduce_sum_, is_distributed
+
+_warned: set[str] = set()
+
+
+class Metric(ABC):
+    """A figure of merit of reconstructions.
+
+    `measure` has no effect on the metric, so that it may run in another process, on a pickled copy; `add` takes what it
+    returned. `compute` is called by every worker, also by one that has measured nothing, and makes the same collectives
+    whatever was measured.
+    """
+
+    def update(self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None) -> None:
+        """Measure a batch and add the result (see `measure`)."""
+        self.add(self.measure(estimate, reference, lengths))
+
+    @abstractmethod
+    def measure(self, estimate: torch.Tensor, reference: torch.Tensor,
+                lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Measure a batch.
+
+        Args:
+            estimate: [B, C, T].
+            reference: [B, C, T].
+            lengths: [B], the samples of each item that are audio; what follows is padding and is not measured. None:
+                all are.
+
+        Returns:
+            What `add` takes.
+        """
+
+    @abstractmethod
+    def add(self, measured: torch.Tensor) -> None:
+        """Add what `measure` returned for a batch."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, float]:
+        """The figures over all batches and workers, by name; without those for which nothing could be measured."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget what was added."""
+
+
+class MeanMetric(Metric):
+    """A metric that scores each item, and is the mean of the scores.
+
+    Attributes:
+        name: name of the figure.
+    """
+
+    name: str
+
+    def __init__(self) -> None:
+        self.reset()
+
+    @abstractmethod
+    def measure(self, estimate: torch.Tensor, reference: torch.Tensor,
+                lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Score each item: [B], NaN for one that cannot be scored (see `Metric.measure`)."""
+
+    def add(self, measured: torch.Tensor) -> None:
+        """Add the scores [B] of a batch; NaN is left out."""
+        scores = measured.detach().to('cpu', torch.float64)
+        self.total += scores.nansum()
+        self.count += scores.isnan().logical_not().sum()
+
+    def compute(self) -> dict[str, float]:
+        """The mean over all items of all workers, by `name`; empty if there is none."""
+        totals = torch.stack([self.total, self.count]).to(_collective_device())
+        all_reduce_sum_([totals])
+        total, count = totals.tolist()
+        return {self.name: total / count} if count else {}
+
+    def reset(self) -> None:
+        """Forget all scores."""
+        self.total = torch.zeros((), dtype=torch.float64)
+        self.count = torch.zeros((), dtype=torch.float64)
+
+
+def without_padding(estimate: torch.Tensor, reference: torch.Tensor,
+                    lengths: torch.Tensor | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Cut a batch into its items, each without padding.
+
+    Args:
+        estimate: [B, C, T].
+        reference: [B, C, T].
+        lengths: [B] samples, from 0 to T; None: T.
+
+    Yields:
+        The estimate and the reference of each item, [1, C, length].
+
+    Raises:
+        ValueError: the shapes differ, or the lengths are not those of the batch.
+    """
+    check_pair(estimate, reference)
+    n_items, n_samples = reference.shape[0], reference.shape[-1]
+    ends = [n_samples] * n_items if lengths is None else [int(length) for length in lengths.tolist()]
+    if len(ends) != n_items or not all(0 <= end <= n_samples for end in ends):
+        raise ValueError(f'lengths must be {n_items} numbers from 0 to {n_samples}, one per item, got {ends}.')
+    for item, end in enumerate(ends):
+        yield estimate[item:item + 1, :, :end], reference[item:item + 1, :, :end]
+
+
+def warn_once(logger: logging.Logger, key: str, message: str) -> None:
+    """Log a warning the first time that `key` is seen in this process."""
+    if key not in _warned:
+        _warned.add(key)
+        logger.warning(message)
+
+
+def _collective_device() -> torch.device:
+    """Where tensors must be for a collective: NCCL takes none from the CPU."""
+    on_gpu = is_distributed() and distributed.get_backend() == 'nccl'
+    return torch.device('cuda' if on_gpu else 'cpu')

@@ -1,0 +1,155 @@
+"""EnCodec (Défossez et al., arXiv 2210.13438): an encoder, a quantizer and a decoder, trained together."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from audiocodec.modules.checks import require_int
+from audiocodec.quantization import BaseQuantizer
+
+from .base import CodecOutput, CompressionModel
+
+
+class EncodecModel(CompressionModel):
+    """Waveform -> latents -> codes -> latents -> waveform.
+
+    Args:
+        encoder: maps [B, channels, T] to [B, dimension, ceil(T / hop_length)]; has the integer attributes `channels`,
+            `dimension` and `hop_length`, and `causal` if it is.
+        decoder: maps [B, dimension, T_frames] to [B, channels, T_frames * hop_length], with the same attributes.
+        quantizer: of latents [B, dimension, T_frames].
+        sample_rate: of the waveforms (Hz).
+        channels: of the waveforms.
+        renormalize: divide every item by its loudness, the root mean square of its mono mix, before the encoder, and
+            multiply the reconstruction by it. It takes the whole item to know, so that a causal model cannot.
+
+    Raises:
+        ValueError: the parts do not fit together.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, quantizer: BaseQuantizer, sample_rate: int,
+                 channels: int, renormalize: bool = False) -> None:
+        super().__init__()
+        require_int('sample_rate', sample_rate)
+        require_int('channels', channels)
+        hop_length = _check_parts(encoder, decoder, quantizer, channels)
+        if renormalize and getattr(encoder, 'causal', False):
+            raise ValueError('renormalize=True needs the loudness of the whole item, which a causal encoder must not '
+                             'see: use renormalize=False, or causal=False.')
+        self.encoder = encoder
+        self.decoder = decoder
+        self.quantizer = quantizer
+        self.renormalize = renormalize
+        self._sample_rate = sample_rate
+        self._channels = channels
+        self._hop_length = hop_length
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second of the waveforms (Hz)."""
+        return self._sample_rate
+
+    @property
+    def channels(self) -> int:
+        """Channels of the waveforms."""
+        return self._channels
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame."""
+        return self._hop_length
+
+    @property
+    def cardinality(self) -> int:
+        """Entries of each codebook; 0 without a quantizer."""
+        return self.quantizer.cardinality
+
+    @property
+    def num_codebooks(self) -> int:
+        """Codebooks in use."""
+        return self.quantizer.num_codebooks
+
+    @property
+    def total_codebooks(self) -> int:
+        """Codebooks there are."""
+        return self.quantizer.total_codebooks
+
+    def set_num_codebooks(self, n: int) -> None:
+        """Use the first `n` codebooks; see `CompressionModel`."""
+        self.quantizer.set_num_codebooks(n)
+
+    def forward(self, wav: torch.Tensor) -> CodecOutput:
+        """Encode, quantize and decode a waveform [B, C, T] of any length; see `CompressionModel`."""
+        self.check_wav(wav)
+        normalized, scale = self._normalize(wav)
+        quantized = self.quantizer(self.encoder(normalized), self.frame_rate)
+        decoded = self.decoder(quantized.latents)
+        assert decoded.shape[-1] >= wav.shape[-1], (decoded.shape, wav.shape)
+        wav_hat = self._denormalize(decoded[..., :wav.shape[-1]], scale)
+        return CodecOutput(wav_hat, quantized.codes, quantized.latents, scale, quantized.bandwidth,
+                           quantized.commitment_loss, quantized.metrics)
+
+    @torch.no_grad()
+    def encode(self, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Codes [B, num_codebooks, T_frames] and scale [B, 1] or None, without gradient; see `CompressionModel`."""
+        self.check_wav(wav)
+        normalized, scale = self._normalize(wav)
+        return self.quantizer.encode(self.encoder(normalized)), scale
+
+    def decode(self, codes: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+        """Waveform [B, C, T_frames * hop_length] of codes [B, K, T_frames]; see `CompressionModel`.
+
+        A model that renormalises gives, without scale, what it encoded at a loudness of 1.
+        """
+        if scale is not None:
+            self._check_scale(scale, codes)
+        return self._denormalize(self.decoder(self.decode_latent(codes)), scale)
+
+    def decode_latent(self, codes: torch.Tensor) -> torch.Tensor:
+        """Latents [B, D, T_frames] of codes [B, K, T_frames]; see `CompressionModel`."""
+        if self.total_codebooks > 0:  # else the quantizer says why there is nothing to decode
+            self.check_codes(codes)
+        return self.quantizer.decode(codes.long())
+
+    def _normalize(self, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Bring every item [C, T] to a loudness of 1; also returns the scale [B, 1], None if not renormalising."""
+        if not self.renormalize:
+            return wav, None
+        mono = wav.mean(dim=1, keepdim=True)
+        scale = mono.square().mean(dim=2, keepdim=True).sqrt() + 1e-8
+        return wav / scale, scale.view(-1, 1)
+
+    @staticmethod
+    def _denormalize(wav: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+        """Undo `_normalize`."""
+        return wav if scale is None else wav * scale.view(-1, 1, 1)
+
+    def _check_scale(self, scale: torch.Tensor, codes: torch.Tensor) -> None:
+        if not self.renormalize:
+            raise ValueError('scale was given to a model that does not renormalise: use decode(codes).')
+        if scale.shape != (codes.shape[0], 1):
+            raise ValueError(f'scale has shape {list(scale.shape)}: expected [{codes.shape[0]}, 1], one per item.')
+
+
+def _check_parts(encoder: nn.Module, decoder: nn.Module, quantizer: BaseQuantizer, channels: int) -> int:
+    """Check that the parts of a codec fit together.
+
+    Returns:
+        Their hop length, in samples.
+
+    Raises:
+        ValueError: they do not.
+    """
+    parts: dict[str, dict[str, Any]] = {'model': {'channels': channels}, 'quantizer': {'dimension': quantizer.dimension}}
+    for part, module in (('encoder', encoder), ('decoder', decoder)):
+        parts[part] = {name: getattr(module, name, None) for name in ('channels', 'dimension', 'hop_length')}
+        for name, value in parts[part].items():
+            require_int(f'{part}.{name}', value)
+    for name in ('channels', 'dimension', 'hop_length'):
+        values = {part: figures[name] for part, figures in parts.items() if name in figures}
+        if len(set(values.values())) > 1:
+            listed = ', '.join(f'{value} in the {part}' for part, value in values.items())
+            raise ValueError(f'{name} must be the same in all parts of a model, got {listed}'
+                             f'{" (hop_length is the product of the ratios)" if name == "hop_length" else ""}.')
+    return parts['encoder']['hop_length']

@@ -1,0 +1,200 @@
+"""Convolutions with normalisation, and with the padding that keeps time aligned between encoder and decoder."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .checks import require_int
+from .norm import normalize_weight, output_norm
+
+PAD_MODES = ('constant', 'reflect', 'replicate', 'circular')
+
+
+class NormConv1d(nn.Module):
+    """`torch.nn.Conv1d` followed or parametrised by a normalisation.
+
+    Args:
+        *args: of `torch.nn.Conv1d`.
+        causal: refuse normalisations that see the future.
+        norm: one of `norm.CONV_NORMS`.
+        norm_kwargs: arguments of the normalisation.
+        **kwargs: of `torch.nn.Conv1d`.
+    """
+
+    def __init__(self, *args: Any, causal: bool = False, norm: str = 'none',
+                 norm_kwargs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__()
+        self.conv = normalize_weight(nn.Conv1d(*args, **kwargs), norm)
+        self.norm = output_norm(self.conv.out_channels, norm, norm_kwargs, causal)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [B, C_in, T] to [B, C_out, T_out]."""
+        return self.norm(self.conv(x))
+
+
+class NormConv2d(nn.Module):
+    """`torch.nn.Conv2d` followed or parametrised by a normalisation; arguments as in `NormConv1d`, never causal."""
+
+    def __init__(self, *args: Any, norm: str = 'none', norm_kwargs: Mapping[str, Any] | None = None,
+                 **kwargs: Any) -> None:
+        super().__init__()
+        self.conv = normalize_weight(nn.Conv2d(*args, **kwargs), norm)
+        self.norm = output_norm(self.conv.out_channels, norm, norm_kwargs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [B, C_in, H, W] to [B, C_out, H_out, W_out]."""
+        return self.norm(self.conv(x))
+
+
+class NormConvTranspose1d(nn.Module):
+    """`torch.nn.ConvTranspose1d` followed or parametrised by a normalisation; arguments as in `NormConv1d`."""
+
+    def __init__(self, *args: Any, causal: bool = False, norm: str = 'none',
+                 norm_kwargs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__()
+        self.convtr = normalize_weight(nn.ConvTranspose1d(*args, **kwargs), norm)
+        self.norm = output_norm(self.convtr.out_channels, norm, norm_kwargs, causal)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [B, C_in, T] to [B, C_out, T_out]."""
+        return self.norm(self.convtr(x))
+
+
+def pad1d(x: torch.Tensor, paddings: tuple[int, int], mode: str = 'constant') -> torch.Tensor:
+    """Pad the last dimension, whatever its length.
+
+    Reflection needs more samples than it pads, and a circular padding as many. A shorter input is first completed
+    with zeros on its right, and the result is cut by as many samples.
+
+    Args:
+        x: [..., T], T >= 1.
+        paddings: samples to add on the left and on the right.
+        mode: one of `PAD_MODES`; `constant` pads zeros.
+
+    Returns:
+        [..., left + T + right].
+    """
+    left, right = paddings
+    assert min(paddings) >= 0, paddings
+    if left == right == 0:  # F.pad would copy
+        return x
+    needed = {'reflect': max(paddings) + 1, 'circular': max(paddings)}.get(mode, 0)
+    missing = max(needed - x.shape[-1], 0)
+    if missing:
+        x = F.pad(x, (0, missing))
+    padded = F.pad(x, paddings, mode)
+    return padded[..., :padded.shape[-1] - missing]
+
+
+def unpad1d(x: torch.Tensor, paddings: tuple[int, int]) -> torch.Tensor:
+    """Remove samples on the left and on the right of the last dimension."""
+    left, right = paddings
+    assert min(paddings) >= 0, paddings
+    assert left + right <= x.shape[-1], (paddings, x.shape)
+    return x[..., left:x.shape[-1] - right]
+
+
+class StreamableConv1d(nn.Module):
+    """Convolution that gives exactly ceil(T / stride) frames.
+
+    The effective kernel, k = (kernel_size - 1) * dilation + 1, overlaps the previous frames by k - stride samples.
+    These are padded on the left if causal, else on both sides, an odd one on the left. When T is no multiple of the
+    stride, the right is padded further until the last window is full: frame t of a causal convolution ends with
+    sample (t + 1) * stride - 1.
+
+    With `reflect` and `circular`, the padding on the left repeats samples that come later: a causal convolution
+    sees nothing of the future from its first frame on only with `constant` and `replicate`.
+
+    Args:
+        in_channels: channels in.
+        out_channels: channels out.
+        kernel_size: in samples.
+        stride: samples per frame.
+        dilation: samples between the taps of the kernel.
+        groups: of `torch.nn.Conv1d`.
+        bias: of `torch.nn.Conv1d`.
+        causal: whether frames see no later samples.
+        norm: one of `norm.CONV_NORMS`.
+        norm_kwargs: arguments of the normalisation.
+        pad_mode: one of `PAD_MODES`.
+
+    Raises:
+        ValueError: an argument out of range, or a kernel that skips samples (k < stride).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1,
+                 groups: int = 1, bias: bool = True, causal: bool = False, norm: str = 'none',
+                 norm_kwargs: Mapping[str, Any] | None = None, pad_mode: str = 'reflect') -> None:
+        super().__init__()
+        sizes = {'in_channels': in_channels, 'out_channels': out_channels, 'kernel_size': kernel_size,
+                 'stride': stride, 'dilation': dilation, 'groups': groups}
+        for name, value in sizes.items():
+            require_int(name, value)
+        if pad_mode not in PAD_MODES:
+            raise ValueError(f'pad_mode={pad_mode!r} is unknown: choose one of {", ".join(PAD_MODES)}.')
+        self.padding_total = (kernel_size - 1) * dilation + 1 - stride
+        if self.padding_total < 0:
+            raise ValueError(f'kernel_size={kernel_size} with dilation={dilation} skips samples at stride={stride}: '
+                             f'the kernel must cover at least the stride.')
+        self.conv = NormConv1d(in_channels, out_channels, kernel_size, stride, dilation=dilation, groups=groups,
+                               bias=bias, causal=causal, norm=norm, norm_kwargs=norm_kwargs)
+        self.stride = stride
+        self.causal = causal
+        self.pad_mode = pad_mode
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [B, in_channels, T] to [B, out_channels, ceil(T / stride)]."""
+        extra = -x.shape[-1] % self.stride
+        right = 0 if self.causal else self.padding_total // 2
+        return self.conv(pad1d(x, (self.padding_total - right, right + extra), self.pad_mode))
+
+
+class StreamableConvTranspose1d(nn.Module):
+    """Transposed convolution that gives exactly T * stride samples.
+
+    The kernel_size - stride samples too many are trimmed: on both sides, an odd one on the left; if causal,
+    ceil(trim_right_ratio * (kernel_size - stride)) of them on the right and the others on the left. What is trimmed
+    on the left is how far, in samples, the output looks ahead.
+
+    Args:
+        in_channels: channels in.
+        out_channels: channels out.
+        kernel_size: in samples, at least the stride.
+        stride: samples per frame.
+        causal: whether samples see no later frames.
+        norm: one of `norm.CONV_NORMS`.
+        trim_right_ratio: share of the trimming done on the right, in [0, 1]; other than 1 only if causal.
+        norm_kwargs: arguments of the normalisation.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, causal: bool = False,
+                 norm: str = 'none', trim_right_ratio: float = 1.,
+                 norm_kwargs: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        sizes = {'in_channels': in_channels, 'out_channels': out_channels, 'kernel_size': kernel_size,
+                 'stride': stride}
+        for name, value in sizes.items():
+            require_int(name, value)
+        trimmed = kernel_size - stride
+        if trimmed < 0:
+            raise ValueError(f'kernel_size={kernel_size} leaves gaps at stride={stride}: use at least the stride.')
+        if not 0. <= trim_right_ratio <= 1.:
+            raise ValueError(f'trim_right_ratio={trim_right_ratio!r}: expected a number from 0 to 1.')
+        if not causal and trim_right_ratio != 1.:
+            raise ValueError(f'trim_right_ratio={trim_right_ratio!r} needs causal=True: without it both sides are '
+                             f'trimmed alike, and only 1.0 is accepted.')
+        right = math.ceil(trimmed * trim_right_ratio) if causal else trimmed // 2
+        self.trims = (trimmed - right, right)
+        self.convtr = NormConvTranspose1d(in_channels, out_channels, kernel_size, stride, causal=causal, norm=norm,
+                                          norm_kwargs=norm_kwargs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [B, in_channels, T] to [B, out_channels, T * stride]."""
+        return unpad1d(self.convtr(x), self.trims)

@@ -1,0 +1,31 @@
+"""LSTM over the time of a convolutional tensor."""
+
+import torch
+from torch import nn
+
+from .checks import require_int
+
+
+class StreamableLSTM(nn.Module):
+    """Unidirectional LSTM that takes and returns the layout of convolutions, and starts from a zero state.
+
+    Args:
+        dimension: channels in and out.
+        num_layers: stacked layers.
+        skip: whether to add the input to the output.
+    """
+
+    def __init__(self, dimension: int, num_layers: int = 2, skip: bool = True) -> None:
+        super().__init__()
+        require_int('dimension', dimension)
+        require_int('num_layers', num_layers)
+        self.skip = skip
+        self.lstm = nn.LSTM(dimension, dimension, num_layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [B, dimension, T] to [B, dimension, T]."""
+        x = x.permute(2, 0, 1)
+        y, _ = self.lstm(x)
+        if self.skip:
+            y = y + x
+        return y.permute(1, 2, 0)

@@ -1,0 +1,164 @@
+"""Learning rate schedules counted in updates, with warm-up; `step()` is called after every update.
+
+A constant schedule needs none; for steps and exponentials see `torch.optim.lr_scheduler`.
+"""
+
+import math
+import warnings
+from abc import abstractmethod
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+
+class _Schedule(LRScheduler):
+    """A learning rate that is a function of the base rate and of the number of updates done."""
+
+    @abstractmethod
+    def rate(self, lr: float, step: int) -> float:
+        """The learning rate after `step` updates, for the base rate `lr`."""
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        """The learning rate of each parameter group."""
+        return [self.rate(float(lr), self.last_epoch) for lr in self.base_lrs]
+
+    def step(self, epoch: int | None = None) -> None:
+        """Go on by one update."""
+        if self._step_count != 1:
+            return super().step(epoch)
+        with warnings.catch_warnings():
+            # torch takes it for a mistake if the optimizer has not run before the first step. Here it may not have: an
+            # update whose gradient is not finite is counted and skipped.
+            warnings.filterwarnings('ignore', message='Detected call of `lr_scheduler.step', category=UserWarning)
+            return super().step(epoch)
+
+
+class CosineSchedule(_Schedule):
+    """Linear warm-up from 0, then half a cosine down to a fraction of the base rate, which then stays.
+
+    Args:
+        optimizer: the optimizer whose rates are set.
+        total_steps: updates until the end of the cosine.
+        warmup_steps: updates until the base rate is reached.
+        lr_min_ratio: last rate divided by the base rate.
+        cycle_length: half periods of the cosine, as the share of the updates after warm-up that one takes.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, warmup_steps: int, lr_min_ratio: float = 0.,
+                 cycle_length: float = 1.) -> None:
+        _check_steps(warmup_steps, total_steps)
+        _check('lr_min_ratio', lr_min_ratio, 0 <= lr_min_ratio <= 1, 'in [0, 1]')
+        _check('cycle_length', cycle_length, cycle_length > 0, 'positive')
+        self.total_steps = total_steps
+        self.warmup_steps = warmup_steps
+        self.lr_min_ratio = lr_min_ratio
+        self.cycle_length = cycle_length
+        super().__init__(optimizer)
+
+    def rate(self, lr: float, step: int) -> float:
+        """See `_Schedule.rate`."""
+        if step < self.warmup_steps:
+            return lr * step / self.warmup_steps
+        if step > self.total_steps:
+            return lr * self.lr_min_ratio
+        done = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
+        cosine = 0.5 * (1 + math.cos(math.pi * done / self.cycle_length))
+        return lr * (self.lr_min_ratio + (1 - self.lr_min_ratio) * cosine)
+
+
+class PolynomialDecaySchedule(_Schedule):
+    """A rate of 0, then linear warm-up, then a polynomial down to a final rate, which then stays.
+
+    Args:
+        optimizer: the optimizer whose rates are set.
+        warmup_steps: updates from 0 to the base rate.
+        total_steps: updates until the final rate is reached.
+        end_lr: final rate.
+        zero_lr_warmup_steps: updates before the warm-up, with a rate of 0.
+        power: exponent of the polynomial; 1: linear.
+    """
+
+    def __init__(self, optimizer: Optimizer, warmup_steps: int, total_steps: int, end_lr: float = 0.,
+                 zero_lr_warmup_steps: int = 0, power: float = 1.) -> None:
+        _check('zero_lr_warmup_steps', zero_lr_warmup_steps, zero_lr_warmup_steps >= 0, 'at least 0')
+        _check_steps(warmup_steps, total_steps, zero_lr_warmup_steps)
+        _check('end_lr', end_lr, end_lr >= 0, 'at least 0')
+        _check('power', power, power > 0, 'positive')
+        self.warmup_steps = warmup_steps
+        self.total_steps = total_steps
+        self.end_lr = end_lr
+        self.zero_lr_warmup_steps = zero_lr_warmup_steps
+        self.power = power
+        super().__init__(optimizer)
+
+    def rate(self, lr: float, step: int) -> float:
+        """See `_Schedule.rate`."""
+        step -= self.zero_lr_warmup_steps
+        total_steps = self.total_steps - self.zero_lr_warmup_steps
+        if self.zero_lr_warmup_steps > 0 and step <= 0:
+            return 0.
+        if self.warmup_steps > 0 and step <= self.warmup_steps:
+            return lr * step / self.warmup_steps
+        if step >= total_steps:
+            return self.end_lr
+        left = 1 - (step - self.warmup_steps) / (total_steps - self.warmup_steps)
+        return (lr - self.end_lr) * left ** self.power + self.end_lr
+
+
+class InverseSquareRootSchedule(_Schedule):
+    """Linear warm-up, then a decay as one over the square root of the updates.
+
+    Args:
+        optimizer: the optimizer whose rates are set.
+        warmup_steps: updates until the base rate is reached.
+        warmup_init_lr: rate at the start of the warm-up; None: 0.
+    """
+
+    def __init__(self, optimizer: Optimizer, warmup_steps: int, warmup_init_lr: float | None = 0.) -> None:
+        _check('warmup_steps', warmup_steps, warmup_steps >= 1, 'at least 1 (the decay is scaled by its root)')
+        _check('warmup_init_lr', warmup_init_lr, warmup_init_lr is None or warmup_init_lr >= 0, 'at least 0')
+        self.warmup_steps = warmup_steps
+        self.warmup_init_lr = warmup_init_lr or 0.
+        super().__init__(optimizer)
+
+    def rate(self, lr: float, step: int) -> float:
+        """See `_Schedule.rate`."""
+        step += 1  # the decay has no value at 0: updates are counted from 1 here
+        if step < self.warmup_steps:
+            return self.warmup_init_lr + (lr - self.warmup_init_lr) * step / self.warmup_steps
+        return lr * math.sqrt(self.warmup_steps / step)
+
+
+class LinearWarmupSchedule(_Schedule):
+    """Linear warm-up, then the base rate.
+
+    Args:
+        optimizer: the optimizer whose rates are set.
+        warmup_steps: updates until the base rate is reached.
+        warmup_init_lr: rate at the start of the warm-up; None: 0.
+    """
+
+    def __init__(self, optimizer: Optimizer, warmup_steps: int, warmup_init_lr: float | None = 0.) -> None:
+        _check('warmup_steps', warmup_steps, warmup_steps >= 0, 'at least 0')
+        _check('warmup_init_lr', warmup_init_lr, warmup_init_lr is None or warmup_init_lr >= 0, 'at least 0')
+        self.warmup_steps = warmup_steps
+        self.warmup_init_lr = warmup_init_lr or 0.
+        super().__init__(optimizer)
+
+    def rate(self, lr: float, step: int) -> float:
+        """See `_Schedule.rate`."""
+        if step < self.warmup_steps:
+            return self.warmup_init_lr + (lr - self.warmup_init_lr) * step / self.warmup_steps
+        return lr
+
+
+def _check_steps(warmup_steps: int, total_steps: int, before: int = 0) -> None:
+    _check('warmup_steps', warmup_steps, warmup_steps >= 0, 'at least 0')
+    _check('total_steps', total_steps, total_steps > warmup_steps + before,
+           f'more than the {warmup_steps + before} updates of the warm-up')
+
+
+def _check(name: str, value: float | None, valid: bool, accepted: str) -> None:
+    if not valid:
+        raise ValueError(f'{name} must be {accepted}, got {value}.')

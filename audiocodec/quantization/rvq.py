@@ -1,0 +1,222 @@
+"""Residual vector quantizer of EnCodec and SoundStream."""
+
+import math
+
+import torch
+
+from audiocodec.quantization.base import BaseQuantizer, QuantizedResult
+from audiocodec.quantization.codebook import Codebooks
+from audiocodec.utils import distrib
+
+_DRAW_DROPOUT = 0x52565105  # purpose of the shared random stream
+
+# `threshold_ema_dead_code` counts vectors in a batch that has this many for each entry of a codebook.
+VECTORS_PER_CODE = 20
+
+
+class ResidualVectorQuantizer(BaseQuantizer):
+    """Residual vector quantization with codebooks learnt by moving averages (EnCodec, arXiv 2210.13438, section 3.2).
+
+    In training mode, `forward` updates the codebooks, on all workers together: N workers with batches of B learn what
+    one worker with a batch of N x B learns. The first such batch initialises every codebook by k-means. Random draws
+    depend on `seed` and on a counter that is part of the state. Computed in float32, also under autocast.
+
+    Dead codes. A code that few vectors choose is replaced by a vector of the current batch (of its level's residuals).
+    `threshold_ema_dead_code` says how few: that number of vectors, of a batch that has 20 vectors for each code. With
+    `cluster_size` the moving average of the number of vectors that choose a code in an update, a code is replaced when
+        cluster_size < threshold_ema_dead_code / 20 * mean of cluster_size over the codebook,
+    hence 2 means a tenth of what the average code gets, whatever the batch, the number of workers and the size of the
+    codebook. (Read literally, as a number of vectors in whatever batch there is, 2 is 43 % of the average with 64 x 1 s
+    at 75 frames/s and 1024 codes, and 128 % of it with 50 frames/s and 2048 codes.)
+
+    Args:
+        dimension: channels D of the latents.
+        n_q: number of codebooks.
+        q_dropout: in training, use a number of codebooks drawn uniformly from 1 to `num_codebooks`, for each batch.
+        bins: entries of each codebook.
+        decay: of the moving averages, in [0, 1).
+        kmeans_init: initialise the codebooks by k-means on the first training batch; otherwise they start random.
+            Before that batch they are random as well.
+        kmeans_iters: iterations of k-means.
+        threshold_ema_dead_code: when to replace a code, see above, in [0, 20); 0: never.
+        seed: of everything that is drawn.
+
+    Raises:
+        ValueError: an argument is out of range; the message names all that are.
+    """
+
+    def __init__(
+        self,
+        dimension: int = 256,
+        n_q: int = 8,
+        q_dropout: bool = False,
+        bins: int = 1024,
+        decay: float = 0.99,
+        kmeans_init: bool = True,
+        kmeans_iters: int = 10,
+        threshold_ema_dead_code: float = 2,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(dimension)
+        problems = [
+            (n_q < 1, f'n_q={n_q}: at least 1 codebook is needed'),
+            (bins < 1, f'bins={bins}: a codebook needs at least 1 entry'),
+            (not 0 <= decay < 1, f'decay={decay}: must be in [0, 1)'),
+            (kmeans_init and kmeans_iters < 1, f'kmeans_iters={kmeans_iters}: must be at least 1 with kmeans_init'),
+            (
+                not 0 <= threshold_ema_dead_code < VECTORS_PER_CODE,
+                f'threshold_ema_dead_code={threshold_ema_dead_code}: must be in [0, {VECTORS_PER_CODE}), 0 for never; '
+                f'at {VECTORS_PER_CODE} a code with the average number of vectors would be dead',
+            ),
+        ]
+        if any(bad for bad, _ in problems):
+            raise ValueError('; '.join(text for bad, text in problems if bad) + '.')
+        self.q_dropout = q_dropout
+        self.seed = seed
+        self._num_codebooks = n_q
+        self.codebooks = Codebooks(
+            n_q,
+            bins,
+            dimension,
+            decay=decay,
+            dead_share=threshold_ema_dead_code / VECTORS_PER_CODE,
+            kmeans_iters=kmeans_iters if kmeans_init else 0,
+            seed=seed,
+        )
+
+    @property
+    def cardinality(self) -> int:
+        """Entries of each codebook."""
+        return self.codebooks.bins
+
+    @property
+    def total_codebooks(self) -> int:
+        """Number of codebooks there are."""
+        return len(self.codebooks.embed)
+
+    @property
+    def num_codebooks(self) -> int:
+        """Number of codebooks in use; with `q_dropout`, the most that training uses."""
+        return self._num_codebooks
+
+    def set_num_codebooks(self, n: int) -> None:
+        """Use the first `n` codebooks.
+
+        Raises:
+            ValueError: `n` is not in 1..total_codebooks.
+        """
+        if not 1 <= n <= self.total_codebooks:
+            raise ValueError(f'{n} codebooks asked for: this quantizer can use 1 to {self.total_codebooks}.')
+        self._num_codebooks = n
+
+    def forward(self, latents: torch.Tensor, frame_rate: float) -> QuantizedResult:
+        """Quantize a batch; in training mode, also update the codebooks.
+
+        The gradient with respect to the quantized latents reaches `latents` unchanged (straight-through). The
+        commitment loss is the mean over the codebooks used of mse(chosen entry, residual); its gradient goes to the
+        latents only.
+
+        Args:
+            latents: float [B, D, T], B and T at least 1.
+            frame_rate: Hz.
+
+        Returns:
+            Latents in float32; codes and bandwidth of the codebooks used for this batch. Metrics, averaged over the
+            codebooks but where said: 'codebook_usage' and 'codebook_usage_min' (the worst codebook's), in 0..1,
+            'codebook_perplexity', in 1..bins, 'dead_codes' and 'revived_codes', in 0..1; see `codebook_stats`.
+
+        Raises:
+            ValueError: the shape or type of the latents does not fit.
+        """
+        self._check_latents(latents)
+        if latents.numel() == 0:
+            raise ValueError(f'latents of shape {tuple(latents.shape)}: at least one item and one frame are needed.')
+        with torch.autocast(latents.device.type, enabled=False):
+            latents = latents.to(self.codebooks.embed.dtype)
+            vectors = self._to_vectors(latents)
+            if self.training:
+                self.codebooks.initialise(vectors)
+                found = self.codebooks.learn(vectors, self._draw_active())
+            else:
+                found = self.codebooks.encode(vectors, self.num_codebooks)
+            # Zeros that carry the gradient: the results are exactly those of encode and decode.
+            carrier = latents - latents.detach()
+            pull = self._to_latents(found.remainders, len(latents)) * (2 / (len(found.errors) * latents.numel()))
+            bandwidth = len(found.codes) * math.log2(self.cardinality) * frame_rate / 1000
+            return QuantizedResult(
+                latents=self._to_latents(found.quantized, len(latents)) + carrier,
+                codes=self._to_codes(found.codes, len(latents)),
+                bandwidth=torch.full((), bandwidth, device=latents.device),
+                commitment_loss=found.errors.mean() + (pull * carrier).sum(),
+                metrics=self._metrics(),
+            )
+
+    def encode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Codes, int64 [B, num_codebooks, T], of latents float [B, D, T].
+
+        Raises:
+            ValueError: the shape or type of the latents does not fit.
+        """
+        self._check_latents(latents)
+        with torch.autocast(latents.device.type, enabled=False):
+            vectors = self._to_vectors(latents.to(self.codebooks.embed.dtype))
+            return self._to_codes(self.codebooks.encode(vectors, self.num_codebooks).codes, len(latents))
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Latents float [B, D, T] of codes [B, K, T], of the first K codebooks.
+
+        Raises:
+            ValueError: not integers, not of three dimensions, too many codebooks, or a code out of 0..bins-1.
+        """
+        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+            raise ValueError(f'codes of type {codes.dtype}: expected integers; latents go to encode().')
+        if codes.dim() != 3 or not 1 <= codes.shape[1] <= self.total_codebooks:
+            raise ValueError(
+                f'codes of shape {tuple(codes.shape)}: expected [batch, codebooks, frames] with 1 to '
+                f'{self.total_codebooks} codebooks.'
+            )
+        if codes.numel() and not bool(((codes >= 0) & (codes < self.cardinality)).all()):
+            raise ValueError(
+                f'codes from {int(codes.min())} to {int(codes.max())}: expected 0 to {self.cardinality - 1}, the '
+                f'codebooks having {self.cardinality} entries.'
+            )
+        return self._to_latents(self.codebooks.decode(codes.long().transpose(0, 1).flatten(1)), len(codes))
+
+    def codebook_stats(self) -> dict[str, torch.Tensor]:
+        """Figures of each codebook, [total_codebooks], on the device: 'usage', 'perplexity', 'dead', 'revived'.
+
+        'usage' is the share of the entries that lately took at least a tenth of an average entry's vectors and
+        'perplexity' that of the entries' shares, both over moving averages of the training batches; 'dead' is the share
+        of the entries below the threshold (a tenth of the average where `threshold_ema_dead_code` is 0) at the latest
+        update of the codebook, 'revived' the share replaced then.
+        """
+        return self.codebooks.stats()
+
+    def _draw_active(self) -> int:
+        """Number of codebooks for this batch, equal on every worker."""
+        if not self.q_dropout:
+            return self.num_codebooks
+        generator = distrib.shared_generator(self.seed, _DRAW_DROPOUT, self.codebooks.count())
+        return int(torch.randint(1, self.num_codebooks + 1, (), generator=generator))
+
+    def _metrics(self) -> dict[str, torch.Tensor]:
+        stats = {name: values[: self.num_codebooks] for name, values in self.codebooks.stats().items()}
+        return {
+            'codebook_usage': stats['usage'].mean(),
+            'codebook_usage_min': stats['usage'].min(),
+            'codebook_perplexity': stats['perplexity'].mean(),
+            'dead_codes': stats['dead'].mean(),
+            'revived_codes': stats['revived'].mean(),
+        }
+
+    def _to_vectors(self, latents: torch.Tensor) -> torch.Tensor:
+        """[B, D, T] to [B * T, D], without gradient."""
+        return latents.detach().transpose(1, 2).reshape(-1, self.dimension)
+
+    def _to_latents(self, vectors: torch.Tensor, batch: int) -> torch.Tensor:
+        """[B * T, D] to [B, D, T]."""
+        return vectors.view(batch, -1, self.dimension).transpose(1, 2)
+
+    def _to_codes(self, codes: torch.Tensor, batch: int) -> torch.Tensor:
+        """[K, B * T] to [B, K, T]."""
+        return codes.view(len(codes), batch, -1).transpose(0, 1).contiguous()

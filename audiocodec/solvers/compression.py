@@ -1,0 +1,268 @@
+"""The solver that trains neural audio codecs: reconstruction losses, adversaries, balancer, commitment (EnCodec)."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from audiocodec.data import write_audio
+from audiocodec.metrics import MetricSuite
+from audiocodec.models import CompressionModel, pretrained
+from audiocodec.optim import ModuleEMA
+from audiocodec.solvers.base import StandardSolver, experiment_folder
+from audiocodec.utils import checkpoint, config, distrib, export
+from audiocodec.utils.averager import Averager
+from audiocodec.utils.config import ConfigError
+
+
+class CompressionSolver(StandardSolver):
+    """Trains a `CompressionModel` as EnCodec does (arXiv 2210.13438, section 3.4).
+
+    One update: the discriminators learn to tell the codec's output from the real audio; the generator's losses, each
+    a function of the waveform, meet in the balancer; the commitment loss alone reaches the encoder directly.
+    """
+
+    model: CompressionModel
+
+    def build(self) -> None:
+        """Model, adversaries, losses, balancer, optimizer, schedule and averaged model."""
+        cfg = self.cfg
+        self.model = config.build(cfg.model).to(self.device)
+        self.adversaries = config.build(cfg.adversarial).to(self.device)
+        distrib.broadcast_([*self.model.state_dict().values(), *self.adversaries.discriminators.state_dict().values()])
+        weights = {name: node.weight for name, node in cfg.losses.items() if node.weight is not None}
+        self.losses = nn.ModuleDict({name: config.build(cfg.losses[name]) for name in weights
+                                     if '_target_' in cfg.losses[name]}).to(self.device)
+        self.trained = [name for name in self.losses if weights[name] > 0]
+        self.commitment_weight = weights.get('commitment', 0.)
+        self.balancer = config.build(cfg.balancer, weights=self._balanced_weights(weights)).to(self.device)
+        self.optimizer = config.build(cfg.optim.optimizer, params=list(self.model.parameters()))
+        self.schedule = config.build(cfg.optim.schedule)(self.optimizer)
+        self.register_stateful('model', 'adversaries', 'balancer', 'optimizer', 'schedule')
+        self.ema = self._new_ema()
+        if self.ema is not None:
+            self.register_stateful('ema')
+        self.metrics = MetricSuite({name: config.build(cfg.metrics[name])
+                                    for name, enabled in cfg.evaluate.metrics.items() if enabled})
+
+    def _new_ema(self) -> ModuleEMA | None:
+        options = self.cfg.optim.ema
+        return None if options.decay is None else ModuleEMA(self.model, decay=options.decay, every=options.every)
+
+    def _balanced_weights(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """The balancer's weights: each trained loss, and for each discriminator its two terms."""
+        balanced = {name: weights[name] for name in self.trained}
+        for name in self.adversaries.discriminators:
+            balanced.update({f'{term}_{name}': weights[term] for term in ('adv', 'feat') if weights.get(term, 0.) > 0})
+        if not balanced:
+            raise ConfigError('losses: no loss has a weight above 0, nothing would be trained')
+        return balanced
+
+    # ---- one update -------------------------------------------------------------------------------------------------
+
+    def run_step(self, wav: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One update of the discriminators and of the model.
+
+        Args:
+            wav: float [B, C, T].
+
+        Returns:
+            0-d tensors on the device: every loss, the codebooks' use, gradient norms.
+        """
+        out = self.model(wav)
+        d_losses = self.adversaries.train_step(fake=out.wav.detach(), real=wav)
+        losses = {**self.reconstruction_losses(out.wav, wav), **self.adversaries.generator_losses(out.wav, wav)}
+        self.backward_commitment(out.commitment_loss)
+        g_loss = self.balancer.backward(losses, out.wav)
+        grad_norm = self.update_model()
+        return {**losses, **self.reports(out.wav, wav), **d_losses, **out.metrics, 'commitment': out.commitment_loss,
+                'bandwidth': out.bandwidth, 'g_loss': g_loss, 'grad_norm': grad_norm}
+
+    def reconstruction_losses(self, wav_hat: torch.Tensor, wav: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The losses that are trained, as functions of the reconstruction."""
+        return {name: self.losses[name](wav_hat, wav) for name in self.trained}
+
+    @torch.no_grad()
+    def reports(self, wav_hat: torch.Tensor, wav: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The losses of weight 0, which are only watched."""
+        return {name: loss(wav_hat, wav) for name, loss in self.losses.items() if name not in self.trained}
+
+    def backward_commitment(self, commitment_loss: torch.Tensor) -> None:
+        """Backward of the one loss that does not pass through the waveform; the graph is kept for the others."""
+        if self.commitment_weight and commitment_loss.requires_grad:
+            (self.commitment_weight * commitment_loss).backward(retain_graph=True)
+
+    def update_model(self) -> torch.Tensor:
+        """Average the gradient over workers, clip it, step; returns its norm before clipping."""
+        parameters = list(self.model.parameters())
+        distrib.average_gradients(parameters)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.cfg.optim.max_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.cfg.optim.max_norm, norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.schedule.step()
+        if self.ema is not None:
+            self.ema.step()
+        self.updates += 1
+        return norm
+
+    # ---- stages -----------------------------------------------------------------------------------------------------
+
+    def train(self) -> dict[str, float]:
+        """One epoch of updates."""
+        self.model.train()
+        loader = self.dataloaders['train']
+        loader.set_epoch(self.epoch)
+        averager = Averager()
+        for wav, _ in self.progress('train', loader, lambda: self._finite(averager.read())):
+            averager.update(self.run_step(wav.to(self.device, non_blocking=True)))
+        return {**self._finite(averager.read(over_workers=True)), 'lr': self.optimizer.param_groups[0]['lr']}
+
+    def valid(self) -> dict[str, float]:
+        """The losses on held-out audio, with the averaged model where one is kept."""
+        averager = Averager()
+        with self.averaged_model():
+            for wav, _ in self.progress('valid', self.dataloaders['valid'], averager.read):
+                averager.update(self.valid_step(wav.to(self.device, non_blocking=True)), weight=wav.shape[0])
+        return averager.read(over_workers=True)
+
+    @torch.no_grad()
+    def valid_step(self, wav: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Losses of one batch float [B, C, T], without any update."""
+        out = self.model(wav)
+        return {**self.reconstruction_losses(out.wav, wav), **self.reports(out.wav, wav),
+                **self.adversaries.generator_losses(out.wav, wav), 'commitment': out.commitment_loss,
+                **out.metrics, 'bandwidth': out.bandwidth}
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """The metrics of `evaluate.metrics` over the evaluation split, shared among the workers."""
+        self.metrics.reset()
+        with self.averaged_model():
+            for batch, infos in self.progress('evaluate', self.dataloaders['evaluate']):
+                wav = batch.to(self.device, non_blocking=True)
+                self.metrics.update(self.model(wav).wav, wav, torch.tensor([info.n_frames for info in infos]))
+        return self.metrics.compute()
+
+    @torch.no_grad()
+    def generate(self) -> dict[str, float]:
+        """Write reference and reconstruction of every item of the generate split, side by side."""
+        folder = self.folder / self.cfg.generate.path / f'epoch_{self.epoch}'
+        folder.mkdir(parents=True, exist_ok=True)
+        sent = 0
+        with self.averaged_model():
+            for wav, infos in self.progress('generate', self.dataloaders['generate']):
+                wav_hat = self.model(wav.to(self.device, non_blocking=True)).wav.cpu()
+                for reference, estimate, info in zip(wav, wav_hat, infos):
+                    name = f'{info.index:03d}_{Path(info.meta.path).stem}'
+                    pair = {'reference': reference[:, :info.n_frames], 'reconstruction': estimate[:, :info.n_frames]}
+                    self._write_pair(folder, name, pair, track=sent < self.cfg.logging.tensorboard_items)
+                    sent += 1
+        distrib.barrier()
+        self.logger.info('samples written to %s', folder)
+        return {}
+
+    def _write_pair(self, folder: Path, name: str, pair: Mapping[str, torch.Tensor], track: bool) -> None:
+        options = self.cfg.generate.audio
+        for kind, wav in pair.items():
+            write_audio(folder / f'{name}.{kind}.{options.format}', wav, self.model.sample_rate,
+                        strategy=options.strategy)
+            if track and self.tracker is not None:
+                self.tracker.audio(f'generate/{name}/{kind}', wav, self.model.sample_rate, self.epoch)
+
+    @contextmanager
+    def averaged_model(self) -> Iterator[None]:
+        """Within it, the model is in eval mode and has the averaged weights, where they are kept."""
+        self.model.eval()
+        try:
+            with self.ema.averaged() if self.ema is not None else nullcontext():
+                yield
+        finally:
+            self.model.train()
+
+    def _finite(self, metrics: dict[str, float]) -> dict[str, float]:
+        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if bad:
+            raise RuntimeError(f"{', '.join(bad)} became {metrics[bad[0]]} in epoch {self.epoch}, before update "
+                               f'{self.updates}: lower optim.lr or set optim.max_norm; the last checkpoint is intact')
+        return metrics
+
+    # ---- weights from elsewhere -------------------------------------------------------------------------------------
+
+    def initialize_from(self, source: str) -> None:
+        """Start from the weights of another run, `//sig/SIG`, an experiment folder, or a file.
+
+        A training checkpoint gives model, averaged model, discriminators and balancer (optimizers start afresh); an
+        exported model gives the model alone.
+        """
+        path = checkpoint_path(source)
+        content = checkpoint.load(path)
+        if content.get('format') == checkpoint.CHECKPOINT_FORMAT:
+            state = checkpoint.load_checkpoint(path)['state']
+            self._load({'model': export.inference_state(content), 'balancer': state['balancer']}, source)
+            prefix = 'discriminators.'
+            self.adversaries.discriminators.load_state_dict({
+                name.removeprefix(prefix): value for name, value in state['adversaries'].items()
+                if name.startswith(prefix)})
+        else:
+            self._load({'model': pretrained.load(str(path)).state_dict()}, source)
+        self.ema = self._new_ema()
+        self.logger.info('weights taken from %s', path)
+
+    @staticmethod
+    def model_from_checkpoint(source: str | Path, device: str | torch.device = 'cpu') -> CompressionModel:
+        """The model of an experiment, ready for inference.
+
+        Args:
+            source: `//sig/SIG`, an experiment's folder, a training checkpoint or exported file, or `//pretrained/NAME`.
+            device: where to put it.
+
+        Raises:
+            ValueError: if there is no such experiment or file, or it cannot be read.
+        """
+        if str(source).startswith('//pretrained/'):
+            return CompressionModel.get_pretrained(str(source).removeprefix('//pretrained/'), device)
+        return pretrained.load(str(checkpoint_path(source)), device)
+
+    # ---- description ------------------------------------------------------------------------------------------------
+
+    def show(self, brief: bool = False) -> str:
+        """Parts, sizes, frame rate and bandwidths."""
+        model = self.model
+        lines = [] if brief else [str(model), str(self.adversaries.discriminators)]
+        lines += [f'{name}: {_millions(part)}' for name, part in model.named_children()]
+        lines += [f'model: {_millions(model)}',
+                  f'adversary: {_millions(self.adversaries)}',
+                  f'{model.sample_rate} Hz, {model.channels} channel(s), hop length {model.hop_length} samples, '
+                  f'frame rate {model.frame_rate:g} Hz']
+        if model.total_codebooks:
+            counts = sorted({2 ** k for k in range(1, 11) if 2 ** k <= model.total_codebooks} | {model.total_codebooks})
+            rates = ', '.join(f'{n * math.log2(model.cardinality) * model.frame_rate / 1000:g} ({n})' for n in counts)
+            lines.append(f'{model.total_codebooks} codebooks of {model.cardinality}; kbps (codebooks): {rates}')
+        return '\n'.join(lines)
+
+
+def _millions(module: nn.Module) -> str:
+    return f'{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M parameters'
+
+
+def checkpoint_path(source: str | Path) -> Path:
+    """The file that `//sig/SIG`, an experiment's folder or a file's name stands for.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if str(source).startswith('//sig/'):
+        path = experiment_folder(str(source).removeprefix('//sig/')) / 'checkpoint.th'
+    else:
+        path = Path(source)
+        if path.is_dir():
+            path = path / 'checkpoint.th'
+    if not path.is_file():
+        raise ValueError(f'{source}: no checkpoint at {path}; expected //sig/SIG, an experiment folder, a checkpoint '
+                         'or an exported file')
+    return path

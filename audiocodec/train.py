@@ -1,0 +1,236 @@
+"""The entry point of `dora run`, `dora grid` and `dora launch`, and their counterparts for notebooks.
+
+From a list of overrides to a run: compose the configuration (Hydra), give it a signature and a folder (Dora), check it,
+build the solver, run it.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, cast
+
+import dora
+from dora.hydra import HydraMain
+from dora.xp import XP
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from audiocodec.utils import config, logs, paths
+from audiocodec.utils.config import ConfigError
+
+if TYPE_CHECKING:
+    from audiocodec.solvers.base import StandardSolver
+
+logger = logging.getLogger(__name__)
+
+
+class CodecMain(HydraMain):
+    """Dora's main, with the messages and the habits of this project.
+
+    - What is wrong with the overrides is raised at once, as a `ConfigError`.
+    - Experiments go to `dora.dir`, else the environment's AUDIOCODEC_DORA_DIR, else `outputs/` beside `config/`.
+    - The configuration is composed once; Hydra's own main, which would compose it again, is not used.
+    """
+
+    def _get_dora(self) -> dora.conf.DoraConfig:
+        if self._base_cfg.dora.dir is None:
+            self._base_cfg.dora.dir = str(paths.experiments_folder())
+        return super()._get_dora()
+
+    def get_xp(self, argv: Sequence[str]) -> XP:
+        """The experiment that a list of overrides stands for.
+
+        Raises:
+            ConfigError: for unknown groups and keys (all of them at once) and values that cannot be read.
+        """
+        for argument in argv:
+            if argument.startswith('~'):
+                raise ConfigError(f'{argument}: keys cannot be deleted, the signature needs them all; turn a part off '
+                                  'through its own switch, e.g. losses.l1.weight=null')
+            if '=' not in argument:
+                raise ConfigError(f"override {argument!r}: expected key=value, e.g. dataset.batch_size=16")
+        self._check_overrides(argv)
+        with _readable_errors():
+            try:
+                xp = super().get_xp(argv)
+            except AssertionError as error:  # Dora's way of saying that a section became something else
+                raise ConfigError(f'{error} Sections keep their form; a part is turned off through its own switch, '
+                                  'e.g. losses.l1.weight=null') from error
+            OmegaConf.resolve(xp.cfg)
+        if xp.cfg.dora.dir is None:
+            xp.cfg.dora.dir = str(self.dora.dir)
+        else:
+            xp = XP(dora=replace(self.dora, dir=Path(xp.cfg.dora.dir)), cfg=xp.cfg, argv=xp.argv, delta=xp.delta)
+        return xp
+
+    def get_xp_from_sig(self, sig: str) -> XP:
+        """The experiment with a signature, if it has been run or initialised here.
+
+        Raises:
+            ConfigError: if there is none; the message says where it was looked for.
+        """
+        try:
+            argv = self.get_argv_from_sig(sig)
+        except RuntimeError as error:
+            raise ConfigError(f'no experiment with signature {sig!r} under {self.dora.dir / self.dora.xps}: run it '
+                              'first, or set AUDIOCODEC_DORA_DIR to where it was run') from error
+        return self.get_xp(argv)
+
+    def get_name_parts(self, xp: XP) -> OrderedDict[str, Any]:
+        """What tells an experiment apart in a table: the overrides that were typed, less those without a signature."""
+        pairs = (argument.split('=', 1) for argument in xp.argv)
+        named = ((key.lstrip('+'), value) for key, value in pairs)
+        return OrderedDict((key, value) for key, value in named if not self.dora.is_excluded(key))
+
+    def _get_config_groups(self) -> list[str]:
+        """Every group that can be chosen: also those, like `solver`, whose options all lie in sub-folders."""
+        parts = [group.split('/') for group in super()._get_config_groups()]
+        return sorted({'/'.join(names[:depth]) for names in parts for depth in range(1, len(names) + 1)})
+
+    def _main(self) -> Any:
+        return self.main(dora.get_xp().cfg)
+
+    def _check_overrides(self, argv: Sequence[str]) -> None:
+        """Look up every override before Hydra does, which stops at the first unknown one and knows no neighbours."""
+        with self._hydra_search() as loader:
+            try:
+                overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(argv))
+            except OverrideParseException as error:
+                reason = error.args[0].splitlines()[0]
+                raise ConfigError(f'override {error.override!r} cannot be read: {reason}') from error
+            groups = set(self._config_groups)
+            problems, chosen = [], []
+            for override in overrides:
+                key, value = str(override.key_or_group), override.value()
+                if key in groups and not override.is_add():
+                    options = _options(loader, key)
+                    if value not in options:
+                        problems.append(f"{key}={value}: no such option{config.nearest(str(value), options)} "
+                                        f"(there are: {', '.join(options)})")
+                    chosen.append(str(override.input_line))
+        if problems:
+            raise ConfigError(problems)
+        with _readable_errors():
+            known = list(config.leaf_keys(_unresolved(self._get_config(chosen))))
+        for override in overrides:
+            key = str(override.key_or_group)
+            if key not in groups and not override.is_add() and not override.is_force_add() and key not in known:
+                problems.append(f"{override.input_line}: there is no key '{key}'"
+                                f"{config.nearest(key, [*known, *groups])}")
+        if problems:
+            raise ConfigError(problems)
+
+    @contextlib.contextmanager
+    def _hydra_search(self) -> Iterator[Any]:
+        from hydra import initialize_config_dir
+        with initialize_config_dir(str(self.full_config_path.resolve()), job_name='train', **self.hydra_kwargs):
+            hydra = GlobalHydra.instance().hydra
+            assert hydra is not None
+            yield hydra.config_loader
+
+
+def _unresolved(cfg: DictConfig) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(cfg))
+
+
+def _options(loader: Any, group: str, prefix: str = '') -> list[str]:
+    """All options of a config group, those of its sub-groups included; names that begin with _ are parts."""
+    from hydra.core.object_type import ObjectType
+    here = f'{group}/{prefix}'.rstrip('/')
+    names = [prefix + name for name in loader.get_group_options(here, ObjectType.CONFIG) if not name.startswith('_')]
+    for sub in loader.get_group_options(here, ObjectType.GROUP):
+        names += _options(loader, group, f'{prefix}{sub}/')
+    return names
+
+
+@contextlib.contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Turn what Hydra and OmegaConf say of a user's input into one message."""
+    try:
+        yield
+    except MissingConfigException as error:
+        raise ConfigError(str(error).split('\nCheck that')[0]) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__ or error
+        raise ConfigError(re.sub(r'\s*\n\s*', '; ', str(cause).strip())) from error
+
+
+def show_config_errors(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """An `excepthook`: what a user can mend is a message; everything else keeps its traceback."""
+    if isinstance(error, ConfigError):
+        print(f'Error: {error}', file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+if os.path.basename(sys.argv[0]) in ('dora', '__main__.py'):  # under the dora command, never in a notebook
+    sys.excepthook = show_config_errors
+
+
+def get_solver(cfg: DictConfig) -> 'StandardSolver':
+    """Check a configuration and build its solver, within the current experiment.
+
+    Raises:
+        ConfigError: everything that is wrong with the configuration, before any training.
+    """
+    from audiocodec.solvers import SOLVERS, validate
+
+    config.allow_targets(*cfg.allow_targets)
+    validate(cfg)
+    return SOLVERS[cfg.solver](cfg)
+
+
+def get_solver_from_xp(xp: XP, override_cfg: Mapping[str, Any] | None = None) -> 'StandardSolver':
+    """Build the solver of an experiment and load its last checkpoint, from any working directory.
+
+    Args:
+        xp: from `main.get_xp` or `main.get_xp_from_sig`.
+        override_cfg: nested values that replace the experiment's, e.g. `{'dataset': {'batch_size': 8}}`.
+    """
+    if override_cfg:
+        unknown = [key for key in config.leaf_keys(override_cfg) if OmegaConf.select(xp.cfg, key, default='?') == '?']
+        if unknown:
+            known = list(config.leaf_keys(_unresolved(xp.cfg)))
+            raise ConfigError([f"there is no key '{key}'{config.nearest(key, known)}" for key in unknown])
+        xp.cfg = OmegaConf.merge(xp.cfg, override_cfg)
+    with xp.enter(stack=True):
+        solver = get_solver(xp.cfg)
+        solver.restore()
+    return solver
+
+
+def get_solver_from_sig(sig: str, override_cfg: Mapping[str, Any] | None = None) -> 'StandardSolver':
+    """Build the solver of the experiment with signature `sig` and load its last checkpoint (see above)."""
+    return get_solver_from_xp(main.get_xp_from_sig(sig), override_cfg)
+
+
+def _run(cfg: DictConfig) -> None:
+    from dora.distrib import get_distrib_spec
+
+    xp = dora.get_xp()
+    logs.setup(xp.folder, get_distrib_spec().rank, cfg.logging.level)
+    try:
+        solver = get_solver(cfg)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        logger.debug('while building the solver', exc_info=True)
+        raise ConfigError(str(error)) from error
+    logger.info('experiment %s in %s', xp.sig, xp.folder)
+    solver.run()
+
+
+main = CodecMain(_run, config_name='config', config_path='../config', version_base='1.3')
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,1 @@
+"""Ground floor: configuration, checkpoints, worker processes, small tools. Imports nothing else of audiocodec."""

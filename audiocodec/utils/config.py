@@ -1,0 +1,186 @@
+"""From a configuration to objects: `build` makes a `_target_` node into an object, `node_problems` checks it before.
+
+This file and `audiocodec.train` are the only users of Hydra, which is imported when a node is built, not before.
+"""
+
+import difflib
+import importlib
+import inspect
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+ALLOWED_PREFIXES = ['audiocodec.', 'torch.nn.', 'torch.optim.']
+_SPECIAL_KEYS = {'_target_', '_partial_', '_convert_', '_recursive_', '_args_', 'weight'}
+
+
+class ConfigError(ValueError):
+    """What a user wrote cannot be run; shown as a message, without a traceback.
+
+    Args:
+        problems: every problem found, each a sentence or two with the key, its value and what is accepted.
+    """
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        head = '' if len(self.problems) == 1 else f'{len(self.problems)} problems in the configuration:\n- '
+        super().__init__(head + '\n- '.join(self.problems))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.problems,)
+
+
+def allow_targets(*prefixes: str) -> None:
+    """Let `_target_` name classes of other packages too, as in `allow_targets('my_codec.')`.
+
+    A checkpoint's configuration may come from a stranger, so that only what is listed can be called. The command line
+    says the same with `allow_targets=[my_codec.]`, the environment with `AUDIOCODEC_ALLOW_TARGETS=my_codec.:other.`.
+    """
+    for prefix in prefixes:
+        if prefix not in ALLOWED_PREFIXES:
+            ALLOWED_PREFIXES.append(prefix)
+
+
+def is_allowed(target: str) -> bool:
+    """Whether a `_target_` may be called."""
+    extra = [prefix for prefix in os.environ.get('AUDIOCODEC_ALLOW_TARGETS', '').split(os.pathsep) if prefix]
+    return any(target.startswith(prefix) for prefix in (*ALLOWED_PREFIXES, *extra))
+
+
+def to_plain(node: Any) -> Any:
+    """An OmegaConf node as dicts and lists with every interpolation resolved; anything else as it is."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """The hint `; did you mean 'x'?` for a name nearly among the choices, else an empty string."""
+    known = list(choices)
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not found:  # a key without its path, or with another one
+        leaf = name.rsplit('.', 1)[-1]
+        ends = {key: key.rsplit('.', 1)[-1] for key in known}
+        close = difflib.get_close_matches(leaf, ends.values(), n=1, cutoff=0.8)
+        found = [key for key, end in ends.items() if close and end == close[0]][:1]
+    return f"; did you mean '{found[0]}'?" if found else ''
+
+
+def leaf_keys(node: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
+    """Dotted names of all keys of nested mappings, inner nodes included."""
+    for key, value in node.items():
+        yield f'{prefix}{key}'
+        if isinstance(value, Mapping):
+            yield from leaf_keys(value, f'{prefix}{key}.')
+
+
+def targets(node: Any, path: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every mapping with a `_target_`, outermost first, with its dotted path."""
+    if isinstance(node, Mapping):
+        if '_target_' in node:
+            yield path, node
+        for key, value in node.items():
+            yield from targets(value, f'{path}.{key}' if path else str(key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from targets(value, f'{path}[{index}]')
+
+
+def locate(target: str) -> Any:
+    """The class or function that a dotted name stands for.
+
+    Raises:
+        ValueError: if the name is not allowed or leads nowhere; it names the nearest that exists.
+    """
+    if not is_allowed(target):
+        raise ValueError(f"_target_ '{target}' is not allowed: it must start with one of "
+                         f"{', '.join(ALLOWED_PREFIXES)}; opt in with allow_targets=[{target.split('.')[0]}.]")
+    module_name = target
+    attributes: list[str] = []
+    while True:
+        module_name, _, attribute = module_name.rpartition('.')
+        if not module_name:
+            raise ValueError(f"_target_ '{target}': no such module; is its folder on PYTHONPATH?")
+        attributes.insert(0, attribute)
+        try:
+            found: Any = importlib.import_module(module_name)
+            break
+        except ModuleNotFoundError as error:
+            if error.name is None or not (module_name == error.name or module_name.startswith(error.name + '.')):
+                raise
+    for attribute in attributes:
+        if not hasattr(found, attribute):
+            names = [name for name in vars(found) if not name.startswith('_')]
+            raise ValueError(f"_target_ '{target}': {getattr(found, '__name__', found)} has no '{attribute}'"
+                             + nearest(attribute, names))
+        found = getattr(found, attribute)
+    return found
+
+
+def node_problems(node: Any, path: str = '', provided: Iterable[str] = ()) -> list[str]:
+    """What is wrong with the `_target_` nodes below `node`, found without building anything.
+
+    Args:
+        node: plain dicts and lists (see `to_plain`).
+        path: the node's own key, for the messages.
+        provided: arguments that the caller passes when it builds the node itself.
+    """
+    problems = []
+    for where, mapping in targets(node, path):
+        prefix = f'{where}.' if where else ''
+        try:
+            target = locate(mapping['_target_'])
+        except ValueError as error:
+            problems.append(f'{prefix}_target_: {error}')
+            continue
+        try:
+            parameters = inspect.signature(target).parameters
+        except ValueError:
+            continue  # written in C: it says for itself what is wrong
+        given = {str(key) for key in mapping} - _SPECIAL_KEYS
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            continue
+        for name in sorted(given - set(parameters)):
+            problems.append(f"{prefix}{name}={mapping[name]!r}: {mapping['_target_']} has no argument '{name}'"
+                            + nearest(name, parameters))
+        if mapping.get('_partial_'):
+            continue
+        passed = given | (set(provided) if where == path else set())
+        required = {name for name, p in parameters.items()
+                    if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        for name in sorted(required - passed):
+            problems.append(f"{prefix}{name} is missing: {mapping['_target_']} needs it")
+    return problems
+
+
+def build(node: Any, **runtime: Any) -> Any:
+    """Make the object that a `_target_` node describes, with everything nested in it.
+
+    Args:
+        node: a mapping with `_target_` (a public class or function) and its keyword arguments; `_partial_: true`
+            gives a factory instead. A `weight` beside them belongs to whoever combines the objects, and is not passed.
+        **runtime: further keyword arguments, known only now.
+
+    Raises:
+        ConfigError: if a target is not allowed or does not exist, or an argument is unknown or missing.
+        ValueError: what the component itself says of its arguments.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    plain = to_plain(node)
+    if not isinstance(plain, Mapping) or '_target_' not in plain:
+        raise ConfigError(f'a component needs a _target_, found {plain!r}')
+    problems = node_problems(plain, provided=runtime)
+    if problems:
+        raise ConfigError(problems)
+    arguments = {key: value for key, value in plain.items() if key != 'weight'}
+    try:
+        return instantiate(arguments, _convert_='all', **runtime)
+    except InstantiationException as error:
+        cause = error.__cause__
+        while cause is not None and isinstance(cause, InstantiationException):
+            cause = cause.__cause__
+        if isinstance(cause, ValueError):
+            raise cause from error
+        raise ValueError(f"{plain['_target_']}: {cause or error}") from error

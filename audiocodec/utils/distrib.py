@@ -1,0 +1,129 @@
+"""Collectives over the workers of a run; every function is a no-op (or the identity) with a single worker.
+
+Rules that keep several workers from hanging and equal to one worker: every worker makes the same calls in the same
+order with the same shapes, whatever its data; and random decisions that shape the computation come from
+`shared_generator`, whose draws depend on the seed and a counter, never on the worker.
+"""
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import torch
+from torch import distributed
+
+T = TypeVar('T')
+
+
+def is_distributed() -> bool:
+    """Whether a process group is up with more than one worker."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def rank() -> int:
+    """This worker's number, from 0; 0 with a single worker."""
+    return distributed.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    """Number of workers; 1 without a process group."""
+    return distributed.get_world_size() if is_distributed() else 1
+
+
+def is_rank_zero() -> bool:
+    """Whether this worker writes the files and talks to the user."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait for every worker."""
+    if is_distributed():
+        distributed.barrier()
+
+
+def all_reduce_sum_(tensors: Iterable[torch.Tensor]) -> None:
+    """Replace each tensor by its sum over the workers, in place, in one collective per dtype.
+
+    Args:
+        tensors: same shapes, dtypes and order on every worker.
+    """
+    if not is_distributed():
+        return
+    by_dtype: dict[torch.dtype, list[torch.Tensor]] = {}
+    for tensor in tensors:
+        by_dtype.setdefault(tensor.dtype, []).append(tensor)
+    for group in by_dtype.values():
+        flat = torch.cat([tensor.detach().reshape(-1) for tensor in group])
+        distributed.all_reduce(flat)
+        for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group])):
+            tensor.data.copy_(part.view_as(tensor))
+
+
+def all_reduce_mean_(tensors: Iterable[torch.Tensor]) -> None:
+    """Replace each floating tensor by its mean over the workers, in place (see `all_reduce_sum_`)."""
+    if not is_distributed():
+        return
+    group = list(tensors)
+    all_reduce_sum_(group)
+    for tensor in group:
+        tensor.data.div_(world_size())
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Average the gradients over the workers. A missing gradient counts as zero, so that no worker waits alone."""
+    if not is_distributed():
+        return
+    grads = []
+    for parameter in parameters:
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            grads.append(parameter.grad)
+    all_reduce_mean_(grads)
+
+
+def broadcast_(tensors: Iterable[torch.Tensor], src: int = 0) -> None:
+    """Give every worker the values of worker `src`, in place."""
+    if is_distributed():
+        for tensor in tensors:
+            distributed.broadcast(tensor.data, src=src)
+
+
+def all_gather_cat(tensor: torch.Tensor) -> torch.Tensor:
+    """Concatenate along the first dimension the equally shaped tensors of all workers, in order of rank.
+
+    Args:
+        tensor: [N, ...], the same shape on every worker.
+
+    Returns:
+        [world_size * N, ...].
+    """
+    if not is_distributed():
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(world_size())]
+    distributed.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def all_gather_object(thing: T) -> list[T]:
+    """Every worker's `thing` (small, picklable; it may differ in size), in order of rank."""
+    if not is_distributed():
+        return [thing]
+    things: list[T] = [thing] * world_size()
+    distributed.all_gather_object(things, thing)
+    return things
+
+
+def shared_generator(*numbers: int) -> torch.Generator:
+    """A CPU generator seeded by the given numbers alone (seed, purpose, counter, ...): equal on every worker.
+
+    The numbers are mixed with splitmix64, so that neighbouring seeds and counters give unrelated streams.
+    """
+    mask = (1 << 64) - 1
+    state = 0x9E3779B97F4A7C15
+    for number in numbers:
+        state = (state ^ (number & mask)) * 0xBF58476D1CE4E5B9 & mask
+        state ^= state >> 30
+        state = (state + 0x9E3779B97F4A7C15) & mask
+        state = (state ^ (state >> 27)) * 0x94D049BB133111EB & mask
+        state ^= state >> 31
+    return torch.Generator().manual_seed(state & ((1 << 63) - 1))

@@ -1,0 +1,36 @@
+"""Names of normalised weights in a state dict: the layout of `torch.nn.utils.parametrizations` and the older one.
+
+| older | parametrised | of |
+|---|---|---|
+| `weight_g` | `parametrizations.weight.original0` | weight_norm, magnitude |
+| `weight_v` | `parametrizations.weight.original1` | weight_norm, direction |
+| `weight_orig` | `parametrizations.weight.original` | spectral_norm, weight |
+| `weight_u` | `parametrizations.weight.0._u` | spectral_norm, left singular vector |
+| `weight_v` | `parametrizations.weight.0._v` | spectral_norm, right singular vector |
+"""
+
+from collections.abc import Mapping
+
+import torch
+
+_WEIGHT_NORM = {'weight_g': 'original0', 'weight_v': 'original1'}
+_SPECTRAL_NORM = {'weight_orig': 'original', 'weight_u': '0._u', 'weight_v': '0._v'}
+
+
+def parametrized_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename normalised weights of the older layout; other entries, and the order, stay as they are.
+
+    Args:
+        state: a state dict with names of either layout, or of both.
+
+    Returns:
+        A new dict, with the same tensors.
+    """
+    renamed = {}
+    for name, tensor in state.items():
+        prefix, _, leaf = name.rpartition('.')
+        module = f'{prefix}.' if prefix else ''
+        # Both norms have a `weight_v`: the weight kept beside it tells which one it is.
+        names = _SPECTRAL_NORM if f'{module}weight_orig' in state else _WEIGHT_NORM
+        renamed[f'{module}parametrizations.weight.{names[leaf]}' if leaf in names else name] = tensor
+    return renamed

@@ -1,0 +1,19 @@
+"""A grid for trying things: three small codecs on the example recordings, in one Slurm job array.
+
+    dora grid compression.debug                  # on a cluster
+    dora grid compression.debug --dry_run --init # anywhere: lists the experiments and makes them known by signature
+"""
+
+from dora import Launcher
+
+from ._explorers import CompressionExplorer
+
+
+@CompressionExplorer
+def explorer(launcher: Launcher) -> None:
+    launcher.slurm_(gpus=1, cpus_per_gpu=2, mem_per_gpu=4, time=60)
+    launcher.bind_(solver='compression/debug')
+    with launcher.job_array():
+        launcher()
+        launcher({'quantizer.q_dropout': False})
+        launcher({'quantizer.n_q': 4})

@@ -1,0 +1,59 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from audiocodec.adversarial import CRITERIA, FeatureMatchingLoss, get_criterion
+
+LOGITS = torch.tensor([[-3., -1., 0.], [0.5, 1., 4.]])
+
+
+@pytest.mark.parametrize(('name', 'generator', 'real', 'fake'), [
+    ('hinge', -1.5 / 6, (4 + 2 + 1 + 0.5) / 6, (1 + 1.5 + 2 + 5) / 6),
+    ('hinge2', (4 + 2 + 1 + 0.5) / 6, (4 + 2 + 1 + 0.5) / 6, (1 + 1.5 + 2 + 5) / 6),
+    ('mse', (16 + 4 + 1 + 0.25 + 9) / 6, (16 + 4 + 1 + 0.25 + 9) / 6, (9 + 1 + 0.25 + 1 + 16) / 6),
+])
+def test_criteria_by_hand(name, generator, real, fake):
+    criterion = get_criterion(name)
+    assert criterion.generator(LOGITS).item() == pytest.approx(generator)
+    assert criterion.real(LOGITS).item() == pytest.approx(real)
+    assert criterion.fake(LOGITS).item() == pytest.approx(fake)
+
+
+@pytest.mark.parametrize('name', CRITERIA)
+def test_boundary_lies_where_real_and_fake_cost_the_same(name):
+    criterion = get_criterion(name)
+    boundary = torch.tensor([criterion.boundary])
+    assert criterion.real(boundary) == criterion.fake(boundary)
+    assert criterion.real(boundary + 0.1) < criterion.fake(boundary + 0.1)
+
+
+def test_unknown_criterion_lists_the_known():
+    with pytest.raises(ValueError, match="'hinge3' is unknown: choose one of hinge, hinge2, mse"):
+        get_criterion('hinge3')
+
+
+def test_criteria_average_bfloat16_logits_in_float32():
+    logits = torch.full((4096,), 0.01, dtype=torch.bfloat16)
+    for criterion in CRITERIA.values():
+        for part in (criterion.generator, criterion.real, criterion.fake):
+            assert part(logits).dtype == torch.float32
+    assert get_criterion('hinge').generator(logits).item() == pytest.approx(-logits[0].item(), rel=1e-5)
+
+
+def test_feature_matching_averages_layers_of_any_size_equally():
+    fake = [torch.zeros(2, 3, 5), torch.zeros(2, 7)]
+    real = [torch.full((2, 3, 5), 1.), torch.full((2, 7), -4.)]
+    assert FeatureMatchingLoss()(fake, real).item() == 2.5
+    assert FeatureMatchingLoss(normalize=False)(fake, real).item() == 5.
+    assert FeatureMatchingLoss(nn.MSELoss())(fake, real).item() == (1 + 16) / 2
+
+
+def test_feature_matching_is_float32_under_autocast():
+    fake = [torch.full((1000,), 1 + 2 ** -7, dtype=torch.bfloat16)]
+    real = [torch.ones(1000, dtype=torch.bfloat16)]
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        value = FeatureMatchingLoss()(fake, real)
+    assert value.dtype == torch.float32
+    assert math.isclose(value.item(), 2 ** -7, rel_tol=1e-6)

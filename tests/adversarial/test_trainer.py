@@ -1,0 +1,342 @@
+import functools
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from audiocodec.adversarial import (
+    AdversarialTrainer,
+    FeatureMatchingLoss,
+    MultiPeriodDiscriminator,
+    MultiScaleDiscriminator,
+    MultiScaleSTFTDiscriminator,
+    get_criterion,
+)
+
+ADAM = functools.partial(torch.optim.Adam, lr=3e-3, betas=(0.5, 0.9))
+
+
+def make_discriminators(seed=0):
+    torch.manual_seed(seed)
+    return {
+        'stft': MultiScaleSTFTDiscriminator(filters=4, n_ffts=[128, 64], hop_lengths=[32, 16], win_lengths=[128, 64]),
+        'period': MultiPeriodDiscriminator(filters=2, max_filters=8, periods=[2, 3]),
+    }
+
+
+def make_trainer(**kwargs):
+    return AdversarialTrainer(make_discriminators(), **{'optimizer': ADAM, **kwargs})
+
+
+def batch(index=0, size=2, length=600):
+    generator = torch.Generator().manual_seed(index)
+    noise = 0.3 * torch.randn(size, 1, length, generator=generator)
+    time = torch.arange(length) / length
+    return noise, 0.3 * torch.sin(2 * torch.pi * (20 + 5 * torch.rand(size, 1, 1, generator=generator)) * time)
+
+
+def parameters(trainer):
+    return [parameter.detach().clone() for parameter in trainer.parameters()]
+
+
+@pytest.mark.parametrize('criterion', ['hinge', 'mse'])
+def test_discriminators_learn_to_separate(criterion):
+    trainer = make_trainer(criterion=criterion)
+    history = [trainer.train_step(*batch(index)) for index in range(40)]
+    for name in ('stft', 'period'):
+        assert history[-1][f'd_{name}'] < 0.5 * history[0][f'd_{name}']
+        assert history[-1][f'd_{name}_real_acc'] > 0.8
+        assert history[-1][f'd_{name}_fake_acc'] > 0.8
+    assert set(history[0]) == {'d_stft', 'd_stft_real_acc', 'd_stft_fake_acc', 'd_period', 'd_period_real_acc',
+                               'd_period_fake_acc', 'd_grad_norm'}
+    assert all(value.dim() == 0 and not value.requires_grad for value in history[0].values())
+
+
+@pytest.mark.parametrize('normalize', [True, False])
+def test_train_step_is_the_plain_update(normalize):
+    sgd = functools.partial(torch.optim.SGD, lr=0.1)  # Adam would blow up the rounding of gradients that cancel to 0
+    trainer = make_trainer(normalize=normalize, optimizer=sgd)
+    plain = nn.ModuleDict(make_discriminators())
+    optimizer = sgd(plain.parameters())
+    criterion = get_criterion('hinge')
+    for index in range(3):
+        fake, real = batch(index)
+        metrics = trainer.train_step(fake, real)
+        optimizer.zero_grad()
+        for name, discriminator in plain.items():
+            loss = 0.
+            for fake_logit, real_logit in zip(discriminator(fake)[0], discriminator(real)[0]):
+                loss = loss + (criterion.fake(fake_logit) + criterion.real(real_logit)) / (2 if normalize else 1)
+            loss.backward()
+            torch.testing.assert_close(metrics[f'd_{name}'], loss.detach())
+        norm = torch.stack([parameter.grad.norm() for parameter in plain.parameters()]).norm()
+        torch.testing.assert_close(metrics['d_grad_norm'], norm, rtol=1e-5, atol=0)
+        optimizer.step()
+    for ours, theirs in zip(trainer.parameters(), plain.parameters()):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_generator_losses_are_the_plain_ones_with_gradient_through_fake_alone():
+    trainer = make_trainer()
+    fake, real = batch()
+    fake.requires_grad_()
+    real.requires_grad_()
+    losses = trainer.generator_losses(fake, real)
+    assert list(losses) == ['adv_stft', 'feat_stft', 'adv_period', 'feat_period']
+    gradients = {name: torch.autograd.grad(loss, fake, retain_graph=True)[0] for name, loss in losses.items()}
+
+    criterion, matching = get_criterion('hinge'), FeatureMatchingLoss()
+    for name, discriminator in trainer.discriminators.items():
+        logits, fakes = discriminator(fake)
+        _, reals = discriminator(real)
+        plain = {f'adv_{name}': sum(criterion.generator(logit) for logit in logits) / 2,
+                 f'feat_{name}': sum(map(matching, fakes, reals)) / 2}
+        for key, loss in plain.items():
+            torch.testing.assert_close(losses[key], loss)
+            torch.testing.assert_close(gradients[key], torch.autograd.grad(loss, fake, retain_graph=True)[0])
+            assert gradients[key].norm() > 0
+
+    sum(losses.values()).backward()
+    assert fake.grad is not None
+    assert real.grad is None
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in trainer.parameters())
+
+
+def test_generator_losses_leave_gradients_and_frozen_parameters_as_they_are():
+    trainer = make_trainer()
+    trainer.train_step(*batch())
+    frozen = trainer.discriminators['stft'].discriminators[0].convs[0].conv.bias
+    frozen.requires_grad_(False)
+    before = [parameter.grad.clone() for parameter in trainer.parameters()]
+    fake, real = batch(1)
+    sum(trainer.generator_losses(fake.requires_grad_(), real).values()).backward()
+    assert all(map(torch.equal, before, [parameter.grad for parameter in trainer.parameters()]))
+    assert [parameter.requires_grad for parameter in trainer.parameters()].count(False) == 1
+    assert not frozen.requires_grad
+
+
+def test_train_step_gives_the_generator_no_gradient():
+    fake, real = batch()
+    make_trainer().train_step(fake.requires_grad_(), real)
+    assert fake.grad is None
+
+
+def test_without_feature_loss_there_is_none():
+    trainer = make_trainer(feature_loss=None)
+    assert list(trainer.generator_losses(*batch())) == ['adv_stft', 'adv_period']
+
+
+def test_without_discriminators_there_is_nothing_to_do():
+    trainer = AdversarialTrainer({})
+    assert trainer.train_step(*batch()) == {}
+    assert trainer.generator_losses(*batch()) == {}
+    other = AdversarialTrainer({})
+    other.load_state_dict(trainer.state_dict())
+    assert other.updates == 1
+
+
+def test_every_whole_number_is_a_period():
+    trainer = make_trainer(every=3)
+    trained = [bool(trainer.train_step(*batch(index))) for index in range(7)]
+    assert trained == [True, False, False, True, False, False, True]
+
+
+def test_a_skipped_update_changes_nothing_but_the_count():
+    trainer = make_trainer(every=2)
+    trainer.train_step(*batch())
+    before = parameters(trainer)
+    assert trainer.train_step(*batch(1)) == {}
+    assert all(map(torch.equal, before, parameters(trainer)))
+    assert trainer.updates == 2
+
+
+def test_every_fraction_is_a_mean_drawn_from_seed_and_count():
+    def draws(seed):
+        trainer = make_trainer(every=2.5, seed=seed)
+        trained = []
+        for _ in range(400):
+            trained.append(trainer._is_due())
+            trainer.updates += 1
+        return trained
+    first = draws(seed=1)
+    assert first == draws(seed=1)
+    assert first != draws(seed=2)
+    assert abs(sum(first) / 400 - 0.4) < 0.08
+
+
+def test_start_and_warmup_hold_back_training_and_then_the_generator():
+    trainer = make_trainer(start=2, warmup=1, every=2)
+    trained, seen = [], []
+    for index in range(5):
+        trained.append(bool(trainer.train_step(*batch(index))))
+        seen.append(bool(trainer.generator_losses(*batch(index))))
+    assert trained == [False, False, True, False, True]
+    assert seen == [False, False, False, True, True]
+
+
+def test_clipping_bounds_the_gradient_and_reports_the_norm_before():
+    free, clipped = make_trainer(), make_trainer(max_norm=1e-3)
+    norms = [trainer.train_step(*batch())['d_grad_norm'] for trainer in (free, clipped)]
+    assert norms[0] == norms[1] > 1e-2
+    for trainer, expected in ((free, norms[0].item()), (clipped, 1e-3)):
+        norm = torch.stack([parameter.grad.norm() for parameter in trainer.parameters()]).norm()
+        assert norm.item() == pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.parametrize('every', [2, 1.7])
+def test_resume_is_bitwise_exact(tmp_path, every):
+    def make():
+        torch.manual_seed(0)
+        discriminators = {**make_discriminators(), 'scale': MultiScaleDiscriminator(
+            filters=4, max_filters=8, scale_norms=['spectral_norm'])}
+        return AdversarialTrainer(discriminators, ADAM, every=every, max_norm=1., start=1, seed=4)
+
+    def train(trainer, updates):
+        history = []
+        for index in updates:
+            metrics = trainer.train_step(*batch(index))
+            history.append({**metrics, **{key: value.detach() for key, value in
+                                          trainer.generator_losses(*batch(index)).items()}})
+        return history
+
+    whole = make()
+    train(whole, range(4))
+    torch.save(whole.state_dict(), tmp_path / 'state.th')
+    expected = train(whole, range(4, 10))
+    resumed = make()
+    train(resumed, range(2))  # what it did before must not matter
+    resumed.load_state_dict(torch.load(tmp_path / 'state.th', weights_only=True))
+    history = train(resumed, range(4, 10))
+    assert history == expected
+    assert 1 < sum('d_stft' in metrics for metrics in history) < 6
+    assert all(map(torch.equal, parameters(whole), parameters(resumed)))
+    for ours, theirs in zip(whole.state_dict()['_extra_state']['optimizer']['state'].values(),
+                            resumed.state_dict()['_extra_state']['optimizer']['state'].values()):
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_loaded_state_is_not_shared_with_its_giver():
+    giver, taker = make_trainer(), make_trainer()
+    giver.train_step(*batch())
+    taker.load_state_dict(giver.state_dict())
+    before = giver.optimizer.state_dict()['state'][0]['exp_avg'].clone()
+    taker.train_step(*batch(1))
+    assert torch.equal(giver.optimizer.state_dict()['state'][0]['exp_avg'], before)
+
+
+def test_optimizer_state_does_not_depend_on_the_order_of_the_discriminators():
+    discriminators = make_discriminators()
+    forward, backward = make_trainer(), AdversarialTrainer(dict(reversed(make_discriminators().items())), ADAM)
+    assert list(backward.discriminators) != list(discriminators)
+    forward.train_step(*batch())
+    backward.load_state_dict(forward.state_dict())
+    for trainer in (forward, backward):
+        trainer.train_step(*batch(1))
+    for name in discriminators:
+        for ours, theirs in zip(forward.discriminators[name].parameters(), backward.discriminators[name].parameters()):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_a_discriminator_with_batch_statistics_sees_fake_and_real_apart():
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(1)
+
+        def forward(self, wav):
+            return [self.norm(wav)], [[wav]]
+
+    fake, real = torch.full((2, 1, 8), -1.), torch.full((2, 1, 8), 1.)
+    metrics = AdversarialTrainer({'plain': Plain()}).train_step(fake, real)
+    assert metrics['d_plain'] == 2.  # each is normalised to 0; together they would be told apart perfectly
+
+
+def test_learning_under_autocast_keeps_float32_state():
+    trainer = make_trainer()
+    for index in range(3):
+        fake, real = batch(index)
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            metrics = trainer.train_step(fake, real)
+            losses = trainer.generator_losses(fake.requires_grad_(), real)
+    assert all(value.dtype == torch.float32 for value in (*metrics.values(), *losses.values()))
+    assert all(parameter.grad.dtype == torch.float32 for parameter in trainer.parameters())
+    plain = make_trainer()
+    for index in range(3):
+        expected = plain.train_step(*batch(index))
+    for name in ('d_stft', 'd_period', 'd_grad_norm'):
+        torch.testing.assert_close(metrics[name], expected[name], rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    ({'criterion': 'wgan'}, "'wgan' is unknown: choose one of hinge, hinge2, mse"),
+    ({'every': 0}, 'every=0'),
+    ({'every': 0.5}, 'every=0.5'),
+    ({'start': -1}, 'start=-1'),
+    ({'warmup': -1}, 'warmup=-1'),
+    ({'max_norm': 0.}, 'max_norm=0.0'),
+])
+def test_bad_arguments_are_refused_by_name(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(**arguments)
+
+
+def test_unequal_shapes_are_refused():
+    trainer = make_trainer()
+    for function in (trainer.train_step, trainer.generator_losses):
+        with pytest.raises(ValueError, match=r'\[2, 1, 601\] and real audio \[2, 1, 600\]'):
+            function(torch.zeros(2, 1, 601), torch.zeros(2, 1, 600))
+    assert trainer.updates == 0
+
+
+WORKER = '''
+import functools, sys
+import torch
+from torch import distributed
+torch.set_num_threads(1)
+from audiocodec.adversarial import AdversarialTrainer, MultiPeriodDiscriminator
+rank, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+distributed.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=2)
+torch.manual_seed(rank)
+trainer = AdversarialTrainer({'mpd': MultiPeriodDiscriminator(filters=2, max_filters=8, periods=[2, 3])},
+                             functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9), every=1.5, max_norm=0.5)
+trainer.broadcast()
+if rank == 0:
+    torch.save(trainer.state_dict(), f'{folder}/start.th')
+wavs = torch.load(f'{folder}/wavs.th')
+norms = []
+for fake, real in wavs:
+    metrics = trainer.train_step(fake[rank::2], real[rank::2])
+    norms.append(metrics.get('d_grad_norm', torch.zeros(())))
+torch.save({'state': trainer.state_dict(), 'norms': torch.stack(norms)}, f'{folder}/end{rank}.th')
+distributed.destroy_process_group()
+'''
+
+
+def test_two_workers_equal_one_with_the_whole_batch(tmp_path):
+    wavs = [batch(index, size=4) for index in range(8)]
+    torch.save(wavs, tmp_path / 'wavs.th')
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    workers = [subprocess.Popen([sys.executable, '-c', WORKER, str(rank), str(port), str(tmp_path)])
+               for rank in range(2)]
+    try:
+        assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
+    finally:
+        for worker in workers:
+            worker.kill()
+    single = AdversarialTrainer({'mpd': MultiPeriodDiscriminator(filters=2, max_filters=8, periods=[2, 3])},
+                                functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9), every=1.5, max_norm=0.5)
+    single.load_state_dict(torch.load(tmp_path / 'start.th', weights_only=True))
+    norms = torch.stack([single.train_step(*pair).get('d_grad_norm', torch.zeros(())) for pair in wavs])
+    assert 0 < (norms == 0).sum() < 8
+    ends = [torch.load(tmp_path / f'end{rank}.th', weights_only=True) for rank in range(2)]
+    for end in ends:
+        torch.testing.assert_close(end['norms'], norms, rtol=1e-3, atol=1e-6)
+    for name, value in single.discriminators.state_dict().items():
+        first, second = (end['state'][f'discriminators.{name}'] for end in ends)
+        assert torch.equal(first, second)
+        torch.testing.assert_close(first, value, rtol=1e-3, atol=1e-5)

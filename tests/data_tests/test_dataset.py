@@ -1,0 +1,229 @@
+import dataclasses
+import logging
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from audiocodec.data import AudioDataset, AudioMeta, convert_audio, index_folder, read_audio
+from audiocodec.data.dataset import FileTable
+
+
+@pytest.fixture
+def metas(tmp_path, make_file):
+    make_file(tmp_path / 'd' / 'a.wav', 3.0, 16000, seed=1)
+    make_file(tmp_path / 'd' / 'b.flac', 1.0, 44100, channels=2, seed=2)
+    make_file(tmp_path / 'd' / 'c.wav', 0.7, 24000, seed=3)
+    return index_folder(tmp_path / 'd', cache=False)
+
+
+def dataset(metas, **options):
+    return AudioDataset(metas, **{'sample_rate': 24000, 'segment_duration': 1.0, 'num_samples': 40, 'return_info': True,
+                                  **options})
+
+
+def test_item_is_the_stretch_that_its_info_names(metas):
+    data = dataset(metas)
+    for wav, info in (data[index] for index in range(40)):
+        whole = convert_audio(*read_audio(info.meta.path), 24000, 1)
+        start = round(info.seek_time * 24000)
+        assert wav.shape == (1, 24000)
+        assert (info.total_frames, info.sample_rate, info.channels) == (24000, 24000, 1)
+        assert info.n_frames == min(24000, whole.shape[-1] - start)
+        torch.testing.assert_close(wav[:, :info.n_frames], whole[:, start:start + 24000], atol=1e-6, rtol=0)
+        assert not wav[:, info.n_frames:].any()
+
+
+@pytest.mark.parametrize('ratio', [0.5, 0.65, 1.0])
+def test_at_least_min_segment_ratio_is_audio(metas, ratio):
+    shares = [info.n_frames / info.total_frames for _, info in dataset(metas, min_segment_ratio=ratio, num_samples=80)]
+    assert min(shares) >= ratio
+    assert max(shares) == 1
+    if ratio < 1:
+        assert min(shares) < ratio + 0.15
+
+
+def test_item_depends_on_seed_epoch_and_index_alone(metas):
+    data, other = dataset(metas), dataset(metas)
+    items = {}
+    for epoch in (0, 1, 7):
+        data.set_epoch(epoch)
+        for index in (0, 1, 39):
+            items[epoch, index] = data[index]
+    for (epoch, index), (wav, info) in reversed(items.items()):
+        again, again_info = other[epoch, index]
+        assert torch.equal(wav, again)
+        assert info == again_info
+        assert (info.epoch, info.index) == (epoch, index)
+    assert len({info.seek_time for _, info in items.values()}) == len(items)
+    assert dataset(metas, seed=1)[0][1].seek_time != data[0, 0][1].seek_time
+
+
+def test_without_shuffle_the_epoch_does_not_matter(metas):
+    data = dataset(metas, shuffle=False)
+    first = data[3]
+    data.set_epoch(5)
+    assert torch.equal(data[3][0], first[0])
+    assert data[9, 3][1] == first[1]
+    assert len({info.seek_time for _, info in data}) > 35
+
+
+def fake_metas(durations, weights=None):
+    weights = weights or [None] * len(durations)
+    return [AudioMeta(f'/{number}.wav', duration, 16000, weight=weight)
+            for number, (duration, weight) in enumerate(zip(durations, weights))]
+
+
+def shares(data, items=4000):
+    drawn = [data._draw_file(np.random.default_rng((1, index)), 0, index, 0) for index in range(items)]
+    return np.bincount(drawn, minlength=len(data.files)) / items
+
+
+@pytest.mark.parametrize(('options', 'expected'), [
+    ({}, np.array([1 * 3, 2 * 1, 5 * 0, 4 * 0.5]) / 7),
+    ({'sample_on_weight': False}, np.array([1, 2, 5, 4]) / 12),
+    ({'sample_on_duration': False}, np.array([3, 1, 0, 0.5]) / 4.5),
+    ({'sample_on_duration': False, 'sample_on_weight': False}, np.full(4, 0.25)),
+])
+def test_files_are_drawn_by_duration_and_weight(options, expected):
+    drawn = shares(dataset(fake_metas([1, 2, 5, 4], [3, None, 0, 0.5]), num_samples=4000, **options))
+    np.testing.assert_allclose(drawn, expected, atol=4 * 0.5 / np.sqrt(4000))  # four standard deviations at most
+    assert (drawn[expected == 0] == 0).all()
+
+
+def test_draw_is_fast_for_many_files():
+    import time
+    data = dataset(fake_metas([1 + number % 7 for number in range(50_000)]))
+    before = time.perf_counter()
+    assert shares(data, 500).sum() == pytest.approx(1)
+    assert (time.perf_counter() - before) / 500 < 1e-3
+
+
+def test_permutation_goes_through_all_files():
+    options = {'permutation_on_files': True, 'sample_on_duration': False, 'sample_on_weight': False, 'num_samples': 4}
+    data = dataset(fake_metas([1.0] * 10), **options)
+    rng = np.random.default_rng(0)
+    drawn = [data._draw_file(rng, epoch, index, 0) for epoch in range(10) for index in range(4)]
+    turns = [drawn[begin:begin + 10] for begin in range(0, 40, 10)]
+    assert all(sorted(turn) == list(range(10)) for turn in turns)
+    assert len({tuple(turn) for turn in turns}) == 4
+    other = dataset(fake_metas([1.0] * 10), seed=1, **options)
+    assert [other._draw_file(rng, 0, index, 0) for index in range(4)] != drawn[:4]
+
+
+def test_whole_files_come_in_order(metas):
+    data = dataset(metas, segment_duration=None, num_samples=None, channels=2)
+    assert len(data) == 3
+    items = list(data)
+    assert [info.meta for _, info in items] == metas
+    assert [wav.shape for wav, _ in items] == [(2, 72000), (2, 24000), (2, 16800)]
+    assert [info.index for _, info in items] == [0, 1, 2]
+    wav, infos = data.collate(items)
+    assert wav.shape == (3, 2, 72000)
+    assert [(info.n_frames, info.total_frames) for info in infos] == [(72000, 72000), (24000, 72000), (16800, 72000)]
+    assert not wav[2, :, 16800:].any()
+    assert torch.equal(wav[2, :, :16800], items[2][0])
+    assert [info.meta for _, info in dataset(metas, segment_duration=None, num_samples=2)] == metas[:2]
+    assert len(dataset(metas, segment_duration=None, num_samples=50)) == 3
+
+
+def test_return_info_and_padding(metas):
+    plain = dataset(metas, return_info=False)
+    assert torch.equal(plain[5], dataset(metas)[5][0])
+    assert plain.collate([plain[0], plain[1]]).shape == (2, 1, 24000)
+    unpadded = dataset(metas, pad=False)
+    items = [unpadded[index] for index in range(40)]
+    assert all(wav.shape[-1] == info.n_frames == info.total_frames for wav, info in items)
+    short = [item for item in items if item[1].n_frames < 24000][:2]
+    wav, infos = unpadded.collate(short)
+    assert wav.shape[-1] == infos[0].total_frames == max(info.n_frames for _, info in short)
+
+
+@pytest.mark.parametrize(('sample_rate', 'seconds', 'frames'), [
+    (44100, 0.1, 4410),
+    (16000, 0.29, 4640),
+    (48000, 1, 48000),
+])
+def test_segment_is_exact(metas, sample_rate, seconds, frames):
+    data = dataset(metas, sample_rate=sample_rate, segment_duration=seconds)
+    assert {data[index][0].shape for index in range(10)} == {(1, frames)}
+
+
+def test_files_too_short_are_left_out_unless_all_are(caplog):
+    durations = [0.4, 0.5, 3.0]
+    with caplog.at_level(logging.WARNING):
+        assert [meta.duration for meta in dataset(fake_metas(durations)).files] == [0.5, 3.0]
+    assert '1 of 3 files' in caplog.text
+    assert len(dataset(fake_metas(durations), segment_duration=10.0).files) == 3
+    limits = dataset(fake_metas(durations), min_audio_duration=0.45, max_audio_duration=2, segment_duration=None)
+    assert [meta.duration for meta in limits.files] == [0.5]
+    with pytest.raises(ValueError, match=r'none of 3 lasts 5 to inf s'):
+        dataset(fake_metas(durations), min_audio_duration=5)
+
+
+@pytest.mark.parametrize(('options', 'message'), [
+    ({'segment_duration': 0}, 'segment_duration=0'),
+    ({'min_segment_ratio': 1.5}, r'min_segment_ratio=1\.5: expected 0 to 1'),
+    ({'num_samples': 0}, 'num_samples=0'),
+    ({'permutation_on_files': True}, 'sample_on_duration=false'),
+])
+def test_wrong_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        dataset(fake_metas([1.0]), **options)
+
+
+def test_all_weights_zero():
+    with pytest.raises(ValueError, match='every weight is 0'):
+        dataset(fake_metas([1.0], [0.0]))
+
+
+def test_index_out_of_range(metas):
+    with pytest.raises(IndexError, match='item 40 of 40'):
+        dataset(metas)[40]
+
+
+def test_unreadable_file_is_replaced_by_another_draw_and_named_once(metas, caplog, tmp_path):
+    (tmp_path / 'd' / 'a.wav').write_text('broken')
+    data = dataset(metas)
+    with caplog.at_level(logging.WARNING):
+        infos = [info for _, info in data]
+    assert all(not info.meta.path.endswith('a.wav') for info in infos)
+    skipped = [path for info in infos for path in info.skipped]
+    assert set(skipped) == {metas[0].path}
+    assert len(skipped) > 10
+    assert caplog.text.count('a.wav') == 1
+    again = [info for _, info in dataset(metas)]
+    assert again == infos
+
+
+def test_nothing_but_unreadable_files(metas, tmp_path):
+    for meta in metas:
+        open(meta.path, 'w').close()
+    with pytest.raises(ValueError, match=r'10 unreadable files in a row; the last: .*(a\.wav|b\.flac|c\.wav)'):
+        dataset(metas)[0]
+    with pytest.raises(ValueError, match=r'a\.wav'):
+        dataset(metas, segment_duration=None)[0]
+
+
+def test_file_shorter_than_its_manifest_says(metas, tmp_path, make_file):
+    wrong = [dataclasses.replace(meta, duration=100.0) for meta in metas[:1]]
+    info = dataset([*wrong, dataclasses.replace(metas[2], weight=50.0)])[7][1]
+    assert info.n_frames > 0
+
+
+def test_not_a_number_is_unreadable(tmp_path):
+    import soundfile
+    soundfile.write(tmp_path / 'a.wav', np.full(24000, np.nan), 24000, subtype='FLOAT')
+    with pytest.raises(ValueError, match=r'a\.wav: holds NaN or Inf'):
+        dataset(index_folder(tmp_path, cache=False))[0]
+
+
+def test_table_returns_what_it_was_given():
+    metas = [AudioMeta('/ä/1.wav', 1.25, 16000), AudioMeta('/b\udcff.wav', 2.0, 44100, 2, 0.5, 3.0, 'zip:a'),
+             AudioMeta('/c.wav', 3.0, 8000, 1, weight=0.0)]
+    table = FileTable(metas)
+    assert list(table) == metas
+    assert list(pickle.loads(pickle.dumps(table))) == metas
+    with pytest.raises(IndexError):
+        table[3]

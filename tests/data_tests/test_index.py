@@ -1,0 +1,213 @@
+import logging
+import os
+import signal
+
+import pytest
+
+from audiocodec.data import (
+    AudioMeta,
+    index,
+    index_folder,
+    load_manifest,
+    load_source,
+    save_manifest,
+    split,
+    split_folder,
+)
+
+
+@pytest.fixture
+def folder(tmp_path, make_file):
+    make_file(tmp_path / 'd' / 'b.wav', 1.5, 16000)
+    make_file(tmp_path / 'd' / 'a' / 'z.flac', 0.5, 44100, channels=2)
+    make_file(tmp_path / 'd' / 'a.OGG', 1.0, 24000, format='OGG')
+    make_file(tmp_path / 'd' / '.hidden' / 'h.wav')
+    make_file(tmp_path / 'd' / '._b.wav')
+    (tmp_path / 'd' / 'readme.txt').write_text('not audio')
+    return tmp_path / 'd'
+
+
+@pytest.fixture
+def probed(monkeypatch):
+    """Names of the files that were opened."""
+    names = []
+
+    def probe(path, amplitude=False, inner=index.probe):
+        names.append(path.name)
+        return inner(path, amplitude)
+    monkeypatch.setattr(index, 'probe', probe)
+    return names
+
+
+def test_index_is_sorted_and_right(folder):
+    expected = [AudioMeta(str(folder / 'a.OGG'), 1.0, 24000, 1), AudioMeta(str(folder / 'a' / 'z.flac'), 0.5, 44100, 2),
+                AudioMeta(str(folder / 'b.wav'), 1.5, 16000, 1)]
+    assert index_folder(folder, workers=1) == expected
+    assert index_folder(folder, workers=8, cache=False) == expected
+    assert load_source(folder) == expected
+
+
+def test_many_files_are_read_in_parallel_to_the_same_result(tmp_path, make_file):
+    for number in range(70):
+        make_file(tmp_path / f'{number}.wav', 0.01 * (1 + number), seed=number)
+    (tmp_path / 'broken.mp3').write_text('no audio')
+    alone = index_folder(tmp_path, workers=1, cache=False)
+    assert [meta.duration for meta in alone[:3]] == [0.01, 0.02, 0.11]  # 0, 1, 10
+    assert index_folder(tmp_path, workers=4, cache=False) == alone
+
+
+def killed(folder, amplitude, file):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_killed_process_is_explained(tmp_path, make_file, monkeypatch):
+    for number in range(40):
+        make_file(tmp_path / f'{number}.wav', 0.01)
+    monkeypatch.setattr(index, '_probe_entry', killed)
+    with pytest.raises(ValueError, match='a process that read its audio files died'):
+        index_folder(tmp_path, workers=2)
+
+
+def test_index_is_cached_and_follows_changes(folder, probed, make_file, cache_folder):
+    first = index_folder(folder)
+    assert sorted(probed) == ['a.OGG', 'b.wav', 'z.flac']
+    assert len(list(cache_folder.glob('audiocodec/index/d-*.jsonl.gz'))) == 1
+    probed.clear()
+    assert index_folder(folder) == first
+    assert probed == []
+    make_file(folder / 'b.wav', 3.0, 16000)
+    make_file(folder / 'new.wav', 1.0)
+    (folder / 'a.OGG').unlink()
+    assert [meta.duration for meta in index_folder(folder)] == [0.5, 3.0, 1.0]
+    assert sorted(probed) == ['b.wav', 'new.wav']
+    probed.clear()
+    os.utime(folder / 'b.wav', ns=(1, 1))  # rewritten with the same size
+    index_folder(folder)
+    assert probed == ['b.wav']
+
+
+def test_damaged_or_unwritable_cache_does_no_harm(folder, cache_folder, probed, monkeypatch):
+    first = index_folder(folder)
+    cached = next(cache_folder.glob('audiocodec/index/d-*.gz'))
+    for data in (b'', b'nonsense', cached.read_bytes()[:-20]):
+        cached.write_bytes(data)
+        assert index_folder(folder) == first
+    monkeypatch.setattr(index, '_cache_file', lambda folder: None)
+    probed.clear()
+    assert index_folder(folder) == first
+    assert len(probed) == 3
+
+
+def test_no_environment_is_needed(folder, tmp_path, monkeypatch):
+    for name in ('XDG_CACHE_HOME', 'HOME', 'USER'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr('pathlib.Path.home', lambda: (_ for _ in ()).throw(RuntimeError('no home')))
+    monkeypatch.setattr('tempfile.gettempdir', lambda: str(tmp_path / 'temporary'))
+    assert len(index_folder(folder)) == 3
+    assert len(list((tmp_path / 'temporary').rglob('d-*.jsonl.gz'))) == 1
+
+
+def test_bad_files_are_left_out_and_named_once(folder, caplog):
+    (folder / 'broken.wav').write_text('not audio')
+    cut = (folder / 'a' / 'z.flac')
+    cut.write_bytes(cut.read_bytes()[:3000])
+    with caplog.at_level(logging.WARNING):
+        metas = index_folder(folder, min_duration=1.2)
+    assert [os.path.basename(meta.path) for meta in metas] == ['b.wav']
+    assert len(caplog.records) == 1
+    message = caplog.records[0].getMessage()
+    assert '3 of 4 audio files left out' in message
+    for part in ('broken.wav: cannot be read as audio', 'z.flac: ', 'a.OGG: only 1.000 s long'):
+        assert message.count(part) == 1
+
+
+def test_empty_folder_says_what_is_accepted(tmp_path):
+    (tmp_path / 'notes.txt').touch()
+    with pytest.raises(ValueError, match=rf'{tmp_path}: no audio in this folder; .*\.wav \.flac \.ogg .*\.mp3'):
+        load_source(tmp_path)
+    (tmp_path / 'a.wav').write_text('not audio')
+    with pytest.raises(ValueError, match=r'none of its 1 audio files can be used; e\.g\. .*a\.wav'):
+        load_source(tmp_path)
+
+
+def test_missing_source_is_named(tmp_path):
+    for name in ('nowhere', 'nowhere.jsonl'):
+        with pytest.raises(ValueError, match=f'{tmp_path / name}: no such data source'):
+            load_source(tmp_path / name)
+    with pytest.raises(ValueError, match='no such folder'):
+        index_folder(tmp_path / 'nowhere')
+
+
+def test_manifest_in_a_folder_stands_for_it(folder):
+    save_manifest(index_folder(folder)[:1], folder / 'data.jsonl.gz')
+    assert load_source(folder) == load_manifest(folder / 'data.jsonl.gz')
+    assert len(load_source(str(folder / 'data.jsonl.gz'))) == 1
+
+
+def test_one_file_is_a_source(folder):
+    assert load_source(folder / 'b.wav') == [AudioMeta(str(folder / 'b.wav'), 1.5, 16000, 1)]
+
+
+def test_links_in_a_circle_end(folder):
+    (folder / 'a' / 'up').symlink_to(folder)
+    (folder / 'dangling.wav').symlink_to(folder / 'nothing.wav')
+    assert len(index_folder(folder, cache=False)) == 3
+
+
+def test_amplitude_is_measured(tmp_path, make_file):
+    make_file(tmp_path / 'a.wav', amplitude=10)
+    assert index_folder(tmp_path, amplitude=True)[0].amplitude == pytest.approx(1.0, abs=1e-3)
+
+
+def names(metas):
+    return {os.path.basename(meta.path) for meta in metas}
+
+
+@pytest.mark.parametrize('count', [3, 4, 10, 1000])
+def test_split_is_a_partition(count):
+    metas = [AudioMeta(f'/data/{number // 7}/{number}.wav', 1.0, 16000) for number in range(count)]
+    parts = {name: names(split(metas, name, '/data')) for name in ('train', 'valid', 'evaluate', 'generate')}
+    assert parts['evaluate'] == parts['generate']
+    assert parts['train'] | parts['valid'] | parts['evaluate'] == names(metas)
+    assert len(parts['train']) + len(parts['valid']) + len(parts['evaluate']) == count
+    assert min(len(part) for part in parts.values()) >= 1
+    if count == 1000:
+        assert 870 <= len(parts['train']) <= 930
+        assert 35 <= len(parts['valid']) <= 65
+
+
+def test_split_is_stable():
+    metas = [AudioMeta(f'/data/{number}.wav', 1.0, 16000) for number in range(1000)]
+    moved = [AudioMeta(f'/elsewhere/{number}.wav', 1.0, 16000) for number in range(1000)]
+    for name in ('train', 'valid', 'evaluate'):
+        before = names(split(metas, name, '/data'))
+        assert names(split(moved, name, '/elsewhere')) == names(split(metas[::-1], name)) == before
+        assert names(split(metas[:900], name, '/data')) <= before
+
+
+def test_split_needs_three_files():
+    with pytest.raises(ValueError, match='2 audio files cannot be split'):
+        split([AudioMeta('/a/1.wav', 1, 1), AudioMeta('/a/2.wav', 1, 1)], 'train')
+    with pytest.raises(ValueError, match=r"'testing'.*train, valid, evaluate, generate"):
+        split([], 'testing')
+
+
+def test_split_folder_without_splits(tmp_path, make_file):
+    for number in range(5):
+        make_file(tmp_path / f'{number}.wav', 0.1, seed=number)
+    parts = [names(split_folder(tmp_path, name)) for name in ('train', 'valid', 'evaluate')]
+    assert sum(map(len, parts)) == 5
+    assert set.union(*parts) == {f'{number}.wav' for number in range(5)}
+
+
+@pytest.mark.parametrize(('folders', 'expected'), [
+    (('train', 'valid', 'evaluate', 'generate'), ('train', 'valid', 'evaluate', 'generate')),
+    (('train', 'val', 'test'), ('train', 'val', 'test', 'test')),
+    (('train', 'dev'), ('train', 'dev', 'dev', 'dev')),
+    (('train', 'test'), ('train', 'test', 'test', 'test')),
+])
+def test_split_folder_with_splits(tmp_path, make_file, folders, expected):
+    for name in folders:
+        make_file(tmp_path / name / f'{name}.wav', 0.1)
+    found = [names(split_folder(tmp_path, name)) for name in ('train', 'valid', 'evaluate', 'generate')]
+    assert found == [{f'{name}.wav'} for name in expected]

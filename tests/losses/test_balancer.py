@@ -1,0 +1,240 @@
+import doctest
+import io
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import distributed
+from torch.nn import functional as F
+
+from audiocodec import losses as audiocodec_losses
+from audiocodec.losses import Balancer, MelSpectrogramL1Loss
+
+PARITY = Path(__file__).parents[1] / 'data' / 'parity'
+
+
+@pytest.fixture(scope='module')
+def parts():
+    return load_file(PARITY / 'training_parts.safetensors')
+
+
+def make_losses(scales=(1., 1000.)):
+    wav_hat = torch.randn(4, 1, 100, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    other = torch.randn(4, 1, 100, generator=torch.Generator().manual_seed(1))
+    return {'l1': scales[0] * F.l1_loss(wav_hat, other), 'l2': scales[1] * F.mse_loss(wav_hat, other)}, wav_hat
+
+
+def grad_of(name, losses, wav_hat):
+    return torch.autograd.grad(losses[name], wav_hat, retain_graph=True)[0]
+
+
+@pytest.mark.parametrize('name', ['balancer_balanced', 'balancer_global', 'balancer_plain'])
+def test_three_calls_equal_those_of_audiocraft(name, parts):
+    arguments = json.loads((PARITY / 'training_parts.json').read_text())
+    balancer, mel = Balancer(**arguments[name]), MelSpectrogramL1Loss(**arguments['mel'])
+    for call in range(3):
+        reference = parts['reference']
+        wav_hat = (parts['estimate'] * (1 + 0.5 * call)).requires_grad_()
+        losses = {'l1': F.l1_loss(wav_hat, reference), 'l2': F.mse_loss(wav_hat, reference),
+                  'mel': mel(wav_hat, reference)}
+        effective_loss = balancer.backward(losses, wav_hat)
+        expected = parts[f'{name}.{call}.grad']
+        assert effective_loss.item() == pytest.approx(parts[f'{name}.{call}.effective_loss'].item(), rel=1e-4)
+        torch.testing.assert_close(wav_hat.grad[..., ::97], expected, rtol=1e-4,
+                                   atol=1e-4 * expected.abs().max().item())
+
+
+def test_each_loss_has_the_share_of_its_weight_whatever_its_scale():
+    losses, wav_hat = make_losses((1., 1000.))
+    grads = {name: grad_of(name, losses, wav_hat) for name in losses}
+    Balancer({'l1': 3., 'l2': 1.}, total_norm=2.).backward(losses, wav_hat)
+    unit = {name: grad / grad.flatten(1).norm(dim=1).mean() for name, grad in grads.items()}
+    torch.testing.assert_close(wav_hat.grad, 2 * (0.75 * unit['l1'] + 0.25 * unit['l2']))
+
+
+def test_global_norm_is_taken_over_the_whole_batch():
+    losses, wav_hat = make_losses()
+    Balancer({'l1': 1.}, per_batch_item=False, total_norm=5.).backward({'l1': losses['l1']}, wav_hat)
+    assert wav_hat.grad.norm().item() == pytest.approx(5.)
+
+
+def test_without_balance_the_gradient_is_that_of_the_weighted_sum():
+    losses, wav_hat = make_losses()
+    expected = 0.5 * grad_of('l1', losses, wav_hat) + 2 * grad_of('l2', losses, wav_hat)
+    effective_loss = Balancer({'l1': 0.5, 'l2': 2.}, balance_grads=False).backward(losses, wav_hat)
+    torch.testing.assert_close(wav_hat.grad, expected)
+    assert effective_loss.item() == pytest.approx(0.5 * losses['l1'].item() + 2 * losses['l2'].item())
+
+
+def test_norms_are_averaged_over_calls():
+    balancer = Balancer({'l1': 1.}, ema_decay=0.5)
+    grads = []
+    for scale in (1., 4.):
+        losses, wav_hat = make_losses((scale, 1.))
+        grads.append(grad_of('l1', losses, wav_hat))
+        balancer.backward({'l1': losses['l1']}, wav_hat)
+    norms = [grad.flatten(1).norm(dim=1).mean() for grad in grads]
+    torch.testing.assert_close(wav_hat.grad, grads[1] / ((0.5 * norms[0] + norms[1]) / 1.5))
+
+
+def test_a_decay_of_one_is_the_mean_of_all_calls():
+    balancer = Balancer({'l1': 1.}, ema_decay=1.)
+    for scale in (1., 2., 6.):
+        losses, wav_hat = make_losses((scale, 1.))
+        balancer.backward({'l1': losses['l1']}, wav_hat)
+    assert wav_hat.grad.flatten(1).norm(dim=1).mean().item() == pytest.approx(6 / 3)
+
+
+def test_monitor_gives_shares_before_rescaling():
+    losses, wav_hat = make_losses()
+    norms = {name: grad_of(name, losses, wav_hat).flatten(1).norm(dim=1).mean() for name in losses}
+    balancer = Balancer({'l1': 1., 'l2': 1.}, monitor=True)
+    assert balancer.metrics == {}
+    balancer.backward(losses, wav_hat)
+    assert list(balancer.metrics) == ['ratio_l1', 'ratio_l2']
+    assert balancer.metrics['ratio_l1'].shape == ()
+    assert balancer.metrics['ratio_l1'].item() == pytest.approx((norms['l1'] / (norms['l1'] + norms['l2'])).item())
+    assert sum(balancer.metrics.values()).item() == pytest.approx(1.)
+
+
+def test_gradient_reaches_the_model_through_the_input():
+    model = torch.nn.Linear(10, 10)
+    wav_hat = model(torch.ones(2, 10))
+    Balancer({'l1': 1.}).backward({'l1': wav_hat.abs().mean()}, wav_hat)
+    assert model.weight.grad.norm() > 0
+
+
+def run(balancer, calls):
+    grads = []
+    for call in calls:
+        losses, wav_hat = make_losses((1. + call, 3. * call + 1.))
+        balancer.backward(losses, wav_hat)
+        grads.append(wav_hat.grad)
+    return grads
+
+
+@pytest.mark.parametrize('done', [0, 2])
+def test_resuming_is_exact(done):
+    weights = {'l1': 1., 'l2': 2.}
+    whole, first, second = Balancer(weights), Balancer(weights), Balancer(weights)
+    expected = run(whole, range(5))
+    run(first, range(done))
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    assert list(second.state_dict()) == ['norm_l1', 'norm_l2']
+    for grad, other in zip(run(second, range(done, 5)), expected[done:], strict=True):
+        assert torch.equal(grad, other)
+
+
+def test_a_missing_loss_leaves_the_others_in_balance_and_its_average_alone():
+    balancer = Balancer({'l1': 1., 'l2': 3.})
+    run(balancer, [0])
+    before = balancer.state_dict()['norm_l2'].clone()
+    losses, wav_hat = make_losses()
+    balancer.backward({'l1': losses['l1']}, wav_hat)
+    assert wav_hat.grad.flatten(1).norm(dim=1).mean().item() == pytest.approx(1., rel=1e-5)
+    assert torch.equal(balancer.state_dict()['norm_l2'], before)
+
+
+def test_a_nan_does_not_stay_in_the_averages():
+    balancer = Balancer({'l1': 1., 'l2': 3.})
+    run(balancer, [0])
+    before = {name: value.clone() for name, value in balancer.state_dict().items()}
+    losses, wav_hat = make_losses((math.nan, 1.))
+    balancer.backward(losses, wav_hat)
+    assert wav_hat.grad.isnan().any()
+    assert torch.equal(balancer.state_dict()['norm_l1'], before['norm_l1'])
+    assert balancer.state_dict()['norm_l2'][1] > before['norm_l2'][1]
+
+
+def test_under_autocast_gradients_stay_in_float32():
+    reference = torch.randn(2, 1, 3000, generator=torch.Generator().manual_seed(1))
+    mel, grads = MelSpectrogramL1Loss(24000), []
+    for enabled in (False, True):
+        wav_hat = torch.randn(2, 1, 3000, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        with torch.autocast('cpu', dtype=torch.bfloat16, enabled=enabled):
+            Balancer({'mel': 1.}).backward({'mel': mel(wav_hat, reference)}, wav_hat)
+        grads.append(wav_hat.grad)
+    assert torch.equal(*grads)
+
+
+def test_losses_that_cannot_be_balanced_are_named():
+    losses, wav_hat = make_losses()
+    balancer = Balancer({'l1': 1., 'l2': 1., 'lone': 1.})
+    with pytest.raises(ValueError, match=r'no weight for the loss .adv.; it has weights for l1, l2, lone'):
+        balancer.backward({'adv': losses['l1']}, wav_hat)
+    with pytest.raises(ValueError, match=r'loss .lone. does not depend on the input'):
+        balancer.backward({**losses, 'lone': torch.ones((), requires_grad=True) * 2}, wav_hat)
+    with pytest.raises(ValueError, match=r'loss .lone. does not depend on the input'):
+        balancer.backward({**losses, 'lone': torch.ones(())}, wav_hat)
+    with pytest.raises(ValueError, match=r'loss .l1. must be a scalar, got the shape \[2\]'):
+        balancer.backward({'l1': torch.ones(2)}, wav_hat)
+    with pytest.raises(ValueError, match='does not require grad'):
+        balancer.backward(losses, wav_hat.detach())
+    with pytest.raises(ValueError, match=r'shape \[B, ...\], got \[400\]'):
+        balancer.backward(losses, wav_hat.reshape(-1))
+    with pytest.raises(ValueError, match='at least one loss with a positive weight'):
+        balancer.backward({}, wav_hat)
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    ({'weights': {}}, 'at least one'),
+    ({'weights': {'l1': 0.}}, 'at least one'),
+    ({'weights': {'l1': -1.}}, r'.l1. must be finite and not negative, got -1'),
+    ({'weights': {'l1': math.nan}}, 'finite'),
+    ({'weights': {'a.b': 1.}}, 'dot'),
+    ({'weights': {'l1': 1.}, 'total_norm': 0.}, 'total_norm'),
+    ({'weights': {'l1': 1.}, 'ema_decay': 1.1}, 'ema_decay'),
+    ({'weights': {'l1': 1.}, 'epsilon': -1.}, 'epsilon'),
+])
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Balancer(**arguments)
+
+
+def test_the_example_holds():
+    assert doctest.testmod(audiocodec_losses.balancer) == (0, 5)
+
+
+def _sharded_losses(call, items):
+    generator = torch.Generator().manual_seed(call)
+    wav_hat, other = torch.randn(2, 4, 1, 100, generator=generator)
+    wav_hat = wav_hat[items].clone().requires_grad_()
+    other = torch.arange(1., 5.).view(4, 1, 1)[items] * other[items]
+    # Sums, so that the gradient of an item does not depend on how many items a worker has.
+    return {'l1': (wav_hat - other).abs().sum(), 'l2': (wav_hat - other).square().sum()}, wav_hat
+
+
+def test_two_workers_balance_as_one(tmp_path):
+    workers = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
+    assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
+    whole = Balancer({'l1': 1., 'l2': 2.})
+    for call in range(3):
+        losses, wav_hat = _sharded_losses(call, slice(None))
+        whole.backward(losses, wav_hat)
+    first, second = (torch.load(tmp_path / f'{rank}.th', weights_only=True) for rank in range(2))
+    torch.testing.assert_close(torch.cat([first['grad'], second['grad']]), wav_hat.grad)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(first['state'][name], second['state'][name])
+        torch.testing.assert_close(first['state'][name], value)
+
+
+def _work(rank, folder):
+    distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    balancer = Balancer({'l1': 1., 'l2': 2.}, monitor=True)
+    for call in range(3):
+        losses, wav_hat = _sharded_losses(call, slice(2 * rank, 2 * rank + 2))
+        balancer.backward(dict(sorted(losses.items(), reverse=bool(rank))), wav_hat)
+    torch.save({'state': balancer.state_dict(), 'grad': wav_hat.grad}, f'{folder}/{rank}.th')
+    distributed.destroy_process_group()
+
+
+if __name__ == '__main__':
+    _work(int(sys.argv[1]), sys.argv[2])

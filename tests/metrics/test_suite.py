@@ -1,0 +1,188 @@
+import logging
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import distributed
+
+from audiocodec.losses import MelSpectrogramL1Loss
+from audiocodec.metrics import SISNR, MeanMetric, MelDistance, Metric, MetricSuite, base
+from audiocodec.modules.signal import si_snr
+
+
+@pytest.fixture(autouse=True)
+def _nothing_warned_before(monkeypatch):
+    monkeypatch.setattr(base, '_warned', set())
+
+
+def noise(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def noisy(db, *shape):
+    reference = noise(*shape)
+    return reference + 10 ** (-db / 20) * noise(*shape, seed=1), reference
+
+
+class Failing(MeanMetric):
+    name = 'failing'
+
+    def measure(self, estimate, reference, lengths=None):
+        raise RuntimeError('out of luck')
+
+
+class Sometimes(MeanMetric):
+    name = 'sometimes'
+
+    def measure(self, estimate, reference, lengths=None):
+        if reference[0, 0, 0] < 0:
+            raise RuntimeError('negative')
+        return reference[:, 0, 0]
+
+
+class Lopsided(MeanMetric):
+    name = 'lopsided'
+
+    def measure(self, estimate, reference, lengths=None):
+        return 'no tensor'
+
+    def compute(self):
+        raise ZeroDivisionError
+
+
+class Pair(Metric):
+    def measure(self, estimate, reference, lengths=None):
+        return torch.stack([estimate.max(), reference.max()])
+
+    def add(self, measured):
+        self.measured = measured
+
+    def compute(self):
+        return dict(zip(['estimate', 'reference'], self.measured.tolist()))
+
+    def reset(self):
+        del self.measured
+
+
+def test_sisnr_is_positive_db_for_a_good_estimate():
+    metric = SISNR(16000)
+    metric.update(*noisy(20., 2, 1, 16000))
+    assert metric.compute() == {'sisnr': pytest.approx(20., abs=0.2)}
+
+
+def test_sisnr_is_the_mean_over_items_and_not_over_batches():
+    metric, estimate, reference = SISNR(8000, segment=1.), *noisy(10., 3, 2, 8000)
+    estimate[0] += reference[0]
+    metric.update(estimate[:2], reference[:2])
+    metric.update(estimate[2:], reference[2:])
+    assert metric.compute()['sisnr'] == pytest.approx(si_snr(estimate, reference, 8000).mean().item())
+    metric.reset()
+    assert metric.compute() == {}
+
+
+@pytest.mark.parametrize('metric', [SISNR(8000, segment=0.5), SISNR(8000, segment=None), MelDistance(8000)])
+def test_padding_is_not_measured(metric):
+    estimate, reference = noisy(10., 3, 1, 9000)
+    lengths = torch.tensor([9000, 5000, 0])
+    scores = metric.measure(estimate, reference, lengths)
+    garbled = estimate.clone()
+    garbled[1, :, 5000:] = 100.
+    assert torch.equal(metric.measure(garbled, reference, lengths)[:2], scores[:2])
+    assert torch.equal(metric.measure(estimate[1:2, :, :5000], reference[1:2, :, :5000]), scores[1:2])
+    assert scores[2].isnan()
+    metric.reset()
+    metric.update(estimate, reference, lengths)
+    assert metric.compute()[metric.name] == pytest.approx(scores[:2].mean().item())
+
+
+def test_mel_distance_is_the_mel_loss():
+    estimate, reference = noisy(10., 2, 1, 9000)
+    metric = MelDistance(24000)
+    metric.update(estimate, reference)
+    loss = MelSpectrogramL1Loss(24000, n_mels=64, f_min=64.)(estimate, reference)
+    assert metric.compute() == {'mel': pytest.approx(loss.item(), rel=1e-5)}
+
+
+@pytest.mark.parametrize('lengths', [[100], [100, 101], [-1, 100]])
+def test_wrong_lengths_are_refused(lengths):
+    with pytest.raises(ValueError, match=r'lengths must be 2 numbers from 0 to 100.*got'):
+        SISNR(100).update(*noisy(10., 2, 1, 100), torch.tensor(lengths))
+
+
+def test_different_shapes_are_refused():
+    with pytest.raises(ValueError, match=r'\[1, 1, 100\] and \[1, 1, 99\]'):
+        SISNR(100).update(torch.zeros(1, 1, 100), torch.zeros(1, 1, 99))
+    with pytest.raises(ValueError, match='segment'):
+        SISNR(100, segment=0.)
+
+
+def test_suite_reports_under_its_own_names():
+    suite = MetricSuite({'coarse': SISNR(8000, segment=None), 'peak': Pair()})
+    estimate, reference = noisy(10., 2, 1, 8000)
+    suite.update(estimate, reference)
+    figures = suite.compute()
+    assert list(figures) == ['coarse', 'peak_estimate', 'peak_reference']
+    assert figures['coarse'] == pytest.approx(10., abs=0.2)
+    assert figures['peak_estimate'] == estimate.max().item()
+    suite.metrics.pop('peak')
+    suite.reset()
+    assert suite.compute() == {}
+
+
+def test_a_failing_metric_is_reported_once_and_leaves_the_others(caplog):
+    suite = MetricSuite({'bad': Failing(), 'some': Sometimes(), 'sisnr': SISNR(8000)})
+    wav = noise(2, 1, 8000)
+    with caplog.at_level(logging.WARNING):
+        for sign in (1., -1., 1.):
+            suite.update(wav, sign * wav.abs())
+    assert [record.getMessage() for record in caplog.records] == [
+        "The metric bad failed, its figure is missing or partial: RuntimeError('out of luck')",
+        "The metric some failed, its figure is missing or partial: RuntimeError('negative')",
+    ]
+    figures = suite.compute()
+    assert list(figures) == ['some', 'sisnr']
+    assert figures['some'] == pytest.approx(wav[:, 0, 0].abs().mean().item())
+
+
+def test_a_metric_that_fails_to_add_and_to_compute_leaves_the_others(caplog):
+    suite = MetricSuite({'lopsided': Lopsided(), 'sisnr': SISNR(8000)})
+    suite.update(*noisy(10., 2, 1, 8000))
+    assert list(suite.compute()) == ['sisnr']
+    assert [record.levelname for record in caplog.records] == ['WARNING']
+
+
+def test_measuring_a_pickled_copy_and_adding_equals_an_update():
+    suite, other = (MetricSuite({'sisnr': SISNR(8000), 'mel': MelDistance(8000)}) for _ in range(2))
+    batch = noisy(10., 2, 1, 8000)
+    suite.update(*batch)
+    other.add(pickle.loads(pickle.dumps(other)).measure(*batch))
+    assert suite.compute() == other.compute()
+
+
+def test_two_workers_share_the_items_and_a_failure(tmp_path):
+    workers = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
+    assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
+    estimate, reference = noisy(10., 3, 1, 8000)
+    first, second = (torch.load(tmp_path / f'{rank}.th', weights_only=True) for rank in range(2))
+    assert first == second
+    assert list(first) == ['some', 'sisnr']
+    # The worker with the negative item has nothing of this metric; the mean is over the other's.
+    assert first['some'] == pytest.approx(reference[:2, 0, 0].abs().mean().item())
+    assert first['sisnr'] == pytest.approx(si_snr(estimate, reference, 8000).mean().item())
+
+
+def _work(rank, folder):
+    distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    suite = MetricSuite({'bad': Failing(), 'some': Sometimes(), 'sisnr': SISNR(8000, segment=1.)})
+    estimate, reference = noisy(10., 3, 1, 8000)
+    sign = -reference[2, 0, 0].sign() if rank else reference[:2, 0, :1].sign()[..., None]
+    items = slice(2, 3) if rank else slice(0, 2)
+    suite.update(sign * estimate[items], sign * reference[items])
+    torch.save(suite.compute(), f'{folder}/{rank}.th')
+    distributed.destroy_process_group()
+
+
+if __name__ == '__main__':
+    _work(int(sys.argv[1]), sys.argv[2])

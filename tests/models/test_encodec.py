@@ -1,0 +1,268 @@
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from audiocodec.models import CodecOutput, CompressionModel, EncodecModel
+from audiocodec.modules import SEANetDecoder, SEANetEncoder
+from audiocodec.quantization import NoQuantizer, ResidualVectorQuantizer
+
+HOP = 8
+
+
+def make_model(causal=True, channels=1, renormalize=False, quantizer=None, sample_rate=1000, **options):
+    torch.manual_seed(0)
+    seanet = {'channels': channels, 'dimension': 6, 'n_filters': 4, 'n_residual_layers': 1, 'ratios': [4, 2], 'lstm': 1,
+              'norm': 'weight_norm', 'causal': causal, 'pad_mode': 'constant', **options}
+    quantizer = quantizer or ResidualVectorQuantizer(dimension=6, n_q=4, bins=16, kmeans_init=False)
+    return EncodecModel(SEANetEncoder(**seanet), SEANetDecoder(**seanet), quantizer, sample_rate=sample_rate,
+                        channels=channels, renormalize=renormalize)
+
+
+@pytest.mark.parametrize('channels', [1, 2])
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('renormalize', [True, False])
+def test_any_length_in_and_the_same_length_out(channels, training, renormalize):
+    model = make_model(causal=not renormalize, channels=channels, renormalize=renormalize).train(training)
+    for length in (1, 7, 8, 9, 100, 101):
+        frames = math.ceil(length / HOP)
+        wav = torch.randn(3, channels, length)
+        out = model(wav)
+        assert isinstance(out, CodecOutput)
+        assert out.wav.shape == wav.shape
+        assert (out.codes.shape, out.codes.dtype) == ((3, 4, frames), torch.int64)
+        assert out.latents.shape == (3, 6, frames)
+        assert out.bandwidth.shape == out.commitment_loss.shape == ()
+        codes, scale = model.encode(wav)
+        assert codes.shape == (3, 4, frames)
+        assert model.decode(codes, scale).shape == (3, channels, frames * HOP)
+
+
+@pytest.mark.parametrize('renormalize', [True, False])
+def test_forward_is_encode_and_decode_in_one(renormalize):
+    model = make_model(causal=False, channels=2, renormalize=renormalize).eval()
+    wav = torch.randn(2, 2, 101)
+    with torch.no_grad():
+        out = model(wav)
+        codes, scale = model.encode(wav)
+        decoded = model.decode(codes, scale)
+        latents = model.decode_latent(codes)
+    assert torch.equal(out.codes, codes)
+    torch.testing.assert_close(out.wav, decoded[..., :101])
+    torch.testing.assert_close(out.latents, latents)
+    if renormalize:
+        assert torch.equal(out.scale, scale)
+    else:
+        assert out.scale is None
+        assert scale is None
+
+
+def test_scale_is_the_loudness_of_the_mono_mix():
+    model = make_model(causal=False, channels=2, renormalize=True).eval()
+    wav = torch.stack([torch.full((2, 50), 0.5), torch.stack([torch.ones(50), -torch.ones(50)])])
+    codes, scale = model.encode(wav)
+    torch.testing.assert_close(scale, torch.tensor([[0.5], [1e-8]]), rtol=1e-5, atol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(model.decode(codes, scale), model.decode(codes) * scale[:, :, None])
+
+
+def test_renormalised_model_does_not_mind_the_loudness():
+    model = make_model(causal=False, renormalize=True).eval()
+    wav = torch.randn(2, 1, 64)
+    with torch.no_grad():
+        quiet, loud = model(wav * 2**-10), model(wav * 2**3)
+    assert torch.equal(quiet.codes, loud.codes)
+    torch.testing.assert_close(quiet.wav * 2**13, loud.wav, rtol=1e-3, atol=1e-3)
+    silent = model(torch.zeros(1, 1, 64)).wav
+    assert silent.abs().max() < 1e-6
+
+
+def test_figures():
+    model = make_model(ratios=[3, 2], sample_rate=1001)
+    assert (model.sample_rate, model.channels, model.hop_length) == (1001, 1, 6)
+    assert model.frame_rate == 1001 / 6
+    assert (model.cardinality, model.num_codebooks, model.total_codebooks) == (16, 4, 4)
+    assert model.bandwidth == pytest.approx(4 * 4 * 1001 / 6 / 1000)
+    assert model(torch.randn(1, 1, 12)).bandwidth.item() == pytest.approx(model.bandwidth)
+
+
+def test_fewer_codebooks_are_the_first_ones():
+    model = make_model().eval()
+    wav = torch.randn(2, 1, 64)
+    every, _ = model.encode(wav)
+    model.set_num_codebooks(2)
+    assert (model.num_codebooks, model.total_codebooks) == (2, 4)
+    assert model.bandwidth == pytest.approx(2 * 4 * 125 / 1000)
+    codes, _ = model.encode(wav)
+    assert torch.equal(codes, every[:, :2])
+    with torch.no_grad():
+        out = model(wav)
+        torch.testing.assert_close(out.wav, model.decode(every[:, :2]))
+        assert not torch.allclose(out.wav, model.decode(every))  # all may be decoded, whatever the number in use
+    assert torch.equal(out.codes, codes)
+
+
+def test_causal_model_does_not_see_the_future():
+    model = make_model().eval()
+    wav = torch.randn(2, 1, 96)
+    changed = wav.clone()
+    changed[..., 43:] *= -100
+    with torch.no_grad():
+        first, second = model(wav), model(changed)
+    assert torch.equal(first.wav[..., :40], second.wav[..., :40])  # sample 43 is in the frame that starts at 40
+    assert torch.equal(first.codes[..., :5], second.codes[..., :5])
+    assert not torch.equal(first.wav[..., 40:48], second.wav[..., 40:48])
+
+
+def test_model_that_is_not_causal_sees_the_future():
+    model = make_model(causal=False, quantizer=NoQuantizer(6)).eval()
+    wav = torch.randn(1, 1, 96)
+    changed = wav.clone()
+    changed[..., 48:] = 0
+    with torch.no_grad():
+        assert not torch.equal(model(wav).wav[..., 40:48], model(changed).wav[..., 40:48])
+
+
+def test_gradients_reach_every_parameter_through_the_quantizer():
+    model = make_model().train()
+    out = model(torch.randn(2, 1, 64))
+    out.wav.square().mean().backward()
+    assert [name for name, parameter in model.named_parameters() if not parameter.grad.abs().max() > 0] == []
+
+
+def test_commitment_reaches_the_encoder_alone():
+    model = make_model().train()
+    model(torch.randn(2, 1, 64)).commitment_loss.backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in model.encoder.parameters())
+    assert all(parameter.grad is None for parameter in model.decoder.parameters())
+
+
+def test_encode_keeps_no_graph_and_decode_does():
+    model = make_model(causal=False, renormalize=True)
+    codes, scale = model.encode(torch.randn(1, 1, 64))
+    assert not scale.requires_grad
+    assert model.decode(codes, scale).requires_grad
+
+
+def test_continuous_autoencoder():
+    model = make_model(quantizer=NoQuantizer(6))
+    wav = torch.randn(2, 1, 61)
+    out = model(wav)
+    assert out.codes.shape == (2, 0, 8)
+    torch.testing.assert_close(out.latents, model.encoder(wav))
+    torch.testing.assert_close(out.wav, model.decoder(out.latents)[..., :61])
+    assert (model.cardinality, model.num_codebooks, model.bandwidth, out.bandwidth.item()) == (0, 0, 0., 0.)
+    with pytest.raises(ValueError, match='continuous autoencoder'):
+        model.encode(wav)
+    with pytest.raises(ValueError, match='continuous autoencoder'):
+        model.decode(torch.zeros(1, 1, 4, dtype=torch.int64))
+
+
+def test_state_dict_holds_the_whole_model():
+    model = make_model().train()
+    for _ in range(3):
+        model(torch.randn(2, 1, 64))  # moves the codebooks
+    other = make_model()
+    other.load_state_dict(model.state_dict())
+    wav = torch.randn(2, 1, 64)
+    assert torch.equal(model.eval()(wav).wav, other.eval()(wav).wav)
+
+
+def test_mixed_precision():
+    model = make_model().eval()
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        out = model(torch.randn(1, 1, 64).bfloat16())
+    assert out.wav.isfinite().all()
+    assert out.codes.shape == (1, 4, 8)
+
+
+@pytest.mark.parametrize(('wav', 'message'), [
+    (torch.zeros(1, 64), r'shape \[1, 64\]: expected \[B, 1, T\]'),
+    (torch.zeros(1, 2, 64), r'shape \[1, 2, 64\]: expected \[B, 1, T\]'),
+    (torch.zeros(1, 1, 0), r'shape \[1, 1, 0\]: expected'),
+    (torch.zeros(0, 1, 64), r'shape \[0, 1, 64\]: expected'),
+    (torch.zeros(1, 1, 64, dtype=torch.int16), 'type torch.int16: expected floats'),
+    (torch.zeros(1, 1, 64, dtype=torch.float64), r'type torch.float64 and the model torch.float32: .*\.to\(dtype\)'),
+    (torch.zeros(1, 1, 64, device='meta'), 'wav is on meta and the model on cpu'),
+])
+def test_wrong_waveforms(wav, message):
+    model = make_model()
+    for method in (model, model.encode):
+        with pytest.raises(ValueError, match=message):
+            method(wav)
+
+
+@pytest.mark.parametrize(('codes', 'message'), [
+    (torch.zeros(4, 8, dtype=torch.int64), r'shape \[4, 8\]: expected \[B, K, T\]'),
+    (torch.zeros(1, 5, 8, dtype=torch.int64), r'shape \[1, 5, 8\]: .* K from 1 to 4'),
+    (torch.zeros(1, 0, 8, dtype=torch.int64), 'none of them 0'),
+    (torch.zeros(1, 4, 8), 'type torch.float32: expected integers'),
+    (torch.zeros(1, 4, 8, dtype=torch.bool), 'type torch.bool: expected integers'),
+    (torch.full((1, 4, 8), 16), 'from 16 to 16: expected 0 to 15'),
+    (torch.tensor([[[3, -1]]]), 'from -1 to 3: expected 0 to 15'),
+    (torch.zeros(1, 4, 8, dtype=torch.int64, device='meta'), 'codes are on meta'),
+])
+def test_wrong_codes(codes, message):
+    model = make_model()
+    for method in (model.decode, model.decode_latent):
+        with pytest.raises(ValueError, match=message):
+            method(codes)
+
+
+def test_codes_of_any_integer_type():
+    model = make_model().eval()
+    codes = torch.randint(0, 16, (1, 4, 8))
+    with torch.no_grad():
+        assert torch.equal(model.decode(codes.to(torch.uint8)), model.decode(codes))
+
+
+def test_wrong_scales():
+    codes = torch.zeros(2, 4, 8, dtype=torch.int64)
+    with pytest.raises(ValueError, match='scale was given to a model that does not renormalise'):
+        make_model().decode(codes, torch.ones(2, 1))
+    with pytest.raises(ValueError, match=r'scale has shape \[1, 1\]: expected \[2, 1\]'):
+        make_model(causal=False, renormalize=True).decode(codes, torch.ones(1, 1))
+
+
+@pytest.mark.parametrize('number', [0, 5, -1])
+def test_wrong_number_of_codebooks(number):
+    model = make_model()
+    with pytest.raises(ValueError, match=str(number)):
+        model.set_num_codebooks(number)
+    assert model.num_codebooks == 4
+
+
+@pytest.mark.parametrize(('changes', 'message'), [
+    ({'decoder': SEANetDecoder(ratios=[4, 2], dimension=8)}, 'dimension .* 8 in the quantizer, 6 in the encoder, 8 in'),
+    ({'decoder': SEANetDecoder(ratios=[4, 4], dimension=6)}, 'hop_length .* 8 in the encoder, 16 in the decoder'),
+    ({'quantizer': NoQuantizer(5)}, 'dimension .* 5 in the quantizer, 6 in the encoder, 6 in the decoder'),
+    ({'channels': 2}, 'channels .* 2 in the model, 1 in the encoder, 1 in the decoder'),
+    ({'channels': 0}, 'channels=0'),
+    ({'sample_rate': 0}, 'sample_rate=0: expected an integer >= 1'),
+    ({'sample_rate': 44.1}, 'sample_rate=44.1'),
+    ({'encoder': nn.Identity()}, 'encoder.channels=None: expected an integer'),
+    ({'renormalize': True}, 'renormalize=True needs the loudness of the whole item'),
+])
+def test_parts_that_do_not_fit(changes, message):
+    seanet = {'ratios': [4, 2], 'dimension': 6, 'causal': True}
+    parts = {'encoder': SEANetEncoder(**seanet), 'decoder': SEANetDecoder(**seanet), 'quantizer': NoQuantizer(6),
+             'sample_rate': 1000, 'channels': 1, **changes}
+    if 'dimension .* 8' in message:
+        parts['quantizer'] = NoQuantizer(8)
+    with pytest.raises(ValueError, match=message):
+        EncodecModel(**parts)
+
+
+def test_compression_model_is_abstract():
+    with pytest.raises(TypeError, match='abstract'):
+        CompressionModel()
+
+
+def test_models_import_nothing_heavy():
+    heavy = {'torchaudio', 'soundfile', 'julius', 'hydra', 'omegaconf', 'dora', 'flashy', 'tensorboard', 'wandb'}
+    code = f'import sys, audiocodec.models; print(sorted({heavy} & set(sys.modules)))'
+    done = subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == '[]'

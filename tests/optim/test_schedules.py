@@ -1,0 +1,121 @@
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from audiocodec.optim import CosineSchedule, InverseSquareRootSchedule, LinearWarmupSchedule, PolynomialDecaySchedule
+
+PARITY = Path(__file__).parents[1] / 'data' / 'parity'
+SCHEDULES = {
+    'cosine': CosineSchedule,
+    'polynomial_decay': PolynomialDecaySchedule,
+    'inverse_sqrt': InverseSquareRootSchedule,
+    'linear_warmup': LinearWarmupSchedule,
+}
+
+
+def make_optimizer(lr=1.):
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+
+
+def rates(schedule, steps):
+    values = []
+    for _ in range(steps):
+        values.append(schedule.optimizer.param_groups[0]['lr'])
+        schedule.optimizer.step()
+        schedule.step()
+    return values
+
+
+def arguments(name):
+    return json.loads((PARITY / 'training_parts.json').read_text())[f'schedule.{name}']
+
+
+@pytest.mark.parametrize('name', SCHEDULES)
+def test_rates_equal_those_of_audiocraft(name):
+    expected = load_file(PARITY / 'training_parts.safetensors')[f'schedule.{name}']
+    schedule = SCHEDULES[name](make_optimizer(), **arguments(name))
+    assert rates(schedule, len(expected)) == pytest.approx(expected.tolist(), rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize('name', SCHEDULES)
+def test_rates_are_proportional_to_the_base_rate_of_each_group(name):
+    first, second = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    optimizer = torch.optim.SGD([{'params': [first], 'lr': 1.}, {'params': [second], 'lr': 0.5}])
+    kwargs = {key: value for key, value in arguments(name).items() if key not in ('end_lr', 'warmup_init_lr')}
+    schedule = SCHEDULES[name](optimizer, **kwargs)
+    for _ in range(30):
+        optimizer.step()
+        schedule.step()
+        one, half = (group['lr'] for group in optimizer.param_groups)
+        assert one > 0
+        assert half == pytest.approx(0.5 * one)
+
+
+@pytest.mark.parametrize('name', SCHEDULES)
+@pytest.mark.parametrize('done', [0, 7, 25])
+def test_resuming_is_exact(name, done):
+    expected = rates(SCHEDULES[name](make_optimizer(), **arguments(name)), 60)
+    first = SCHEDULES[name](make_optimizer(), **arguments(name))
+    rates(first, done)
+    file = io.BytesIO()
+    torch.save([first.optimizer.state_dict(), first.state_dict()], file)
+    file.seek(0)
+    second = SCHEDULES[name](make_optimizer(), **arguments(name))
+    optimizer_state, state = torch.load(file, weights_only=True)
+    second.optimizer.load_state_dict(optimizer_state)
+    second.load_state_dict(state)
+    assert rates(second, 60 - done) == expected[done:]
+
+
+@pytest.mark.parametrize('name', SCHEDULES)
+def test_no_warning_when_the_first_update_is_skipped(name):
+    schedule = SCHEDULES[name](make_optimizer(), **arguments(name))
+    schedule.step()  # warnings are errors here
+    assert schedule.last_epoch == 1
+
+
+def test_cosine_stays_at_its_minimum_after_its_end():
+    schedule = CosineSchedule(make_optimizer(), total_steps=10, warmup_steps=0, lr_min_ratio=0.1)
+    assert rates(schedule, 14)[10:] == pytest.approx([0.1] * 4)
+
+
+def test_short_cycles_come_back_to_the_base_rate():
+    schedule = CosineSchedule(make_optimizer(), total_steps=20, warmup_steps=0, cycle_length=0.5)
+    values = rates(schedule, 21)
+    assert values[10] == pytest.approx(0.)
+    assert values[20] == pytest.approx(1.)
+
+
+def test_polynomial_waits_warms_up_and_ends():
+    schedule = PolynomialDecaySchedule(make_optimizer(), warmup_steps=4, total_steps=10, end_lr=0.2,
+                                       zero_lr_warmup_steps=2, power=1)
+    expected = [0., 0., 0., 0.25, 0.5, 0.75, 1., 0.8, 0.6, 0.4, 0.2, 0.2]
+    assert rates(schedule, 12) == pytest.approx(expected)
+
+
+def test_without_warmup():
+    assert rates(LinearWarmupSchedule(make_optimizer(), warmup_steps=0), 3) == [1., 1., 1.]
+    assert rates(PolynomialDecaySchedule(make_optimizer(), 0, 4), 3) == pytest.approx([1., 0.75, 0.5])
+    assert rates(InverseSquareRootSchedule(make_optimizer(), 1, None), 4)[3] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(('schedule', 'kwargs', 'message'), [
+    (CosineSchedule, {'total_steps': 10, 'warmup_steps': 10}, 'total_steps must be more than the 10 updates'),
+    (CosineSchedule, {'total_steps': 10, 'warmup_steps': -1}, 'warmup_steps must be at least 0, got -1'),
+    (CosineSchedule, {'total_steps': 10, 'warmup_steps': 0, 'lr_min_ratio': 2.}, 'lr_min_ratio'),
+    (CosineSchedule, {'total_steps': 10, 'warmup_steps': 0, 'cycle_length': 0.}, 'cycle_length'),
+    (PolynomialDecaySchedule, {'total_steps': 10, 'warmup_steps': 6, 'zero_lr_warmup_steps': 4}, 'total_steps'),
+    (PolynomialDecaySchedule, {'total_steps': 10, 'warmup_steps': 0, 'zero_lr_warmup_steps': -1}, 'zero_lr'),
+    (PolynomialDecaySchedule, {'total_steps': 10, 'warmup_steps': 0, 'end_lr': -1.}, 'end_lr'),
+    (PolynomialDecaySchedule, {'total_steps': 10, 'warmup_steps': 0, 'power': 0.}, 'power'),
+    (InverseSquareRootSchedule, {'warmup_steps': 0}, 'warmup_steps must be at least 1'),
+    (LinearWarmupSchedule, {'warmup_steps': -1}, 'warmup_steps'),
+    (LinearWarmupSchedule, {'warmup_steps': 1, 'warmup_init_lr': -1.}, 'warmup_init_lr'),
+])
+def test_bad_arguments_are_named(schedule, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        schedule(make_optimizer(), **kwargs)

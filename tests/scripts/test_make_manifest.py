@@ -1,0 +1,57 @@
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from audiocodec.data import load_manifest
+
+SCRIPT = Path(__file__).parents[2] / 'scripts' / 'make_manifest.py'
+
+
+@pytest.fixture(scope='module')
+def main():
+    spec = importlib.util.spec_from_file_location('make_manifest', SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / 'audio' / 'deep').mkdir(parents=True)
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 36000)
+    soundfile.write(tmp_path / 'audio' / 'deep' / 'a.wav', noise, 24000)
+    soundfile.write(tmp_path / 'audio' / 'b.flac', noise, 16000)
+    return tmp_path / 'audio'
+
+
+def test_command_line(folder):
+    (folder / 'broken.wav').write_text('no audio')
+    out = folder / 'm.jsonl.gz'
+    run = subprocess.run([sys.executable, SCRIPT, folder, out, '--workers', '2'], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == f'{out}: 2 files, 0.00 h, sample rates: 16000 Hz (1), 24000 Hz (1), channels: 1 (2)\n'
+    assert '1 of 3 audio files left out: broken.wav: cannot be read as audio' in run.stderr
+    metas = load_manifest(out)
+    assert [(Path(meta.path).name, meta.duration, meta.sample_rate) for meta in metas] == [
+        ('b.flac', 2.25, 16000), ('a.wav', 1.5, 24000)]
+    assert metas[0].amplitude is None
+
+
+def test_options(main, folder, capsys):
+    assert main([str(folder), str(folder / 'm.jsonl'), '--amplitude', '--absolute', '--min_duration', '2']) == 0
+    assert str(folder / 'b.flac') in (folder / 'm.jsonl').read_text()
+    (meta,) = load_manifest(folder / 'm.jsonl')
+    assert meta.amplitude == pytest.approx(0.5, abs=1e-3)
+
+
+def test_mistakes_end_with_one_line_and_exit_code_1(main, tmp_path, capsys):
+    assert main([str(tmp_path), str(tmp_path / 'm.jsonl')]) == 1
+    assert capsys.readouterr().err.startswith(f'error: {tmp_path}: no audio in this folder')
+    assert main([str(tmp_path / 'nowhere'), str(tmp_path / 'm.jsonl')]) == 1
+    assert capsys.readouterr().err == f'error: {tmp_path}/nowhere: no such folder\n'
+    assert not (tmp_path / 'm.jsonl').exists()

@@ -1,0 +1,143 @@
+"""Every shipped configuration composes, validates and builds; published recipes do not change under a signature."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from audiocodec import train
+from audiocodec.solvers import validate
+from audiocodec.solvers.validation import ACCEPTED
+from audiocodec.utils.config import ConfigError, build
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = sorted(str(path.relative_to(ROOT / 'config/solver').with_suffix(''))
+                 for path in (ROOT / 'config/solver').rglob('*.yaml'))
+GROUPS = {group: sorted(path.stem for path in (ROOT / 'config' / group).glob('*.yaml') if path.stem[0] != '_')
+          for group in ('adversarial', 'quantizer', 'schedule')}
+
+# figures of the recipes: rate, channels, causal, renormalize, norm, n_filters, hop, frame rate, n_q, bins, dropout
+FIGURES = {
+    'compression/encodec_base_24khz': (24000, 1, True, False, 'weight_norm', 32, 320, 75, 32, 1024, True),
+    'compression/encodec_musicgen_32khz': (32000, 1, False, False, 'weight_norm', 64, 640, 50, 4, 2048, False),
+    'compression/encodec_audiogen_16khz': (16000, 1, False, False, 'weight_norm', 64, 320, 50, 4, 2048, False),
+    'compression/encodec_stereo_48khz': (48000, 2, False, True, 'time_group_norm', 32, 320, 150, 16, 1024, True),
+}
+
+
+def compose(*overrides):
+    return train.main.get_xp(overrides).cfg
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_recipe_composes_validates_and_builds(recipe):
+    cfg = compose(f'solver={recipe}')
+    validate(cfg)
+    model = build(cfg.model)
+    assert model.sample_rate == cfg.sample_rate
+    assert model.hop_length == math.prod(cfg.seanet.ratios)
+
+
+@pytest.mark.parametrize('recipe', FIGURES)
+def test_recipe_has_the_published_figures(recipe):
+    cfg = compose(f'solver={recipe}')
+    seanet, quantizer = cfg.seanet, cfg.quantizer
+    hop = math.prod(seanet.ratios)
+    assert FIGURES[recipe] == (
+        cfg.sample_rate, cfg.channels, seanet.causal, cfg.model.renormalize, seanet.norm, seanet.n_filters, hop,
+        cfg.sample_rate / hop, quantizer.n_q, quantizer.bins, quantizer.q_dropout)
+    assert (seanet.dimension, seanet.lstm, seanet.kernel_size, seanet.compress) == (128, 2, 7, 2)
+    assert (quantizer.decay, quantizer.kmeans_iters, quantizer.threshold_ema_dead_code) == (0.99, 50, 2)
+    assert (cfg.dataset.batch_size, cfg.dataset.segment_duration) == (64, 1.0)
+    assert (cfg.optim.updates_per_epoch, cfg.optim.epochs, cfg.optim.lr) == (2000, 200, 3e-4)
+    assert list(cfg.optim.optimizer.betas) == [0.5, 0.9]
+    assert {name: node.weight for name, node in cfg.losses.items() if node.weight} == {
+        'adv': 4.0, 'feat': 4.0, 'l1': 0.1, 'msspec': 2.0, 'commitment': 1.0}
+    assert (cfg.balancer.ema_decay, cfg.optim.ema.decay, cfg.optim.ema.every) == (0.999, 0.99, 1)
+    assert (cfg.checkpoint.save_every, cfg.checkpoint.keep_last, cfg.evaluate.every, cfg.generate.every) == (
+        25, 10, 25, 25)
+    assert (cfg.dataset.generate.num_samples, cfg.dataset.generate.segment_duration) == (50, 10.0)
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_published_recipes_are_append_only(recipe):
+    """A signature covers names and overrides, not the values in these files: changing one would let an old experiment
+    resume with new values. A change of a published recipe is a new file; a new key with a neutral default is recorded
+    with `python -m tests.record_recipes` (see CONTRIBUTING.md)."""
+    plain = OmegaConf.to_container(compose(f'solver={recipe}'), resolve=True)
+    hashed = {key: value for key, value in flat(plain) if not train.main.dora.is_excluded(key)}
+    published = yaml.safe_load((ROOT / 'tests/data/recipes.yaml').read_text())
+    assert digest(hashed) == published[recipe]
+
+
+def flat(node, prefix=''):
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f'{prefix}{key}.')
+        else:
+            yield f'{prefix}{key}', value
+
+
+def digest(values):
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(('group', 'option'), [(group, option) for group in GROUPS for option in GROUPS[group]])
+def test_every_option_of_every_group_is_accepted(group, option):
+    cfg = compose('solver=compression/debug', f'{group}={option}')
+    validate(cfg)
+    if group in ('adversarial', 'quantizer'):
+        build(cfg[group])
+
+
+def test_documented_checks_name_keys_that_exist():
+    cfg = compose()
+    assert [key for key in ACCEPTED if OmegaConf.select(cfg, key, default='absent') == 'absent'] == []
+
+
+@pytest.mark.parametrize(('overrides', 'expected'), [
+    (['solver=compression/debg'], "did you mean 'compression/debug'?"),
+    (['dataset.bach_size=8'], "there is no key 'dataset.bach_size'; did you mean 'dataset.batch_size'?"),
+    (['quantizer.n_q=0'], 'quantizer.n_q=0: expected the number of codebooks, at least 1'),
+    (['encoder.ratios=[8,5,4]'], 'strides do not match'),
+    (['seanet.ratios=[8,0]'], 'expected a list of positive integers'),
+    (['sample_rate=96000'], 'datasource.max_sample_rate=48000 is below sample_rate=96000'),
+    (['solver=compression/encodec_stereo_48khz', 'datasource.max_channels=1'], 'a stereo recipe needs stereo data'),
+    (['losses.mel.sample_rate=16000'], 'losses.mel.sample_rate=16000: must agree with sample_rate=24000'),
+    (['losses.l1.weight=-1'], 'losses.l1.weight=-1: expected null (off), 0 (reported only)'),
+    (['optim.epochs=many'], 'optim.epochs=many: expected a positive integer'),
+    (['losses.l1._target_=torch.nn.L1Los'], "did you mean 'L1Loss'?"),
+    (['+seanet=3'], 'seanet'),
+    (['~losses.l1'], 'losses.l1.weight=null'),
+    (['losses.l1=null'], 'losses.l1.weight=null'),
+    (['justaword'], 'expected key=value'),
+    (['execute_only=train'], 'execute_only=train: expected null, evaluate, generate or valid'),
+    (['device=tpu'], 'device=tpu: expected auto, cpu, cuda'),
+    (['evaluate.metrics.visqol=1', '+evaluate.metrics.pesqq=true'], 'evaluate.metrics.pesqq=True'),
+])
+def test_what_is_wrong_is_said_with_key_value_and_cure(overrides, expected):
+    if not any(override.startswith('solver=') for override in overrides):
+        overrides = ['solver=compression/encodec_base_24khz', 'dset=audio/example', *overrides]
+    with pytest.raises(ConfigError) as error:
+        validate(compose(*overrides))
+    assert expected in str(error.value)
+
+
+def test_all_problems_come_at_once():
+    with pytest.raises(ConfigError) as error:
+        validate(compose('solver=compression/debug', 'quantizer.n_q=0', 'optim.lr=0', 'channels=3'))
+    assert len(error.value.problems) >= 3
+
+
+def test_signature_ignores_what_does_not_shape_the_result():
+    base = train.main.get_xp(['solver=compression/debug'])
+    same = train.main.get_xp(['solver=compression/debug', 'device=cpu', 'dataset.num_workers=0', 'optim.epochs=99',
+                              'generate.every=1', 'dataset.generate.num_samples=2', 'logging.log_updates=3'])
+    other = train.main.get_xp(['solver=compression/debug', 'optim.lr=1e-3'])
+    rate = train.main.get_xp(['solver=compression/debug', 'sample_rate=24000'])
+    assert base.sig == same.sig
+    assert len({base.sig, other.sig, rate.sig}) == 3

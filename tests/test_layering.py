@@ -1,0 +1,68 @@
+"""Imports go only leftwards through the layers of the package; read from the syntax trees, nothing is imported."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / 'audiocodec'
+# what a room may import of audiocodec, besides itself; inside the rooms of one floor nobody visits a neighbour
+FLOORS = [{'utils'}, {'modules'}, {'quantization', 'losses', 'adversarial', 'metrics', 'data', 'optim'}, {'models'},
+          {'solvers'}, {'train'}]
+# framework -> rooms that may use it
+FRAMEWORKS = {'dora': {'solvers', 'train'}, 'flashy': {'solvers', 'train'}, 'hydra': {'utils.config', 'train'}}
+
+
+def room(path):
+    parts = path.relative_to(PACKAGE).with_suffix('').parts
+    return parts[0]
+
+
+def imported_names(path, tree):
+    """Absolute dotted names of all imports of a file, function-level and relative ones included."""
+    package = ('audiocodec', *path.relative_to(PACKAGE).parent.parts)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = '.'.join(package[:len(package) - node.level + 1]) if node.level else ''
+            module = '.'.join(part for part in (base, node.module or '') if part)
+            yield from (f'{module}.{alias.name}' for alias in node.names)
+
+
+def allowed_rooms(name):
+    floor = next(index for index, rooms in enumerate(FLOORS) if name in rooms)
+    return set().union(*FLOORS[:floor], {name})
+
+
+SOURCES = sorted(path for path in PACKAGE.rglob('*.py') if path != PACKAGE / '__init__.py')
+
+
+@pytest.mark.parametrize('path', SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_leftwards(path):
+    allowed = allowed_rooms(room(path))
+    where = '.'.join(path.relative_to(PACKAGE).with_suffix('').parts)
+    for name in imported_names(path, ast.parse(path.read_text())):
+        parts = name.split('.')
+        if parts[0] == 'audiocodec' and len(parts) > 1 and (PACKAGE / parts[1]).exists() | (
+                PACKAGE / f'{parts[1]}.py').exists():
+            assert parts[1] in allowed, f'{where} imports {name}'
+        if parts[0] in FRAMEWORKS:
+            assert {room(path), where} & FRAMEWORKS[parts[0]], f'{where} imports {name}'
+
+
+def test_every_room_has_its_floor():
+    rooms = {room(path) for path in SOURCES}
+    assert rooms == set().union(*FLOORS)
+
+
+@pytest.mark.parametrize(('module', 'absent'), [
+    ('audiocodec', ['torch', 'numpy', 'hydra']),
+    ('audiocodec.models', ['torchaudio', 'soundfile', 'hydra', 'dora', 'flashy', 'tensorboard', 'audiocodec.train']),
+])
+def test_what_an_import_does_not_bring(module, absent):
+    code = f'import sys, {module}; print([name for name in {absent!r} if name in sys.modules])'
+    found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip()
+    assert found == '[]'

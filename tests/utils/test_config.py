@@ -1,0 +1,78 @@
+import pickle
+
+import pytest
+import torch
+
+from audiocodec.utils import config
+from audiocodec.utils.config import ConfigError, build, node_problems
+
+
+def test_build_makes_nested_objects_and_leaves_out_the_weight():
+    model = build({'_target_': 'torch.nn.Sequential', '_args_': [{'_target_': 'torch.nn.Linear', 'in_features': 3,
+                                                                  'out_features': 4}], 'weight': 2.0})
+    assert isinstance(model[0], torch.nn.Linear)
+    assert model[0].weight.shape == (4, 3)
+
+
+def test_partial_gives_a_factory_and_runtime_arguments_are_passed():
+    parameters = [torch.nn.Parameter(torch.zeros(2))]
+    optimizer = build({'_target_': 'torch.optim.Adam', 'lr': 0.5}, params=parameters)
+    schedule = build({'_target_': 'torch.optim.lr_scheduler.StepLR', '_partial_': True, 'step_size': 1, 'gamma': 0.1})
+    stepped = schedule(optimizer)
+    optimizer.step()
+    stepped.step()
+    assert optimizer.param_groups[0]['lr'] == pytest.approx(0.05)
+
+
+def test_all_wrong_arguments_are_named_at_once_with_the_nearest():
+    with pytest.raises(ConfigError) as error:
+        build({'_target_': 'torch.nn.Linear', 'in_featurs': 3, 'bais': False})
+    text = str(error.value)
+    assert "in_featurs=3: torch.nn.Linear has no argument 'in_featurs'; did you mean 'in_features'?" in text
+    assert "did you mean 'bias'?" in text
+    assert 'out_features is missing' in text
+    assert len(error.value.problems) == 4
+
+
+def test_problems_carry_the_path_of_their_node():
+    node = {'encoder': {'_target_': 'torch.nn.Linaer', 'x': 1}}
+    assert node_problems(node, 'model') == [
+        "model.encoder._target_: _target_ 'torch.nn.Linaer': torch.nn has no 'Linaer'; did you mean 'Linear'?"]
+
+
+@pytest.mark.parametrize('target', ['os.system', 'builtins.eval', 'torch.load', 'torch.nnx.Linear'])
+def test_what_is_not_allowed_is_not_called(target):
+    with pytest.raises(ConfigError, match='not allowed'):
+        build({'_target_': target})
+
+
+def test_other_packages_can_be_opted_in(monkeypatch):
+    monkeypatch.setattr(config, 'ALLOWED_PREFIXES', list(config.ALLOWED_PREFIXES))
+    node = {'_target_': 'collections.OrderedDict'}
+    with pytest.raises(ConfigError):
+        build(node)
+    config.allow_targets('collections.')
+    assert build(node) == {}
+
+
+def test_the_environment_opts_in(monkeypatch):
+    monkeypatch.setenv('AUDIOCODEC_ALLOW_TARGETS', 'collections.')
+    assert build({'_target_': 'collections.OrderedDict'}) == {}
+
+
+def test_a_components_own_complaint_comes_through():
+    with pytest.raises(ValueError, match='must be divisible by groups'):
+        build({'_target_': 'torch.nn.Conv1d', 'in_channels': 3, 'out_channels': 4, 'kernel_size': 1, 'groups': 2})
+
+
+@pytest.mark.parametrize(('name', 'hint'), [
+    ('dataset.bach_size', "; did you mean 'dataset.batch_size'?"), ('lr', "; did you mean 'optim.lr'?"),
+    ('batch_size', "; did you mean 'dataset.batch_size'?"), ('zzz', '')])
+def test_nearest_name(name, hint):
+    assert config.nearest(name, ['dataset.batch_size', 'optim.lr', 'seed']) == hint
+
+
+def test_config_errors_cross_process_borders():
+    error = pickle.loads(pickle.dumps(ConfigError(['a', 'b'])))
+    assert error.problems == ['a', 'b']
+    assert str(error) == '2 problems in the configuration:\n- a\n- b'

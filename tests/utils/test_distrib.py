@@ -1,0 +1,32 @@
+import torch
+
+from audiocodec.utils import distrib
+
+
+def test_alone_every_collective_is_the_identity():
+    tensor = torch.arange(3.)
+    distrib.all_reduce_sum_([tensor])
+    distrib.all_reduce_mean_([tensor])
+    distrib.broadcast_([tensor])
+    assert torch.equal(tensor, torch.arange(3.))
+    assert torch.equal(distrib.all_gather_cat(tensor), tensor)
+    assert (distrib.rank(), distrib.world_size(), distrib.is_rank_zero()) == (0, 1, True)
+
+
+def test_shared_draws_depend_on_every_number_and_on_nothing_else():
+    def draw(*numbers):
+        return tuple(torch.randint(2**62, (2,), generator=distrib.shared_generator(*numbers)).tolist())
+
+    streams = [draw(seed, purpose, count) for seed in range(6) for purpose in range(6) for count in range(6)]
+    torch.manual_seed(1)
+    assert draw(5, 5, 5) == streams[-1]
+    assert len(set(streams)) == 216
+    assert draw(1, 2) != draw(2, 1)
+    assert draw(0) != draw(0, 0)
+
+
+def test_neighbouring_counters_are_unrelated():
+    draws = torch.stack([torch.rand(4, generator=distrib.shared_generator(7, n)) for n in range(4000)])
+    assert torch.allclose(draws.mean(0), torch.full((4,), 0.5), atol=0.02)
+    lagged = torch.corrcoef(torch.stack([draws[:-1, 0], draws[1:, 0]]))[0, 1]
+    assert abs(lagged) < 0.05
