@@ -154,7 +154,7 @@ def index_folder(folder: str | os.PathLike[str], min_duration: float = 0.0, work
 def _probe_all(folder: Path, files: Sequence[tuple[str, int, int]], workers: int | None, amplitude: bool) -> _Entries:
     """Entries of the given files, read by several processes when there are many.
 
-    Processes rather than threads: a thread that is keeping the MP3 decoder quiet (see `audio`) keeps the others quiet too.
+    Not threads: one that is keeping the MP3 decoder quiet (see `audio`) would keep the others quiet too.
     """
     entry = partial(_probe_entry, folder, amplitude)
     most = min(16, 2 * (os.cpu_count() or 1)) if workers is None else workers

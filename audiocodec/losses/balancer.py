@@ -67,13 +67,16 @@ class Balancer(nn.Module):
         for name in self.weights:
             self.register_buffer(f'norm_{name}', torch.zeros(2))
 
-    def backward(self, losses: Mapping[str, torch.Tensor], input: torch.Tensor) -> torch.Tensor:
+    def backward(self, losses: Mapping[str, torch.Tensor], input: torch.Tensor,
+                 beside: torch.Tensor | None = None) -> torch.Tensor:
         """Send the combined gradient of the losses through `input` into the model.
 
         Args:
             losses: scalar losses, each with a weight; a loss that is missing this time leaves the balance of the
                 others as it is. The same names on every worker.
             input: what the losses depend on the model through, usually `wav_hat` [B, C, T].
+            beside: a scalar, weighted loss that reaches the model without passing through `input` (the commitment
+                loss). Its gradient is added as it is, in the same pass: the encoder is gone through once, not twice.
 
         Returns:
             Scalar, the sum of the losses times the factors applied to their gradients; without graph.
@@ -99,7 +102,10 @@ class Balancer(nn.Module):
                 scale = self.weights[name] / total_weight * self.total_norm / (self.epsilon + average)
             total_grad.addcmul_(grad, scale)
             effective_loss += scale * losses[name].detach()
-        input.backward(total_grad.to(input.dtype))
+        roots, root_grads = [input], [total_grad.to(input.dtype)]
+        if beside is not None and beside.requires_grad:
+            roots, root_grads = [*roots, beside], [*root_grads, torch.ones_like(beside)]
+        torch.autograd.backward(roots, root_grads)
         return effective_loss
 
     def _check_losses(self, losses: Mapping[str, torch.Tensor], input: torch.Tensor) -> list[str]:

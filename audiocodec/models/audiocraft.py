@@ -32,7 +32,7 @@ _CODEBOOK = re.compile(r'quantizer\.vq\.layers\.(\d+)\._codebook\.(embed|embed_a
 _CODEBOOK_BUFFERS = ('embed', 'embed_avg', 'cluster_size', 'inited')
 
 
-def load_export(package: Mapping[str, Any]) -> EncodecModel:
+def from_export(package: Mapping[str, Any]) -> EncodecModel:
     """Make a model of what `torch.load(file, weights_only=True)` gives for an AudioCraft export.
 
     Its frame rate is exact, where AudioCraft rounds it down to an integer.

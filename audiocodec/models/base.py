@@ -2,7 +2,6 @@
 
 import math
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -128,7 +127,7 @@ class CompressionModel(nn.Module, ABC):
         return self.num_codebooks * math.log2(self.cardinality) * self.frame_rate / 1000
 
     @staticmethod
-    def get_pretrained(name: str | Path, device: str | torch.device = 'cpu') -> 'CompressionModel':
+    def get_pretrained(name: str, device: str | torch.device = 'cpu') -> 'CompressionModel':
         """Load a model for inference.
 
         Args:
@@ -138,8 +137,8 @@ class CompressionModel(nn.Module, ABC):
         Raises:
             ValueError: unknown name, or a file that holds no such model.
         """
-        from . import pretrained  # imports every foreign format, and so this module
-        return pretrained.load(name, device)
+        from .pretrained import load  # late: it imports every format, and so this module
+        return load(name, device)
 
     def check_wav(self, wav: torch.Tensor) -> None:
         """Check the input of `forward` and `encode`, without waiting for the device.

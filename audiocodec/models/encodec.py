@@ -102,9 +102,10 @@ class EncodecModel(CompressionModel):
 
         A model that renormalises gives, without scale, what it encoded at a loudness of 1.
         """
+        latents = self.decode_latent(codes)
         if scale is not None:
             self._check_scale(scale, codes)
-        return self._denormalize(self.decoder(self.decode_latent(codes)), scale)
+        return self._denormalize(self.decoder(latents), scale)
 
     def decode_latent(self, codes: torch.Tensor) -> torch.Tensor:
         """Latents [B, D, T_frames] of codes [B, K, T_frames]; see `CompressionModel`."""
@@ -141,7 +142,8 @@ def _check_parts(encoder: nn.Module, decoder: nn.Module, quantizer: BaseQuantize
     Raises:
         ValueError: they do not.
     """
-    parts: dict[str, dict[str, Any]] = {'model': {'channels': channels}, 'quantizer': {'dimension': quantizer.dimension}}
+    parts: dict[str, dict[str, Any]] = {'model': {'channels': channels},
+                                        'quantizer': {'dimension': quantizer.dimension}}
     for part, module in (('encoder', encoder), ('decoder', decoder)):
         parts[part] = {name: getattr(module, name, None) for name in ('channels', 'dimension', 'hop_length')}
         for name, value in parts[part].items():

@@ -16,8 +16,7 @@ def nearest(
 ) -> torch.Tensor:
     """Index of the entry of `embed` at the smallest Euclidean distance from each vector, the first of equals.
 
-    From |x - e|² = |x|² - 2 x·e + |e|². |x|² does not change which entry wins, but keeping it makes the rounding, and
-    so the choice between nearly equal entries, that of other implementations of EnCodec, at little cost.
+    From |x - e|² = |x|² - 2 x·e + |e|², of which |x|² is the same for every entry.
 
     Args:
         vectors: [N, D].
@@ -36,7 +35,7 @@ def nearest(
     indices = []
     for start in range(0, len(vectors), chunk):
         part = vectors[start : start + chunk]
-        distances = torch.addmm(part.square().sum(1, keepdim=True), part, embed.t(), alpha=-2).add_(norms)
+        distances = torch.addmm(norms, part, embed.t(), alpha=-2)
         if exclude is not None:
             distances.scatter_(1, exclude[start : start + chunk, None], float('inf'))
         indices.append(distances.min(dim=1).indices)  # on the CPU, faster than argmin

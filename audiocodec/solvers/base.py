@@ -80,6 +80,9 @@ class StandardSolver(flashy.BaseSolver, ABC):
         self.logger = logger
         self.result_logger = ResultLogger(self.logger)
         self.device = resolve_device(cfg.device)
+        # Numbers near zero, as decaying signals make them, slow a CPU's convolutions by ten. Threads started later
+        # inherit this.
+        torch.set_flush_denormal(True)
         self._start_workers()
         self.updates = 0  # done since the very first epoch
         self.register_stateful('updates')

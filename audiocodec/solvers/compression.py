@@ -75,8 +75,8 @@ class CompressionSolver(StandardSolver):
         out = self.model(wav)
         d_losses = self.adversaries.train_step(fake=out.wav.detach(), real=wav)
         losses = {**self.reconstruction_losses(out.wav, wav), **self.adversaries.generator_losses(out.wav, wav)}
-        self.backward_commitment(out.commitment_loss)
-        g_loss = self.balancer.backward(losses, out.wav)
+        # The commitment loss is the one term that does not pass through wav_hat.
+        g_loss = self.balancer.backward(losses, out.wav, beside=self.commitment_weight * out.commitment_loss)
         grad_norm = self.update_model()
         return {**losses, **self.reports(out.wav, wav), **d_losses, **out.metrics, 'commitment': out.commitment_loss,
                 'bandwidth': out.bandwidth, 'g_loss': g_loss, 'grad_norm': grad_norm}
@@ -89,11 +89,6 @@ class CompressionSolver(StandardSolver):
     def reports(self, wav_hat: torch.Tensor, wav: torch.Tensor) -> dict[str, torch.Tensor]:
         """The losses of weight 0, which are only watched."""
         return {name: loss(wav_hat, wav) for name, loss in self.losses.items() if name not in self.trained}
-
-    def backward_commitment(self, commitment_loss: torch.Tensor) -> None:
-        """Backward of the one loss that does not pass through the waveform; the graph is kept for the others."""
-        if self.commitment_weight and commitment_loss.requires_grad:
-            (self.commitment_weight * commitment_loss).backward(retain_graph=True)
 
     def update_model(self) -> torch.Tensor:
         """Average the gradient over workers, clip it, step; returns its norm before clipping."""

@@ -2,24 +2,30 @@
 
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 
 from audiocodec.utils.progress import ConsoleFilter
 
-CONSOLE_FORMAT = '[%(asctime)s][%(name)s][%(levelname)s] %(message)s'
+FORMAT = '[%(asctime)s][%(name)s][%(levelname)s] %(message)s'
+_ANSI = re.compile(r'\x1b\[[0-9;]*m')
 _COLORS = {'DEBUG': '2', 'WARNING': '33', 'ERROR': '31', 'CRITICAL': '1;31'}
 
 
-class _ConsoleFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    """Lines in color for terminals; plain ones, whatever a library put into its messages, for everything else."""
+
     def __init__(self, color: bool) -> None:
-        super().__init__(CONSOLE_FORMAT, datefmt='%m-%d %H:%M:%S')
+        super().__init__(FORMAT, datefmt='%m-%d %H:%M:%S')
         self.color = color
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
+        if not self.color:
+            return _ANSI.sub('', text)
         code = _COLORS.get(record.levelname)
-        return f'\033[{code}m{text}\033[0m' if self.color and code else text
+        return f'\033[{code}m{text}\033[0m' if code else text
 
 
 def setup(folder: str | os.PathLike[str] | None, rank: int = 0, level: str = 'INFO') -> None:
@@ -36,12 +42,12 @@ def setup(folder: str | os.PathLike[str] | None, rank: int = 0, level: str = 'IN
     handlers: list[logging.Handler] = []
     if rank == 0:
         console = logging.StreamHandler(sys.stderr)
-        console.setFormatter(_ConsoleFormatter(color=sys.stderr.isatty()))
+        console.setFormatter(_Formatter(color=sys.stderr.isatty()))
         console.addFilter(ConsoleFilter())
         handlers.append(console)
     if folder is not None:
         file = logging.FileHandler(Path(folder) / f'solver.log.{rank}')
-        file.setFormatter(logging.Formatter(CONSOLE_FORMAT))
+        file.setFormatter(_Formatter(color=False))
         handlers.append(file)
     for handler in handlers:
         handler.audiocodec = True  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ def dataset(metas, **options):
 
 def test_item_is_the_stretch_that_its_info_names(metas):
     data = dataset(metas)
-    for wav, info in (data[index] for index in range(40)):
+    for wav, info in (data[index] for index in range(20)):
         whole = convert_audio(*read_audio(info.meta.path), 24000, 1)
         start = round(info.seek_time * 24000)
         assert wav.shape == (1, 24000)
@@ -185,15 +185,15 @@ def test_index_out_of_range(metas):
 
 def test_unreadable_file_is_replaced_by_another_draw_and_named_once(metas, caplog, tmp_path):
     (tmp_path / 'd' / 'a.wav').write_text('broken')
-    data = dataset(metas)
+    data = dataset(metas, num_samples=20)
     with caplog.at_level(logging.WARNING):
         infos = [info for _, info in data]
     assert all(not info.meta.path.endswith('a.wav') for info in infos)
     skipped = [path for info in infos for path in info.skipped]
     assert set(skipped) == {metas[0].path}
-    assert len(skipped) > 10
+    assert len(skipped) > 5
     assert caplog.text.count('a.wav') == 1
-    again = [info for _, info in dataset(metas)]
+    again = [info for _, info in dataset(metas, num_samples=20)]
     assert again == infos
 
 

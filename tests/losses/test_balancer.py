@@ -238,3 +238,25 @@ def _work(rank, folder):
 
 if __name__ == '__main__':
     _work(int(sys.argv[1]), sys.argv[2])
+
+
+def test_a_loss_beside_adds_its_own_gradient_in_the_same_pass():
+    signal, target = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), torch.ones(3, 2)
+
+    def gradient(combined):
+        weight = torch.tensor([0.3, -0.2], requires_grad=True)
+        latents = signal * weight
+        wav_hat, commitment = latents * 2, 0.7 * latents.square().mean()
+        if not combined:
+            commitment.backward(retain_graph=True)
+        Balancer({'l1': 1.}).backward({'l1': F.l1_loss(wav_hat, target)}, wav_hat,
+                                      beside=commitment if combined else None)
+        return weight.grad
+
+    torch.testing.assert_close(gradient(combined=True), gradient(combined=False))
+
+
+def test_a_constant_beside_is_no_loss():
+    losses, wav_hat = make_losses()
+    Balancer({'l1': 1., 'l2': 1.}).backward(losses, wav_hat, beside=torch.zeros(()))
+    assert wav_hat.grad is not None

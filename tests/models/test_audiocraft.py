@@ -6,7 +6,7 @@ import yaml
 from safetensors import safe_open
 
 from audiocodec.models import EncodecModel
-from audiocodec.models.audiocraft import load_export, model_config
+from audiocodec.models.audiocraft import from_export, model_config
 from audiocodec.modules import SEANetDecoder, SEANetEncoder
 from audiocodec.quantization import ResidualVectorQuantizer
 
@@ -71,7 +71,7 @@ def widest_gap(model, latents, codes, expected):
 @pytest.mark.parametrize('name', NAMES)
 def test_exported_model_gives_exactly_the_same_codes(name):
     # In float64: in float32 the last codebooks hang on the rounding of a given CPU and number of threads.
-    model = load_export(load_package(name)).double()
+    model = from_export(load_package(name)).double()
     figures, metadata = load_figures(name)
     codes, scale = model.encode(figures['wav'].double())
     assert torch.equal(codes, figures['codes'])
@@ -85,7 +85,7 @@ def test_exported_model_gives_exactly_the_same_codes(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_exported_model_computes_the_same(name):
-    model = load_export(load_package(name))
+    model = from_export(load_package(name))
     figures, metadata = load_figures(name)
     assert isinstance(model, EncodecModel)
     assert not model.training
@@ -114,7 +114,7 @@ def test_exported_model_computes_the_same(name):
 
 
 def test_exported_model_has_all_codebooks_initialised():
-    model = load_export(load_package())
+    model = from_export(load_package())
     assert torch.equal(model.quantizer.codebooks.inited, torch.ones(8))
     state = load_package()['best_state']
     for buffer in ('embed', 'embed_avg', 'cluster_size'):
@@ -123,7 +123,7 @@ def test_exported_model_has_all_codebooks_initialised():
 
 
 def test_exported_model_trains_on():
-    model = load_export(load_package()).train()
+    model = from_export(load_package()).train()
     out = model(0.1 * torch.randn(2, 1, 2400))
     (out.wav.square().mean() + out.commitment_loss).backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
@@ -158,7 +158,7 @@ def test_a_model_without_quantizer():
     text = edited(encodec={'quantizer': 'no_quant'})
     package = load_package()
     state = {name: value for name, value in package['best_state'].items() if not name.startswith('quantizer.')}
-    model = load_export({**package, 'xp.cfg': text, 'best_state': state})
+    model = from_export({**package, 'xp.cfg': text, 'best_state': state})
     assert model.total_codebooks == 0
     figures, _ = load_figures('causal_24khz')
     with torch.no_grad():
@@ -173,7 +173,7 @@ def test_weights_of_every_norm(norm):
     encoder, decoder = options.pop('encoder'), options.pop('decoder')
     source = EncodecModel(SEANetEncoder(**options, **encoder), SEANetDecoder(**options, **decoder),
                           ResidualVectorQuantizer(dimension=16, n_q=8, bins=64, kmeans_init=False), 24000, 1)
-    model = load_export({'best_state': names_of_audiocraft(source.state_dict()), 'xp.cfg': text})
+    model = from_export({'best_state': names_of_audiocraft(source.state_dict()), 'xp.cfg': text})
     wav = torch.randn(1, 1, 1000)
     out, expected = model(wav), source.eval()(wav)
     assert torch.equal(out.codes, expected.codes)
@@ -200,7 +200,7 @@ def test_weights_of_every_norm(norm):
 ])
 def test_configurations_that_cannot_be_loaded(changes, message):
     with pytest.raises(ValueError, match=message):
-        load_export({**load_package(), 'xp.cfg': edited(**changes)})
+        from_export({**load_package(), 'xp.cfg': edited(**changes)})
 
 
 @pytest.mark.parametrize(('text', 'message'), [
@@ -219,7 +219,7 @@ def test_configurations_that_are_none(text, message):
 ])
 def test_packages_that_are_not_exports(package, message):
     with pytest.raises(ValueError, match=message):
-        load_export(package)
+        from_export(package)
 
 
 def test_weights_that_are_incomplete():
@@ -227,14 +227,14 @@ def test_weights_that_are_incomplete():
     state = package['best_state']
     without = {name: value for name, value in state.items() if not name.startswith('quantizer.vq.layers.3.')}
     with pytest.raises(ValueError, match=r'_codebook\..* must be numbered from 0 on'):
-        load_export({**package, 'best_state': without})
+        from_export({**package, 'best_state': without})
     without = {name: value for name, value in state.items() if not name.startswith('quantizer.')}
     with pytest.raises(ValueError, match=r'4 missing \(quantizer.codebooks.embed'):
-        load_export({**package, 'best_state': without})
+        from_export({**package, 'best_state': without})
     with pytest.raises(ValueError, match='model in the AudioCraft weights is no tensor but OrderedDict'):
-        load_export({**package, 'best_state': {'model': state}})
+        from_export({**package, 'best_state': {'model': state}})
     with pytest.raises(ValueError, match=r'1 unexpected \(decoder.extra\)'):
-        load_export({**package, 'best_state': {**state, 'decoder.extra': torch.zeros(1)}})
+        from_export({**package, 'best_state': {**state, 'decoder.extra': torch.zeros(1)}})
 
 
 def test_training_options_without_equivalent_are_reported(caplog):

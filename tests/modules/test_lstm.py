@@ -25,3 +25,10 @@ def test_lstm_is_causal():
 def test_lstm_refuses():
     with pytest.raises(ValueError, match='num_layers=0: expected an integer >= 1'):
         StreamableLSTM(4, num_layers=0)
+
+
+def test_inference_rounds_like_training():
+    layer, x = StreamableLSTM(32), torch.randn(2, 32, 50)
+    trained = layer(x.requires_grad_()).detach()
+    with torch.no_grad():
+        assert torch.equal(layer(x), trained)
