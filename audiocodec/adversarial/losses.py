@@ -1,7 +1,7 @@
 """Adversarial criteria, and feature matching."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -71,23 +71,45 @@ def get_criterion(name: str) -> Criterion:
     return CRITERIA[name]
 
 
+class _L1(torch.autograd.Function):
+    """Mean absolute difference, as `torch.nn.L1Loss`, for large maps in any memory format.
+
+    There, the gradient of the mean is written out in the default format: in channels-last maps, that costs more than
+    all the rest. Here the signs are kept, in the format of the maps, and scaled.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, estimate: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        difference = estimate - reference
+        value = difference.abs().mean()
+        ctx.save_for_backward(difference.sign_())
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        sign, = ctx.saved_tensors
+        scaled = sign * (gradient / sign.numel())
+        return (scaled if ctx.needs_input_grad[0] else None), (-scaled if ctx.needs_input_grad[1] else None)
+
+
 class FeatureMatchingLoss(nn.Module):
     """Distance between the feature maps of a (sub-)discriminator for fake and for real audio (arXiv 1512.09300).
 
     Args:
-        loss: of two maps of one shape; L1 by default.
+        loss: of two maps of one shape; by default their mean absolute difference.
         normalize: average over the layers instead of summing.
     """
 
     def __init__(self, loss: nn.Module | None = None, normalize: bool = True) -> None:
         super().__init__()
-        self.loss = nn.L1Loss() if loss is None else loss
+        self.loss = loss
         self.normalize = normalize
 
     def forward(self, fake: Sequence[torch.Tensor], real: Sequence[torch.Tensor]) -> torch.Tensor:
         """Compare the maps of all layers; each argument holds one map of any shape per layer. Returns a scalar."""
         assert len(fake) == len(real) > 0, (len(fake), len(real))
+        distance = _L1.apply if self.loss is None else self.loss
         with torch.autocast(fake[0].device.type, enabled=False):
-            losses = [self.loss(_wide(estimate), _wide(reference)) for estimate, reference in zip(fake, real)]
+            losses = [distance(_wide(estimate), _wide(reference)) for estimate, reference in zip(fake, real)]
             total = torch.stack(losses).sum()
         return total / len(losses) if self.normalize else total

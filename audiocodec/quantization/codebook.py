@@ -134,7 +134,7 @@ class Codebooks(nn.Module):
         self.decay, self.dead_share, self.kmeans_iters, self.epsilon = decay, dead_share, kmeans_iters, epsilon
         self.seed = seed
         # A new entry gets some hundred updates to be used before it is dead, and follows its vectors faster than one
-        # with the average cluster size. On log-mel frames of speech and music, 3 did slightly better than 1, 2 and 10.
+        # with the average cluster size. On log-mel frames of speech and music, 2 and 3 did slightly better than 10.
         self.restart_share = min(1.0, 3 * (dead_share or UNUSED_SHARE))
         # Uniform of variance 2 / D: a norm of about sqrt(2) whatever D.
         embed = torch.empty(levels, bins, dimension)

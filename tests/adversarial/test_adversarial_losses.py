@@ -57,3 +57,17 @@ def test_feature_matching_is_float32_under_autocast():
         value = FeatureMatchingLoss()(fake, real)
     assert value.dtype == torch.float32
     assert math.isclose(value.item(), 2 ** -7, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+def test_default_distance_is_l1_with_its_gradients_in_the_format_of_the_maps(memory_format):
+    torch.manual_seed(0)
+    maps = [torch.randn(2, 3, 4, 5).contiguous(memory_format=memory_format).requires_grad_() for _ in range(2)]
+    maps[0].data[0] = maps[1].data[0]
+    values = [FeatureMatchingLoss(loss)([maps[0]], [maps[1]]) for loss in (None, nn.L1Loss())]
+    torch.testing.assert_close(values[0], values[1])
+    ours, plain = (torch.autograd.grad(3 * value, maps) for value in values)
+    torch.testing.assert_close(ours, plain)
+    assert all(gradient.is_contiguous(memory_format=memory_format) for gradient in ours)
+    detached, = torch.autograd.grad(FeatureMatchingLoss()([maps[0]], [maps[1].detach()]), maps[:1])
+    torch.testing.assert_close(detached, plain[0] / 3)

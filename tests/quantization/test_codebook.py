@@ -1,0 +1,268 @@
+from itertools import pairwise
+
+import pytest
+import torch
+
+from audiocodec.quantization import ResidualVectorQuantizer, codebook
+
+
+def latents(batch=4, dimension=8, frames=50, seed=0, scale=1.0):
+    return scale * torch.randn(batch, dimension, frames, generator=torch.Generator().manual_seed(seed))
+
+
+def quantizer(dimension=8, n_q=4, bins=32, **kwargs):
+    return ResidualVectorQuantizer(dimension, n_q=n_q, bins=bins, **kwargs).train()
+
+
+def residuals_db(quantizer, values):
+    """Mean square of what remains after 0, 1, ... codebooks, in dB."""
+    codes = quantizer.encode(values)
+    decoded = [quantizer.decode(codes[:, :n]) for n in range(1, codes.shape[1] + 1)]
+    return [10 * (values - part).square().mean().log10().item() for part in [torch.zeros_like(values), *decoded]]
+
+
+# Initialisation
+
+
+def test_residuals_fall_with_each_codebook_after_kmeans():
+    rvq = quantizer(n_q=6, kmeans_iters=50)
+    rvq(latents(frames=200), 75.0)
+    for values in (latents(frames=200), latents(frames=200, seed=1)):
+        levels = residuals_db(rvq.eval(), values)
+        assert all(after < before - 0.5 for before, after in pairwise(levels))
+
+
+def test_codebooks_fit_new_data_though_few_vectors_made_them():
+    # Three vectors for each entry: plain residuals of the training batch would vanish within a few levels.
+    rvq = quantizer(dimension=16, n_q=8, bins=64, kmeans_iters=50)
+    rvq(latents(dimension=16, frames=48), 75.0)
+    levels = residuals_db(rvq.eval(), latents(dimension=16, frames=500, seed=1))
+    assert all(after < before - 0.3 for before, after in pairwise(levels))
+    assert levels[0] - levels[-1] > 5
+
+
+def test_no_level_makes_a_vector_worse_at_first():
+    rvq = quantizer()
+    with torch.no_grad():
+        rvq.codebooks.initialise(latents().transpose(1, 2).reshape(-1, 8))
+    found = rvq.codebooks.encode(torch.randn(1000, 8, generator=torch.Generator().manual_seed(9)), 4)
+    assert (rvq.codebooks.embed[1:].square().sum(-1).min(-1).values == 0).all()
+    assert all(after <= before for before, after in pairwise(found.errors))
+
+
+def test_every_codebook_is_initialised_on_the_first_batch_whatever_is_drawn():
+    for seed in range(20):
+        rvq = quantizer(q_dropout=True, seed=seed)
+        if rvq(latents(), 75.0).codes.shape[1] == 1:
+            break
+    else:
+        pytest.fail('no seed drew one codebook')
+    assert rvq.codebooks.inited.tolist() == [1, 1, 1, 1]
+    levels = residuals_db(rvq.eval(), latents())
+    assert all(after < before for before, after in pairwise(levels))
+
+
+def test_initialisation_is_repeatable_and_independent_of_the_global_generator():
+    states = []
+    for global_seed, seed in [(0, 0), (1, 0), (0, 1)]:
+        torch.manual_seed(global_seed)
+        rvq = quantizer(seed=seed)
+        random = rvq.codebooks.embed.clone()
+        rvq(latents(), 75.0)
+        states.append((random, rvq.codebooks.embed))
+    for first, again, other in zip(*states):
+        assert torch.equal(first, again)
+        assert not torch.allclose(first, other)
+
+
+def test_initialisation_sees_a_sample_of_a_large_batch(monkeypatch):
+    monkeypatch.setattr(codebook, 'KMEANS_SAMPLES_PER_ENTRY', 5)
+    seen, kmeans = [], codebook.kmeans
+
+    def spy(samples, *args):
+        seen.append(len(samples))
+        return kmeans(samples, *args)
+
+    monkeypatch.setattr(codebook, 'kmeans', spy)
+    rvq = quantizer(threshold_ema_dead_code=0, decay=0)
+    with torch.no_grad():
+        rvq.codebooks.initialise(latents(frames=100).transpose(1, 2).reshape(-1, 8))
+    assert seen == [5 * 32] * 4
+    # Cluster sizes are those of the whole batch.
+    assert rvq.codebooks.cluster_size.sum(-1) == pytest.approx([400] * 4, rel=0.1)
+    torch.testing.assert_close(rvq.codebooks.embed_avg, rvq.codebooks.embed * rvq.codebooks.cluster_size[..., None])
+
+
+def test_initialisation_from_fewer_vectors_than_entries():
+    rvq = quantizer(bins=256, kmeans_iters=50)
+    rvq(latents(batch=1, frames=100), 75.0)
+    assert rvq.codebooks.embed.isfinite().all()
+    levels = residuals_db(rvq.eval(), latents(frames=500, seed=1))
+    assert all(after < before for before, after in pairwise(levels))
+    one = quantizer()
+    one(latents(batch=1, frames=1), 75.0)
+    assert one.codebooks.embed.isfinite().all()
+    silent = quantizer()
+    silent(torch.zeros(2, 8, 50), 75.0)
+    assert silent.codebooks.embed.isfinite().all()
+
+
+def test_evaluation_before_training_initialises_nothing():
+    rvq = quantizer().eval()
+    before = {name: value.clone() for name, value in rvq.state_dict().items()}
+    result = rvq(latents(), 75.0)
+    assert rvq.codebooks.inited.tolist() == [0, 0, 0, 0]
+    assert all(torch.equal(value, before[name]) for name, value in rvq.state_dict().items())
+    assert torch.equal(rvq.decode(rvq.encode(latents())), result.latents)
+    assert result.codes.unique().numel() > 1
+
+
+def test_only_missing_levels_are_initialised():
+    source, rvq = quantizer(n_q=3), quantizer(n_q=3, seed=1, decay=0.999)
+    source(latents(), 75.0)
+    state = source.state_dict()
+    state['codebooks.inited'] = torch.tensor([1.0, 0.0, 0.0])
+    rvq.load_state_dict(state)
+    with torch.no_grad():
+        rvq.codebooks.initialise(latents().transpose(1, 2).reshape(-1, 8))
+    assert torch.equal(rvq.codebooks.embed[0], source.codebooks.embed[0])
+    assert not torch.allclose(rvq.codebooks.embed[1], source.codebooks.embed[1])
+    assert rvq.codebooks.inited.tolist() == [1, 1, 1]
+    levels = residuals_db(rvq.eval(), latents())
+    assert all(after < before - 0.5 for before, after in pairwise(levels))
+
+
+def test_without_kmeans_the_random_entries_learn():
+    rvq = quantizer(kmeans_init=False, decay=0.9)
+    assert rvq.codebooks.inited.tolist() == [1, 1, 1, 1]
+    before = residuals_db(rvq.eval(), latents())
+    for seed in range(30):
+        rvq.train()(latents(seed=seed), 75.0)
+    after = residuals_db(rvq.eval(), latents())
+    assert after[-1] < before[-1] - 3
+
+
+# Learning
+
+
+def test_levels_left_out_are_not_touched():
+    rvq = quantizer()
+    rvq(latents(), 75.0)
+    rvq.set_num_codebooks(2)
+    before = {name: value.clone() for name, value in rvq.codebooks.named_buffers()}
+    rvq(latents(seed=1), 75.0)
+    for name in ('embed', 'embed_avg', 'cluster_size', 'usage'):
+        after = getattr(rvq.codebooks, name)
+        assert torch.equal(after[2:], before[name][2:])
+        assert not torch.equal(after[:2], before[name][:2])
+
+
+def test_vectors_that_are_not_finite_leave_the_codebooks_sound():
+    rvq, values = quantizer(), latents(seed=1)
+    rvq(latents(), 75.0)
+    values[0, 3, 7], values[1, 0, 0], values[2, 0, 0] = float('nan'), float('inf'), 1e30
+    size = rvq.codebooks.cluster_size[0].sum().item()
+    result = rvq(values, 75.0)
+    assert not result.commitment_loss.isfinite()
+    assert not result.latents[0, 3, 7].isfinite()
+    assert all(value.isfinite().all() for value in rvq.state_dict().values())
+    # The other vectors are learnt from as ever.
+    assert rvq.codebooks.cluster_size[0].sum() == pytest.approx(0.99 * size + 0.01 * 197, rel=1e-5)
+
+
+def test_a_first_batch_that_is_not_finite_initialises_nothing():
+    rvq, clean = quantizer(), quantizer()
+    rvq(torch.full((4, 8, 50), float('nan')), 75.0)
+    assert rvq.codebooks.inited.tolist() == [0, 0, 0, 0]
+    assert rvq.codebooks.embed.isfinite().all()
+    rvq(latents(), 75.0)
+    clean(latents(), 75.0)
+    torch.testing.assert_close(rvq.codebooks.embed, clean.codebooks.embed)
+
+
+def with_dead_entries(dead, **kwargs):
+    """A trained quantizer in which entries `dead` of every level are far away from everything and unused."""
+    rvq = quantizer(**kwargs)
+    rvq(latents(), 75.0)
+    books = rvq.codebooks
+    books.embed[:, dead] = 1e3
+    books.cluster_size[:, dead] = 1e-3
+    books.embed_avg[:, dead] = 1e3 * 1e-3
+    return rvq
+
+
+def test_a_dead_code_is_put_on_a_vector_of_the_batch_stays_there_and_is_used():
+    dead = [3, 17]
+    rvq = with_dead_entries(dead)
+    books = rvq.codebooks
+    old, values = books.embed.clone(), latents(seed=1)
+    codes = rvq(values, 75.0).codes
+    assert not any((codes == entry).any() for entry in dead)
+    torch.testing.assert_close(books.dead, torch.full((4,), 2 / 32))
+
+    residual = values.transpose(1, 2).reshape(-1, 8)
+    for level in range(4):
+        for entry in dead:
+            assert (books.embed[level, entry] - residual).abs().amax(1).min() < 1e-5
+        residual = residual - old[level][codes[:, level].flatten()]
+    sizes = books.cluster_size
+    torch.testing.assert_close(books.embed_avg[:, dead], books.embed[:, dead] * sizes[:, dead, None])
+    alive = [entry for entry in range(32) if entry not in dead]
+    mean = (sizes[:, alive].sum(-1) + 0.99 * 1e-3 * 2) / 32
+    torch.testing.assert_close(sizes[:, dead], (0.3 * mean[:, None]).expand(4, 2))
+
+    # A code that the next update moves back to where it was would be far from everything again.
+    put = books.embed[:, dead].clone()
+    for _ in range(3):
+        codes = rvq(values, 75.0).codes
+        for level, entry in [(0, 3), (0, 17)]:
+            assert (codes[:, level] == entry).any()
+    assert (books.embed[:, dead] - put).norm(dim=-1).max() < put.norm(dim=-1).max()
+    assert books.dead.max() == 0
+
+
+def test_a_collapsed_codebook_comes_back_within_one_update():
+    rvq = with_dead_entries(list(range(1, 32)))
+    assert rvq(latents(seed=1), 75.0).codes.unique().tolist() == [0]
+    assert rvq.codebooks.dead.tolist() == [31 / 32] * 4
+    assert rvq(latents(seed=2), 75.0).codes[:, 0].unique().numel() > 25
+
+
+def test_dead_codes_stay_with_threshold_0_and_are_reported():
+    rvq = with_dead_entries([5], threshold_ema_dead_code=0)
+    rvq(latents(seed=1), 75.0)
+    assert (rvq.codebooks.embed[:, 5] > 900).all()
+    stats = rvq.codebook_stats()
+    torch.testing.assert_close(stats['dead'], torch.full((4,), 1 / 32))
+    assert stats['revived'].tolist() == [0] * 4
+
+
+@pytest.mark.parametrize(('threshold', 'dead'), [(1.9, False), (2.1, True)])
+@pytest.mark.parametrize('repeats', [1, 4])
+def test_the_threshold_is_a_share_of_the_mean_whatever_the_batch(threshold, dead, repeats):
+    rvq = quantizer(n_q=1, bins=4, kmeans_init=False, decay=0.5, threshold_ema_dead_code=threshold)
+    # One entry takes 1 of 40 vectors: a tenth of the average entry's 10.
+    corners = torch.tensor([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]]).repeat(1, 4)
+    rvq.codebooks.embed[0] = corners
+    share = torch.tensor([13.0, 13.0, 13.0, 1.0])
+    rvq.codebooks.cluster_size[0] = share * repeats
+    rvq.codebooks.embed_avg[0] = corners * share[:, None] * repeats
+    values = corners[torch.arange(4).repeat_interleave(share.long())].repeat(repeats, 1)
+    rvq(values.t()[None], 75.0)
+    assert rvq.codebooks.dead.item() == (0.25 if dead else 0)
+
+
+def test_stats_tell_codes_that_are_replaced_again_and_again_from_codes_in_use():
+    # Three places only: one entry at each is used, the others die and come back.
+    rvq = quantizer(n_q=1, bins=32, decay=0.5, kmeans_init=False)
+    places = latents(batch=1, frames=3)
+    for _ in range(40):
+        result = rvq(places.repeat(4, 1, 10), 75.0)
+    stats = rvq.codebook_stats()
+    sizes = rvq.codebooks.cluster_size
+    assert (sizes > 0.1 * sizes.mean()).all(), 'by their cluster sizes all seem to be in use'
+    assert 3 / 32 <= stats['usage'].item() < 0.5
+    assert 3 <= stats['perplexity'].item() < 10
+    assert result.metrics['codebook_usage'] == result.metrics['codebook_usage_min'] == stats['usage'][0]
+    assert result.metrics['codebook_perplexity'] == stats['perplexity'][0]
+    assert all(value.shape == () for value in result.metrics.values())
