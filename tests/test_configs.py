@@ -45,13 +45,13 @@ def test_recipe_composes_validates_and_builds(recipe):
 @pytest.mark.parametrize('recipe', FIGURES)
 def test_recipe_has_the_published_figures(recipe):
     cfg = compose(f'solver={recipe}')
-    seanet, quantizer = cfg.seanet, cfg.quantizer
+    seanet, rvq = cfg.seanet, cfg.rvq
     hop = math.prod(seanet.ratios)
     assert FIGURES[recipe] == (
         cfg.sample_rate, cfg.channels, seanet.causal, cfg.model.renormalize, seanet.norm, seanet.n_filters, hop,
-        cfg.sample_rate / hop, quantizer.n_q, quantizer.bins, quantizer.q_dropout)
+        cfg.sample_rate / hop, rvq.n_q, rvq.bins, rvq.q_dropout)
     assert (seanet.dimension, seanet.lstm, seanet.kernel_size, seanet.compress) == (128, 2, 7, 2)
-    assert (quantizer.decay, quantizer.kmeans_iters, quantizer.threshold_ema_dead_code) == (0.99, 50, 2)
+    assert (rvq.decay, rvq.kmeans_iters, rvq.threshold_ema_dead_code) == (0.99, 50, 2)
     assert (cfg.dataset.batch_size, cfg.dataset.segment_duration) == (64, 1.0)
     assert (cfg.optim.updates_per_epoch, cfg.optim.epochs, cfg.optim.lr) == (2000, 200, 3e-4)
     assert list(cfg.optim.optimizer.betas) == [0.5, 0.9]
@@ -102,7 +102,7 @@ def test_documented_checks_name_keys_that_exist():
 @pytest.mark.parametrize(('overrides', 'expected'), [
     (['solver=compression/debg'], "did you mean 'compression/debug'?"),
     (['dataset.bach_size=8'], "there is no key 'dataset.bach_size'; did you mean 'dataset.batch_size'?"),
-    (['quantizer.n_q=0'], 'quantizer.n_q=0: expected the number of codebooks, at least 1'),
+    (['rvq.n_q=0'], 'rvq.n_q=0: expected the number of codebooks, at least 1'),
     (['encoder.ratios=[8,5,4]'], 'strides do not match'),
     (['seanet.ratios=[8,0]'], 'expected a list of positive integers'),
     (['sample_rate=96000'], 'datasource.max_sample_rate=48000 is below sample_rate=96000'),
@@ -129,7 +129,7 @@ def test_what_is_wrong_is_said_with_key_value_and_cure(overrides, expected):
 
 def test_all_problems_come_at_once():
     with pytest.raises(ConfigError) as error:
-        validate(compose('solver=compression/debug', 'quantizer.n_q=0', 'optim.lr=0', 'channels=3'))
+        validate(compose('solver=compression/debug', 'rvq.n_q=0', 'optim.lr=0', 'channels=3'))
     assert len(error.value.problems) >= 3
 
 

@@ -37,3 +37,8 @@ class SISNR(nn.Module):
             Scalar, -dB, the mean over the batch.
         """
         return -si_snr(estimate, reference, self.segment_length, self.overlap, self.epsilon).mean()
+
+    @staticmethod
+    def reported(loss: torch.Tensor) -> torch.Tensor:
+        """What is logged for a value of the loss: SI-SNR in dB, higher is better."""
+        return -loss

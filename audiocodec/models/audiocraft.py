@@ -1,6 +1,7 @@
-"""EnCodec models that were exported by AudioCraft: their configuration and weights, made ours.
+"""EnCodec models that were trained by AudioCraft: their configuration and weights, made ours.
 
 An export is a dict of `best_state` (names to tensors), `xp.cfg` (the configuration, as YAML), `version` and `exported`.
+A training checkpoint has the weights in `best_state` under `model`, and in `xp.cfg` a pickled object of omegaconf.
 """
 
 import logging
@@ -10,41 +11,54 @@ from typing import Any
 
 import torch
 
-from audiocodec.utils.config import build
-from audiocodec.utils.weight_norm import parametrized_names
-
-from .encodec import EncodecModel
+from .weights import translate
 
 logger = logging.getLogger(__name__)
 
-_SEANET_KEYS = frozenset((
+SEANET_KEYS = frozenset((
     'channels', 'dimension', 'n_filters', 'n_residual_layers', 'ratios', 'activation', 'activation_params', 'norm',
     'norm_params', 'kernel_size', 'last_kernel_size', 'residual_kernel_size', 'dilation_base', 'causal', 'pad_mode',
     'true_skip', 'compress', 'lstm', 'disable_norm_outer_blocks'))
-_DECODER_KEYS = _SEANET_KEYS | {'final_activation', 'final_activation_params', 'trim_right_ratio'}
-_RVQ_KEYS = frozenset(('n_q', 'q_dropout', 'bins', 'decay', 'kmeans_init', 'kmeans_iters', 'threshold_ema_dead_code'))
+DECODER_KEYS = SEANET_KEYS | {'final_activation', 'final_activation_params', 'trim_right_ratio'}
+RVQ_KEYS = frozenset(('n_q', 'q_dropout', 'bins', 'decay', 'kmeans_init', 'kmeans_iters', 'threshold_ema_dead_code'))
 # These shape AudioCraft's training, but not what a trained model computes.
 _RVQ_TRAINING_KEYS = frozenset(('orthogonal_reg_weight', 'orthogonal_reg_active_codes_only',
                                 'orthogonal_reg_max_codes'))
 _ENCODEC_KEYS = frozenset(('autoencoder', 'quantizer', 'sample_rate', 'channels', 'causal', 'renormalize',
                            'renorm'))  # `renorm` is a deprecated key that AudioCraft ignores too
 _CODEBOOK = re.compile(r'quantizer\.vq\.layers\.(\d+)\._codebook\.(embed|embed_avg|cluster_size|inited)')
-_CODEBOOK_BUFFERS = ('embed', 'embed_avg', 'cluster_size', 'inited')
 
 
-def from_export(package: Mapping[str, Any]) -> EncodecModel:
-    """Make a model of what `torch.load(file, weights_only=True)` gives for an AudioCraft export.
+def checkpoint_types() -> dict[str, Any]:
+    """Classes, by their names, that a training checkpoint holds besides tensors: those of its configuration.
 
-    Its frame rate is exact, where AudioCraft rounds it down to an integer.
+    The averages are in a defaultdict, and metrics may be scalars of numpy: others stand in for these.
+    """
+    import typing
+
+    from omegaconf import DictConfig, ListConfig, base, nodes  # late: loading other models does not need it
+
+    types = (DictConfig, ListConfig, base.ContainerMetadata, base.Metadata, nodes.AnyNode, nodes.BooleanNode,
+             nodes.FloatNode, nodes.IntegerNode, nodes.StringNode, dict, list, bool, float, int, str)
+    named = {f'{cls.__module__}.{cls.__qualname__}': cls for cls in types}
+    scalars = ('numpy.dtype', 'numpy.core.multiarray.scalar', 'numpy._core.multiarray.scalar')
+    return {**named, **dict.fromkeys(scalars, _Ignored), 'typing.Any': typing.Any,
+            'collections.defaultdict': _plain_dict}
+
+
+def read(package: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Translate an export or a training checkpoint of AudioCraft.
+
+    The frame rate of the model is exact, where AudioCraft rounds it down to an integer.
 
     Args:
-        package: the export.
+        package: what the file holds.
 
     Returns:
-        The model, on the CPU, in evaluation mode.
+        The `_target_` node of an `EncodecModel`, and its weights.
 
     Raises:
-        ValueError: not an export of an EnCodec model, an option that is not supported, or weights that do not fit.
+        ValueError: not an EnCodec model of AudioCraft, or an option that is not supported.
     """
     if 'pretrained' in package:
         name = package['pretrained']
@@ -53,19 +67,14 @@ def from_export(package: Mapping[str, Any]) -> EncodecModel:
     absent = [key for key in ('best_state', 'xp.cfg') if key not in package]
     if absent:
         raise ValueError(f'not an AudioCraft export: it has no {" and no ".join(absent)}, only {sorted(package)}.')
-    model = build(model_config(package['xp.cfg']))
-    assert isinstance(model, EncodecModel), type(model)
-    state = model_state(package['best_state'])
-    _check_state(state, model)
-    model.load_state_dict(state)
-    return model.eval()
+    return model_config(package['xp.cfg']), model_state(_best_state(package))
 
 
-def model_config(xp_cfg: str | Mapping[str, Any]) -> dict[str, Any]:
+def model_config(xp_cfg: Any) -> dict[str, Any]:
     """Translate the configuration of an export to the `_target_` node of an `EncodecModel`.
 
     Args:
-        xp_cfg: YAML, as in the export, or what it stands for. Interpolations are resolved.
+        xp_cfg: YAML, as in the export, or what it stands for, plain or of omegaconf. Interpolations are resolved.
 
     Raises:
         ValueError: unreadable, not an EnCodec model, or an option that is not supported.
@@ -95,43 +104,49 @@ def model_config(xp_cfg: str | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_state(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Translate the names of an export's tensors to ours.
-
-    Normalised weights become parametrizations, and the codebooks, one module each in AudioCraft, are stacked.
+    """Translate the names of AudioCraft's weights to ours.
 
     Raises:
         ValueError: something else than tensors, or an incomplete set of codebooks.
     """
-    others: dict[str, torch.Tensor] = {}
-    books: dict[str, dict[int, torch.Tensor]] = {}
-    for name, value in state.items():
-        if not isinstance(value, torch.Tensor):
-            raise ValueError(f'{name} in the AudioCraft weights is no tensor but {type(value).__name__}: only exported '
-                             f'models can be read, not checkpoints of a training.')
-        match = _CODEBOOK.fullmatch(name)
-        if match:
-            books.setdefault(match[2], {})[int(match[1])] = value
-        else:
-            others[name] = value
-    translated = parametrized_names(others)
-    for buffer, levels in books.items():
-        if sorted(levels) != list(range(len(levels))) or len({value.shape for value in levels.values()}) > 1:
-            shapes = {level: list(levels[level].shape) for level in sorted(levels)}
-            raise ValueError(f'quantizer.vq.layers.*._codebook.{buffer} in the AudioCraft weights must be numbered '
-                             f'from 0 on, all of one shape, got {shapes}.')
-        stacked = torch.stack([levels[level] for level in range(len(levels))])
-        translated[f'quantizer.codebooks.{buffer}'] = stacked.view(-1) if buffer == 'inited' else stacked
-    return translated
+    return translate(state, _CODEBOOK)
 
 
-def _read_sections(xp_cfg: str | Mapping[str, Any]) -> dict[str, Any]:
+class _Ignored:
+    """In place of a value that is not read."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _plain_dict(*_: Any) -> dict[Any, Any]:
+    """In place of a defaultdict, which the restricted unpickler of PyTorch does not fill."""
+    return {}
+
+
+def _best_state(package: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The weights that AudioCraft itself loads: of the best epoch, or, before its first, the latest."""
+    candidates = [package['best_state']]
+    if not package.get('exported'):
+        parts = [package.get('fsdp_best_state'), package['best_state'], package]
+        candidates = [part.get('model') if isinstance(part, Mapping) else None for part in parts] + candidates
+    for state in candidates:
+        if isinstance(state, Mapping) and state:
+            return state
+    raise ValueError(f'best_state of the AudioCraft package holds no weights: {str(package["best_state"])[:80]}.')
+
+
+def _read_sections(xp_cfg: Any) -> dict[str, Any]:
     """Sections that make the model. The others may hold interpolations that resolve only where it was trained."""
     from omegaconf import OmegaConf  # late: loading other models does not need it
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     try:
-        config: Any = OmegaConf.create(xp_cfg)  # type: ignore[arg-type]
+        config: Any = xp_cfg if OmegaConf.is_config(xp_cfg) else OmegaConf.create(xp_cfg)
         if not OmegaConf.is_dict(config):
             raise ValueError('the AudioCraft configuration (xp.cfg) is not a mapping of keys to values.')
         sections = {}
@@ -157,11 +172,11 @@ def _section(config: Mapping[str, Any], name: str, known: Collection[str]) -> di
 
 def _seanet_nodes(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Nodes of the encoder and of the decoder: the shared options, overridden by their own."""
-    seanet = _section(config, 'seanet', _SEANET_KEYS | {'encoder', 'decoder'})
+    seanet = _section(config, 'seanet', SEANET_KEYS | {'encoder', 'decoder'})
     shared = {key: value for key, value in seanet.items() if key not in ('encoder', 'decoder')}
     nodes = []
-    for part, known, target in (('encoder', _SEANET_KEYS, 'audiocodec.modules.SEANetEncoder'),
-                                ('decoder', _DECODER_KEYS, 'audiocodec.modules.SEANetDecoder')):
+    for part, known, target in (('encoder', SEANET_KEYS, 'audiocodec.modules.SEANetEncoder'),
+                                ('decoder', DECODER_KEYS, 'audiocodec.modules.SEANetDecoder')):
         own = _section({f'seanet.{part}': seanet.get(part) or {}}, f'seanet.{part}', known)
         node = {'_target_': target, **shared, **own}
         if node.get('norm') != 'time_group_norm':
@@ -174,31 +189,9 @@ def _quantizer_node(config: Mapping[str, Any], kind: str, dimension: int) -> dic
     """Node of the quantizer."""
     if kind == 'no_quant':
         return {'_target_': 'audiocodec.quantization.NoQuantizer', 'dimension': dimension}
-    rvq = _section(config, 'rvq', _RVQ_KEYS | _RVQ_TRAINING_KEYS)
+    rvq = _section(config, 'rvq', RVQ_KEYS | _RVQ_TRAINING_KEYS)
     if rvq.get('orthogonal_reg_weight'):
         logger.warning('rvq.orthogonal_reg_weight=%s of AudioCraft has no equivalent: the model computes the same, but '
                        'trains on without it.', rvq['orthogonal_reg_weight'])
     node = {key: value for key, value in rvq.items() if key not in _RVQ_TRAINING_KEYS}
     return {'_target_': 'audiocodec.quantization.ResidualVectorQuantizer', 'dimension': dimension, **node}
-
-
-def _check_state(state: Mapping[str, torch.Tensor], model: EncodecModel) -> None:
-    """Check that the weights are those of the model, before anything is loaded.
-
-    Raises:
-        ValueError: it lists what is missing, unexpected or of another shape.
-    """
-    expected = model.state_dict()
-    required = [name for name in expected  # AudioCraft has fewer statistics of the codebooks than we
-                if not name.startswith('quantizer.codebooks.') or name.rpartition('.')[2] in _CODEBOOK_BUFFERS]
-    problems = {
-        'missing': [name for name in required if name not in state],
-        'unexpected': [name for name in state if name not in expected],
-        'of another shape': [
-            f'{name} {list(state[name].shape)} instead of {list(expected[name].shape)}'
-            for name in state if name in expected and state[name].shape != expected[name].shape],
-    }
-    found = [f'{len(names)} {what} ({", ".join(names[:4])}{", ..." if len(names) > 4 else ""})'
-             for what, names in problems.items() if names]
-    if found:
-        raise ValueError(f'the AudioCraft weights are not those of the model in its configuration: {"; ".join(found)}.')

@@ -1,11 +1,15 @@
 """What every compression model offers, whatever its architecture."""
 
+import copy
 import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
+
+from audiocodec.quantization import BaseQuantizer
 
 
 class CodecOutput(NamedTuple):
@@ -15,7 +19,8 @@ class CodecOutput(NamedTuple):
         wav: reconstruction, float [B, C, T], the length of the input.
         codes: int64 [B, K, T_frames], K being the codebooks used for this batch.
         latents: what the decoder received, float [B, D, T_frames]: quantized, if the model quantizes.
-        scale: float [B, 1], by which the waveform was divided before the encoder; None if the model does not.
+        scale: float [B, 1], by which the waveform was divided before the encoder, [B, N] where each of N segments is;
+            None if the model does not divide.
         bandwidth: of the codes, in kbps, 0-d.
         commitment_loss: distance of the encoder's latents from the codebooks, 0-d; to be added to the training loss.
         metrics: further 0-d figures to log, left on the device.
@@ -34,9 +39,15 @@ class CompressionModel(nn.Module, ABC):
     """Waveform to discrete codes and back.
 
     Waveforms are float [B, C, T], in [-1, 1], with C = `channels`, at `sample_rate` (Hz). Codes are int64
-    [B, K, T_frames], from 0 to `cardinality` - 1, with T_frames = ceil(T / hop_length). Latents are float
-    [B, D, T_frames].
+    [B, K, T_frames], from 0 to `cardinality` - 1, with T_frames = ceil(T / hop_length); segments that overlap (see
+    `EncodecModel`) give some more. Latents are float [B, D, T_frames].
+
+    Attributes:
+        built_from: the `_target_` node that `utils.config.build` made the model of, which exports need; None where the
+            model was put together by hand.
     """
+
+    built_from: dict[str, Any] | None = None
 
     @abstractmethod
     def forward(self, wav: torch.Tensor) -> CodecOutput:
@@ -51,7 +62,8 @@ class CompressionModel(nn.Module, ABC):
         """Encode a waveform [B, C, T] of any length, with the active codebooks.
 
         Returns:
-            codes [B, num_codebooks, T_frames], and scale [B, 1], or None if the model does not renormalise.
+            codes [B, num_codebooks, T_frames], and scale [B, 1], or [B, segments], or None if the model does not
+            renormalise.
 
         Raises:
             ValueError: wrong shape, number of channels, type or device.
@@ -59,10 +71,10 @@ class CompressionModel(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, codes: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
-        """Decode codes [B, K, T_frames], 1 <= K <= total_codebooks, and the scale [B, 1] given by `encode`, if any.
+        """Decode codes [B, K, T_frames], 1 <= K <= total_codebooks, and the scale given by `encode`, if any.
 
         Returns:
-            Waveform [B, C, T_frames * hop_length]: cut it to the length of the original.
+            Waveform [B, C, T_frames * hop_length], less where segments overlap: cut it to the length of the original.
 
         Raises:
             ValueError: wrong shape, type or device, or codes out of range.
@@ -140,6 +152,19 @@ class CompressionModel(nn.Module, ABC):
         from .pretrained import load  # late: it imports every format, and so this module
         return load(name, device)
 
+    def for_inference(self) -> 'CompressionModel':
+        """A copy that computes the same, made to run only: in eval mode, without gradients, and smaller.
+
+        Normalised weights are folded into plain ones, and the statistics that codebooks are learnt with are dropped. It
+        cannot be trained, and its weights are for itself alone; the model stays as it is.
+        """
+        model = copy.deepcopy(self).eval().requires_grad_(False)
+        for module in model.modules():
+            _fold_parametrizations(module)
+            if isinstance(module, BaseQuantizer):
+                module.drop_statistics()
+        return model
+
     def check_wav(self, wav: torch.Tensor) -> None:
         """Check the input of `forward` and `encode`, without waiting for the device.
 
@@ -179,3 +204,19 @@ class CompressionModel(nn.Module, ABC):
         lowest, highest = torch.stack(torch.aminmax(codes)).tolist()
         if lowest < 0 or highest >= self.cardinality:
             raise ValueError(f'codes go from {lowest} to {highest}: expected 0 to {self.cardinality - 1}.')
+
+
+def _fold_parametrizations(module: nn.Module) -> None:
+    """Replace parametrised weights, such as of weight_norm, by what they evaluate to, in place.
+
+    `torch.nn.utils.parametrize.remove_parametrizations` would break every copy of the module: a module and its copies
+    share the class that it undoes.
+    """
+    if not parametrize.is_parametrized(module):
+        return
+    assert isinstance(module.parametrizations, nn.ModuleDict)
+    weights = {name: getattr(module, name).detach().clone() for name in module.parametrizations}
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module.parametrizations
+    for name, weight in weights.items():
+        module.register_parameter(name, nn.Parameter(weight, requires_grad=False))

@@ -9,6 +9,7 @@ from audiocodec.modules.checks import require_int
 from audiocodec.quantization import BaseQuantizer
 
 from .base import CodecOutput, CompressionModel
+from .segments import Segments
 
 
 class EncodecModel(CompressionModel):
@@ -23,20 +24,27 @@ class EncodecModel(CompressionModel):
         channels: of the waveforms.
         renormalize: divide every item by its loudness, the root mean square of its mono mix, before the encoder, and
             multiply the reconstruction by it. It takes the whole item to know, so that a causal model cannot.
+        segment_duration: encode segments of so many seconds each on its own, `renormalize` included, as the paper's
+            48 kHz model does (see `Segments`); None: the whole item at once. In training, `forward` takes items whole.
+        overlap: fraction of a segment that the next one repeats, in [0, 1). The decoder fades one into the other.
 
     Raises:
         ValueError: the parts do not fit together.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, quantizer: BaseQuantizer, sample_rate: int,
-                 channels: int, renormalize: bool = False) -> None:
+                 channels: int, renormalize: bool = False, segment_duration: float | None = None,
+                 overlap: float = 0.01) -> None:
         super().__init__()
         require_int('sample_rate', sample_rate)
         require_int('channels', channels)
         hop_length = _check_parts(encoder, decoder, quantizer, channels)
-        if renormalize and getattr(encoder, 'causal', False):
+        if renormalize and segment_duration is None and getattr(encoder, 'causal', False):
             raise ValueError('renormalize=True needs the loudness of the whole item, which a causal encoder must not '
                              'see: use renormalize=False, or causal=False.')
+        self.segments = None
+        if segment_duration is not None:
+            self.segments = Segments(int(segment_duration * sample_rate), overlap, hop_length)
         self.encoder = encoder
         self.decoder = decoder
         self.quantizer = quantizer
@@ -82,20 +90,20 @@ class EncodecModel(CompressionModel):
     def forward(self, wav: torch.Tensor) -> CodecOutput:
         """Encode, quantize and decode a waveform [B, C, T] of any length; see `CompressionModel`."""
         self.check_wav(wav)
-        normalized, scale = self._normalize(wav)
-        quantized = self.quantizer(self.encoder(normalized), self.frame_rate)
-        decoded = self.decoder(quantized.latents)
+        segments = None if self.training else self.segments
+        latents, scale = self._to_latents(wav, segments)
+        quantized = self.quantizer(latents, self.frame_rate)
+        decoded = self._to_wav(quantized.latents, scale, segments)
         assert decoded.shape[-1] >= wav.shape[-1], (decoded.shape, wav.shape)
-        wav_hat = self._denormalize(decoded[..., :wav.shape[-1]], scale)
-        return CodecOutput(wav_hat, quantized.codes, quantized.latents, scale, quantized.bandwidth,
-                           quantized.commitment_loss, quantized.metrics)
+        return CodecOutput(decoded[..., :wav.shape[-1]], quantized.codes, quantized.latents, scale,
+                           quantized.bandwidth, quantized.commitment_loss, quantized.metrics)
 
     @torch.no_grad()
     def encode(self, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Codes [B, num_codebooks, T_frames] and scale [B, 1] or None, without gradient; see `CompressionModel`."""
+        """Codes [B, num_codebooks, T_frames] and scale or None, without gradient; see `CompressionModel`."""
         self.check_wav(wav)
-        normalized, scale = self._normalize(wav)
-        return self.quantizer.encode(self.encoder(normalized)), scale
+        latents, scale = self._to_latents(wav, self.segments)
+        return self.quantizer.encode(latents), scale
 
     def decode(self, codes: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
         """Waveform [B, C, T_frames * hop_length] of codes [B, K, T_frames]; see `CompressionModel`.
@@ -105,13 +113,31 @@ class EncodecModel(CompressionModel):
         latents = self.decode_latent(codes)
         if scale is not None:
             self._check_scale(scale, codes)
-        return self._denormalize(self.decoder(latents), scale)
+        return self._to_wav(latents, scale, self.segments)
 
     def decode_latent(self, codes: torch.Tensor) -> torch.Tensor:
         """Latents [B, D, T_frames] of codes [B, K, T_frames]; see `CompressionModel`."""
         if self.total_codebooks > 0:  # else the quantizer says why there is nothing to decode
             self.check_codes(codes)
         return self.quantizer.decode(codes.long())
+
+    def _to_latents(self, wav: torch.Tensor, segments: Segments | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Latents [B, D, T_frames] and scale of a waveform [B, C, T], of its segments one after the other."""
+        latents, scales = [], []
+        for part in [wav] if segments is None else segments.cut(wav):
+            normalized, scale = self._normalize(part)
+            latents.append(self.encoder(normalized))
+            scales += [] if scale is None else [scale]
+        return _cat(latents), _cat(scales) if scales else None
+
+    def _to_wav(self, latents: torch.Tensor, scale: torch.Tensor | None, segments: Segments | None) -> torch.Tensor:
+        """Waveform of latents [B, D, T_frames] and scale; undoes `_to_latents`."""
+        if segments is None:
+            return self._denormalize(self.decoder(latents), scale)
+        wavs = [self.decoder(part) for part in latents.split(segments.split(latents.shape[-1]), dim=-1)]
+        if scale is not None:
+            wavs = [self._denormalize(wav, part) for wav, part in zip(wavs, scale.split(1, dim=1))]
+        return segments.join(wavs)
 
     def _normalize(self, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Bring every item [C, T] to a loudness of 1; also returns the scale [B, 1], None if not renormalising."""
@@ -129,8 +155,15 @@ class EncodecModel(CompressionModel):
     def _check_scale(self, scale: torch.Tensor, codes: torch.Tensor) -> None:
         if not self.renormalize:
             raise ValueError('scale was given to a model that does not renormalise: use decode(codes).')
-        if scale.shape != (codes.shape[0], 1):
-            raise ValueError(f'scale has shape {list(scale.shape)}: expected [{codes.shape[0]}, 1], one per item.')
+        number = 1 if self.segments is None else len(self.segments.split(codes.shape[-1]))
+        if scale.shape != (codes.shape[0], number):
+            raise ValueError(f'scale has shape {list(scale.shape)}: expected [{codes.shape[0]}, {number}], one per '
+                             f'{"item" if self.segments is None else "segment"}.')
+
+
+def _cat(parts: list[torch.Tensor]) -> torch.Tensor:
+    """Parts one after the other, in the last dimension; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
 def _check_parts(encoder: nn.Module, decoder: nn.Module, quantizer: BaseQuantizer, channels: int) -> int:

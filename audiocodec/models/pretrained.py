@@ -1,51 +1,177 @@
-"""From a name or a file to a model: `load` knows every kind of file, by what is in it and not by its name."""
+"""From a name, a file or a folder to a model: `load` knows every kind, by what is in it and not by its name."""
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
+from torch import nn
 
-from audiocodec.models import audiocraft
-from audiocodec.models.base import CompressionModel
 from audiocodec.utils import checkpoint, config, export
+
+from . import audiocraft, encodec_package, hf_encodec, hub
+from .base import CompressionModel
+from .dac import DAC
+from .mimi import Mimi
+from .weights import make_model
+
+# names that are known without looking: a model of the Hub each; any other id of the Hub is accepted too
+NAMES = {
+    'facebook/encodec_24khz': 'facebook/encodec_24khz',
+    'facebook/encodec_32khz': 'facebook/encodec_32khz',
+    'facebook/encodec_48khz': 'facebook/encodec_48khz',
+    'dac_16khz': 'descript/dac_16khz',
+    'dac_24khz': 'descript/dac_24khz',
+    'dac_44khz': 'descript/dac_44khz',
+    'kyutai/mimi': 'kyutai/mimi',
+}
+# models of `transformers` that are used as they are, by the `model_type` of their configuration
+WRAPPED: dict[str, type[DAC] | type[Mimi]] = {'dac': DAC, 'mimi': Mimi}
+# files that a folder without `config.json` may hold, of this project or of AudioCraft
+_FILES = ('checkpoint.th', 'compression_state_dict.bin')
+# what the configuration in a file may call: classes of modules from here, and what the user opted into
+_TARGETS = ('audiocodec.models.', 'audiocodec.modules.', 'audiocodec.quantization.', 'torch.nn.')
+
+
+class Pretrained(NamedTuple):
+    """What makes a model that is ours to train.
+
+    Attributes:
+        config: its `_target_` node, with the keys of a recipe's `model` section.
+        state: its weights, under the names of that model.
+    """
+
+    config: dict[str, Any]
+    state: dict[str, torch.Tensor]
 
 
 def load(name: str, device: str | torch.device = 'cpu') -> CompressionModel:
-    """A model in eval mode, ready for inference and for further training.
+    """A model in eval mode, ready for inference and, unless it is a DAC or a Mimi, for further training.
 
     Args:
-        name: a file: a training checkpoint or an exported model of this project, or a model exported by AudioCraft.
+        name: a file: a training checkpoint or an exported model of this project or of AudioCraft, or a checkpoint of
+            the `encodec` package; a folder of `transformers` of type encodec, dac or mimi; one of `NAMES`, or another
+            id of such a model on the Hugging Face Hub.
         device: where to put it.
 
     Raises:
-        ValueError: if there is no such file, it cannot be read, or it does not fit its own configuration.
+        ValueError: if there is no such model here, it cannot be read, or it does not fit its own configuration.
+    """
+    path = find(name)
+    wrapped = WRAPPED.get(_model_type(path))
+    if wrapped is not None:
+        return wrapped.load(path).to(device).eval()
+    node, state = _read(path)
+    try:
+        return make_model(node, state).to(device)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
+
+
+def read(name: str) -> Pretrained:
+    """The configuration and weights of a model that is ours to train, without building it; names as for `load`.
+
+    Raises:
+        ValueError: as `load`, or for a model that has no such configuration.
+    """
+    path = find(name)
+    kind = _model_type(path)
+    if kind in WRAPPED:
+        raise ValueError(f'{name!r} is a model of type {kind}, which is used as it is and cannot be trained here: only '
+                         f'EnCodec models can.')
+    return _read(path)
+
+
+def find(name: str) -> Path:
+    """The file or folder of a model on this machine; what is on the Hub only is downloaded.
+
+    Raises:
+        ValueError: no such file, folder, or model of the Hub; it says what is accepted.
     """
     path = Path(name).expanduser()
-    if not path.is_file():
-        raise ValueError(f'{name!r}: no such file; expected a checkpoint or an exported model, of audiocodec or '
-                         'AudioCraft')
-    content = checkpoint.load(path)
-    kind = content.get('format')
-    if kind in (checkpoint.CHECKPOINT_FORMAT, checkpoint.MODEL_FORMAT):
-        model = _from_own(content, path)
-    elif 'best_state' in content and 'xp.cfg' in content:
-        model = audiocraft.from_export(content)
-    else:
-        raise ValueError(f"{path} holds {', '.join(sorted(map(str, content))[:8])}: neither a checkpoint or export of "
-                         'audiocodec nor an export of AudioCraft')
-    return model.to(device).eval()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        if (path / hub.CONFIG).is_file():
+            return path
+        for file in _FILES:
+            if (path / file).is_file():
+                return path / file
+        found = ', '.join(sorted(entry.name for entry in path.iterdir())[:8]) or 'nothing'
+        raise ValueError(f'the folder {path} holds no model: expected {hub.CONFIG} with its weights, or '
+                         f'{" or ".join(_FILES)}; found {found}')
+    if name in NAMES or re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', name):
+        return hub.fetch(NAMES.get(name, name))
+    raise ValueError(f'{name!r}: no such file or folder, and not the name of a model{config.nearest(name, NAMES)} '
+                     f'Expected {", ".join(NAMES)}, another id of the Hugging Face Hub, a checkpoint or exported model '
+                     f'of audiocodec or AudioCraft, or a checkpoint of the encodec package')
 
 
-def _from_own(content: dict[str, Any], path: Path) -> CompressionModel:
-    if content['version'] > checkpoint.VERSION:
-        raise ValueError(f"{path} was written by a newer audiocodec (format version {content['version']}, this one "
-                         f'reads up to {checkpoint.VERSION}): upgrade the package')
-    is_model = content['format'] == checkpoint.MODEL_FORMAT
-    state = content['state'] if is_model else export.inference_state(content)
-    model: CompressionModel = config.build(yaml.safe_load(content['config'])['model'])
+def _model_type(path: Path) -> Any:
+    """The type of a model of `transformers`; None for a file."""
+    if not path.is_dir():
+        return None
+    kind = hub.read_config(path).get('model_type')
+    if kind != 'encodec' and kind not in WRAPPED:
+        raise ValueError(f'{path / hub.CONFIG} is of model_type {kind!r}: only encodec, {" and ".join(WRAPPED)} are '
+                         f'supported')
+    return kind
+
+
+def _read(path: Path) -> Pretrained:
+    """Read a file, or a folder of type encodec."""
+    content = None if path.is_dir() else _content(path)
     try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f'{path}: the weights do not fit the configuration beside them: {error}') from error
-    return model
+        if content is None:
+            return Pretrained(*hf_encodec.read(path))
+        if content.get('format') in (checkpoint.CHECKPOINT_FORMAT, checkpoint.MODEL_FORMAT):
+            return _read_own(content)
+        if 'xp.cfg' in content or 'pretrained' in content:
+            return Pretrained(*audiocraft.read(content))
+        if encodec_package.is_checkpoint(content):
+            return Pretrained(*encodec_package.read(content))
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f'{path}: {error}') from error
+    except (TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f'{path} has a damaged configuration ({type(error).__name__}: {error})') from error
+    if path.name in hub.WEIGHTS and (path.parent / hub.CONFIG).is_file():
+        return read(str(path.parent))
+    found = ', '.join(sorted(map(str, content))[:8]) or 'nothing'
+    hint = f'; weights of transformers need their {hub.CONFIG} beside them' if path.name in hub.WEIGHTS else ''
+    raise ValueError(f'{path} holds {found}: neither a checkpoint or export of audiocodec or AudioCraft, nor a '
+                     f'checkpoint of the encodec package{hint}')
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """What a file holds; the configuration in AudioCraft's training checkpoints is an object of omegaconf."""
+    names = checkpoint.foreign_types(path)
+    types = audiocraft.checkpoint_types() if any(name.startswith('omegaconf.') for name in names) else None
+    return checkpoint.load(path, types=types)
+
+
+def _read_own(content: dict[str, Any]) -> Pretrained:
+    missing = [key for key in ('version', 'config', 'state') if key not in content]
+    if missing:
+        raise ValueError(f"it is of the format {content['format']}, but {' and '.join(missing)} is missing")
+    if content['version'] > checkpoint.VERSION:
+        raise ValueError(f"it was written by a newer audiocodec (format version {content['version']}, this one reads "
+                         f'up to {checkpoint.VERSION}): upgrade the package')
+    is_model = content['format'] == checkpoint.MODEL_FORMAT
+    try:
+        node = yaml.safe_load(content['config'])['model']
+    except yaml.YAMLError as error:
+        raise ValueError(f'its configuration is no YAML: {error}') from error
+    _check_targets(node)
+    return Pretrained(node, content['state'] if is_model else export.inference_state(content))
+
+
+def _check_targets(node: Any) -> None:
+    """Refuse a configuration that calls anything but what models are made of: a file may come from a stranger."""
+    for where, mapping in config.targets(node):
+        target = str(mapping['_target_'])
+        found = config.locate(target)
+        ours = target.startswith(('audiocodec.', 'torch.'))
+        if ours and not (target.startswith(_TARGETS) and isinstance(found, type) and issubclass(found, nn.Module)):
+            raise ValueError(f"model{'.' if where else ''}{where}._target_ '{target}' in its configuration is refused: "
+                             f'a model is made of the classes of modules in {", ".join(_TARGETS)}')

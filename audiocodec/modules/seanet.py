@@ -11,6 +11,7 @@ from torch import nn
 from .activation import make_activation
 from .checks import require_int, require_ints
 from .conv import StreamableConv1d, StreamableConvTranspose1d
+from .init import initialize
 from .lstm import StreamableLSTM
 from .norm import check_norm
 
@@ -135,6 +136,7 @@ class SEANetEncoder(_SEANet):
         lstm: LSTM layers before the last convolution, 0 for none.
         disable_norm_outer_blocks: normalisation is left out of this many blocks from the waveform on, where the
             blocks are the first convolution, every stage, and the last convolution.
+        init: initial weights, one of `init.INITS`.
 
     Raises:
         ValueError: an argument out of range.
@@ -146,7 +148,7 @@ class SEANetEncoder(_SEANet):
                  norm_params: Mapping[str, Any] | None = None, kernel_size: int = 7, last_kernel_size: int = 7,
                  residual_kernel_size: int = 3, dilation_base: int = 2, causal: bool = False,
                  pad_mode: str = 'reflect', true_skip: bool = True, compress: int = 2, lstm: int = 0,
-                 disable_norm_outer_blocks: int = 0) -> None:
+                 disable_norm_outer_blocks: int = 0, init: str = 'default') -> None:
         super().__init__(
             channels=channels, dimension=dimension, n_filters=n_filters, n_residual_layers=n_residual_layers,
             ratios=ratios, activation=activation, activation_params=activation_params, norm=norm,
@@ -163,6 +165,7 @@ class SEANetEncoder(_SEANet):
             layers.append(StreamableLSTM(width, num_layers=lstm))
         layers += [self._act(), self._conv(width, dimension, last_kernel_size, **self._norm_kwargs(self.n_blocks))]
         self.model = nn.Sequential(*layers)
+        initialize(self.model, init)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map the waveform [B, channels, T] to latents [B, dimension, ceil(T / hop_length)]."""
@@ -197,6 +200,7 @@ class SEANetDecoder(_SEANet):
             blocks are the last convolution, every stage, and the first convolution.
         trim_right_ratio: share of the trimming of transposed convolutions done on the right, if causal: below 1, the
             decoder looks ahead.
+        init: initial weights, one of `init.INITS`.
 
     Raises:
         ValueError: an argument out of range.
@@ -209,7 +213,8 @@ class SEANetDecoder(_SEANet):
                  norm_params: Mapping[str, Any] | None = None, kernel_size: int = 7, last_kernel_size: int = 7,
                  residual_kernel_size: int = 3, dilation_base: int = 2, causal: bool = False,
                  pad_mode: str = 'reflect', true_skip: bool = True, compress: int = 2, lstm: int = 0,
-                 disable_norm_outer_blocks: int = 0, trim_right_ratio: float = 1.) -> None:
+                 disable_norm_outer_blocks: int = 0, trim_right_ratio: float = 1.,
+                 init: str = 'default') -> None:
         super().__init__(
             channels=channels, dimension=dimension, n_filters=n_filters, n_residual_layers=n_residual_layers,
             ratios=ratios, activation=activation, activation_params=activation_params, norm=norm,
@@ -230,6 +235,7 @@ class SEANetDecoder(_SEANet):
         if final_activation is not None:
             layers.append(make_activation(final_activation, final_activation_params))
         self.model = nn.Sequential(*layers)
+        initialize(self.model, init)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Map latents [B, dimension, T] to the waveform [B, channels, T * hop_length]."""

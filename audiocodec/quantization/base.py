@@ -83,6 +83,9 @@ class BaseQuantizer(nn.Module, ABC):
     def set_num_codebooks(self, n: int) -> None:
         """Use the first `n` codebooks, 1 <= n <= total_codebooks."""
 
+    def drop_statistics(self) -> None:
+        """Let go, in place, of what only training needs. By default, there is nothing."""
+
     def bandwidth(self, frame_rate: float) -> float:
         """Kilobits per second of the codes at `frame_rate` (Hz), with the codebooks in use."""
         if self.num_codebooks == 0:

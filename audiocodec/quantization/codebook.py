@@ -160,6 +160,11 @@ class Codebooks(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._updates, self._all_inited = None, False
 
+    def drop_statistics(self) -> None:
+        """Keep the entries alone, to encode and decode with: nothing can be learnt any more."""
+        for name in ('embed_avg', 'cluster_size', 'inited', 'usage', 'dead', 'updates'):
+            setattr(self, name, None)
+
     def _generator(self, *numbers: int) -> torch.Generator:
         return distrib.shared_generator(self.seed, *numbers)
 
@@ -247,6 +252,9 @@ class Codebooks(nn.Module):
         A sample of the batch of all workers is used, equal on each of them. Nothing happens if it is not finite.
         Collective: every worker calls it, with the same shapes.
         """
+        if self.inited is None:
+            raise ValueError('codebooks without statistics cannot be trained: train the model that for_inference() was '
+                             'called on, not the copy.')
         if self._all_inited:
             return
         missing = (self.inited == 0).tolist()
@@ -309,7 +317,10 @@ class Codebooks(nn.Module):
             'perplexity': of the entries' shares, between 1 and bins;
             'dead': share of the entries that were dead at the latest update of the level;
             'revived': share that was replaced then.
+            Nothing after `drop_statistics`.
         """
+        if self.usage is None:
+            return {}
         shares = self.usage / self.usage.sum(-1, keepdim=True).clamp(min=self.epsilon)
         return {
             'usage': (shares >= UNUSED_SHARE / self.bins).to(shares.dtype).mean(-1),

@@ -192,6 +192,10 @@ class ResidualVectorQuantizer(BaseQuantizer):
         """
         return self.codebooks.stats()
 
+    def drop_statistics(self) -> None:
+        """Keep what encodes and decodes; see `BaseQuantizer`."""
+        self.codebooks.drop_statistics()
+
     def _draw_active(self) -> int:
         """Number of codebooks for this batch, equal on every worker."""
         if not self.q_dropout:
@@ -201,6 +205,8 @@ class ResidualVectorQuantizer(BaseQuantizer):
 
     def _metrics(self) -> dict[str, torch.Tensor]:
         stats = {name: values[: self.num_codebooks] for name, values in self.codebooks.stats().items()}
+        if not stats:
+            return {}
         return {
             'codebook_usage': stats['usage'].mean(),
             'codebook_usage_min': stats['usage'].min(),

@@ -76,10 +76,11 @@ class CompressionSolver(StandardSolver):
         d_losses = self.adversaries.train_step(fake=out.wav.detach(), real=wav)
         losses = {**self.reconstruction_losses(out.wav, wav), **self.adversaries.generator_losses(out.wav, wav)}
         # The commitment loss is the one term that does not pass through wav_hat.
-        g_loss = self.balancer.backward(losses, out.wav, beside=self.commitment_weight * out.commitment_loss)
+        g_loss = self.balancer.backward({name: losses[name] for name in self.balancer.weights if name in losses}, out.wav,
+                                        beside=self.commitment_weight * out.commitment_loss)
         grad_norm = self.update_model()
-        return {**losses, **self.reports(out.wav, wav), **d_losses, **out.metrics, 'commitment': out.commitment_loss,
-                'bandwidth': out.bandwidth, 'g_loss': g_loss, 'grad_norm': grad_norm}
+        return {**self.reported(losses), **self.reports(out.wav, wav), **d_losses, **out.metrics,
+                'commitment': out.commitment_loss, 'bandwidth': out.bandwidth, 'g_loss': g_loss, 'grad_norm': grad_norm}
 
     def reconstruction_losses(self, wav_hat: torch.Tensor, wav: torch.Tensor) -> dict[str, torch.Tensor]:
         """The losses that are trained, as functions of the reconstruction."""
@@ -88,7 +89,13 @@ class CompressionSolver(StandardSolver):
     @torch.no_grad()
     def reports(self, wav_hat: torch.Tensor, wav: torch.Tensor) -> dict[str, torch.Tensor]:
         """The losses of weight 0, which are only watched."""
-        return {name: loss(wav_hat, wav) for name, loss in self.losses.items() if name not in self.trained}
+        return self.reported({name: loss(wav_hat, wav) for name, loss in self.losses.items()
+                              if name not in self.trained})
+
+    def reported(self, losses: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Losses as they are logged: a loss may say so itself, as SI-SNR does, whose loss is negated."""
+        return {name: getattr(self.losses[name], 'reported', _same)(value) if name in self.losses else value
+                for name, value in losses.items()}
 
     def update_model(self) -> torch.Tensor:
         """Average the gradient over workers, clip it, step; returns its norm before clipping."""
@@ -129,9 +136,9 @@ class CompressionSolver(StandardSolver):
     def valid_step(self, wav: torch.Tensor) -> dict[str, torch.Tensor]:
         """Losses of one batch float [B, C, T], without any update."""
         out = self.model(wav)
-        return {**self.reconstruction_losses(out.wav, wav), **self.reports(out.wav, wav),
-                **self.adversaries.generator_losses(out.wav, wav), 'commitment': out.commitment_loss,
-                **out.metrics, 'bandwidth': out.bandwidth}
+        losses = {**self.reconstruction_losses(out.wav, wav), **self.adversaries.generator_losses(out.wav, wav)}
+        return {**self.reported(losses), **self.reports(out.wav, wav), **out.metrics,
+                'commitment': out.commitment_loss, 'bandwidth': out.bandwidth}
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -239,6 +246,10 @@ class CompressionSolver(StandardSolver):
             rates = ', '.join(f'{n * math.log2(model.cardinality) * model.frame_rate / 1000:g} ({n})' for n in counts)
             lines.append(f'{model.total_codebooks} codebooks of {model.cardinality}; kbps (codebooks): {rates}')
         return '\n'.join(lines)
+
+
+def _same(value: torch.Tensor) -> torch.Tensor:
+    return value
 
 
 def _millions(module: nn.Module) -> str:

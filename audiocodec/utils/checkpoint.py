@@ -4,12 +4,17 @@ Two kinds, both dicts of tensors, numbers, strings, lists and dicts:
 
 - a training checkpoint, `format: audiocodec.checkpoint`: `version`, `sig`, `config` (YAML), `state` (one entry a part);
 - an exported model, `format: audiocodec.model`: `version`, `config` (YAML: what rebuilds the model), `state`.
+
+They are PyTorch archives; an exported model may be a safetensors file too, all but its `state` being in the metadata.
 """
 
+import json
 import os
 import pickle
+import re
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +23,41 @@ import torch
 CHECKPOINT_FORMAT = 'audiocodec.checkpoint'
 MODEL_FORMAT = 'audiocodec.model'
 VERSION = 1
+SAFETENSORS = '.safetensors'
+
+# metadata of a safetensors file that are written as they are; the others are JSON
+_TEXTS = ('format', 'config')
+# what an unreadable file may begin with, and what that says of it
+_BEGINNINGS = {
+    b'version https://git-lfs': 'is a pointer of Git LFS and not the file itself, which `git lfs pull` fetches',
+    b'<': 'is a web page and not the file it should lead to',
+    b'PK': 'is a zip archive that is truncated, damaged or not of PyTorch',
+    b'\x80': 'is a pickle that is truncated, damaged or not of PyTorch',
+    b'\x1f\x8b': 'is compressed with gzip, unpack it first',
+    b'RIFF': 'is audio', b'fLaC': 'is audio', b'OggS': 'is audio', b'ID3': 'is audio',
+}
 
 
 def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write `content` with `torch.save` so that a reader sees the old file or the new one, never a part of it.
+    """Write `content` so that a reader sees the old file or the new one, never a part of it.
 
     The temporary file lies in the same folder, is flushed to the disk, and takes the place of `path` in one rename.
+
+    Args:
+        content: tensors, numbers, strings, lists and dicts.
+        path: the file, of `torch.save`; with the suffix `.safetensors` of safetensors, for an exported model only.
+
+    Raises:
+        ValueError: a safetensors file of something else than an exported model.
     """
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
     try:
         with os.fdopen(handle, 'wb') as file:
-            torch.save(content, file)
+            if path.suffix == SAFETENSORS:
+                file.write(_to_safetensors(content))
+            else:
+                torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -39,27 +67,50 @@ def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
         raise
 
 
-def load(path: str | os.PathLike[str], map_location: str | torch.device = 'cpu') -> dict[str, Any]:
+def load(path: str | os.PathLike[str], map_location: str | torch.device = 'cpu',
+         types: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read a file of tensors; nothing in it is executed.
 
+    Args:
+        path: a file of `torch.save` or safetensors, whatever its name.
+        map_location: where to put the tensors.
+        types: classes, by their full names, that the file may use besides tensors, numbers, strings, lists and dicts.
+
+    Returns:
+        What was saved; of a safetensors file that is no exported model, the tensors by their names.
+
     Raises:
-        ValueError: if the file is missing, truncated, not a PyTorch file, holds code, or is not a dict.
+        ValueError: if the file is missing, truncated, of another format, holds code, or is not a dict.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f'no such checkpoint file: {path}')
-    try:
-        content = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(path):
-            raise ValueError(f'{path} holds more than tensors, numbers, strings, lists and dicts; loading it would run '
-                             f'code, which is refused ({str(error).splitlines()[0]})') from error
-        raise ValueError(f'{path} is not a checkpoint: neither a PyTorch archive nor complete') from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f'{path} cannot be read as a checkpoint, it may be truncated: {error}') from error
+    if _is_safetensors(path):
+        return _load_safetensors(path, map_location)
+    with torch.serialization.safe_globals([(cls, name) for name, cls in (types or {}).items()]):
+        try:
+            content = torch.load(path, map_location=map_location, weights_only=True)
+        except Exception as error:  # damaged bytes may be instructions to the reader for anything
+            code = _code(path, error)
+            if code:
+                raise ValueError(f'{path} holds more than tensors, numbers, strings, lists and dicts: it names {code}. '
+                                 f'Loading it would run code, which is refused') from error
+            raise ValueError(f'{path} cannot be read as a checkpoint: it {_describe(path)}; PyTorch says '
+                             f'{_reason(error)}') from error
     if not isinstance(content, dict):
         raise ValueError(f'{path} holds a {type(content).__name__}, a checkpoint is a dict')
     return content
+
+
+def foreign_types(path: str | os.PathLike[str]) -> list[str]:
+    """Names of the classes and functions, besides those of tensors, that a PyTorch archive refers to; sorted.
+
+    They are read, not imported. Other files, and unreadable ones, give none.
+    """
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(os.fspath(path)))
+    except Exception:  # no archive, or a damaged one: whoever loads it says so
+        return []
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -87,3 +138,76 @@ def prune(folder: Path, pattern: str, keep: int | None) -> None:
     found.sort(key=lambda path: int(path.name[len(prefix):len(path.name) - len(suffix)]))
     for path in found[:max(0, len(found) - keep)]:
         path.unlink()
+
+
+def _to_safetensors(content: dict[str, Any]) -> bytes:
+    """The bytes of an exported model as safetensors."""
+    from safetensors.torch import save as to_bytes
+
+    if content.get('format') != MODEL_FORMAT:
+        raise ValueError(f'{SAFETENSORS} files hold exported models only, not {content.get("format", "unnamed")!r}: '
+                         f'use another suffix, such as .th')
+    metadata = {key: value if key in _TEXTS else json.dumps(value) for key, value in content.items() if key != 'state'}
+    return to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in content['state'].items()}, metadata)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file is meant as safetensors: by its name, or because a header in JSON follows its own length."""
+    with path.open('rb') as file:
+        head = file.read(9)
+    return path.suffix == SAFETENSORS or (head[8:] == b'{' and int.from_bytes(head[:8], 'little') < 2**27)
+
+
+def _load_safetensors(path: Path, device: str | torch.device) -> dict[str, Any]:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise ValueError(f'{path} needs the package safetensors: pip install safetensors') from error
+    try:
+        with safe_open(path, 'pt', device=str(device)) as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f'{path} cannot be read as safetensors ({error}): it {_describe(path)}') from error
+    if metadata.get('format') != MODEL_FORMAT:
+        return state
+    try:
+        others = {key: value if key in _TEXTS else json.loads(value) for key, value in metadata.items()}
+    except json.JSONDecodeError as error:
+        raise ValueError(f'{path} is an exported model with damaged metadata: {error}') from error
+    return {**others, 'state': state}
+
+
+def _code(path: Path, error: Exception) -> str:
+    """What a file that could not be loaded would have executed; empty if it was for another reason."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith('/constants.pkl') for name in archive.namelist()):
+                return 'a TorchScript program'
+    if not isinstance(error, pickle.UnpicklingError):
+        return ''
+    names = foreign_types(path) or re.findall(r'(?:GLOBAL|function|module) <?([\w.]+)', str(error))
+    return ', '.join(names[:4]) + (', ...' if len(names) > 4 else '')
+
+
+def _reason(error: Exception) -> str:
+    """The line of PyTorch's message that says what is wrong."""
+    found = re.search(r'WeightsUnpickler error:\s*(.+)', str(error))
+    return f"{type(error).__name__}: {found[1] if found else (str(error).splitlines() or [''])[0]}"
+
+
+def _describe(path: Path) -> str:
+    """What an unreadable file seems to be, as the end of a sentence."""
+    size = path.stat().st_size
+    with path.open('rb') as file:
+        head = file.read(512)
+    if size == 0:
+        return 'is empty'
+    for start, meaning in _BEGINNINGS.items():
+        if head.lstrip().startswith(start):
+            return f'{meaning} ({size} bytes)'
+    try:
+        text = head.decode('utf-8')
+    except UnicodeDecodeError:
+        return f'is damaged or of an unknown format ({size} bytes, the first are {head[:8].hex(" ")})'
+    return f'is a text ({size} bytes), which begins with {text[:40]!r}'

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 ALLOWED_PREFIXES = ['audiocodec.', 'torch.nn.', 'torch.optim.']
@@ -89,6 +90,8 @@ def targets(node: Any, path: str = '') -> Iterator[tuple[str, Mapping[str, Any]]
 def locate(target: str) -> Any:
     """The class or function that a dotted name stands for.
 
+    What it leads to must be defined where it is allowed: `audiocodec.utils.config.os.system` is not.
+
     Raises:
         ValueError: if the name is not allowed or leads nowhere; it names the nearest that exists.
     """
@@ -114,6 +117,10 @@ def locate(target: str) -> Any:
             raise ValueError(f"_target_ '{target}': {getattr(found, '__name__', found)} has no '{attribute}'"
                              + nearest(attribute, names))
         found = getattr(found, attribute)
+        home = found.__name__ if isinstance(found, ModuleType) else str(getattr(found, '__module__', None))
+        if not is_allowed(f'{home}.' if isinstance(found, ModuleType) else f'{home}.{attribute}'):
+            raise ValueError(f"_target_ '{target}' is not allowed: '{attribute}' belongs to {home}; "
+                             f'opt in with allow_targets=[{home}.]')
     return found
 
 
@@ -153,6 +160,16 @@ def node_problems(node: Any, path: str = '', provided: Iterable[str] = ()) -> li
     return problems
 
 
+def _interpolations(node: Any, path: str = '') -> list[str]:
+    """Problems with interpolations left in a plain node: instantiating would resolve them, to unchecked nodes even."""
+    if isinstance(node, Mapping):
+        return [text for key, value in node.items()
+                for text in _interpolations(value, f'{path}.{key}' if path else str(key))]
+    if isinstance(node, list):
+        return [text for index, value in enumerate(node) for text in _interpolations(value, f'{path}[{index}]')]
+    return [f'{path}={node!r}: an interpolation, where a value is expected'] if '${' in str(node) else []
+
+
 def build(node: Any, **runtime: Any) -> Any:
     """Make the object that a `_target_` node describes, with everything nested in it.
 
@@ -171,12 +188,12 @@ def build(node: Any, **runtime: Any) -> Any:
     plain = to_plain(node)
     if not isinstance(plain, Mapping) or '_target_' not in plain:
         raise ConfigError(f'a component needs a _target_, found {plain!r}')
-    problems = node_problems(plain, provided=runtime)
+    problems = node_problems(plain, provided=runtime) + _interpolations(plain)
     if problems:
         raise ConfigError(problems)
     arguments = {key: value for key, value in plain.items() if key != 'weight'}
     try:
-        return instantiate(arguments, _convert_='all', **runtime)
+        made = instantiate(arguments, _convert_='all', **runtime)
     except InstantiationException as error:
         cause = error.__cause__
         while cause is not None and isinstance(cause, InstantiationException):
@@ -184,3 +201,6 @@ def build(node: Any, **runtime: Any) -> Any:
         if isinstance(cause, ValueError):
             raise cause from error
         raise ValueError(f"{plain['_target_']}: {cause or error}") from error
+    if hasattr(made, 'built_from'):  # a model knows what rebuilds it, for its exports
+        made.built_from = arguments
+    return made

@@ -34,3 +34,20 @@ def parametrized_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
         names = _SPECTRAL_NORM if f'{module}weight_orig' in state else _WEIGHT_NORM
         renamed[f'{module}parametrizations.weight.{names[leaf]}' if leaf in names else name] = tensor
     return renamed
+
+
+def hook_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inverse of `parametrized_names`: rename normalised weights to the older layout.
+
+    Args:
+        state: a state dict with names of either layout, or of both.
+
+    Returns:
+        A new dict, with the same tensors.
+    """
+    leaves = {leaf: old for names in (_WEIGHT_NORM, _SPECTRAL_NORM) for old, leaf in names.items()}
+    renamed = {}
+    for name, tensor in state.items():
+        module, found, leaf = name.rpartition('parametrizations.weight.')
+        renamed[f'{module}{leaves[leaf]}' if found else name] = tensor
+    return renamed

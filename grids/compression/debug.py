@@ -15,5 +15,5 @@ def explorer(launcher: Launcher) -> None:
     launcher.bind_(solver='compression/debug')
     with launcher.job_array():
         launcher()
-        launcher({'quantizer.q_dropout': False})
-        launcher({'quantizer.n_q': 4})
+        launcher({'rvq.q_dropout': False})
+        launcher({'rvq.n_q': 4})

@@ -23,7 +23,7 @@ RECIPE = ['solver=compression/debug', 'adversarial=msstftd', 'adversarial.discri
           'device=cpu', 'dataset.batch_size=4', 'dataset.segment_duration=0.5', 'dataset.num_workers=1',
           'optim.updates_per_epoch=4', 'dataset.valid.num_samples=6', 'dataset.evaluate.num_samples=3',
           'dataset.generate.num_samples=3', 'dataset.generate.batch_size=2', 'dataset.generate.segment_duration=1.0',
-          'quantizer.n_q=3', 'quantizer.bins=32', 'checkpoint.save_every=1', 'checkpoint.keep_last=2', 'num_threads=1']
+          'rvq.n_q=3', 'rvq.bins=32', 'checkpoint.save_every=1', 'checkpoint.keep_last=2', 'num_threads=1']
 
 
 def environment(folder):
@@ -191,7 +191,7 @@ BAD = [
     (['datasource.train=BROKEN.jsonl'], 'BROKEN.jsonl, line 2: not JSON'),
     (['sample_rate=32000', 'datasource.max_sample_rate=24000'], 'datasource.max_sample_rate=24000'),
     (['channels=2', 'datasource.max_channels=1'], 'datasource.max_channels=1'),
-    (['quantizer.n_q=0'], 'quantizer.n_q=0'),
+    (['rvq.n_q=0'], 'rvq.n_q=0'),
     (['encoder.ratios=[8,5,4]'], 'strides do not match'),
     (['continue_from=NOTES.th'], 'NOTES.th'),
     (['evaluate.metrics.visqol=true', 'metrics.visqol.bin=EMPTY'], 'EMPTY'),

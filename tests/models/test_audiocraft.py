@@ -1,12 +1,18 @@
+import collections
+import fractions
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 from safetensors import safe_open
 
-from audiocodec.models import EncodecModel
-from audiocodec.models.audiocraft import from_export, model_config
+from audiocodec.models import CompressionModel, EncodecModel, audiocraft
+from audiocodec.models.audiocraft import model_config
+from audiocodec.models.weights import make_model
 from audiocodec.modules import SEANetDecoder, SEANetEncoder
 from audiocodec.quantization import ResidualVectorQuantizer
 
@@ -29,6 +35,10 @@ def edited(**sections):
     for name, changes in sections.items():
         config[name] = {**config[name], **changes} if isinstance(changes, dict) else changes
     return yaml.safe_dump(config)
+
+
+def from_export(package):
+    return make_model(*audiocraft.read(package))
 
 
 def names_of_audiocraft(state):
@@ -231,8 +241,10 @@ def test_weights_that_are_incomplete():
     without = {name: value for name, value in state.items() if not name.startswith('quantizer.')}
     with pytest.raises(ValueError, match=r'4 missing \(quantizer.codebooks.embed'):
         from_export({**package, 'best_state': without})
-    with pytest.raises(ValueError, match='model in the AudioCraft weights is no tensor but OrderedDict'):
+    with pytest.raises(ValueError, match='model among the weights is no tensor but OrderedDict'):
         from_export({**package, 'best_state': {'model': state}})
+    with pytest.raises(ValueError, match='best_state of the AudioCraft package holds no weights'):
+        from_export({**package, 'best_state': {}})
     with pytest.raises(ValueError, match=r'1 unexpected \(decoder.extra\)'):
         from_export({**package, 'best_state': {**state, 'decoder.extra': torch.zeros(1)}})
 
@@ -241,3 +253,64 @@ def test_training_options_without_equivalent_are_reported(caplog):
     node = model_config(edited(rvq={'orthogonal_reg_weight': 0.5}))
     assert 'orthogonal_reg_weight' not in node['quantizer']
     assert 'rvq.orthogonal_reg_weight=0.5' in caplog.text
+
+
+def training_checkpoint(**changes):
+    """What AudioCraft's solver saves: its configuration as an object of omegaconf, the weights of the best epoch."""
+    package = load_package()
+    cfg = OmegaConf.create(yaml.safe_load(package['xp.cfg']))
+    cfg.merge_with({'sample_rate': 24000, 'dora': {'dir': '${oc.env:NOT_SET_ANYWHERE}'}, 'optim': {'betas': [0.5, 0.9]},
+                    'continue_from': None, 'encodec': {'sample_rate': '${sample_rate}'}, 'name': 'x', 'empty': []})
+    OmegaConf.set_struct(cfg, True)
+    layer = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(layer.parameters())
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    averages = collections.defaultdict(dict)
+    averages['model']['weight'] = torch.ones(2)
+    return {'history': [{'train': {'loss': 0.5, 'ratio': 1}, 'evaluate': {'visqol': np.float64(4.5)}}], 'xp.cfg': cfg, 'xp.sig': '0123abcd',
+            'model': {name: torch.zeros_like(value) for name, value in package['best_state'].items()},
+            'best_state': {'model': package['best_state']}, 'fsdp_best_state': {}, 'optimizer': optimizer.state_dict(),
+            'ema': {'state': averages, 'count': 1.5}, 'adv_losses': {'adversary.weight': torch.ones(3)}, **changes}
+
+
+def test_training_checkpoints_are_read(tmp_path):
+    path = tmp_path / 'checkpoint.th'
+    figures, _ = load_figures('causal_24khz')
+    expected = CompressionModel.get_pretrained(str(PARITY / 'causal_24khz.audiocraft.bin')).encode(figures['wav'])[0]
+    best = load_package()['best_state']
+    for changes in ({}, {'best_state': {}, 'model': best}, {'best_state': {}, 'fsdp_best_state': {'model': best}}):
+        torch.save(training_checkpoint(**changes), path)
+        model = CompressionModel.get_pretrained(str(path))
+        assert torch.equal(model.encode(figures['wav'])[0], expected)
+        assert torch.equal(CompressionModel.get_pretrained(str(tmp_path)).encode(figures['wav'])[0], expected)
+
+
+class Payload:
+    def __reduce__(self):
+        return os.mkdir, ('executed',)
+
+
+def test_code_beside_the_configuration_is_refused_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for changes in ({'extra': Payload()}, {'xp.cfg': {'cfg': OmegaConf.create({'a': 1}), 'b': Payload()}},
+                    {'extra': Path('/')}, {'extra': fractions.Fraction(1)}):
+        torch.save(training_checkpoint(**changes), 'checkpoint.th')
+        with pytest.raises(ValueError, match=r'checkpoint\.th holds more than .*: it names (\w+\.mkdir|pathlib|fract)'):
+            CompressionModel.get_pretrained('checkpoint.th')
+    assert os.listdir() == ['checkpoint.th']
+
+
+def test_types_of_a_configuration_are_those_that_omegaconf_saves(tmp_path):
+    torch.save(training_checkpoint(), tmp_path / 'checkpoint.th')
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(str(tmp_path / 'checkpoint.th'))
+    assert set(names) <= set(audiocraft.checkpoint_types())
+    assert 'omegaconf.dictconfig.DictConfig' in names
+
+
+def test_a_configuration_without_its_fields(tmp_path):
+    cfg = OmegaConf.create({'a': 1})
+    cfg.__dict__['_content'] = 3
+    torch.save(training_checkpoint(**{'xp.cfg': cfg}), tmp_path / 'checkpoint.th')
+    with pytest.raises(ValueError, match=r'checkpoint\.th'):
+        CompressionModel.get_pretrained(str(tmp_path / 'checkpoint.th'))

@@ -40,10 +40,21 @@ def test_problems_carry_the_path_of_their_node():
         "model.encoder._target_: _target_ 'torch.nn.Linaer': torch.nn has no 'Linaer'; did you mean 'Linear'?"]
 
 
-@pytest.mark.parametrize('target', ['os.system', 'builtins.eval', 'torch.load', 'torch.nnx.Linear'])
+@pytest.mark.parametrize('target', [
+    'os.system', 'builtins.eval', 'torch.load', 'torch.nnx.Linear', 'audiocodec.utils.config.os.system',
+    'torch.nn.functional.torch.load', 'torch.nn.functional.torch.hub.load', 'torch.nn.functional.warnings.sys.exit',
+    'audiocodec.utils.checkpoint.Path.unlink', 'audiocodec.models.encodec.nn.Linear.forward.__globals__.clear'])
 def test_what_is_not_allowed_is_not_called(target):
     with pytest.raises(ConfigError, match='not allowed'):
         build({'_target_': target})
+
+
+def test_interpolations_cannot_bring_in_other_nodes(tmp_path):
+    path = tmp_path / 'made'
+    for text in (f'${{oc.create:{{_target_:os.mkdir,path:"{path}"}}}}', '${oc.env:HOME}'):
+        with pytest.raises(ConfigError, match=r'_args_\[0\]=.*: an interpolation'):
+            build({'_target_': 'torch.nn.Sequential', '_args_': [text]})
+    assert not path.exists()
 
 
 def test_other_packages_can_be_opted_in(monkeypatch):

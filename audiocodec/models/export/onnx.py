@@ -1,0 +1,76 @@
+"""`onnx`: encoder and decoder as graphs of ONNX, for onnxruntime and whatever else reads them; the extra `onnx`."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from audiocodec.models.base import CompressionModel
+from audiocodec.models.export import program
+from audiocodec.models.export.extras import require
+
+FORMAT = 'onnx'
+OPSET = 18
+
+
+def save(model: CompressionModel, out: Path) -> None:
+    """Write `encoder.onnx` and `decoder.onnx` (see `program`) and `config.json` into a folder, which is made.
+
+    Raises:
+        ValueError: a package of the extra is missing, or a model that cannot be traced.
+    """
+    require(FORMAT, 'onnx', 'onnx', 'onnxscript', 'onnxruntime')
+    encoder, decoder = program.programs(model, FORMAT, program.OnnxLSTM)
+    inputs, texts = program.example_inputs(model), program.description(model)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, module in (('encoder', encoder), ('decoder', decoder)):
+        arguments, dynamic = inputs[name]
+        try:
+            with torch.no_grad(), _quiet():
+                exported = torch.onnx.export(
+                    module, arguments, dynamo=True, dynamic_shapes=dynamic, opset_version=OPSET, verbose=False,
+                    input_names=list(texts[name]['inputs']), output_names=list(texts[name]['outputs']))
+        except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+            raise program.untraceable(FORMAT, name, error.__cause__ or error) from error  # type: ignore[arg-type]
+        assert exported is not None
+        exported.save(out / f'{name}.onnx', external_data=False)
+    program.write_config(model, out)
+
+
+class Loaded:
+    """The two graphs of a folder, in onnxruntime, on the CPU."""
+
+    def __init__(self, out: Path) -> None:
+        require(FORMAT, 'onnx', 'onnxruntime')
+        import onnxruntime
+
+        self._encoder, self._decoder = (
+            onnxruntime.InferenceSession(out / f'{name}.onnx', providers=['CPUExecutionProvider'])
+            for name in ('encoder', 'decoder'))
+
+    def encode(self, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Codes [B, K, T_frames] and scale [B, 1] or None, of a waveform [B, C, T]."""
+        codes, *scale = self._encoder.run(None, {'wav': wav.numpy()})
+        return torch.from_numpy(codes), torch.from_numpy(scale[0]) if scale else None
+
+    def decode(self, codes: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+        """Waveform [B, C, T_frames * hop_length]."""
+        feeds = {'codes': codes.numpy(), **({} if scale is None else {'scale': scale.numpy()})}
+        return torch.from_numpy(self._decoder.run(None, feeds)[0])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what the exporter says of packages that are not used here, and of its own parts that will change."""
+    registration = logging.getLogger('torch.onnx._internal.exporter._registration')
+    level = registration.level
+    registration.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        registration.setLevel(level)

@@ -1,0 +1,294 @@
+"""Encoder and decoder as plain functions of tensors, written so that they can be traced for any batch and length.
+
+What a trained model computes stays; how it says so changes: lengths are short expressions of the input's, time runs in
+an operator instead of a loop that tracing would unroll, checks of values are gone.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim
+from torch.nn import functional as F
+
+from audiocodec.models.base import CompressionModel
+from audiocodec.models.encodec import EncodecModel
+from audiocodec.models.export.options import refuse
+from audiocodec.modules import StreamableConv1d, StreamableConvTranspose1d, StreamableLSTM
+from audiocodec.quantization import ResidualVectorQuantizer
+
+
+class _Conv(nn.Module):
+    """`StreamableConv1d`."""
+
+    def __init__(self, source: StreamableConv1d) -> None:
+        super().__init__()
+        self.conv = source.conv
+        self.stride, self.pad_mode = source.stride, source.pad_mode
+        right = 0 if source.causal else source.padding_total // 2
+        self.padding = (source.padding_total - right, right)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left, right = self.padding
+        if self.stride > 1:
+            frames = (x.shape[-1] + self.stride - 1) // self.stride
+            right = right + frames * self.stride - x.shape[-1]
+        if self.pad_mode == 'constant':
+            return self.conv(F.pad(x, (left, right)))
+        return self.conv(_pad_by_index(x, left, right, self.pad_mode))
+
+
+def _pad_by_index(x: torch.Tensor, left: int, right: int, mode: str) -> torch.Tensor:
+    """`modules.conv.pad1d` by looking samples up: it gives zeros where a short input would be completed with them.
+
+    The operators that pad compare the padding with the length, and would tie the program to the answer.
+    """
+    length = torch.full((), x.shape[-1], dtype=torch.int64, device=x.device)
+    indices = torch.arange(x.shape[-1] + left + right, device=x.device) - left
+    widest = torch.maximum(torch.full_like(length, left), torch.full_like(length, right))
+    if mode == 'reflect':
+        completed = torch.maximum(length, widest + 1)
+        indices = completed - 1 - (completed - 1 - indices.abs()).abs()
+    elif mode == 'circular':
+        indices = torch.remainder(indices, torch.maximum(length, widest))
+    else:
+        assert mode == 'replicate', mode
+        indices = torch.minimum(indices.clamp(min=0), length - 1)
+    found = x[..., torch.minimum(indices, length - 1)]
+    return found * (indices < length).to(x.dtype)
+
+
+class _ConvTranspose(nn.Module):
+    """`StreamableConvTranspose1d`."""
+
+    def __init__(self, source: StreamableConvTranspose1d) -> None:
+        super().__init__()
+        self.convtr = source.convtr
+        self.stride = source.convtr.convtr.stride[0]
+        self.left = source.trims[0]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.convtr(x).narrow(-1, self.left, x.shape[-1] * self.stride)
+
+
+class ScanLSTM(nn.Module):
+    """`nn.LSTM` from a zero state, of [T, B, D], through the operator `scan`: tracing `nn.LSTM` would fix T."""
+
+    def __init__(self, source: nn.LSTM) -> None:
+        super().__init__()
+        self.num_layers = source.num_layers
+        for layer in range(source.num_layers):
+            weights = _lstm_weights(source, layer)
+            self.register_buffer(f'input_{layer}', weights[0])
+            self.register_buffer(f'state_{layer}', weights[1])
+            self.register_buffer(f'bias_{layer}', weights[2] + weights[3])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        from torch._higher_order_ops.scan import scan  # no public name yet
+
+        for layer in range(self.num_layers):
+            # As a convolution: F.linear would ask whether T and B can be merged, and tie the program to the answer.
+            gates = F.conv1d(x.permute(1, 2, 0).contiguous(), self.get_buffer(f'input_{layer}')[:, :, None],
+                             self.get_buffer(f'bias_{layer}')).permute(2, 0, 1).contiguous()
+            weight = self.get_buffer(f'state_{layer}')
+
+            def step(state: tuple[torch.Tensor, torch.Tensor], gate: torch.Tensor, weight: torch.Tensor = weight,
+                     ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+                hidden, cell = state
+                take, keep, new, give = (gate + hidden @ weight.t()).chunk(4, -1)
+                cell = torch.sigmoid(keep) * cell + torch.sigmoid(take) * torch.tanh(new)
+                hidden = torch.sigmoid(give) * torch.tanh(cell)
+                return (hidden, cell), hidden.clone()
+
+            zeros = x.new_zeros(x.shape[1], weight.shape[1])
+            _, x = scan(step, (zeros, zeros.clone()), gates)
+        return x
+
+
+class OnnxLSTM(nn.Module):
+    """`nn.LSTM` from a zero state, of [T, B, D], as the operator of ONNX, whose gates are in another order."""
+
+    def __init__(self, source: nn.LSTM) -> None:
+        super().__init__()
+        self.num_layers, self.hidden_size = source.num_layers, source.hidden_size
+        for layer in range(source.num_layers):
+            weights = []
+            for weight in _lstm_weights(source, layer):
+                take, keep, new, give = weight.chunk(4)
+                weights.append(torch.cat([take, give, keep, new])[None])
+            self.register_buffer(f'input_{layer}', weights[0])
+            self.register_buffer(f'state_{layer}', weights[1])
+            self.register_buffer(f'bias_{layer}', torch.cat(weights[2:], dim=1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in range(self.num_layers):
+            weights = [self.get_buffer(f'{name}_{layer}') for name in ('input', 'state', 'bias')]
+            shape = (x.shape[0], 1, x.shape[1], self.hidden_size)
+            x = torch.onnx.ops.symbolic('LSTM', (x, *weights), {'hidden_size': self.hidden_size}, dtype=x.dtype,
+                                        shape=shape).squeeze(1)
+        return x
+
+
+class _LSTM(nn.Module):
+    """`StreamableLSTM`."""
+
+    def __init__(self, source: StreamableLSTM, lstm: type[ScanLSTM] | type[OnnxLSTM]) -> None:
+        super().__init__()
+        self.lstm = lstm(source.lstm)
+        self.skip = source.skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.permute(2, 0, 1).contiguous()  # else tracing asks in which order the strides are, which depends on T
+        y = self.lstm(x)
+        return (y + x if self.skip else y).permute(1, 2, 0).contiguous()
+
+
+class EncoderProgram(nn.Module):
+    """Waveform float [B, C, T] to codes int64 [B, K, T_frames], K all codebooks, and scale [B, 1] if renormalising.
+
+    Fewer codebooks are the first ones of K.
+
+    Args:
+        model: made by `for_inference`; its modules are taken over.
+        lstm: what stands for `nn.LSTM`.
+    """
+
+    embed: torch.Tensor
+    norms: torch.Tensor
+
+    def __init__(self, model: EncodecModel, lstm: type[ScanLSTM] | type[OnnxLSTM]) -> None:
+        super().__init__()
+        self.encoder = _traceable(model.encoder, lstm)
+        self.renormalize = model.renormalize
+        embed = model.quantizer.get_buffer('codebooks.embed')
+        self.register_buffer('embed', embed)
+        self.register_buffer('norms', embed.square().sum(-1))
+
+    def forward(self, wav: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        scale = None
+        if self.renormalize:
+            scale = wav.mean(dim=1, keepdim=True).square().mean(dim=2, keepdim=True).sqrt() + 1e-8
+            wav = wav / scale
+        residual = self.encoder(wav)
+        codes = []
+        for level in range(len(self.embed)):
+            # |x - e|² less |x|², as `quantization.kmeans.nearest`; a convolution, as in `ScanLSTM`.
+            distances = F.conv1d(residual, -2 * self.embed[level][:, :, None], self.norms[level])
+            indices = distances.argmin(1)
+            residual = residual - F.embedding(indices, self.embed[level]).transpose(1, 2).contiguous()
+            codes.append(indices)
+        stacked = torch.stack(codes, dim=1)
+        return (stacked,) if scale is None else (stacked, scale.view(-1, 1))
+
+
+class DecoderProgram(nn.Module):
+    """Codes int64 [B, K, T_frames], of the first K codebooks, and scale [B, 1] if renormalising, to the waveform.
+
+    Args:
+        model: made by `for_inference`; its modules are taken over.
+        lstm: what stands for `nn.LSTM`.
+    """
+
+    entries: torch.Tensor
+    offsets: torch.Tensor
+
+    def __init__(self, model: EncodecModel, lstm: type[ScanLSTM] | type[OnnxLSTM]) -> None:
+        super().__init__()
+        self.decoder = _traceable(model.decoder, lstm)
+        embed = model.quantizer.get_buffer('codebooks.embed')
+        # All codebooks in one table: their number may differ between calls.
+        self.register_buffer('entries', embed.flatten(0, 1))
+        self.register_buffer('offsets', torch.arange(len(embed))[None, :, None] * embed.shape[1])
+
+    def forward(self, codes: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+        rows = codes + self.offsets[:, :codes.shape[1]]
+        latents = F.embedding(rows, self.entries).sum(1).transpose(1, 2).contiguous()
+        wav = self.decoder(latents)
+        return wav if scale is None else wav * scale[:, :, None]
+
+
+def programs(model: CompressionModel, name: str, lstm: type[ScanLSTM] | type[OnnxLSTM],
+             ) -> tuple[EncoderProgram, DecoderProgram]:
+    """The two halves of a model, ready to be traced, for the format `name`.
+
+    Raises:
+        ValueError: a model that cannot be traced; the message says why.
+    """
+    if not isinstance(model, EncodecModel):
+        refuse(name, [f'it is a {type(model).__name__}, only EncodecModel is possible'])
+    assert isinstance(model, EncodecModel)
+    problems = []
+    if type(model.quantizer) is not ResidualVectorQuantizer:
+        problems.append(f'quantizer={type(model.quantizer).__name__}, only ResidualVectorQuantizer is possible')
+    if model.segments is not None:
+        problems.append('segment_duration: recordings in segments that overlap are not traced, only whole ones')
+    refuse(name, problems)
+    encoder, decoder = model.for_inference(), model.for_inference()
+    assert isinstance(encoder, EncodecModel)
+    assert isinstance(decoder, EncodecModel)
+    return EncoderProgram(encoder, lstm).eval(), DecoderProgram(decoder, lstm).eval()
+
+
+def example_inputs(model: CompressionModel) -> dict[str, tuple[tuple[torch.Tensor, ...], dict[str, Any]]]:
+    """For encoder and decoder, arguments to trace with, and which of their dimensions may differ in later calls."""
+    # Two frames at least: PyTorch treats lengths of 1 apart.
+    batch, length, frames = Dim('batch', min=1), Dim('length', min=model.hop_length + 1), Dim('frames', min=2)
+    wav = torch.randn(2, model.channels, 9 * model.hop_length + 3)  # numbers that no other dimension has by chance
+    codes = torch.randint(0, model.cardinality, (2, model.total_codebooks, 9))
+    lengths = {0: batch, 2: frames}
+    if model.total_codebooks > 1:
+        lengths[1] = Dim('codebooks', min=1, max=model.total_codebooks)
+    scale = ((torch.ones(2, 1),), {'scale': {0: batch}}) if getattr(model, 'renormalize', False) else ((), {})
+    return {
+        'encoder': ((wav,), {'wav': {0: batch, 2: length}}),
+        'decoder': ((codes, *scale[0]), {'codes': lengths, **scale[1]}),
+    }
+
+
+def description(model: CompressionModel) -> dict[str, Any]:
+    """What a user of the two programs must know of the model."""
+    renormalize = bool(getattr(model, 'renormalize', False))
+    return {
+        'sample_rate': model.sample_rate, 'channels': model.channels, 'hop_length': model.hop_length,
+        'frame_rate': model.frame_rate, 'codebooks': model.total_codebooks, 'cardinality': model.cardinality,
+        'encoder': {'inputs': {'wav': 'float32 [batch, channels, length]'},
+                    'outputs': {'codes': 'int64 [batch, codebooks, frames], frames = ceil(length / hop_length)',
+                                **({'scale': 'float32 [batch, 1]'} if renormalize else {})}},
+        'decoder': {'inputs': {'codes': 'int64 [batch, 1 to codebooks, frames]: fewer codebooks are the first ones',
+                               **({'scale': 'float32 [batch, 1]'} if renormalize else {})},
+                    'outputs': {'wav': 'float32 [batch, channels, frames * hop_length]'}},
+    }
+
+
+def write_config(model: CompressionModel, out: Path) -> None:
+    """Write `config.json` into the folder of the programs."""
+    (out / 'config.json').write_text(json.dumps(description(model), indent=2) + '\n')
+
+
+def untraceable(name: str, part: str, error: Exception) -> ValueError:
+    """The error for a model that PyTorch refuses to trace."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return ValueError(f'the format {name!r} cannot hold this model: its {part} cannot be traced for any length; PyTorch '
+                      f'says {type(error).__name__}: {lines[0][:200] if lines else ""}')
+
+
+def _traceable(module: nn.Module, lstm: type[ScanLSTM] | type[OnnxLSTM]) -> nn.Module:
+    """Replace, in place, the layers whose lengths do not trace well."""
+    for name, child in module.named_children():
+        if isinstance(child, StreamableConv1d):
+            module.add_module(name, _Conv(child))
+        elif isinstance(child, StreamableConvTranspose1d):
+            module.add_module(name, _ConvTranspose(child))
+        elif isinstance(child, StreamableLSTM):
+            module.add_module(name, _LSTM(child, lstm))
+        else:
+            _traceable(child, lstm)
+    return module
+
+
+def _lstm_weights(source: nn.LSTM, layer: int) -> list[torch.Tensor]:
+    """Weights [4 D, D] of the input and of the state, and their biases [4 D]; in the order of gates of PyTorch."""
+    assert source.bias and not source.bidirectional and not source.batch_first, source
+    return [getattr(source, f'{name}_l{layer}').detach() for name in ('weight_ih', 'weight_hh', 'bias_ih', 'bias_hh')]

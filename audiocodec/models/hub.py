@@ -1,0 +1,103 @@
+"""Models of the Hugging Face Hub: their files on this machine, and those that `transformers` itself builds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from audiocodec.utils import checkpoint
+
+CONFIG = 'config.json'
+# in the order of preference
+WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
+
+
+def fetch(repo_id: str) -> Path:
+    """The folder with the configuration and weights of a model of the Hub: from the local cache, else downloaded.
+
+    Raises:
+        ValueError: it is not cached, and cannot be downloaded; it says what to download and where to put it.
+    """
+    try:
+        from huggingface_hub import constants, hf_hub_download
+    except ImportError as error:
+        raise ValueError(f'{repo_id!r}: downloading it needs the package huggingface_hub. '
+                         f"{_advice(repo_id, 'the cache of huggingface_hub')}") from error
+    failure: Exception | None = None
+    for local in (True, False):  # what is cached needs no network, and stays the same
+        for weights in WEIGHTS:
+            try:
+                config = hf_hub_download(repo_id, CONFIG, local_files_only=local)
+                return Path(hf_hub_download(repo_id, weights, local_files_only=local, revision=Path(config).parent.name)
+                            ).parent
+            except (OSError, ValueError, RuntimeError) as error:  # no file, no network, no such repository
+                failure = error
+    raise ValueError(f'{repo_id!r} is not in the cache of the Hub, and could not be downloaded '
+                     f'({type(failure).__name__}: {(str(failure).strip().splitlines() or [""])[0]}). '
+                     f'{_advice(repo_id, constants.HF_HUB_CACHE)}') from failure
+
+
+def _advice(repo_id: str, cache: str) -> str:
+    return (f"Where there is a network, get the files {CONFIG} and {WEIGHTS[0]} from https://huggingface.co/{repo_id} "
+            f"and put them into a folder, whose path is then the name of the model; or run `hf download {repo_id}` "
+            f"(of pip install 'audiocodec[hf]') and copy the result to {cache}.")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a model in a folder.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text('utf-8'))
+    except (OSError, ValueError) as error:
+        raise ValueError(f'{folder / CONFIG} cannot be read as JSON: {error}') from error
+    if not isinstance(config, dict):
+        raise ValueError(f'{folder / CONFIG} holds a {type(config).__name__}, expected an object with a model_type')
+    return config
+
+
+def read_weights(folder: Path) -> dict[str, Any]:
+    """The weights of a model in a folder, names to tensors.
+
+    Raises:
+        ValueError: none there, or unreadable.
+    """
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return checkpoint.load(folder / name)
+    raise ValueError(f'{folder} holds a {CONFIG} but no weights: expected {" or ".join(WEIGHTS)}')
+
+
+def build_with_transformers(class_name: str, folder: Path) -> nn.Module:
+    """Build a model of `transformers`, in float32, from a folder.
+
+    Args:
+        class_name: of the model, in `transformers`.
+        folder: with its configuration and weights, as safetensors.
+
+    Raises:
+        ValueError: no transformers, or weights that are not those of the configuration.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise ValueError(f"{folder}: the model needs the package transformers: pip install 'audiocodec[hf]'") from error
+    if not (folder / WEIGHTS[0]).is_file():
+        raise ValueError(f'{folder} holds no {WEIGHTS[0]}, the only weights that are read for this kind of model')
+    read_weights(folder)  # a damaged file is said to be one
+    try:
+        model, found = getattr(transformers, class_name).from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True,
+            ignore_mismatched_sizes=True)  # reported below
+    except Exception as error:  # of a configuration that is none, in whatever way
+        raise ValueError(f'{folder}: transformers cannot build its {class_name}: {error}') from error
+    problems = {key: sorted(map(str, found[key])) for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys')
+                if found.get(key)}
+    if problems:
+        listed = '; '.join(f'{len(names)} {key} ({", ".join(names[:4])})' for key, names in problems.items())
+        raise ValueError(f'{folder}: the weights are not those of the model in {CONFIG}: {listed}')
+    return model.to(torch.float32)

@@ -1,0 +1,121 @@
+"""Stereo from a mono codec: both channels through it, their codes interleaved (Copet et al., arXiv 2306.05284)."""
+
+import torch
+
+from .base import CodecOutput, CompressionModel
+
+
+class InterleaveStereoCompressionModel(CompressionModel):
+    """Encodes left and right independently with a mono model, and interleaves their codes, left first.
+
+    With the mono model's codes [B, K, T_frames] for each channel, the codes are [B, 2 K, T_frames], the numbers of
+    codebooks being those after interleaving; or [B, K, 2 T_frames], at twice the frame rate. Latents are
+    [B, 2 D, T_frames], left then right. The scale, if any, is [B, 2], or [B, 2 segments], left then right.
+
+    Args:
+        model: a model of one channel.
+        per_timestep: interleave frames, rather than codebooks.
+
+    Raises:
+        ValueError: the model is not mono, or its frames cannot be halved.
+    """
+
+    def __init__(self, model: CompressionModel, per_timestep: bool = False) -> None:
+        super().__init__()
+        if model.channels != 1:
+            raise ValueError(f'the wrapped model has {model.channels} channels: only a mono model can be made stereo.')
+        if per_timestep and model.hop_length % 2:
+            raise ValueError(f'per_timestep=True halves the hop length of the wrapped model, which is odd '
+                             f'({model.hop_length} samples): use per_timestep=False.')
+        self.model = model
+        self.per_timestep = per_timestep
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second of the waveforms (Hz)."""
+        return self.model.sample_rate
+
+    @property
+    def channels(self) -> int:
+        """2."""
+        return 2
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame of the interleaved codes."""
+        return self.model.hop_length // 2 if self.per_timestep else self.model.hop_length
+
+    @property
+    def cardinality(self) -> int:
+        """Entries of each codebook; 0 for a model that does not quantize."""
+        return self.model.cardinality
+
+    @property
+    def num_codebooks(self) -> int:
+        """Codebooks in use, after interleaving."""
+        return self.model.num_codebooks * self._per_frame
+
+    @property
+    def total_codebooks(self) -> int:
+        """Codebooks there are, after interleaving."""
+        return self.model.total_codebooks * self._per_frame
+
+    def set_num_codebooks(self, n: int) -> None:
+        """Use the first `n` codebooks, counted after interleaving: an even number where codebooks are interleaved.
+
+        Raises:
+            ValueError: `n` odd or out of range.
+        """
+        if n % self._per_frame:
+            raise ValueError(f'{n} codebooks cannot be shared by two channels: use an even number, from 2 to '
+                             f'{self.total_codebooks}.')
+        self.model.set_num_codebooks(n // self._per_frame)
+
+    def forward(self, wav: torch.Tensor) -> CodecOutput:
+        """Encode, quantize and decode a waveform [B, 2, T]; see `CompressionModel`."""
+        self.check_wav(wav)
+        out = self.model(wav.reshape(-1, 1, wav.shape[-1]))
+        return out._replace(
+            wav=out.wav.reshape(wav.shape), codes=self._interleave(out.codes),
+            latents=out.latents.reshape(len(wav), -1, out.latents.shape[-1]),
+            scale=None if out.scale is None else out.scale.reshape(len(wav), -1), bandwidth=2 * out.bandwidth)
+
+    def encode(self, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Interleaved codes and scale of a waveform [B, 2, T]; see `CompressionModel`."""
+        self.check_wav(wav)
+        codes, scale = self.model.encode(wav.reshape(-1, 1, wav.shape[-1]))
+        return self._interleave(codes), None if scale is None else scale.reshape(len(wav), -1)
+
+    def decode(self, codes: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+        """Waveform [B, 2, T] of interleaved codes and scale; see `CompressionModel`."""
+        apart = self._separate(codes)
+        if scale is not None and (scale.dim() != 2 or len(scale) != len(codes) or scale.shape[1] % 2):
+            raise ValueError(f'scale has shape {list(scale.shape)}: expected [{len(codes)}, 2], one per channel.')
+        wav = self.model.decode(apart, None if scale is None else scale.reshape(len(apart), -1))
+        return wav.reshape(len(codes), 2, -1)
+
+    def decode_latent(self, codes: torch.Tensor) -> torch.Tensor:
+        """Latents [B, 2 D, T_frames] of interleaved codes; see `CompressionModel`."""
+        latents = self.model.decode_latent(self._separate(codes))
+        return latents.reshape(len(codes), -1, latents.shape[-1])
+
+    @property
+    def _per_frame(self) -> int:
+        return 1 if self.per_timestep else 2
+
+    def _interleave(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes [2 B, K, T], left and right in turn, to [B, 2 K, T] or [B, K, 2 T]."""
+        apart = codes.unflatten(0, (-1, 2))
+        if self.per_timestep:
+            return apart.permute(0, 2, 3, 1).flatten(2)
+        return apart.transpose(1, 2).flatten(1, 2)
+
+    def _separate(self, codes: torch.Tensor) -> torch.Tensor:
+        """Undo `_interleave`."""
+        self.check_codes(codes)
+        dim = 2 if self.per_timestep else 1
+        if codes.shape[dim] % 2:
+            raise ValueError(f'codes have shape {list(codes.shape)}: expected an even number of '
+                             f'{"frames" if self.per_timestep else "codebooks"}, left and right in turn.')
+        apart = codes.unflatten(dim, (-1, 2))
+        return apart.movedim(dim + 1, 1).flatten(0, 1)
