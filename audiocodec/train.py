@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -61,11 +61,7 @@ class CodecMain(HydraMain):
                 raise ConfigError(f"override {argument!r}: expected key=value, e.g. dataset.batch_size=16")
         self._check_overrides(argv)
         with _readable_errors():
-            try:
-                xp = super().get_xp(argv)
-            except AssertionError as error:  # Dora's way of saying that a section became something else
-                raise ConfigError(f'{error} Sections keep their form; a part is turned off through its own switch, '
-                                  'e.g. losses.l1.weight=null') from error
+            xp = super().get_xp(argv)
             OmegaConf.resolve(xp.cfg)
         if xp.cfg.dora.dir is None:
             xp.cfg.dora.dir = str(self.dora.dir)
@@ -121,9 +117,13 @@ class CodecMain(HydraMain):
         if problems:
             raise ConfigError(problems)
         with _readable_errors():
-            known = list(config.leaf_keys(_unresolved(self._get_config(chosen))))
+            plain = _unresolved(self._get_config(chosen))
+        known = list(config.leaf_keys(plain))
         for override in overrides:
             key = str(override.key_or_group)
+            if key not in groups and isinstance(config.select(plain, key), dict) and not isinstance(override.value(), dict):
+                problems.append(f"{override.input_line}: '{key}' is a section, which keeps its form; turn a part off "
+                                'through its own switch, e.g. losses.l1.weight=null')
             if key not in groups and not override.is_add() and not override.is_force_add() and key not in known:
                 problems.append(f"{override.input_line}: there is no key '{key}'"
                                 f"{config.nearest(key, [*known, *groups])}")
@@ -197,6 +197,7 @@ def get_solver_from_xp(xp: XP, override_cfg: Mapping[str, Any] | None = None) ->
         xp: from `main.get_xp` or `main.get_xp_from_sig`.
         override_cfg: nested values that replace the experiment's, e.g. `{'dataset': {'batch_size': 8}}`.
     """
+    xp.cfg.execute_only, xp.cfg.show = None, False  # the experiment's last command may have asked for one stage alone
     if override_cfg:
         unknown = [key for key in config.leaf_keys(override_cfg) if OmegaConf.select(xp.cfg, key, default='?') == '?']
         if unknown:
@@ -214,7 +215,13 @@ def get_solver_from_sig(sig: str, override_cfg: Mapping[str, Any] | None = None)
     return get_solver_from_xp(main.get_xp_from_sig(sig), override_cfg)
 
 
-def _run(cfg: DictConfig) -> None:
+def _codec_main(run: Callable[[DictConfig], None]) -> CodecMain:
+    return CodecMain(run, config_name='config', config_path='../config', version_base='1.3')
+
+
+@_codec_main  # Dora pickles it by this name
+def main(cfg: DictConfig) -> None:
+    """Run the experiment that Dora has entered."""
     from dora.distrib import get_distrib_spec
 
     xp = dora.get_xp()
@@ -229,8 +236,6 @@ def _run(cfg: DictConfig) -> None:
     logger.info('experiment %s in %s', xp.sig, xp.folder)
     solver.run()
 
-
-main = CodecMain(_run, config_name='config', config_path='../config', version_base='1.3')
 
 if __name__ == '__main__':
     main()

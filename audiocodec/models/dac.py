@@ -105,5 +105,5 @@ class DAC(CompressionModel):
         return self.model.encode(completed, self.num_codebooks, return_dict=False)
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
-        wav = self.model.decode(latents, return_dict=False)[0].unsqueeze(1)
+        wav = self.model.decode(latents, return_dict=False)[0].reshape(len(latents), 1, -1)
         return F.pad(wav, (0, latents.shape[-1] * self.hop_length - wav.shape[-1]))

@@ -1,6 +1,9 @@
 """Models of the Hugging Face Hub: their files on this machine, and those that `transformers` itself builds."""
 
+import contextlib
 import json
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +24,43 @@ def fetch(repo_id: str) -> Path:
         ValueError: it is not cached, and cannot be downloaded; it says what to download and where to put it.
     """
     try:
-        from huggingface_hub import constants, hf_hub_download
+        import huggingface_hub.constants
     except ImportError as error:
         raise ValueError(f'{repo_id!r}: downloading it needs the package huggingface_hub. '
                          f"{_advice(repo_id, 'the cache of huggingface_hub')}") from error
-    failure: Exception | None = None
-    for local in (True, False):  # what is cached needs no network, and stays the same
-        for weights in WEIGHTS:
-            try:
-                config = hf_hub_download(repo_id, CONFIG, local_files_only=local)
-                return Path(hf_hub_download(repo_id, weights, local_files_only=local, revision=Path(config).parent.name)
-                            ).parent
-            except (OSError, ValueError, RuntimeError) as error:  # no file, no network, no such repository
-                failure = error
-    raise ValueError(f'{repo_id!r} is not in the cache of the Hub, and could not be downloaded '
-                     f'({type(failure).__name__}: {(str(failure).strip().splitlines() or [""])[0]}). '
-                     f'{_advice(repo_id, constants.HF_HUB_CACHE)}') from failure
+    try:
+        return _download(repo_id, local=True)  # what is cached needs no network, and stays the same
+    except (OSError, ValueError, RuntimeError):
+        pass
+    try:
+        if not huggingface_hub.constants.HF_HUB_OFFLINE:
+            _check_reachable(huggingface_hub.constants.ENDPOINT)
+        return _download(repo_id, local=False)
+    except Exception as error:  # no network, no such repository, no such file
+        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        cache = huggingface_hub.constants.HF_HUB_CACHE
+        raise ValueError(f'{repo_id!r} is not in the cache of the Hub, and could not be downloaded ({reason}). '
+                         f'{_advice(repo_id, cache)}') from error
+
+
+def _check_reachable(endpoint: str) -> None:
+    """Raise OSError if nothing answers there: huggingface_hub would try again and again, for half a minute."""
+    with contextlib.suppress(urllib.error.HTTPError):  # that is an answer
+        urllib.request.urlopen(urllib.request.Request(endpoint, method='HEAD'), timeout=10).close()
+
+
+def _download(repo_id: str, local: bool) -> Path:
+    """The folder of one revision, with the configuration and the first of the weights that there are."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import EntryNotFoundError
+
+    folder = Path(hf_hub_download(repo_id, CONFIG, local_files_only=local)).parent
+    preferred, other = WEIGHTS
+    try:
+        hf_hub_download(repo_id, preferred, revision=folder.name, local_files_only=local)
+    except EntryNotFoundError:
+        hf_hub_download(repo_id, other, revision=folder.name, local_files_only=local)
+    return folder
 
 
 def _advice(repo_id: str, cache: str) -> str:

@@ -163,7 +163,10 @@ def _read_own(content: dict[str, Any]) -> Pretrained:
     except yaml.YAMLError as error:
         raise ValueError(f'its configuration is no YAML: {error}') from error
     _check_targets(node)
-    return Pretrained(node, content['state'] if is_model else export.inference_state(content))
+    state = content['state'] if is_model else export.inference_state(content)
+    if not isinstance(state, dict):
+        raise ValueError(f'its state is a {type(state).__name__}, expected a dict of names to tensors')
+    return Pretrained(node, state)
 
 
 def _check_targets(node: Any) -> None:

@@ -82,24 +82,15 @@ def validate(cfg: DictConfig) -> None:
         raise ConfigError(problems)
 
 
-def _select(plain: Mapping[str, Any], key: str) -> tuple[bool, Any]:
-    node: Any = plain
-    for part in key.split('.'):
-        if not isinstance(node, Mapping) or part not in node:
-            return False, None
-        node = node[part]
-    return True, node
-
-
 def _value_problems(plain: Mapping[str, Any]) -> Iterator[str]:
     for key, (check, accepted) in ACCEPTED.items():
-        there, value = _select(plain, key)
-        if there and not check(value):
+        value = config.select(plain, key)
+        if value is not config.MISSING and not check(value):
             yield f'{key}={value}: expected {accepted}'
     for split in ('train', 'valid', 'evaluate', 'generate'):
         for name in ('batch_size', 'num_samples'):
-            there, value = _select(plain, f'dataset.{split}.{name}')
-            if there and value is not None and not _positive_integer(value):
+            value = plain['dataset'][split].get(name)
+            if value is not None and not _positive_integer(value):
                 yield f'dataset.{split}.{name}={value}: expected a positive integer'
     for name, node in plain['losses'].items():
         weight = node.get('weight') if isinstance(node, Mapping) else node

@@ -13,7 +13,6 @@ import os
 import pickle
 import re
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -180,10 +179,8 @@ def _load_safetensors(path: Path, device: str | torch.device) -> dict[str, Any]:
 
 def _code(path: Path, error: Exception) -> str:
     """What a file that could not be loaded would have executed; empty if it was for another reason."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith('/constants.pkl') for name in archive.namelist()):
-                return 'a TorchScript program'
+    if 'TorchScript' in str(error):
+        return 'a TorchScript program'
     if not isinstance(error, pickle.UnpicklingError):
         return ''
     names = foreign_types(path) or re.findall(r'(?:GLOBAL|function|module) <?([\w.]+)', str(error))

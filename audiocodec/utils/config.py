@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 ALLOWED_PREFIXES = ['audiocodec.', 'torch.nn.', 'torch.optim.']
+MISSING = object()
 _SPECIAL_KEYS = {'_target_', '_partial_', '_convert_', '_recursive_', '_args_', 'weight'}
 
 
@@ -73,6 +74,16 @@ def leaf_keys(node: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
         yield f'{prefix}{key}'
         if isinstance(value, Mapping):
             yield from leaf_keys(value, f'{prefix}{key}.')
+
+
+def select(node: Mapping[str, Any], key: str) -> Any:
+    """What stands at a dotted key of nested mappings; `MISSING` where there is nothing."""
+    found: Any = node
+    for part in key.split('.'):
+        if not isinstance(found, Mapping) or part not in found:
+            return MISSING
+        found = found[part]
+    return found
 
 
 def targets(node: Any, path: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -268,7 +268,8 @@ def training_checkpoint(**changes):
     optimizer.step()
     averages = collections.defaultdict(dict)
     averages['model']['weight'] = torch.ones(2)
-    return {'history': [{'train': {'loss': 0.5, 'ratio': 1}, 'evaluate': {'visqol': np.float64(4.5)}}], 'xp.cfg': cfg, 'xp.sig': '0123abcd',
+    history = [{'train': {'loss': 0.5, 'ratio': 1}, 'evaluate': {'visqol': np.float64(4.5)}}]
+    return {'history': history, 'xp.cfg': cfg, 'xp.sig': '0123abcd',
             'model': {name: torch.zeros_like(value) for name, value in package['best_state'].items()},
             'best_state': {'model': package['best_state']}, 'fsdp_best_state': {}, 'optimizer': optimizer.state_dict(),
             'ema': {'state': averages, 'count': 1.5}, 'adv_losses': {'adversary.weight': torch.ones(3)}, **changes}

@@ -1,9 +1,12 @@
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 import transformers
+from huggingface_hub import constants
 
 from audiocodec.models import CompressionModel, EncodecModel, hf_encodec
 
@@ -232,3 +235,30 @@ def test_a_codebook_is_missing(folder):
     torch.save(state, folder / 'pytorch_model.bin')
     with pytest.raises(ValueError, match=r'must be numbered from 0 on, all of one shape, got \{0: .*, 2: '):
         CompressionModel.get_pretrained(str(folder))
+
+
+def test_it_needs_no_transformers(folder):
+    code = (f'import sys; from audiocodec.models import CompressionModel; '
+            f'CompressionModel.get_pretrained({str(folder)!r}); '
+            f'print({{"transformers", "huggingface_hub", "torchaudio", "dora"}} & set(sys.modules))')
+    done = subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == 'set()'
+
+
+@pytest.mark.parametrize('archive', [False, True])
+def test_a_cached_model_needs_no_network(folder, tmp_path_factory, monkeypatch, archive):
+    state = make_model('mono').state_dict()
+    if archive:
+        (folder / 'model.safetensors').unlink()
+        torch.save(state, folder / 'pytorch_model.bin')
+    cache = tmp_path_factory.mktemp('cache')
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(cache))
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    revision, repository = 'f' * 40, cache / 'models--facebook--encodec_24khz'
+    (repository / 'refs').mkdir(parents=True)
+    (repository / 'refs' / 'main').write_text(revision)
+    (repository / 'snapshots').mkdir()
+    folder.rename(repository / 'snapshots' / revision)
+    model = CompressionModel.get_pretrained('facebook/encodec_24khz')
+    assert (model.sample_rate, model.total_codebooks) == (24000, LEVELS)
+    assert torch.equal(model.encoder.model[0].conv.conv.bias, state['encoder.layers.0.conv.bias'])

@@ -1,8 +1,12 @@
+import fractions
 import os
+import pickle
 import zipfile
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from audiocodec.utils import checkpoint
 
@@ -86,3 +90,90 @@ def test_prune_keeps_the_newest_by_number(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ['checkpoint.th', 'checkpoint_10.th', 'checkpoint_9.th', 'checkpoint_x.th']
     checkpoint.prune(tmp_path, 'checkpoint_*.th', keep=None)
     assert len(os.listdir(tmp_path)) == 4
+
+
+def test_safetensors_hold_exported_models_whole(tmp_path):
+    path = tmp_path / 'model.safetensors'
+    content = {'format': checkpoint.MODEL_FORMAT, 'version': 1, 'sig': '12345678', 'epoch': None, 'rate': 0.5,
+               'config': 'model: {a: "é"}\n',
+               'state': {'w': torch.arange(6.).view(2, 3).t(), 'n': torch.tensor(3),
+                         'b': torch.ones(2, dtype=torch.bool)}}
+    checkpoint.save(content, path)
+    loaded = checkpoint.load(path)
+    assert {key: value for key, value in loaded.items() if key != 'state'} == {
+        key: value for key, value in content.items() if key != 'state'}
+    for name, value in content['state'].items():
+        assert torch.equal(loaded['state'][name], value)
+        assert loaded['state'][name].dtype == value.dtype
+    with safe_open(path, 'pt') as file:
+        assert file.metadata()['format'] == checkpoint.MODEL_FORMAT
+    assert os.listdir(tmp_path) == ['model.safetensors']
+    (tmp_path / 'model.safetensors').rename(tmp_path / 'other.bin')
+    assert torch.equal(checkpoint.load(tmp_path / 'other.bin')['state']['w'], content['state']['w'])
+
+
+def test_safetensors_of_others_are_their_tensors(tmp_path):
+    save_file({'a': torch.ones(3)}, tmp_path / 'a.safetensors', metadata={'format': 'pt'})
+    assert list(checkpoint.load(tmp_path / 'a.safetensors')) == ['a']
+
+
+def test_safetensors_hold_nothing_else(tmp_path):
+    with pytest.raises(ValueError, match=r"hold exported models only, not 'audiocodec\.checkpoint'"):
+        checkpoint.save(content(), tmp_path / 'checkpoint.safetensors')
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize('keep', [0, 4, 8, 100, -1])
+def test_truncated_safetensors(tmp_path, keep):
+    path = tmp_path / 'a.safetensors'
+    save_file({'a': torch.ones(30)}, path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r'a\.safetensors cannot be read as safetensors \(.*\): it is'):
+        checkpoint.load(path)
+
+
+def test_damaged_metadata(tmp_path):
+    save_file({'a': torch.ones(3)}, tmp_path / 'a.safetensors',
+              metadata={'format': checkpoint.MODEL_FORMAT, 'version': '{'})
+    with pytest.raises(ValueError, match=r'a\.safetensors is an exported model with damaged metadata'):
+        checkpoint.load(tmp_path / 'a.safetensors')
+
+
+@pytest.mark.parametrize(('start', 'message'), [
+    (b'', 'it is empty'),
+    (b'version https://git-lfs.github.com/spec/v1\noid sha256:1\n', r'pointer of Git LFS .* `git lfs pull` fetches'),
+    (b'\n<!DOCTYPE html><html>', 'it is a web page'),
+    (b'RIFF\x00\x00\x00\x00WAVE', 'it is audio'),
+    (b'\x1f\x8b\x08\x00', 'unpack it first'),
+    (b'PK\x03\x04\x00\x00', 'a zip archive that is truncated'),
+    (b'\x80\x02}q\x00(', 'a pickle that is truncated'),
+    (b'sample_rate: 24000', "it is a text .18 bytes., which begins with 'sample_rate"),
+    (b'\xff\xfe\x00\x01', r'of an unknown format \(4 bytes, the first are ff fe 00 01\)'),
+])
+@pytest.mark.parametrize('name', ['file.th', 'file.safetensors'])
+def test_what_was_found_instead_is_said(tmp_path, start, message, name):
+    (tmp_path / name).write_bytes(start)
+    with pytest.raises(ValueError, match=rf'{name} cannot be read .*{message}'):
+        checkpoint.load(tmp_path / name)
+
+
+def test_plain_pickles_are_refused_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'evil.pkl').write_bytes(pickle.dumps({'x': Payload()}, protocol=2))
+    with pytest.raises(ValueError, match=r'evil\.pkl holds more than .*mkdir'):
+        checkpoint.load('evil.pkl')
+    assert not (tmp_path / 'executed').exists()
+
+
+def test_types_are_admitted_by_name_for_one_file(tmp_path):
+    torch.save({'x': fractions.Fraction(1, 3), 'w': torch.ones(1)}, tmp_path / 'a.th')
+    assert checkpoint.foreign_types(tmp_path / 'a.th') == ['fractions.Fraction']
+    loaded = checkpoint.load(tmp_path / 'a.th', types={'fractions.Fraction': fractions.Fraction})
+    assert loaded['x'] == fractions.Fraction(1, 3)
+    with pytest.raises(ValueError, match=r'it names fractions\.Fraction'):
+        checkpoint.load(tmp_path / 'a.th')
+    torch.save({'x': fractions.Fraction(1), 'y': Payload()}, tmp_path / 'b.th')
+    with pytest.raises(ValueError, match=r'it names \w+\.mkdir\.'):
+        checkpoint.load(tmp_path / 'b.th', types={'fractions.Fraction': fractions.Fraction})
+    (tmp_path / 'c.txt').write_text('hello')
+    assert checkpoint.foreign_types(tmp_path / 'c.txt') == []

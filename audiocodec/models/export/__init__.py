@@ -1,0 +1,195 @@
+"""Models out: one function for each format, which writes, reads again, and compares with the source on audio.
+
+    from audiocodec.models import export
+    report = export.export_hf('//sig/SIG', 'folder')      # or a file, a folder, a name, a model
+    print(report)
+
+`scripts/export.py` is the same as a command. The page docs/export.md tells the formats apart.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from audiocodec.models import pretrained
+from audiocodec.models.base import CompressionModel
+from audiocodec.models.export import audiocraft, bundle, hf, onnx, parity, torch_export
+from audiocodec.models.export.options import node_of
+from audiocodec.models.export.parity import Codec, Report
+from audiocodec.models.export.source import Source, open_source
+from audiocodec.utils import checkpoint
+from audiocodec.utils.export import export_encodec, save_compact
+
+__all__ = ['FORMATS', 'ParityError', 'Report', 'export', 'export_audiocraft', 'export_bundle', 'export_compact',
+           'export_hf', 'export_onnx', 'export_torch']
+
+logger = logging.getLogger(__name__)
+
+Sources = str | os.PathLike[str] | CompressionModel
+Audio = Sequence[str | os.PathLike[str]] | None
+
+
+class ParityError(ValueError):
+    """What was written does not compute what its source computes; its text is the report."""
+
+
+def export_compact(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
+    """Write the weights and what rebuilds the model: a file of PyTorch, or of safetensors if that is its suffix.
+
+    Args:
+        source: a model; the signature of an experiment, as `SIG` or `//sig/SIG`; an experiment's folder; a checkpoint
+            or an exported file; or `//pretrained/NAME`.
+        out: the file to write.
+        audio: files, folders or manifests of audio to compare on; by default the example recordings, where there is a
+            clone of the project, else a synthetic sound.
+
+    Returns:
+        The comparison with the source, which is also written beside the file, as `OUT.parity.json`.
+
+    Raises:
+        ParityError: the export does not compute the same.
+        ValueError: a source that cannot be read, or whose model was put together by hand.
+    """
+    def write(found: Source, path: Path) -> list[str]:
+        if found.content is not None and found.path is not None:
+            export_encodec(found.path, path)
+        else:
+            save_compact(node_of(found.model, 'compact'), found.model.state_dict(), path, **found.origin)
+        return []
+
+    return _export('compact', source, Path(out), write, _load_own, audio)
+
+
+def export_bundle(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
+    """Write all that fine-tuning goes on from, without data paths; arguments and result as `export_compact`.
+
+    Raises:
+        ParityError: the export does not compute the same.
+        ValueError: a source that is no training checkpoint: there is nothing more than the model.
+    """
+    def write(found: Source, path: Path) -> list[str]:
+        if found.content is None:
+            raise ValueError(f'{found.name} is no training checkpoint of audiocodec: it has no discriminators, '
+                             f'optimizers and averages for a bundle; use the format compact')
+        bundle.save(found.content, path)
+        return []
+
+    return _export('bundle', source, Path(out), write, _load_own, audio)
+
+
+def export_audiocraft(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
+    """Write a file for AudioCraft and its MusicGen training; arguments and result as `export_compact`.
+
+    It is read again by this package's importer.
+
+    Raises:
+        ParityError: the export does not compute the same.
+        ValueError: an option that AudioCraft lacks; the message names it.
+    """
+    return _export('audiocraft', source, Path(out), lambda found, path: audiocraft.save(found.model, path), _load_own,
+                   audio)
+
+
+def export_hf(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
+    """Write a folder for `transformers`, with a model card; arguments and result as `export_compact`.
+
+    The report is `parity.json` in the folder.
+
+    Raises:
+        ParityError: the export does not compute the same.
+        ValueError: an option that `transformers` lacks (the message names it), or the extra `hf` is missing.
+    """
+    def write(found: Source, path: Path) -> list[str]:
+        told = ' '.join(f'{key} {value}' for key, value in found.origin.items())
+        return hf.save(found.model, path, f'It is from the experiment {told}.' if told else '')
+
+    return _export('hf', source, Path(out), write, hf.Loaded, audio)
+
+
+def export_onnx(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
+    """Write a folder with `encoder.onnx` and `decoder.onnx`, for any batch and length; as `export_hf` otherwise.
+
+    Raises:
+        ParityError: the export does not compute the same.
+        ValueError: a model that cannot be traced, or the extra `onnx` is missing.
+    """
+    def write(found: Source, path: Path) -> list[str]:
+        onnx.save(found.model, path)
+        return []
+
+    return _export('onnx', source, Path(out), write, onnx.Loaded, audio)
+
+
+def export_torch(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
+    """Write a folder with `encoder.pt2` and `decoder.pt2`, programs of `torch.export`; as `export_hf` otherwise.
+
+    Raises:
+        ParityError: the export does not compute the same.
+        ValueError: a model that cannot be traced.
+    """
+    def write(found: Source, path: Path) -> list[str]:
+        torch_export.save(found.model, path)
+        return []
+
+    return _export('torch', source, Path(out), write, torch_export.Loaded, audio)
+
+
+FORMATS: dict[str, Callable[[Sources, str | os.PathLike[str], Audio], Report]] = {
+    'compact': export_compact,
+    'bundle': export_bundle,
+    'audiocraft': export_audiocraft,
+    'hf': export_hf,
+    'onnx': export_onnx,
+    'torch': export_torch,
+}
+
+
+def export(source: Sources, out: str | os.PathLike[str], format: str = 'compact', audio: Audio = None) -> Report:
+    """Write a model in one of `FORMATS`; see the function of that format.
+
+    Raises:
+        ValueError: an unknown format, or as the function.
+    """
+    if format not in FORMATS:
+        raise ValueError(f'format={format!r} is unknown: choose one of {", ".join(FORMATS)}')
+    return FORMATS[format](source, out, audio)
+
+
+def _load_own(path: Path) -> Codec:
+    return pretrained.load(str(path))
+
+
+def _export(name: str, source: Sources, out: Path, write: Callable[[Source, Path], list[str]],
+            read: Callable[[Path], Codec], audio: Audio) -> Report:
+    """Write, read again, compare, and save the report."""
+    _check_out(name, out)
+    found = open_source(source)
+    clips = parity.load_clips(found.model, audio)
+    active = found.model.num_codebooks
+    try:
+        report = Report(name, found.name, notes=write(found, out))
+        parity.compare(found.model, read(out), clips, report)
+    finally:
+        if active:
+            found.model.set_num_codebooks(active)
+    files = [out] if out.is_file() else sorted(path for path in out.iterdir() if path.name != 'parity.json')
+    report.files = {path.name: path.stat().st_size for path in files}
+    report.needed = parity.needed_bytes(found.model)
+    report.save(out / 'parity.json' if out.is_dir() else out.with_name(f'{out.name}.parity.json'))
+    if not report.passed:
+        raise ParityError(str(report))
+    logger.info('%s', report)
+    return report
+
+
+def _check_out(name: str, out: Path) -> None:
+    """Refuse a place that would make a mess, before anything is computed."""
+    folder = name in ('hf', 'onnx', 'torch')
+    if folder and out.is_file():
+        raise ValueError(f'{out} is a file: the format {name} is a folder')
+    if not folder and out.is_dir():
+        raise ValueError(f'{out} is a folder: the format {name} is a file, such as '
+                         f'{out / ("model" + (".th" if name == "bundle" else ".bin"))}')
+    if name == 'audiocraft' and out.suffix == checkpoint.SAFETENSORS:
+        raise ValueError(f'{out}: AudioCraft reads files of PyTorch; use another suffix, such as .bin')

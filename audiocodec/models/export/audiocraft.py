@@ -50,8 +50,8 @@ def foreign_config(options: Options) -> dict[str, Any]:
     known = importer.SEANET_KEYS
     shared = {key: value for key, value in options.encoder.items()
               if key in known and options.decoder.get(key) == value}
-    own = [{key: _plain(key, value) for key, value in part.items() if key not in shared and key in importer.DECODER_KEYS}
-           for part in (options.encoder, options.decoder)]
+    own = [{key: _plain(key, value) for key, value in part.items()
+            if key in importer.DECODER_KEYS and key not in shared} for part in (options.encoder, options.decoder)]
     rate, channels = options.model['sample_rate'], options.model['channels']
     return {
         'solver': 'compression', 'device': 'cpu', 'dtype': 'float32', 'sample_rate': rate, 'channels': channels,

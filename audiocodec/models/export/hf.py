@@ -1,4 +1,4 @@
-"""`hf`: a folder that `transformers` loads: `EncodecModel.from_pretrained` and `AutoFeatureExtractor`; the extra `hf`."""
+"""`hf`: a folder for `EncodecModel.from_pretrained` and `AutoFeatureExtractor` of `transformers`; the extra `hf`."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""The options of a model, spelt out for the formats that name them otherwise, and the refusal of what cannot be held."""
+"""The options of a model, spelt out for formats that name them otherwise, and the refusal of what they cannot hold."""
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence

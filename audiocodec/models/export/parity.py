@@ -16,9 +16,10 @@ from audiocodec.utils import paths
 
 # Largest difference of waveforms that passes: of full scale, or of the loudest sample where that is more.
 WAV_TOLERANCE = 1e-4
-# How far apart two entries of a codebook may be from a vector, relative to the largest latent, and count as equally
-# near: float32 sums of some thousand products, in another order, differ by about as much.
-TIE = 1e-5
+# Rounding that may decide between two nearly equal distances: of the latents, relative to the largest of them (sums of
+# thousands of products in another order), and of the squared distances, in units of float32's spacing.
+LATENT_ROUNDING = 1e-5
+DISTANCE_ROUNDING = 8 * torch.finfo(torch.float32).eps
 SECONDS = 3.
 ITEMS = 4
 
@@ -60,7 +61,7 @@ class Report:
         codes: how many were compared.
         codes_different: how many differ.
         codes_tied: whether, wherever codes differ, two entries of the codebook are equally near but for rounding.
-        widest_tie: the largest such distance, relative to the largest latent; at most `TIE` counts as equal.
+        widest_tie: how far from equally near they are at most, in units of what rounding may do: up to 1 is a tie.
         wav_difference: largest difference of a sample, both decoding the codes of the source.
         wav_peak: loudest sample of the source's output.
         files: bytes of each file.
@@ -103,7 +104,8 @@ class Report:
                  f'  audio: {self.audio}: {", ".join(self.clips)}']
         if self.codes:
             ties = '' if self.codes_different == 0 else (
-                f', {"all" if self.codes_tied else "NOT all"} of them ties (at most {self.widest_tie:.1e} apart)')
+                f', the others are {"" if self.codes_tied else "NOT all "}ties (at most {self.widest_tie:.2g} of what '
+                f'rounding may do)')
             lines.append(f'  codes: {self.codes - self.codes_different} of {self.codes} equal{ties}')
         lines.append(f'  waveform: largest difference {self.wav_difference:.1e}, at a peak of {self.wav_peak:.2f}')
         lines += [f'  {name}: {_megabytes(size)}' for name, size in self.files.items()]
@@ -212,15 +214,15 @@ def _compare_codes(report: Report, model: CompressionModel, latents: torch.Tenso
         report.codes_tied = False
         return
     report.widest_tie = max(report.widest_tie, _widest_tie(quantizer.codebooks.embed, latents, codes, found))
-    report.codes_tied = report.widest_tie <= TIE
+    report.codes_tied = report.widest_tie <= 1
 
 
 def _widest_tie(embed: torch.Tensor, latents: torch.Tensor, codes: torch.Tensor, found: torch.Tensor) -> float:
-    """Where codes differ, how much nearer one entry is than the other, relative to the largest latent.
+    """Where codes differ, how much nearer one entry is than the other, in units of what rounding may do.
 
-    If a latent is off by d, its squared distances to entries a and b change by 2 d·(a - b) against each other: their
-    difference over 2 |a - b| is at most |d| where rounding alone decides. The levels after the first that differs
-    quantize another residual, and are not asked.
+    If a latent is off by d, its squared distances to entries a and b change by 2 d·(a - b) against each other, at most
+    2 |d| |a - b|. Where a and b nearly coincide, the rounding of the distances themselves is more than that. The levels
+    after the first that differs quantize another residual, and are not asked.
 
     Args:
         embed: entries [K, bins, D].
@@ -228,7 +230,7 @@ def _widest_tie(embed: torch.Tensor, latents: torch.Tensor, codes: torch.Tensor,
         codes: of the source, int64 [B, K, T].
         found: others, of the same shape.
     """
-    books, widest = embed.double(), 0.
+    books, widest, largest = embed.double(), 0., latents.abs().max().item()
     for item, frame in (found != codes).any(dim=1).nonzero().tolist():
         ours, theirs = codes[item, :, frame], found[item, :, frame]
         if int(theirs.min()) < 0 or int(theirs.max()) >= embed.shape[1]:
@@ -237,8 +239,10 @@ def _widest_tie(embed: torch.Tensor, latents: torch.Tensor, codes: torch.Tensor,
         residual = latents[item, :, frame].double() - sum(books[above, ours[above]] for above in range(level))
         first, second = books[level, ours[level]], books[level, theirs[level]]
         gap = (residual - first).square().sum() - (residual - second).square().sum()
-        widest = max(widest, (gap.abs() / (2 * (first - second).norm())).item())
-    return widest / latents.abs().max().item()
+        rounding = 2 * LATENT_ROUNDING * largest * (first - second).norm()
+        rounding += DISTANCE_ROUNDING * max(vector.square().sum() for vector in (residual, first, second))
+        widest = max(widest, (gap.abs() / rounding).item())
+    return widest
 
 
 def _compare_wavs(report: Report, wav: torch.Tensor, found: torch.Tensor) -> None:

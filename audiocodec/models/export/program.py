@@ -86,6 +86,7 @@ class ScanLSTM(nn.Module):
             self.register_buffer(f'bias_{layer}', weights[2] + weights[3])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [T, B, D] to [T, B, D]."""
         from torch._higher_order_ops.scan import scan  # no public name yet
 
         for layer in range(self.num_layers):
@@ -123,6 +124,7 @@ class OnnxLSTM(nn.Module):
             self.register_buffer(f'bias_{layer}', torch.cat(weights[2:], dim=1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [T, B, D] to [T, B, D]."""
         for layer in range(self.num_layers):
             weights = [self.get_buffer(f'{name}_{layer}') for name in ('input', 'state', 'bias')]
             shape = (x.shape[0], 1, x.shape[1], self.hidden_size)
@@ -167,6 +169,7 @@ class EncoderProgram(nn.Module):
         self.register_buffer('norms', embed.square().sum(-1))
 
     def forward(self, wav: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Encode; see the class."""
         scale = None
         if self.renormalize:
             scale = wav.mean(dim=1, keepdim=True).square().mean(dim=2, keepdim=True).sqrt() + 1e-8
@@ -203,6 +206,7 @@ class DecoderProgram(nn.Module):
         self.register_buffer('offsets', torch.arange(len(embed))[None, :, None] * embed.shape[1])
 
     def forward(self, codes: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+        """Decode; see the class."""
         rows = codes + self.offsets[:, :codes.shape[1]]
         latents = F.embedding(rows, self.entries).sum(1).transpose(1, 2).contiguous()
         wav = self.decoder(latents)
@@ -270,8 +274,8 @@ def write_config(model: CompressionModel, out: Path) -> None:
 def untraceable(name: str, part: str, error: Exception) -> ValueError:
     """The error for a model that PyTorch refuses to trace."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return ValueError(f'the format {name!r} cannot hold this model: its {part} cannot be traced for any length; PyTorch '
-                      f'says {type(error).__name__}: {lines[0][:200] if lines else ""}')
+    return ValueError(f'the format {name!r} cannot hold this model: its {part} cannot be traced for any length; '
+                      f'PyTorch says {type(error).__name__}: {lines[0][:200] if lines else ""}')
 
 
 def _traceable(module: nn.Module, lstm: type[ScanLSTM] | type[OnnxLSTM]) -> nn.Module:
@@ -290,5 +294,7 @@ def _traceable(module: nn.Module, lstm: type[ScanLSTM] | type[OnnxLSTM]) -> nn.M
 
 def _lstm_weights(source: nn.LSTM, layer: int) -> list[torch.Tensor]:
     """Weights [4 D, D] of the input and of the state, and their biases [4 D]; in the order of gates of PyTorch."""
-    assert source.bias and not source.bidirectional and not source.batch_first, source
+    assert source.bias, source
+    assert not source.bidirectional, source
+    assert not source.batch_first, source
     return [getattr(source, f'{name}_l{layer}').detach() for name in ('weight_ih', 'weight_hh', 'bias_ih', 'bias_hh')]

@@ -1,0 +1,74 @@
+"""What is exported: from a signature, a file, a name or a model to the model and where it is from."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from audiocodec.models import pretrained
+from audiocodec.models.base import CompressionModel
+from audiocodec.utils import checkpoint, paths
+
+
+@dataclass
+class Source:
+    """A model to export.
+
+    Attributes:
+        name: as the user called it.
+        model: in eval mode.
+        path: of the file that it is from, if it is from one.
+        content: of a training checkpoint of this project; None otherwise.
+        origin: `sig` and `epoch`, where they are known.
+    """
+
+    name: str
+    model: CompressionModel
+    path: Path | None = None
+    content: dict[str, Any] | None = None
+    origin: dict[str, Any] = field(default_factory=dict)
+
+
+def open_source(source: str | os.PathLike[str] | CompressionModel) -> Source:
+    """Load what is to be exported.
+
+    Args:
+        source: a model; the signature of an experiment, as `SIG` or `//sig/SIG`; an experiment's folder; a checkpoint
+            or an exported file; or `//pretrained/NAME`, with any name that `CompressionModel.get_pretrained` takes.
+
+    Raises:
+        ValueError: nothing of that name, or unreadable.
+    """
+    if isinstance(source, CompressionModel):
+        return Source(f'a {type(source).__name__}', source.eval())
+    name = os.fspath(source)
+    found = _find(name)
+    if not found.is_file():
+        return Source(name, pretrained.load(str(found)))
+    model = pretrained.load(str(found))
+    try:
+        content = checkpoint.load(found)
+    except ValueError:  # of another project, with objects of its own, which `pretrained` knows
+        return Source(name, model, found)
+    origin: dict[str, Any] = {}
+    if content.get('format') in (checkpoint.CHECKPOINT_FORMAT, checkpoint.MODEL_FORMAT):
+        origin = {key: content[key] for key in ('sig', 'epoch') if key in content}
+    own = content if content.get('format') == checkpoint.CHECKPOINT_FORMAT else None
+    return Source(name, model, found, own, origin)
+
+
+def _find(name: str) -> Path:
+    """The file or folder that a source's name stands for."""
+    experiments = paths.experiments_folder() / 'xps'
+    if name.startswith('//sig/'):
+        path = experiments / name.removeprefix('//sig/') / 'checkpoint.th'
+        if not path.is_file():
+            raise ValueError(f'{name}: there is no checkpoint at {path}; was the experiment run elsewhere '
+                             f'(AUDIOCODEC_DORA_DIR), and has it ended an epoch?')
+        return path
+    if name.startswith('//pretrained/'):
+        return pretrained.find(name.removeprefix('//pretrained/'))
+    own = experiments / name / 'checkpoint.th'
+    if '/' not in name and not Path(name).exists() and own.is_file():
+        return own
+    return pretrained.find(name)
