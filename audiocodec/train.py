@@ -5,9 +5,12 @@ build the solver, run it.
 """
 
 import contextlib
+import json
 import logging
 import os
 import re
+import shutil
+import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,18 +72,26 @@ class CodecMain(HydraMain):
             xp = XP(dora=replace(self.dora, dir=Path(xp.cfg.dora.dir)), cfg=xp.cfg, argv=xp.argv, delta=xp.delta)
         return xp
 
-    def get_xp_from_sig(self, sig: str) -> XP:
-        """The experiment with a signature, if it has been run or initialised here.
+    def get_argv_from_sig(self, sig: str) -> Sequence[str]:
+        """The overrides that an experiment was last run or initialised with.
 
         Raises:
-            ConfigError: if there is none; the message says where it was looked for.
+            ConfigError: if there is no such experiment; the message says where it was looked for.
         """
-        try:
-            argv = self.get_argv_from_sig(sig)
-        except RuntimeError as error:
-            raise ConfigError(f'no experiment with signature {sig!r} under {self.dora.dir / self.dora.xps}: run it '
-                              'first, or set AUDIOCODEC_DORA_DIR to where it was run') from error
-        return self.get_xp(argv)
+        path = self.dora.dir / self.dora.xps / sig / '.argv.json'
+        if not path.exists():
+            raise ConfigError(f'no experiment with signature {sig!r} under {path.parent.parent}: run it first, or set '
+                              'AUDIOCODEC_DORA_DIR to where it was run')
+        return cast(list[str], json.loads(path.read_text()))
+
+    def get_slurm_config(self) -> dora.conf.SlurmConfig:
+        """Slurm's options from the configuration; without a partition, the cluster's default, which Dora must name."""
+        slurm = super().get_slurm_config()
+        if not slurm.partition and shutil.which('sinfo'):
+            found = subprocess.run(['sinfo', '--noheader', '--format=%P'], capture_output=True, text=True)
+            partitions = found.stdout.split()
+            slurm.partition = next((name.rstrip('*') for name in partitions if name.endswith('*')), '')
+        return slurm
 
     def get_name_parts(self, xp: XP) -> OrderedDict[str, Any]:
         """What tells an experiment apart in a table: the overrides that were typed, less those without a signature."""
@@ -121,7 +132,8 @@ class CodecMain(HydraMain):
         known = list(config.leaf_keys(plain))
         for override in overrides:
             key = str(override.key_or_group)
-            if key not in groups and isinstance(config.select(plain, key), dict) and not isinstance(override.value(), dict):
+            is_section = key not in groups and isinstance(config.select(plain, key), dict)
+            if is_section and not isinstance(override.value(), dict):
                 problems.append(f"{override.input_line}: '{key}' is a section, which keeps its form; turn a part off "
                                 'through its own switch, e.g. losses.l1.weight=null')
             if key not in groups and not override.is_add() and not override.is_force_add() and key not in known:

@@ -39,8 +39,8 @@ def place(tmp_path_factory):
 
 def environment(place):
     binaries = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'  # as in an activated environment
-    return {**os.environ, 'PATH': binaries, 'AUDIOCODEC_DORA_DIR': str(place / 'outputs'), 'XDG_CACHE_HOME': str(place / 'cache'),
-            'OMP_NUM_THREADS': '1'}
+    return {**os.environ, 'PATH': binaries, 'AUDIOCODEC_DORA_DIR': str(place / 'outputs'),
+            'XDG_CACHE_HOME': str(place / 'cache'), 'OMP_NUM_THREADS': '1'}
 
 
 def filled_in(text, place):
@@ -65,7 +65,7 @@ def test_the_two_commands_are_one_line_each_and_complete():
 
 
 @pytest.mark.parametrize('number', [index for index in range(len(COMMANDS)) if index != 1],
-                         ids=lambda index: re.sub(r'[^\w=/-]+', '-', COMMANDS[index][-60:]))
+                         ids=lambda index: re.sub(r'\W+', '-', COMMANDS[index][-50:]))
 def test_command(number, place):
     command = filled_in(shortened(COMMANDS[number]), place)
     done = subprocess.run(command, shell=True, cwd=ROOT, env=environment(place), capture_output=True, text=True,

@@ -35,7 +35,7 @@ def initialize(module: nn.Module, init: str) -> None:
             fan_in = max(1, fan_in // conv.stride[0])
         weight = torch.randn_like(conv.weight) * fan_in ** -0.5
         if parametrize.is_parametrized(conv, 'weight'):
-            conv.weight = weight  # type: ignore[assignment]  # sets what the parametrisation is made of
+            conv.weight = weight  # sets what the parametrisation is made of
         else:
             conv.weight.copy_(weight)
         if conv.bias is not None:

@@ -76,8 +76,8 @@ class CompressionSolver(StandardSolver):
         d_losses = self.adversaries.train_step(fake=out.wav.detach(), real=wav)
         losses = {**self.reconstruction_losses(out.wav, wav), **self.adversaries.generator_losses(out.wav, wav)}
         # The commitment loss is the one term that does not pass through wav_hat.
-        g_loss = self.balancer.backward({name: losses[name] for name in self.balancer.weights if name in losses}, out.wav,
-                                        beside=self.commitment_weight * out.commitment_loss)
+        balanced = {name: loss for name, loss in losses.items() if name in self.balancer.weights}
+        g_loss = self.balancer.backward(balanced, out.wav, beside=self.commitment_weight * out.commitment_loss)
         grad_norm = self.update_model()
         return {**self.reported(losses), **self.reports(out.wav, wav), **d_losses, **out.metrics,
                 'commitment': out.commitment_loss, 'bandwidth': out.bandwidth, 'g_loss': g_loss, 'grad_norm': grad_norm}

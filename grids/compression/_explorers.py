@@ -1,10 +1,10 @@
 """Which metrics `dora grid` shows, and how."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import treetable as tt
-from dora import Explorer
+from dora import Explorer, Launcher
 
 
 class CompressionExplorer(Explorer):
@@ -18,16 +18,24 @@ class CompressionExplorer(Explorer):
         'evaluate': {'sisnr': '.2f', 'mel': '.3f', 'visqol': '.2f'},
     }
 
+    def __init__(self, explore: Callable[[Launcher], None]) -> None:
+        super().__init__(explore)
+        self.seen: set[tuple[str, str]] = set()  # (stage, metric) that some experiment has; Dora asks for columns last
+
     def get_grid_meta(self) -> list[Any]:
         """Columns that tell the experiments apart."""
         return [tt.leaf('index', align='>'), tt.leaf('name', wrap=100), tt.leaf('state'), tt.leaf('sig', align='>'),
                 tt.leaf('sid', align='<')]
 
     def get_grid_metrics(self) -> list[Any]:
-        """Columns of metrics, by stage; those that no experiment has are left out by treetable."""
-        return [tt.group(stage, [tt.leaf('epoch', 'd')] * (stage == 'train')
-                         + [tt.leaf(name, form) for name, form in columns.items()], align='>')
-                for stage, columns in self.COLUMNS.items()]
+        """Columns of metrics, by stage: those that an experiment of the grid has (no discriminator, no column)."""
+        groups = []
+        for stage, columns in self.COLUMNS.items():
+            leaves = [tt.leaf('epoch', 'd')] if stage == 'train' else []
+            leaves += [tt.leaf(name, form) for name, form in columns.items() if (stage, name) in self.seen]
+            if leaves:
+                groups.append(tt.group(stage, leaves, align='>'))
+        return groups
 
     def process_history(self, history: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """The latest metrics of each stage; stages that do not run every epoch keep their last values.
@@ -35,6 +43,7 @@ class CompressionExplorer(Explorer):
         Args:
             history: one dict an epoch, stage -> metric -> value.
         """
+        self.seen.update((stage, name) for stages in history for stage, metrics in stages.items() for name in metrics)
         latest: dict[str, dict[str, Any]] = {stage: {} for stage in self.COLUMNS}
         for stages in history:
             latest.update({stage: dict(metrics) for stage, metrics in stages.items() if stage in latest})

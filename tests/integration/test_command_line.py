@@ -1,5 +1,5 @@
-"""The main job through the command line: train, interrupt, resume, evaluate, generate, export, load back; alone and with
-two workers."""
+"""The main job through the command line: train, interrupt, resume, evaluate, generate, export, load back; alone and
+with two workers."""
 
 import json
 import os

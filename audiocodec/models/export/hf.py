@@ -1,7 +1,9 @@
 """`hf`: a folder for `EncodecModel.from_pretrained` and `AutoFeatureExtractor` of `transformers`; the extra `hf`."""
 
+import contextlib
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,9 @@ def save(model: CompressionModel, out: Path, origin: str = '') -> list[str]:
     target = transformers.EncodecModel(transformers.EncodecConfig(**config))
     target.load_state_dict(foreign_state(model))
     out.mkdir(parents=True, exist_ok=True)
-    target.eval().save_pretrained(out)
+    with _without_progress_bars():
+        target.eval().save_pretrained(out)
+    (out / 'model.safetensors').chmod(0o644)  # others are to read it
     transformers.EncodecFeatureExtractor(
         feature_size=model.channels, sampling_rate=model.sample_rate, padding_value=0.,
         chunk_length_s=config['chunk_length_s'], overlap=config['overlap']).save_pretrained(out)
@@ -57,7 +61,8 @@ class Loaded:
         require(FORMAT, 'hf', 'transformers')
         import transformers
 
-        self._model = transformers.EncodecModel.from_pretrained(out, local_files_only=True).eval()
+        with _without_progress_bars():
+            self._model = transformers.EncodecModel.from_pretrained(out, local_files_only=True).eval()
         self._extractor = transformers.AutoFeatureExtractor.from_pretrained(out, local_files_only=True)
         config = self._model.config
         self._chunk = None if config.chunk_length is None else math.ceil(config.chunk_length / config.hop_length)
@@ -227,6 +232,20 @@ def _check(options: Options) -> None:
 def _magnitude(weight: torch.Tensor) -> torch.Tensor:
     """What weight_norm takes out of a weight [A, ...]: the norm for each of its first dimension, [A, 1, ...]."""
     return torch.norm_except_dim(weight, 2, 0)
+
+
+@contextlib.contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """A model that is written in a moment needs none."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _uses_group_norm(state: dict[str, torch.Tensor]) -> bool:

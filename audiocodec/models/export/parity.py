@@ -17,9 +17,10 @@ from audiocodec.utils import paths
 # Largest difference of waveforms that passes: of full scale, or of the loudest sample where that is more.
 WAV_TOLERANCE = 1e-4
 # Rounding that may decide between two nearly equal distances: of the latents, relative to the largest of them (sums of
-# thousands of products in another order), and of the squared distances, in units of float32's spacing.
+# thousands of products in another order), and of the squared distances, relative to the longest vector's (a sum of a
+# hundred products: some ten units of float32's spacing).
 LATENT_ROUNDING = 1e-5
-DISTANCE_ROUNDING = 8 * torch.finfo(torch.float32).eps
+DISTANCE_ROUNDING = 32 * torch.finfo(torch.float32).eps
 SECONDS = 3.
 ITEMS = 4
 

@@ -73,6 +73,20 @@ class _ConvTranspose(nn.Module):
         return self.convtr(x).narrow(-1, self.left, x.shape[-1] * self.stride)
 
 
+class _GroupNorm(nn.Module):
+    """`nn.GroupNorm` of a single group, step by step: what onnxruntime has for it rounds a hundred times more."""
+
+    def __init__(self, source: nn.GroupNorm) -> None:
+        super().__init__()
+        assert source.num_groups == 1, source
+        self.weight, self.bias, self.eps = source.weight, source.bias, source.eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x - x.mean(dim=(1, 2), keepdim=True)
+        x = x * torch.rsqrt(x.square().mean(dim=(1, 2), keepdim=True) + self.eps)
+        return x if self.weight is None else x * self.weight[:, None] + self.bias[:, None]
+
+
 class ScanLSTM(nn.Module):
     """`nn.LSTM` from a zero state, of [T, B, D], through the operator `scan`: tracing `nn.LSTM` would fix T."""
 
@@ -282,11 +296,13 @@ def _traceable(module: nn.Module, lstm: type[ScanLSTM] | type[OnnxLSTM]) -> nn.M
     """Replace, in place, the layers whose lengths do not trace well."""
     for name, child in module.named_children():
         if isinstance(child, StreamableConv1d):
-            module.add_module(name, _Conv(child))
+            module.add_module(name, _traceable(_Conv(child), lstm))
         elif isinstance(child, StreamableConvTranspose1d):
-            module.add_module(name, _ConvTranspose(child))
+            module.add_module(name, _traceable(_ConvTranspose(child), lstm))
         elif isinstance(child, StreamableLSTM):
             module.add_module(name, _LSTM(child, lstm))
+        elif isinstance(child, nn.GroupNorm) and child.num_groups == 1:
+            module.add_module(name, _GroupNorm(child))
         else:
             _traceable(child, lstm)
     return module

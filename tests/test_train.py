@@ -1,0 +1,51 @@
+"""The functions of `audiocodec.train` that users call."""
+
+import json
+
+import pytest
+
+from audiocodec import train
+from audiocodec.utils.config import ConfigError
+
+
+def test_an_unknown_signature_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(train.main.dora, 'dir', tmp_path)
+    with pytest.raises(ConfigError, match=f"no experiment with signature 'abc' under {tmp_path}/xps"):
+        train.get_solver_from_sig('abc')
+
+
+def test_a_signature_leads_back_to_its_experiment(tmp_path, monkeypatch):
+    monkeypatch.setattr(train.main.dora, 'dir', tmp_path)
+    xp = train.main.get_xp(['solver=compression/debug', 'optim.lr=0.5'])
+    train.main.init_xp(xp)
+    assert json.loads((tmp_path / 'xps' / xp.sig / '.argv.json').read_text()) == xp.argv
+    again = train.main.get_xp_from_sig(xp.sig)
+    assert (again.sig, again.cfg.optim.lr) == (xp.sig, 0.5)
+
+
+def test_an_unknown_override_of_a_solver_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(train.main.dora, 'dir', tmp_path)
+    xp = train.main.get_xp(['solver=compression/debug'])
+    with pytest.raises(ConfigError, match=r"no key 'dataset.bach_size'; did you mean 'dataset.batch_size'"):
+        train.get_solver_from_xp(xp, {'dataset': {'bach_size': 2}})
+
+
+def test_dora_dir_moves_the_experiment(tmp_path):
+    xp = train.main.get_xp(['solver=compression/debug', f'dora.dir={tmp_path}/elsewhere'])
+    assert xp.folder == tmp_path / 'elsewhere' / 'xps' / xp.sig
+    assert xp.sig == train.main.get_xp(['solver=compression/debug']).sig
+
+
+def test_the_clusters_default_partition_is_taken(tmp_path, monkeypatch):
+    sinfo = tmp_path / 'sinfo'
+    sinfo.write_text('#!/bin/sh\nprintf "short\\nlong*\\n"\n')
+    sinfo.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:/usr/bin:/bin')
+    assert train.main.get_slurm_config().partition == 'long'
+
+
+def test_names_are_the_overrides_that_count():
+    xps = [train.main.get_xp(['solver=compression/debug', f'optim.lr={lr}', 'device=cpu']) for lr in (1e-3, 1e-4)]
+    names, base = train.main.get_names(xps)
+    assert names == ['opt.lr=0.001', 'opt.lr=0.0001']
+    assert base == 'solver=compression/debug'
