@@ -72,6 +72,12 @@ class CodecMain(HydraMain):
             xp = XP(dora=replace(self.dora, dir=Path(xp.cfg.dora.dir)), cfg=xp.cfg, argv=xp.argv, delta=xp.delta)
         return xp
 
+    def init_xp(self, xp: XP) -> XP:
+        """Make the experiment's folder, and write down the overrides that `get_argv_from_sig` reads."""
+        xp.folder.mkdir(parents=True, exist_ok=True)
+        (xp.folder / '.argv.json').write_text(json.dumps(xp.argv))
+        return xp
+
     def get_argv_from_sig(self, sig: str) -> Sequence[str]:
         """The overrides that an experiment was last run or initialised with.
 

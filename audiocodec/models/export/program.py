@@ -82,9 +82,14 @@ class _GroupNorm(nn.Module):
         self.weight, self.bias, self.eps = source.weight, source.bias, source.eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x - x.mean(dim=(1, 2), keepdim=True)
-        x = x * torch.rsqrt(x.square().mean(dim=(1, 2), keepdim=True) + self.eps)
+        x = x - self._mean(x)
+        x = x * torch.rsqrt(self._mean(x.square()) + self.eps)
         return x if self.weight is None else x * self.weight[:, None] + self.bias[:, None]
+
+    @staticmethod
+    def _mean(x: torch.Tensor) -> torch.Tensor:
+        """[B, C, T] to [B, 1, 1]; over time first, for sums of millions in a row round."""
+        return x.mean(dim=2, keepdim=True).mean(dim=1, keepdim=True)
 
 
 class ScanLSTM(nn.Module):
