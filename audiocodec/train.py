@@ -244,13 +244,8 @@ def main(cfg: DictConfig) -> None:
 
     xp = dora.get_xp()
     logs.setup(xp.folder, get_distrib_spec().rank, cfg.logging.level)
-    try:
+    with config.shown_as_messages():
         solver = get_solver(cfg)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        logger.debug('while building the solver', exc_info=True)
-        raise ConfigError(str(error)) from error
     logger.info('experiment %s in %s', xp.sig, xp.folder)
     solver.run()
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from audiocodec.solvers import sources
 from audiocodec.solvers.tracking import Tracker
-from audiocodec.utils import checkpoint, distrib, paths
+from audiocodec.utils import checkpoint, config, distrib, paths
 from audiocodec.utils.config import ConfigError
 from audiocodec.utils.progress import Progress
 
@@ -187,11 +187,8 @@ class StandardSolver(flashy.BaseSolver, ABC):
         if self.cfg.show:
             print(self.show())
             return
-        resumed = self.restore()
-        if not resumed and self.cfg.continue_from is not None:
-            self.initialize_from(self.cfg.continue_from)
-        assert self.dataloaders  # made now: what is wrong with the data is said before training
-        self.tracker = Tracker(self.cfg, self.folder, self.xp.sig) if distrib.is_rank_zero() else None
+        with config.shown_as_messages():
+            resumed = self.prepare()
         self.logger.info('\n%s', self.show(brief=True))
         self.replay_history()
         if self.cfg.execute_only:
@@ -204,6 +201,20 @@ class StandardSolver(flashy.BaseSolver, ABC):
             self.run_epoch()
             self.commit()
         self.logger.info('done: %d epochs, %d updates, in %s', len(self.history), self.updates, self.folder)
+
+    def prepare(self) -> bool:
+        """All that can fail for a reason that a user can mend: checkpoint, other weights, data, trackers.
+
+        Returns:
+            Whether the run continues from a checkpoint of its own.
+        """
+        resumed = self.restore()
+        if not resumed and self.cfg.continue_from is not None:
+            self.initialize_from(self.cfg.continue_from)
+        assert self.dataloaders  # made now, not at the first batch
+        if distrib.is_rank_zero():
+            self.tracker = Tracker(self.cfg, self.folder, self.xp.sig)
+        return resumed
 
     def replay_history(self) -> None:
         """Log the summaries of past epochs again, so that a resumed run's log tells the whole story."""

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -30,6 +31,17 @@ class ConfigError(ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.problems,)
+
+
+@contextmanager
+def shown_as_messages() -> Iterator[None]:
+    """Around what is done before training: every `ValueError` becomes a `ConfigError`, which needs no traceback."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def allow_targets(*prefixes: str) -> None:
