@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
-from audiocodec.utils.weight_norm import parametrized_names
+from audiocodec.utils.weight_norm import hook_names, parametrized_names
 
 
 @pytest.mark.parametrize(('older', 'newer'), [
@@ -29,3 +29,14 @@ def test_parametrised_and_other_names_stay():
     renamed = parametrized_names(state)
     assert list(renamed) == list(state)
     assert all(renamed[name] is state[name] for name in state)
+
+
+@pytest.mark.parametrize('older', [weight_norm, spectral_norm])
+@pytest.mark.filterwarnings('ignore:.*weight_norm.* is deprecated:FutureWarning')
+def test_older_names_come_back_after_newer_ones(older):
+    state = nn.Sequential(older(nn.Conv1d(3, 4, 5)), nn.Linear(2, 2)).state_dict()
+    back = hook_names(parametrized_names(state))
+    assert list(back) == list(state)
+    assert all(back[name] is state[name] for name in state)
+    single = older(nn.Conv1d(3, 4, 5)).state_dict()
+    assert list(hook_names(parametrized_names(single))) == list(single)

@@ -38,8 +38,8 @@ def export_compact(source: Sources, out: str | os.PathLike[str], audio: Audio = 
     """Write the weights and what rebuilds the model: a file of PyTorch, or of safetensors if that is its suffix.
 
     Args:
-        source: a model; the signature of an experiment, as `SIG` or `//sig/SIG`; an experiment's folder; a checkpoint
-            or an exported file; or `//pretrained/NAME`.
+        source: a model, as it is; the signature of an experiment, as `SIG` or `//sig/SIG`; an experiment's folder; a
+            checkpoint or an exported file; or `//pretrained/NAME`.
         out: the file to write.
         audio: files, folders or manifests of audio to compare on; by default the example recordings, where there is a
             clone of the project, else a synthetic sound.
@@ -49,7 +49,7 @@ def export_compact(source: Sources, out: str | os.PathLike[str], audio: Audio = 
 
     Raises:
         ParityError: the export does not compute the same.
-        ValueError: a source that cannot be read, or whose model was put together by hand.
+        ValueError: a source that cannot be read, or whose model was not built from a configuration.
     """
     def write(found: Source, path: Path) -> list[str]:
         if found.content is not None and found.path is not None:
@@ -70,8 +70,8 @@ def export_bundle(source: Sources, out: str | os.PathLike[str], audio: Audio = N
     """
     def write(found: Source, path: Path) -> list[str]:
         if found.content is None:
-            raise ValueError(f'{found.name} is no training checkpoint of audiocodec: it has no discriminators, '
-                             f'optimizers and averages for a bundle; use the format compact')
+            raise ValueError(f'{found.name}: only a training checkpoint of audiocodec has discriminators, optimizers '
+                             f'and averages for a bundle; use the format compact')
         bundle.save(found.content, path)
         return []
 
@@ -166,13 +166,8 @@ def _export(name: str, source: Sources, out: Path, write: Callable[[Source, Path
     _check_out(name, out)
     found = open_source(source)
     clips = parity.load_clips(found.model, audio)
-    active = found.model.num_codebooks
-    try:
-        report = Report(name, found.name, notes=write(found, out))
-        parity.compare(found.model, read(out), clips, report)
-    finally:
-        if active:
-            found.model.set_num_codebooks(active)
+    report = Report(name, found.name, notes=write(found, out))
+    parity.compare(found.model, read(out), clips, report)
     files = [out] if out.is_file() else sorted(path for path in out.iterdir() if path.name != 'parity.json')
     report.files = {path.name: path.stat().st_size for path in files}
     report.needed = parity.needed_bytes(found.model)

@@ -116,16 +116,16 @@ def bandwidths(options: Options) -> list[float]:
 
     `transformers` finds the number of codebooks from a bandwidth by a division of floats, which must not end below it.
     """
-    number, bins = options.quantizer['n_q'], options.quantizer['bins']
+    number = options.quantizer['n_q']
     counts = {number}
     if options.quantizer['q_dropout']:
         counts |= {2 ** power for power in range(1, number.bit_length()) if 2 ** power <= number}
     rate = math.ceil(options.model['sample_rate'] / math.prod(options.encoder['ratios']))
+    bits = rate * math.log2(options.quantizer['bins'])
     found = []
     for count in sorted(counts):
-        bits = math.ceil(math.log2(bins)) if count == number else math.log2(bins)  # the total is counted in whole bits
-        bandwidth = round(count * rate * bits / 1000, 6)
-        while count > (1000 * bandwidth // (rate * bits) if count == number else int(bandwidth * 1000 / (bits * rate))):
+        bandwidth = count * bits / 1000
+        while 1000 * bandwidth < count * bits:
             bandwidth = math.nextafter(bandwidth, math.inf)
         found.append(bandwidth)
     return found
@@ -193,7 +193,7 @@ audio = np.zeros({"24000" if model.channels == 1 else "(2, 24000)"}, dtype=np.fl
 inputs = extractor(raw_audio=audio, sampling_rate=extractor.sampling_rate, return_tensors='pt')
 encoded = model.encode(inputs['input_values'], inputs['padding_mask'], bandwidth={rates[-1]!r})
 decoded = model.decode(encoded.audio_codes, encoded.audio_scales, inputs['padding_mask'])
-wav = decoded.audio_values  # [1, {model.channels}, samples]
+wav = decoded.audio_values[..., :audio.shape[-1]]  # [1, {model.channels}, samples]
 ```
 
 `parity.json` in this folder holds the comparison with the model it was exported from, on audio: codes and waveforms.
@@ -224,8 +224,9 @@ def _check(options: Options) -> None:
             problems.append(f'norm_params={encoder["norm_params"]}: only the defaults of GroupNorm are possible')
     if options.model['channels'] > 2:
         problems.append(f'channels={options.model["channels"]}: only 1 and 2 are possible')
-    if options.quantizer['bins'] < 2:
-        problems.append(f'bins={options.quantizer["bins"]}: at least 2 are needed')
+    bins = options.quantizer['bins']
+    if bins < 2 or bins & (bins - 1):
+        problems.append(f'bins={bins}: only powers of 2 are possible')
     refuse(FORMAT, problems)
 
 

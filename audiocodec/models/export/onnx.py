@@ -25,18 +25,23 @@ def save(model: CompressionModel, out: Path) -> None:
     require(FORMAT, 'onnx', 'onnx', 'onnxscript', 'onnxruntime')
     encoder, decoder = program.programs(model, FORMAT, program.OnnxLSTM)
     inputs, texts = program.example_inputs(model), program.description(model)
-    out.mkdir(parents=True, exist_ok=True)
+    exported = {}
     for name, module in (('encoder', encoder), ('decoder', decoder)):
         arguments, dynamic = inputs[name]
         try:
             with torch.no_grad(), _quiet():
-                exported = torch.onnx.export(
+                exported[name] = torch.onnx.export(
                     module, arguments, dynamo=True, dynamic_shapes=dynamic, opset_version=OPSET, verbose=False,
                     input_names=list(texts[name]['inputs']), output_names=list(texts[name]['outputs']))
         except (torch.onnx.OnnxExporterError, RuntimeError) as error:
             raise program.untraceable(FORMAT, name, error.__cause__ or error) from error  # type: ignore[arg-type]
-        assert exported is not None
-        exported.save(out / f'{name}.onnx', external_data=False)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, graph in exported.items():
+        assert graph is not None
+        graph.model.metadata_props.update({key: str(value) for key, value in texts.items() if key not in exported})
+        for node in graph.model.graph.all_nodes():
+            node.metadata_props.clear()  # where on this machine each operator is from
+        graph.save(out / f'{name}.onnx', external_data=False)
     program.write_config(model, out)
 
 

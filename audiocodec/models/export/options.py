@@ -41,11 +41,11 @@ def node_of(model: CompressionModel, name: str) -> dict[str, Any]:
     """The node that rebuilds a model, which the format `name` needs.
 
     Raises:
-        ValueError: the model was put together by hand.
+        ValueError: the model was put together by hand, or is of another library.
     """
     if model.built_from is None:
-        refuse(name, [f'this {type(model).__name__} was put together by hand, and how is not known: build it from its '
-                      f'configuration (audiocodec.utils.config.build), or load it from a file'])
+        refuse(name, [f'how this {type(model).__name__} is rebuilt is not known, only that of models built from a '
+                      f'configuration is (audiocodec.utils.config.build, or from a file of an EnCodec model)'])
     assert model.built_from is not None
     return model.built_from
 

@@ -1,5 +1,6 @@
 """What is exported: from a signature, a file, a name or a model to the model and where it is from."""
 
+import copy
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,8 @@ class Source:
     """A model to export.
 
     Attributes:
-        name: as the user called it.
-        model: in eval mode.
+        name: what reports call it; without the folders of this machine, for reports travel.
+        model: in eval mode, on the CPU.
         path: of the file that it is from, if it is from one.
         content: of a training checkpoint of this project; None otherwise.
         origin: `sig` and `epoch`, where they are known.
@@ -33,16 +34,17 @@ def open_source(source: str | os.PathLike[str] | CompressionModel) -> Source:
     """Load what is to be exported.
 
     Args:
-        source: a model; the signature of an experiment, as `SIG` or `//sig/SIG`; an experiment's folder; a checkpoint
-            or an exported file; or `//pretrained/NAME`, with any name that `CompressionModel.get_pretrained` takes.
+        source: a model, as it is (a copy is taken); the signature of an experiment, as `SIG` or `//sig/SIG`; an
+            experiment's folder; a checkpoint or an exported file; or `//pretrained/NAME`, with any name that
+            `CompressionModel.get_pretrained` takes.
 
     Raises:
         ValueError: nothing of that name, or unreadable.
     """
     if isinstance(source, CompressionModel):
-        return Source(f'a {type(source).__name__}', source.eval())
-    name = os.fspath(source)
-    found = _find(name)
+        return Source(f'a model of type {type(source).__name__}', copy.deepcopy(source).cpu().eval())
+    found = _find(os.fspath(source))
+    name = found.name if found.exists() else os.fspath(source)
     if not found.is_file():
         return Source(name, pretrained.load(str(found)))
     model = pretrained.load(str(found))
@@ -53,6 +55,8 @@ def open_source(source: str | os.PathLike[str] | CompressionModel) -> Source:
     origin: dict[str, Any] = {}
     if content.get('format') in (checkpoint.CHECKPOINT_FORMAT, checkpoint.MODEL_FORMAT):
         origin = {key: content[key] for key in ('sig', 'epoch') if key in content}
+    if 'sig' in origin:
+        name = ', '.join([f'experiment {origin["sig"]}', *([f'epoch {origin["epoch"]}'] if 'epoch' in origin else [])])
     own = content if content.get('format') == checkpoint.CHECKPOINT_FORMAT else None
     return Source(name, model, found, own, origin)
 

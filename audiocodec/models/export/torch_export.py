@@ -19,17 +19,27 @@ def save(model: CompressionModel, out: Path) -> None:
     """
     encoder, decoder = program.programs(model, FORMAT, program.ScanLSTM)
     inputs = program.example_inputs(model)
-    out.mkdir(parents=True, exist_ok=True)
+    exported = {}
     for name, module in (('encoder', encoder), ('decoder', decoder)):
         arguments, dynamic = inputs[name]
         try:
-            with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter('ignore', UserWarning)
-                exported = torch.export.export(module, arguments, dynamic_shapes=dynamic)
-                torch.export.save(exported, out / f'{name}.pt2')
+            with torch.no_grad():
+                exported[name] = torch.export.export(module, arguments, dynamic_shapes=dynamic)
         except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
             raise program.untraceable(FORMAT, name, error) from error
+    out.mkdir(parents=True, exist_ok=True)
+    for name, traced in exported.items():
+        _forget_places(traced)
+        torch.export.save(traced, out / f'{name}.pt2')
     program.write_config(model, out)
+
+
+def _forget_places(traced: torch.export.ExportedProgram) -> None:
+    """Leave out which line of which file on this machine each operator is from: more than all else but the weights."""
+    for module in traced.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop('stack_trace', None)
 
 
 class Loaded:

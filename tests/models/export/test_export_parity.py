@@ -1,0 +1,115 @@
+import copy
+import json
+
+import pytest
+import torch
+
+from audiocodec.data import write_audio
+from audiocodec.models import export, pretrained
+from audiocodec.models.export import parity
+from audiocodec.utils import paths
+
+
+def compared(model, candidate, **options):
+    report = parity.Report('test', 'a model')
+    parity.compare(model, candidate, parity.load_clips(model, **options), report)
+    return report
+
+
+def test_a_model_equals_itself(make_codec):
+    model = make_codec()
+    report = compared(model, copy.deepcopy(model))
+    assert report.passed
+    assert report.audio == 'recordings of dataset/example/evaluate'
+    assert len(report.clips) == 4
+    assert report.codes > 4 * 4 * 140  # four clips and a batch, four codebooks, 50 frames a second
+    assert (report.codes_different, report.wav_difference) == (0, 0.)
+    assert report.wav_peak > 0
+
+
+@pytest.mark.parametrize('part', ['encoder', 'decoder', 'quantizer'])
+def test_a_part_that_is_off_is_found(make_codec, part):
+    model, other = make_codec(), make_codec()
+    for value in getattr(other, part).state_dict().values():
+        if value.is_floating_point() and value.dim() > 1:
+            value.mul_(1.01)
+    report = compared(model, other)
+    assert not report.passed
+    if part == 'decoder':
+        assert report.codes_different == 0
+        assert report.wav_difference > 1e-4
+    else:
+        assert not report.codes_tied
+        assert 'NOT all ties' in str(report)
+    assert 'FAILED' in str(report)
+
+
+def test_nan_and_other_shapes_do_not_pass(make_codec):
+    model = make_codec()
+
+    class Broken:
+        def __init__(self, **answers):
+            self.answers = answers
+
+        def encode(self, wav):
+            return self.answers.get('codes', lambda codes: codes)(model.encode(wav)[0]), None
+
+        def decode(self, codes, scale):
+            return self.answers.get('wav', lambda wav: wav)(model.decode(codes, scale))
+
+    assert compared(model, Broken()).passed
+    assert not compared(model, Broken(wav=lambda wav: wav * torch.nan)).passed
+    assert not compared(model, Broken(wav=lambda wav: wav[..., :-1])).passed
+    report = compared(model, Broken(codes=lambda codes: codes[:, :2]))
+    assert not report.passed
+    assert 'codes are torch.int64 [1, 2, ' in str(report)
+    assert not compared(model, Broken(codes=lambda codes: codes.int())).passed
+    assert not compared(model, Broken(codes=lambda codes: codes + 1000)).passed
+
+
+def test_ties_are_told_from_differences():
+    torch.manual_seed(0)
+    embed = torch.randn(2, 5, 8)
+    embed[0, 1] = embed[0, 0] + 1e-7  # nearly the same entry twice
+    latents = embed[0, [0, 2]].t()[None] + 0.1 * torch.randn(1, 8, 2)
+    codes = torch.tensor([[[0, 2], [3, 3]]])
+    tied = torch.tensor([[[1, 2], [0, 3]]])  # and then another code at the next level
+    assert parity._widest_tie(embed, latents, codes, tied) < 1
+    assert parity._widest_tie(embed, latents, codes, torch.tensor([[[0, 4], [3, 3]]])) > 1000
+    assert parity._widest_tie(embed, latents, codes, torch.tensor([[[9, 2], [3, 3]]])) == float('inf')
+    between = (embed[1, 3] + embed[1, 0]) / 2  # in the middle of two entries that are far apart
+    latents = (embed[0, 0] + between)[None, :, None]
+    assert parity._widest_tie(embed, latents, codes[..., :1], torch.tensor([[[0], [0]]])) < 1
+
+
+def test_the_sound_may_be_given_or_made(make_codec, tmp_path, monkeypatch):
+    model = make_codec('stereo')
+    write_audio(tmp_path / 'tone.wav', torch.sin(torch.arange(8000) / 9)[None], 16000)
+    clips = parity.load_clips(model, [tmp_path / 'tone.wav'])
+    assert clips.origin == 'given'
+    assert clips.names == ['tone.wav (0.50 s)']
+    assert clips.wavs[0].shape == (2, 4000)
+    monkeypatch.setattr(paths, 'ROOT', tmp_path)  # as in an installed package, far from any clone
+    clips = parity.load_clips(model)
+    assert clips.origin == 'synthetic, no dataset/example here'
+    assert clips.wavs[0].shape == (2, 23999)
+    assert clips.wavs[0].abs().max() < 1
+    with pytest.raises(ValueError, match=r'nothing\.wav'):
+        parity.load_clips(model, [tmp_path / 'nothing.wav'])
+
+
+def test_models_in_segments_get_whole_ones(make_codec):
+    clips = parity.load_clips(make_codec('stereo', model={'segment_duration': 0.5, 'overlap': 0.01}))
+    assert [wav.shape[-1] for wav in clips.wavs] == [4000 + 5 * 3960] * 4
+
+
+def test_an_export_that_differs_is_an_error_with_its_report(make_codec, tmp_path, monkeypatch):
+    other = make_codec()
+    for parameter in other.decoder.parameters():
+        parameter.data.mul_(1.1)
+    monkeypatch.setattr(pretrained, 'load', lambda path: other)
+    with pytest.raises(export.ParityError, match=r'parity of compact with a model of type EncodecModel: FAILED'):
+        export.export_compact(make_codec(), tmp_path / 'model.bin')
+    report = json.loads((tmp_path / 'model.bin.parity.json').read_text())
+    assert report['passed'] is False
+    assert report['wav_difference'] > 1e-4

@@ -1,0 +1,80 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from audiocodec.models import CompressionModel
+from audiocodec.utils import checkpoint, config
+
+SCRIPT = Path(__file__).parents[2] / 'scripts' / 'export.py'
+SEANET = {'dimension': 4, 'n_filters': 2, 'n_residual_layers': 1, 'ratios': [8, 5, 4], 'lstm': 0}
+MODEL = {'_target_': 'audiocodec.models.EncodecModel', 'sample_rate': 8000, 'channels': 1,
+         'encoder': {'_target_': 'audiocodec.modules.SEANetEncoder', **SEANET},
+         'decoder': {'_target_': 'audiocodec.modules.SEANetDecoder', **SEANET},
+         'quantizer': {'_target_': 'audiocodec.quantization.ResidualVectorQuantizer', 'dimension': 4, 'n_q': 2,
+                       'bins': 8, 'kmeans_init': False}}
+
+
+@pytest.fixture(scope='module')
+def run():
+    spec = importlib.util.spec_from_file_location('export_script', SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda *argv: module.main([str(argument) for argument in argv])
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+    """An experiment that has been trained, in small."""
+    monkeypatch.setenv('AUDIOCODEC_DORA_DIR', str(tmp_path / 'outputs'))
+    folder = tmp_path / 'outputs' / 'xps' / '0a1b2c3d'
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    model = config.build(MODEL).eval()
+    checkpoint.save({'format': checkpoint.CHECKPOINT_FORMAT, 'version': 1, 'sig': '0a1b2c3d', 'epoch': 4,
+                     'config': yaml.safe_dump({'model': MODEL}), 'state': {'model': model.state_dict()}},
+                    folder / 'checkpoint.th')
+    return model, folder
+
+
+def test_a_signature_becomes_a_compact_file(run, experiment, tmp_path, capsys):
+    model, folder = experiment
+    wav = torch.randn(1, 1, 1000)
+    for index, source in enumerate(['0a1b2c3d', '//sig/0a1b2c3d', folder, folder / 'checkpoint.th']):
+        assert run(source, tmp_path / f'{index}.bin') == 0
+        said = capsys.readouterr().out
+        assert 'parity of compact with experiment 0a1b2c3d, epoch 4: passed' in said
+        assert 'waveform: largest difference 0.0e+00' in said
+        loaded = CompressionModel.get_pretrained(str(tmp_path / f'{index}.bin'))
+        assert torch.equal(loaded(wav).codes, model(wav).codes)
+
+
+def test_the_sound_and_the_format_may_be_given(run, experiment, tmp_path, capsys):
+    audio = SCRIPT.parent.parent / 'dataset' / 'example' / 'valid' / 'speech_ru_016.ogg'
+    assert run('0a1b2c3d', tmp_path / 'model.bin', '--format', 'audiocraft', '--audio', audio) == 0
+    said = capsys.readouterr().out
+    assert 'parity of audiocraft' in said
+    assert 'audio: given: speech_ru_016.ogg' in said
+    assert torch.load(tmp_path / 'model.bin', weights_only=True)['exported'] is True
+
+
+@pytest.mark.parametrize(('argv', 'message'), [
+    (['0a1b2c3d', 'out', '--format', 'hf'], "error: the format 'hf' cannot hold this model: lstm=0"),
+    (['deadbeef', 'out.bin'], "error: 'deadbeef': no such file or folder"),
+    (['//pretrained/nothing here', 'out.bin'], "error: 'nothing here': no such file or folder"),
+])
+def test_what_cannot_be_done_is_said_in_a_line(run, experiment, tmp_path, monkeypatch, capsys, argv, message):
+    monkeypatch.chdir(tmp_path)
+    assert run(*argv) == 1
+    said = capsys.readouterr()
+    assert said.out == ''
+    assert said.err.startswith(message)
+    assert not (tmp_path / argv[1]).exists()
+
+
+def test_unknown_formats_are_listed(run, capsys):
+    with pytest.raises(SystemExit):
+        run('0a1b2c3d', 'out', '--format', 'tflite')
+    assert "choose from compact, bundle, audiocraft, hf, onnx, torch" in capsys.readouterr().err.replace("'", '')
