@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from omegaconf import OmegaConf
 
@@ -90,8 +91,14 @@ def digest(values):
 def test_every_option_of_every_group_is_accepted(group, option):
     cfg = compose('solver=compression/debug', f'{group}={option}')
     validate(cfg)
-    if group in ('adversarial', 'quantizer'):
-        build(cfg[group])
+    if group == 'adversarial':
+        assert sorted(build(cfg.adversarial).discriminators) == sorted(set(option.split('_')) - {'none'})
+    elif group == 'quantizer':
+        assert build(cfg.quantizer).total_codebooks == (0 if option == 'none' else cfg.rvq.n_q)
+    else:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=cfg.optim.lr)
+        (lr,) = build(cfg.optim.schedule)(optimizer).get_last_lr()
+        assert 0 <= lr <= cfg.optim.lr
 
 
 def test_documented_checks_name_keys_that_exist():

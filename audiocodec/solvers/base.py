@@ -17,6 +17,7 @@ import torch
 from flashy.logging import ResultLogger
 from omegaconf import DictConfig, OmegaConf
 
+from audiocodec.data import SPLITS
 from audiocodec.solvers import sources
 from audiocodec.solvers.tracking import Tracker
 from audiocodec.utils import checkpoint, config, distrib, paths
@@ -72,7 +73,7 @@ class StandardSolver(flashy.BaseSolver, ABC):
         cfg: a resolved and validated configuration.
     """
 
-    STAGES = ('train', 'valid', 'evaluate', 'generate')
+    STAGES = SPLITS  # each stage reads the split of its name
 
     def __init__(self, cfg: DictConfig) -> None:
         super().__init__()

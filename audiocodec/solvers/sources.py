@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from audiocodec.data import AudioDataset, AudioLoader, AudioMeta, load_source, make_loader, split_folder
+from audiocodec.data import SPLITS, AudioDataset, AudioLoader, AudioMeta, load_source, make_loader, split_folder
 from audiocodec.utils import distrib, paths
 from audiocodec.utils.config import ConfigError
 
-SPLITS = ('train', 'valid', 'evaluate', 'generate')
 # keys of `dataset` that are not arguments of AudioDataset
 _LOADING = {'batch_size', 'num_workers', *SPLITS}
 
