@@ -16,6 +16,7 @@ from audiocodec.data.loader import AudioLoader, make_loader
 from audiocodec.data.loudness import loudness, normalize
 from audiocodec.data.manifest import AudioMeta, Summary, load_manifest, save_manifest, summarize
 from audiocodec.data.resample import resample
+from audiocodec.data.shards import is_address, is_shards, load_shards, make_shards
 
 __all__ = [
     'EXTENSIONS',
@@ -30,10 +31,14 @@ __all__ = [
     'convert_audio',
     'convert_channels',
     'index_folder',
+    'is_address',
+    'is_shards',
     'load_manifest',
+    'load_shards',
     'load_source',
     'loudness',
     'make_loader',
+    'make_shards',
     'normalize',
     'read_audio',
     'read_segment',

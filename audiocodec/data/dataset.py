@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from audiocodec.data.audio import read_segment
 from audiocodec.data.manifest import AudioMeta
+from audiocodec.data.shards import check_shards, is_address, read_stored
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +137,7 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
         self.shuffle, self.permutation_on_files = shuffle, permutation_on_files
         self.sample_on_duration, self.sample_on_weight = sample_on_duration, sample_on_weight
         self.seed, self.epoch = seed, 0
+        check_shards((one.path for one in meta), sample_rate, channels)
         self.files = FileTable(self._usable(meta, min_audio_duration, max_audio_duration))
         self.num_samples = len(self.files) if num_samples is None else num_samples
         if segment_duration is None:
@@ -226,6 +228,8 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
         return min(int(where), len(self.files) - 1)
 
     def _read(self, path: str, start: int, frames: int) -> torch.Tensor:
+        if is_address(path):
+            return read_stored(path, start, frames, self.channels)
         wav = read_segment(path, start, frames, self.sample_rate, self.channels)
         if not math.isfinite(wav.sum().item()):
             raise ValueError(f'{path}: holds NaN or Inf')

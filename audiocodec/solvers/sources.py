@@ -7,7 +7,18 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from audiocodec.data import SPLITS, AudioDataset, AudioLoader, AudioMeta, load_source, make_loader, split_folder
+from audiocodec.data import (
+    SPLITS,
+    AudioDataset,
+    AudioLoader,
+    AudioMeta,
+    is_address,
+    is_shards,
+    load_shards,
+    load_source,
+    make_loader,
+    split_folder,
+)
 from audiocodec.utils import distrib, paths
 from audiocodec.utils.config import ConfigError
 
@@ -36,7 +47,8 @@ def load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
     """
     source = cfg.datasource
     if source[split] is not None:
-        files = load_source(paths.find(source[split]))
+        path = paths.find(source[split])
+        files = load_shards(path) if is_shards(path) else load_source(path)
     elif source.folder is not None:
         files = split_folder(paths.find(source.folder), split)
     else:
@@ -45,7 +57,7 @@ def load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
             f'datasource.{split} is missing: give a manifest or a folder of audio (datasource.{split}=PATH), or one '
             f'folder for all splits (dset=audio/folder datasource.folder=PATH), or try the example recordings '
             f'(dset=audio/example){do_without}')
-    missing = [meta.path for meta in files if not paths.find(meta.path).exists()]
+    missing = [meta.path for meta in files if not is_address(meta.path) and not paths.find(meta.path).exists()]
     if missing:
         raise ConfigError(f'datasource.{split}={source[split]}: {len(missing)} of {len(files)} files do not exist, '
                           f'e.g. {missing[0]}')
