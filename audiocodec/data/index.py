@@ -8,12 +8,9 @@ import gzip
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -23,8 +20,7 @@ import soundfile
 
 from audiocodec.data.audio import EXTENSIONS, audio_info, read_audio
 from audiocodec.data.manifest import AudioMeta, load_manifest, write_bytes
-from audiocodec.utils.distrib import is_rank_zero
-from audiocodec.utils.progress import Progress
+from audiocodec.data.pool import map_files
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +34,6 @@ _SPLIT_FOLDERS = {  # names of sub-folders that hold a split, and the split that
 _MANIFESTS = ('data.jsonl', 'data.jsonl.gz')  # inside a folder, these stand for it (AudioCraft's convention)
 _CACHE_VERSION = 1
 _NAMED = 20  # left-out files named in a warning
-_FILES_PER_WORKER = 16  # what a process has to do at least to be worth its start
 
 # relative path -> [size, mtime in ns, manifest entry, or the reason why there is none]
 _Entries = dict[str, list[Any]]
@@ -56,16 +51,19 @@ def load_source(source: str | os.PathLike[str], **options: Any) -> list[AudioMet
         ValueError: it does not exist, is empty or wrong; names the path and what is accepted.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
-        for name in _MANIFESTS:
-            if (path / name).is_file():
-                return load_manifest(path / name)
-        return index_folder(path, **options)
     if not path.exists():
         raise ValueError(f'{path}: no such data source; expected a manifest (.jsonl, .jsonl.gz) or a folder with audio')
-    if path.suffix.lower() in EXTENSIONS:
-        return [probe(path.absolute())]
-    return load_manifest(path)
+    manifest = manifest_of(path)
+    if manifest is not None:
+        return load_manifest(manifest)
+    return index_folder(path, **options) if path.is_dir() else [probe(path.absolute())]
+
+
+def manifest_of(path: Path) -> Path | None:
+    """The manifest that a data source is or holds; None for audio: a folder without one, or a file with its suffix."""
+    if path.is_dir():
+        return next((path / name for name in _MANIFESTS if (path / name).is_file()), None)
+    return None if path.suffix.lower() in EXTENSIONS else path
 
 
 def probe(path: Path, amplitude: bool = False) -> AudioMeta:
@@ -152,24 +150,13 @@ def index_folder(folder: str | os.PathLike[str], min_duration: float = 0.0, work
 
 
 def _probe_all(folder: Path, files: Sequence[tuple[str, int, int]], workers: int | None, amplitude: bool) -> _Entries:
-    """Entries of the given files, read by several processes when there are many.
+    """Entries of the given files, read by several processes when there are many."""
+    def died(file: tuple[str, int, int]) -> list[Any]:
+        raise ValueError(f'{folder / file[0]}: the process that read it died, for want of memory or of a decoder that '
+                         'survives this file: give the job more memory, or move the file away')
 
-    Not threads: one that is keeping the MP3 decoder quiet (see `audio`) would keep the others quiet too.
-    """
-    entry = partial(_probe_entry, folder, amplitude)
-    most = min(16, 2 * (os.cpu_count() or 1)) if workers is None else workers
-    workers = min(most, len(files) // _FILES_PER_WORKER)
-    show = partial(Progress, total=len(files), desc=f'Indexing {folder.name}', unit='file', enabled=is_rank_zero())
-    if workers < 2:
-        return {file[0]: values for file, values in zip(files, show(map(entry, files)))}
-    method = 'fork' if 'fork' in multiprocessing.get_all_start_methods() else None
-    with ProcessPoolExecutor(workers, multiprocessing.get_context(method)) as pool:
-        found = show(pool.map(entry, files, chunksize=_FILES_PER_WORKER))
-        try:
-            return {file[0]: values for file, values in zip(files, found)}
-        except BrokenProcessPool as error:
-            raise ValueError(f'{folder}: a process that read its audio files died: for want of memory, or of a file '
-                             'that libsndfile does not survive') from error
+    entries = map_files(partial(_probe_entry, folder, amplitude), files, workers, f'Indexing {folder.name}', died)
+    return {file[0]: values for file, values in zip(files, entries)}
 
 
 def _probe_entry(folder: Path, amplitude: bool, file: tuple[str, int, int]) -> list[Any]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_PROBED = 16  # entries looked up on disk to find what relative paths are relative to
+_PROBED = 16  # entries, all along the list, looked up on disk to find what relative paths are relative to
 _NUMBERS = ('duration', 'sample_rate', 'channels', 'amplitude', 'weight')
 
 
@@ -107,21 +107,35 @@ def load_manifest(path: str | os.PathLike[str]) -> list[AudioMeta]:
 
     Raises:
         ValueError: the file is missing, unreadable or empty, a line is wrong (named with its number), or none of the
-            first audio files exists.
+            audio files looked up exists.
+    """
+    metas, problems = read_manifest(path)
+    if problems:
+        more = '' if len(problems) == 1 else f'; and {len(problems) - 1} more lines are wrong'
+        raise ValueError(problems[0] + more)
+    return metas
+
+
+def read_manifest(path: str | os.PathLike[str]) -> tuple[list[AudioMeta], list[str]]:
+    """The entries of a manifest that can be used, with absolute paths, and a sentence on each line that cannot.
+
+    Raises:
+        ValueError: the file is missing, unreadable or empty, or none of the audio files looked up exists.
     """
     path = Path(path)
-    metas = []
+    metas, problems = [], []
     for number, line in enumerate(_read_bytes(path).split(b'\n'), 1):
         if not line.strip():
             continue
         try:
             metas.append(AudioMeta.from_dict(_parse(line)))
         except ValueError as error:
-            raise ValueError(f'{path}, line {number}: {error}') from None
-    if not metas:
+            problems.append(f'{path}, line {number}: {error}')
+    if not metas and not problems:
         raise ValueError(f'{path}: the manifest holds no entry')
-    _resolve(metas, path)
-    return metas
+    if metas:
+        _resolve(metas, path)
+    return metas, problems
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -146,7 +160,8 @@ def _resolve(metas: Sequence[AudioMeta], manifest: Path) -> None:
     """Make the paths absolute, in place."""
     folder = manifest.absolute().parent
     bases = list(dict.fromkeys(str(base) for base in (folder, *folder.parents, Path.cwd())))
-    probes = [meta.path for meta in metas[:_PROBED]]
+    step = -(-len(metas) // _PROBED)
+    probes = [meta.path for meta in metas[::step]]
     hits = [sum(os.path.exists(os.path.join(base, probe)) for probe in probes) for base in bases]
     if max(hits) == 0:
         raise ValueError(f'{manifest}: its audio files do not exist, e.g. {os.path.join(bases[0], probes[0])}; '
