@@ -165,6 +165,15 @@ class CompressionModel(nn.Module, ABC):
                 module.drop_statistics()
         return model
 
+    def for_cpu(self) -> 'CompressionModel':
+        """A copy as `for_inference` makes, laid out for speed on a CPU.
+
+        Its results differ from the model's by float rounding, so that a code between two nearly equal ones may, rarely,
+        be the other. Its weights have other names and shapes: it cannot be exported.
+        """
+        from .cpu import for_cpu  # late: it imports this module
+        return for_cpu(self)
+
     def check_wav(self, wav: torch.Tensor) -> None:
         """Check the input of `forward` and `encode`, without waiting for the device.
 

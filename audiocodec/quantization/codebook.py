@@ -55,26 +55,29 @@ class _Tally:
         self.counts[level].index_add_(0, codes, self._valid)
         self.sums[level].index_add_(0, codes, residual * self._valid[:, None])
         if self.candidates is not None and self._draws is not None:
-            self.candidates[level] = _share_of_rows(residual, self._draws[level])
+            _share_of_rows(residual, self._draws[level], out=self.candidates[level])
 
     def reduce(self) -> None:
         """Sum over the workers, in one collective."""
         distrib.all_reduce_sum_(part for part in (self.counts, self.sums, self.candidates) if part is not None)
 
 
-def _share_of_rows(rows: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+def _share_of_rows(rows: torch.Tensor, indices: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
     """This worker's share of some rows of the batch of all workers: zeros for the rows of others.
 
     Args:
         rows: [N, D], the same N on every worker; the global batch has them in order of rank.
         indices: int64 [M], into the global batch.
+        out: where to put the result.
 
     Returns:
         [M, D], to be summed over the workers.
     """
+    if distrib.world_size() == 1:
+        return torch.index_select(rows, 0, indices, out=out)
     local = indices - distrib.rank() * len(rows)
     others = (local < 0) | (local >= len(rows))
-    return rows[local.clamp(0, len(rows) - 1)].masked_fill_(others[:, None], 0)
+    return torch.index_select(rows, 0, local.clamp(0, len(rows) - 1), out=out).masked_fill_(others[:, None], 0)
 
 
 def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -210,11 +213,10 @@ class Codebooks(nn.Module):
         return found._replace(errors=torch.where(valid.all(), found.errors, torch.nan))
 
     def _quantize(self, vectors: torch.Tensor, levels: int, tally: _Tally | None) -> ResidualCodes:
-        norms = self.embed[:levels].square().sum(-1)
         residual, quantized, remainders = vectors, torch.zeros_like(vectors), torch.zeros_like(vectors)
         codes, errors = [], []
         for level in range(levels):
-            indices = nearest(residual, self.embed[level], norms[level])
+            indices = nearest(residual, self.embed[level])
             if tally is not None:
                 tally.add(level, residual, indices)
             entries = F.embedding(indices, self.embed[level])
@@ -229,7 +231,7 @@ class Codebooks(nn.Module):
         """Moving averages, then the entries, of the first `levels` codebooks."""
         size, average = self.cluster_size[:levels], self.embed_avg[:levels]
         size.mul_(self.decay).add_(tally.counts, alpha=1 - self.decay)
-        average.mul_(self.decay).add_(tally.sums, alpha=1 - self.decay)
+        average.lerp_(tally.sums, 1 - self.decay)
         shares = tally.counts / tally.counts.sum(-1, keepdim=True).clamp(min=1)
         self.usage[:levels].mul_(self.decay).add_(shares, alpha=1 - self.decay)
 
@@ -242,7 +244,7 @@ class Codebooks(nn.Module):
             restart = (self.restart_share * total / self.bins).expand_as(size)
             size.copy_(torch.where(dead, restart, size))
             smoothed = torch.where(dead, restart, smoothed)
-            average.copy_(torch.where(dead[..., None], tally.candidates.mul_(restart[..., None]), average))
+            torch.where(dead[..., None], tally.candidates.mul_(restart[..., None]), average, out=average)
         torch.div(average, smoothed[..., None], out=self.embed[:levels])
 
     @torch.no_grad()

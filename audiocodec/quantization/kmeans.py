@@ -5,6 +5,8 @@ import torch
 # Distances held at once. Two megabytes stay in a CPU's cache; a GPU wants few and large kernels.
 _CPU_CHUNK = 2**19
 _GPU_CHUNK = 2**26
+# Distances of which a CPU finds the minimum in one go.
+_GROUP = 64
 
 
 def nearest(
@@ -32,14 +34,30 @@ def nearest(
         norms = embed.square().sum(-1)
     if chunk is None:
         chunk = max(1, (_CPU_CHUNK if vectors.device.type == 'cpu' else _GPU_CHUNK) // len(embed))
+    # One piece of memory for all chunks: fresh memory costs a CPU as much as finding the minima.
+    memory = torch.empty(min(chunk, len(vectors)), len(embed), dtype=vectors.dtype, device=vectors.device)
     indices = []
     for start in range(0, len(vectors), chunk):
         part = vectors[start : start + chunk]
-        distances = torch.addmm(norms, part, embed.t(), alpha=-2)
+        distances = torch.addmm(norms, part, embed.t(), alpha=-2, out=memory[: len(part)])
         if exclude is not None:
             distances.scatter_(1, exclude[start : start + chunk, None], float('inf'))
-        indices.append(distances.min(dim=1).indices)  # on the CPU, faster than argmin
+        indices.append(_first_minimum(distances))
     return torch.cat(indices) if indices else torch.empty(0, dtype=torch.int64, device=vectors.device)
+
+
+def _first_minimum(rows: torch.Tensor) -> torch.Tensor:
+    """Index of the smallest value of each row, the first of equals, int64 [N] of [N, M].
+
+    A CPU takes 15 times as long to find where a minimum is as to find the minimum. So first the minima of groups, then
+    the first group that has the smallest, then where in that group.
+    """
+    if rows.device.type != 'cpu' or rows.shape[1] % _GROUP:
+        return rows.min(dim=1).indices  # faster than argmin
+    groups = rows.view(len(rows), -1, _GROUP)
+    group = groups.amin(dim=-1).min(dim=1).indices
+    within = groups[torch.arange(len(rows)), group].min(dim=1).indices
+    return group * _GROUP + within
 
 
 def cluster_sums(vectors: torch.Tensor, codes: torch.Tensor, bins: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,73 @@
+import pytest
+import torch
+from torch import nn
+
+from audiocodec.models import EncodecModel
+from audiocodec.models.cpu import _Conv, _ConvTranspose
+from audiocodec.modules import SEANetDecoder, SEANetEncoder
+from audiocodec.quantization import NoQuantizer, ResidualVectorQuantizer
+
+
+def make_model(dtype=torch.float64, quantizer=None, **options):
+    torch.manual_seed(0)
+    decoder = {name: options.pop(name) for name in ('trim_right_ratio', 'final_activation') if name in options}
+    options = {'dimension': 6, 'n_filters': 4, 'n_residual_layers': 2, 'ratios': [4, 3, 2], 'lstm': 1,
+               'norm': 'weight_norm', **options}
+    quantizer = quantizer or ResidualVectorQuantizer(dimension=6, n_q=3, bins=8, kmeans_init=False)
+    model = EncodecModel(SEANetEncoder(**options), SEANetDecoder(**options, **decoder), quantizer, 1000,
+                         options.get('channels', 1))
+    return model.to(dtype).eval()
+
+
+OPTIONS = {
+    'plain': {},
+    'causal': {'causal': True},
+    'zeros': {'pad_mode': 'constant', 'causal': True, 'trim_right_ratio': 0.5},
+    'replicate': {'pad_mode': 'replicate', 'true_skip': False},
+    'circular': {'pad_mode': 'circular', 'activation': 'Softplus'},  # not zero at zero
+    'group norm': {'norm': 'time_group_norm', 'lstm': 0},
+    'stereo': {'channels': 2, 'norm': 'spectral_norm', 'final_activation': 'Tanh'},
+}
+
+
+@pytest.mark.parametrize('name', OPTIONS)
+@pytest.mark.parametrize('length', [1, 5, 333])  # shorter than the padding, and of no whole frames
+def test_it_computes_the_same(name, length):
+    model = make_model(**OPTIONS[name])
+    fast = model.for_cpu()
+    wav = torch.randn(2, model.channels, length, dtype=torch.float64)
+    before = wav.clone()
+    expected, out = model(wav), fast(wav)
+    assert torch.equal(out.codes, expected.codes)
+    torch.testing.assert_close(out.wav, expected.wav, rtol=0, atol=1e-10)
+    assert torch.equal(wav, before)  # what is given to it is not overwritten
+    codes, _ = fast.encode(wav)
+    latents = fast.decode_latent(codes)
+    torch.testing.assert_close(fast.decoder(latents), model.decoder(latents), rtol=0, atol=1e-10)
+    assert torch.equal(latents, model.decode_latent(codes))
+
+
+def test_codes_of_single_precision_are_equal():
+    model = make_model(torch.float32, n_filters=8, ratios=[8, 5, 4, 2],
+                       quantizer=ResidualVectorQuantizer(dimension=6, n_q=8, bins=64, kmeans_init=False))
+    wav = 0.3 * torch.randn(2, 1, 16000)
+    assert torch.equal(model.for_cpu().encode(wav)[0], model.encode(wav)[0])
+
+
+def test_every_convolution_has_its_channels_last():
+    fast = make_model(true_skip=False).for_cpu()
+    assert not [module for module in fast.modules() if isinstance(module, nn.Conv1d | nn.ConvTranspose1d)]
+    weights = [module.weight for module in fast.modules() if isinstance(module, _Conv | _ConvTranspose)]
+    assert len(weights) == 2 * (2 + 3 + 3 * 2 * 3)
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
+def test_the_model_stays_as_it_was():
+    model = make_model(quantizer=NoQuantizer(6))
+    names, wav = list(model.state_dict()), torch.randn(1, 1, 100, dtype=torch.float64)
+    expected = model(wav).wav
+    fast = model.for_cpu()
+    assert list(model.state_dict()) == names
+    assert torch.equal(model(wav).wav, expected)
+    assert not fast(wav).wav.requires_grad
+    torch.testing.assert_close(fast(wav).wav, expected, rtol=0, atol=1e-10)
