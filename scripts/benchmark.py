@@ -1,0 +1,40 @@
+#!/usr/bin/env python
+"""Measure the project, alone or in turn with a peer: `python scripts/benchmark.py step --recipe base_24khz`."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from benchmarks import common
+
+COMMANDS = ('step', 'kmeans', 'loader', 'codec', 'startup')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code is 1 when something that was asked for cannot be measured."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(description='Measure the project, alone or in turn with a peer.')
+    commands = parser.add_subparsers(dest='command', required=True)
+    chosen = [argument for argument in argv[:1] if argument in COMMANDS]
+    modules = {name: importlib.import_module(f'benchmarks.{name}') for name in chosen or COMMANDS}
+    for name, module in modules.items():
+        command = commands.add_parser(name, help=module.HELP, description=module.HELP)
+        common.add_shared_arguments(command)
+        module.add_arguments(command)
+    args = parser.parse_args(argv)
+    try:
+        if args.against is not None:
+            ours = [sys.executable, __file__, *common.without_peer(argv)]
+            common.print_comparison(common.compare(ours, args.against, args.rounds))
+        else:
+            result = {'benchmark': args.command, **modules[args.command].run(args)}
+            common.print_result({**result, **common.machine(args.device)})
+    except ValueError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Encoding and decoding with EnCodec at 24 kHz, in turn with the `encodec` package and `transformers`."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from audiocodec.models import EncodecModel
+from audiocodec.modules import SEANetDecoder, SEANetEncoder
+from audiocodec.quantization import ResidualVectorQuantizer
+from benchmarks.measuring import in_turn, medians, peak_bytes, ratio, spreads
+
+HELP = 'encode and decode at 24 kHz, and the same by the encodec package and transformers'
+PEERS = ('encodec', 'transformers')
+_CODEBOOKS = {1.5: 2, 3.0: 4, 6.0: 8, 12.0: 16, 24.0: 32}  # of each bandwidth, kbps
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """How much is coded, at which rate."""
+    parser.add_argument('--seconds', type=float, default=10.0, help='of audio')
+    parser.add_argument('--batch', type=int, default=1, help='items')
+    parser.add_argument('--bandwidth', type=float, default=6.0, choices=list(_CODEBOOKS), help='kbps')
+    parser.add_argument('--layout', choices=('cpu', 'inference', 'plain'), default='cpu',
+                        help='for_cpu(), for_inference() or the model as it trains')
+    parser.add_argument('--peers', nargs='*', choices=PEERS, default=list(PEERS))
+    parser.add_argument('--steps', type=int, default=5)
+    parser.add_argument('--warmup', type=int, default=1)
+    parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--device', default='cpu')
+
+
+def make_model(layout: str, device: str) -> Any:
+    """The model of the published 24 kHz weights, with random ones."""
+    seanet: dict[str, Any] = {'dimension': 128, 'n_filters': 32, 'n_residual_layers': 1, 'ratios': [8, 5, 4, 2],
+                              'norm': 'weight_norm', 'causal': True, 'true_skip': False, 'lstm': 2}
+    quantizer = ResidualVectorQuantizer(128, 32, bins=1024, kmeans_init=False)
+    model = EncodecModel(SEANetEncoder(**seanet), SEANetDecoder(**seanet), quantizer, 24000, 1).eval().to(device)
+    return {'cpu': model.for_cpu, 'inference': model.for_inference, 'plain': lambda: model}[layout]()
+
+
+def _encodec(wav: torch.Tensor, bandwidth: float) -> Callable[[], Any]:
+    """Encode and decode with the encodec package."""
+    import encodec
+    model = encodec.EncodecModel.encodec_model_24khz(pretrained=False).eval().to(wav.device)
+    model.set_target_bandwidth(bandwidth)
+    for layer in model.quantizer.vq.layers:
+        layer._codebook.inited.fill_(1)
+        layer._codebook.embed.normal_()
+    return lambda: model.decode(model.encode(wav))
+
+
+def _transformers(wav: torch.Tensor, bandwidth: float) -> Callable[[], Any]:
+    """Encode and decode with transformers."""
+    import transformers
+    model = transformers.EncodecModel(transformers.EncodecConfig()).eval().to(wav.device)
+    for layer in model.quantizer.layers:
+        layer.codebook.embed.normal_()
+
+    def code() -> Any:
+        encoded = model.encode(wav, bandwidth=bandwidth)
+        return model.decode(encoded.audio_codes, encoded.audio_scales)
+    return code
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Time encoding and decoding of noise; `total` is both."""
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    wav = 0.1 * torch.randn(args.batch, 1, round(24000 * args.seconds), device=args.device)
+    model = make_model(args.layout, args.device)
+    model.set_num_codebooks(_CODEBOOKS[args.bandwidth])
+    codes, _ = model.encode(wav)
+    makers = {'encodec': _encodec, 'transformers': _transformers}
+    functions = {'encode': lambda: model.encode(wav), 'decode': lambda: model.decode(codes),
+                 **{name: makers[name](wav, args.bandwidth) for name in args.peers}}
+    with torch.inference_mode():
+        times = in_turn(functions, args.steps, args.warmup, args.device)
+    times['total'] = [encode + decode for encode, decode in zip(times['encode'], times['decode'])]
+    result = {'ms': medians(times), 'spread': spreads(times), 'peak_bytes': peak_bytes(args.device)}
+    result['real_time'] = round(1000 * args.batch * args.seconds / result['ms']['total'], 2)
+    if args.peers:
+        result['peer_over_ours'] = {name: ratio(times[name], times['total']) for name in args.peers}
+    return result
