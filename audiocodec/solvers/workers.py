@@ -27,7 +27,7 @@ logger = logging.getLogger('audiocodec')
 
 PULSE = 1.0  # seconds between two looks
 SILENCE = 30.0  # seconds without a pulse after which a worker counts as dead
-_CONSEQUENCE = 5.0  # seconds to wait for the cause of an error that another worker's end would explain
+_GRACE = 5.0  # seconds more, in which a worker may end in its own way
 _FIRST_ERROR = 'first_error'
 
 
@@ -72,8 +72,9 @@ class WorkerWatch:
 
     def _end_with_first(self, error: Exception) -> None:
         """Say what went wrong first: here, or in another worker, of which the error here is a consequence."""
+        # A collective that breaks off: another worker is gone, and says why, or is found dead when its pulse stops.
         is_consequence = isinstance(error, distributed.DistError) or 'onnection' in str(error) or 'gloo' in str(error)
-        until = time.monotonic() + (_CONSEQUENCE if is_consequence else 0.)
+        until = time.monotonic() + (self.silence + _GRACE if is_consequence else 0.)
         while self._first_error() is None and time.monotonic() < until:
             time.sleep(0.1)
         if self._first_error() is None:
@@ -121,7 +122,7 @@ class WorkerWatch:
                 self._leave(f'worker {dead[0]}: died without a word (no pulse for {self.silence:g} s): killed from '
                             'outside, most often for want of memory')
             # The main thread may be waiting in a collective for ever; given a moment, it ends in its own way.
-            if not self._done.wait(_CONSEQUENCE):
+            if not self._done.wait(_GRACE):
                 self._end()
 
     def _end(self) -> None:
