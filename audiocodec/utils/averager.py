@@ -9,7 +9,7 @@ from audiocodec.utils import distrib
 
 
 class Averager:
-    """Weighted running means of scalar tensors.
+    """Weighted running means of scalar tensors, and of 1-d ones: `name` with K values is read as `name_1` ... `name_K`.
 
     An update adds one stacked tensor to a sum, without waiting for the device; `read` copies all sums at once.
     Metrics may come in groups with different keys (a loss computed every other update): each key is averaged over
@@ -21,11 +21,11 @@ class Averager:
         self._weights: dict[tuple[str, ...], float] = {}
 
     def update(self, metrics: Mapping[str, torch.Tensor], weight: float = 1.) -> None:
-        """Add 0-d tensors, counted `weight` times (e.g. the number of items they are the mean of)."""
+        """Add 0-d and 1-d tensors, counted `weight` times (e.g. the number of items they are the mean of)."""
         if not metrics:
             return
-        keys = tuple(metrics)
-        values = torch.stack([value.detach().float() for value in metrics.values()]).double() * weight
+        keys = tuple(key for name, value in metrics.items() for key in _keys(name, value))
+        values = torch.cat([value.detach().float().reshape(-1) for value in metrics.values()]).double() * weight
         if keys in self._sums:
             self._sums[keys] += values
             self._weights[keys] += weight
@@ -65,3 +65,8 @@ class Averager:
         """Restore what `state_dict` gave."""
         self._sums = {tuple(group['keys']): group['sums'] for group in state['groups']}
         self._weights = {tuple(group['keys']): group['weight'] for group in state['groups']}
+
+
+def _keys(name: str, value: torch.Tensor) -> list[str]:
+    """The names under which the values of a metric are read."""
+    return [name] if value.dim() == 0 else [f'{name}_{index}' for index in range(1, len(value) + 1)]
