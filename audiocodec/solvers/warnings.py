@@ -17,7 +17,8 @@ def codebook_warning(history: Sequence[Metrics], threshold: float = 0.5, epochs:
     latest = history[-epochs:]
     if len(latest) < epochs:
         return None
-    usages = {key: [metrics.get(key, 1.) for metrics in latest] for key in latest[-1] if re.fullmatch(r'usage_\d+', key)}
+    usages = {key: [metrics.get(key, 1.) for metrics in latest] for key in latest[-1]
+              if re.fullmatch(r'usage_\d+', key)}
     low = {key.removeprefix('usage_'): values[-1] for key, values in usages.items() if max(values) < threshold}
     if not low:
         return None
@@ -47,5 +48,5 @@ def discriminator_warning(metrics: Metrics, threshold: float = 0.98) -> str | No
     listed = ', '.join(f'{name} (real {real:.1%}, fake {fake:.1%})' for name, (real, fake) in won.items())
     return (
         f'the discriminator has won, it is nearly always right: {listed}. What helps: train it less often '
-        '(adversarial.every=2), more slowly (a smaller adversarial.optimizer.lr) or later (adversarial.start), clip its '
+        '(adversarial.every=2), more slowly (adversarial.optimizer.lr) or later (adversarial.start), clip its '
         'gradient (adversarial.max_norm), or give the generator more to hold on to (losses.feat.weight)')
