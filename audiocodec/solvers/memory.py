@@ -65,7 +65,8 @@ def estimate(model: CompressionModel, adversaries: AdversarialTrainer, losses: M
     gradients = {name: _size(part.parameters()) for name, part in parts.items()}
     moments = sum(round(gradients[name] * _moments(factory)) for name, factory in factories.items() if gradients[name])
     floats = (value for value in model.state_dict().values() if value.is_floating_point())
-    measured = _extrapolate(_Update(model, adversaries, losses), batch_size, samples)
+    with torch.random.fork_rng(devices=[]):
+        measured = _extrapolate(_Update(model, adversaries, losses), batch_size, samples)
     return Memory(weights=sum(_size([*part.parameters(), *part.buffers()]) for part in parts.values()),
                   gradients=sum(gradients.values()), moments=moments, averages=_size(floats) if averaged else 0,
                   activations=max(0, measured - sum(gradients.values())))
@@ -109,7 +110,7 @@ class _Update:
     def peak(self, batch_size: int, samples: int) -> int:
         """The most bytes held at once."""
         device = next(self.model.parameters()).device
-        wav = 0.1 * torch.randn(batch_size, self.model.channels, samples, device=device)
+        wav = 0.1 * torch.randn(batch_size, self.model.channels, samples).to(device)
         for parameter in (*self.model.parameters(), *self.adversaries.parameters()):
             parameter.grad = None
         with _Counting() as counting:
