@@ -55,20 +55,20 @@ class CodecMain(HydraMain):
         """The experiment that a list of overrides stands for.
 
         Raises:
-            ConfigError: for unknown groups and keys (all of them at once) and values that cannot be read.
+            ConfigError: for unknown groups and keys and values that cannot be read, all of them at once; where there
+                are some, also for values of the other overrides that `validate` would not accept.
         """
-        for argument in argv:
-            if argument.startswith('~'):
-                raise ConfigError(f'{argument}: keys cannot be deleted, the signature needs them all; turn a part off '
-                                  'through its own switch, e.g. losses.l1.weight=null')
-            if '=' not in argument:
-                raise ConfigError(f"override {argument!r}: expected key=value, e.g. dataset.batch_size=16")
-        self._check_overrides(argv)
+        problems = self._override_problems(argv)
+        if problems:
+            good = [argument for argument in argv if argument not in problems]
+            raise ConfigError(dict.fromkeys([*problems.values(), *self._value_problems(good)]))
         with _readable_errors():
             xp = super().get_xp(argv)
             OmegaConf.resolve(xp.cfg)
         if xp.cfg.dora.dir is None:
             xp.cfg.dora.dir = str(self.dora.dir)
+        elif not isinstance(xp.cfg.dora.dir, str):
+            raise ConfigError(f'dora.dir={xp.cfg.dora.dir}: expected a path, or null for the default')
         else:
             xp = XP(dora=replace(self.dora, dir=Path(xp.cfg.dora.dir)), cfg=xp.cfg, argv=xp.argv, delta=xp.delta)
         return xp
@@ -116,40 +116,55 @@ class CodecMain(HydraMain):
     def _main(self) -> Any:
         return self.main(dora.get_xp().cfg)
 
-    def _check_overrides(self, argv: Sequence[str]) -> None:
-        """Look up every override before Hydra does, which stops at the first unknown one and knows no neighbours."""
+    def _override_problems(self, argv: Sequence[str]) -> dict[str, str]:
+        """What is wrong with overrides, found before Hydra, which stops at the first one and knows no neighbours."""
+        problems = {}
+        parsed: dict[str, Any] = {}
         with self._hydra_search() as loader:
-            try:
-                overrides = OverridesParser.create(config_loader=loader).parse_overrides(list(argv))
-            except OverrideParseException as error:
-                reason = error.args[0].splitlines()[0]
-                raise ConfigError(f'override {error.override!r} cannot be read: {reason}') from error
+            parser = OverridesParser.create(config_loader=loader)
             groups = set(self._config_groups)
-            problems, chosen = [], []
-            for override in overrides:
-                key, value = str(override.key_or_group), override.value()
-                if key in groups and not override.is_add():
-                    options = _options(loader, key)
-                    if value not in options:
-                        problems.append(f"{key}={value}: no such option{config.nearest(str(value), options)} "
-                                        f"(there are: {', '.join(options)})")
-                    chosen.append(str(override.input_line))
-        if problems:
-            raise ConfigError(problems)
+            for argument in argv:
+                problem = _form_problem(argument)
+                if problem is None:
+                    try:
+                        parsed[argument], = parser.parse_overrides([argument])
+                        problem = _choice_problem(loader, groups, parsed[argument])
+                    except OverrideParseException as error:
+                        problem = f'override {argument!r} cannot be read: {error.args[0].splitlines()[0]}'
+                if problem is not None:
+                    problems[argument] = problem
+        chosen = [argument for argument, override in parsed.items()
+                  if argument not in problems and str(override.key_or_group) in groups]
         with _readable_errors():
             plain = _unresolved(self._get_config(chosen))
         known = list(config.leaf_keys(plain))
-        for override in overrides:
+        for argument, override in parsed.items():
             key = str(override.key_or_group)
-            is_section = key not in groups and isinstance(config.select(plain, key), dict)
-            if is_section and not isinstance(override.value(), dict):
-                problems.append(f"{override.input_line}: '{key}' is a section, which keeps its form; turn a part off "
-                                'through its own switch, e.g. losses.l1.weight=null')
-            if key not in groups and not override.is_add() and not override.is_force_add() and key not in known:
-                problems.append(f"{override.input_line}: there is no key '{key}'"
-                                f"{config.nearest(key, [*known, *groups])}")
-        if problems:
-            raise ConfigError(problems)
+            if key in groups or argument in problems:
+                continue
+            if isinstance(config.select(plain, key), dict) and not isinstance(override.value(), dict):
+                problems[argument] = (f"{argument}: '{key}' is a section, which keeps its form; turn a part off "
+                                      'through its own switch, e.g. losses.l1.weight=null')
+            elif not override.is_add() and not override.is_force_add() and key not in known:
+                problems[argument] = f"{argument}: there is no key '{key}'{config.nearest(key, [*known, *groups])}"
+        return problems
+
+    def _value_problems(self, argv: Sequence[str]) -> list[str]:
+        """What validation says of these overrides, which are well-formed, among other ones that are not.
+
+        What it says of other keys may come of those, and is left out.
+        """
+        from audiocodec.solvers import validate
+
+        keys = [argument.split('=')[0].lstrip('+') for argument in argv]
+        try:
+            with _readable_errors():
+                cfg = super().get_xp(argv).cfg
+                OmegaConf.resolve(cfg)
+            validate(cfg)
+        except ConfigError as error:
+            return [problem for problem in error.problems if any(key in problem for key in keys)]
+        return []
 
     @contextlib.contextmanager
     def _hydra_search(self) -> Iterator[Any]:
@@ -172,6 +187,27 @@ def _options(loader: Any, group: str, prefix: str = '') -> list[str]:
     for sub in loader.get_group_options(here, ObjectType.GROUP):
         names += _options(loader, group, f'{prefix}{sub}/')
     return names
+
+
+def _form_problem(argument: str) -> str | None:
+    """What is wrong with an override at first sight."""
+    if argument.startswith('~'):
+        return (f'{argument}: keys cannot be deleted, the signature needs them all; turn a part off through its own '
+                'switch, e.g. losses.l1.weight=null')
+    if '=' not in argument:
+        return f'override {argument!r}: expected key=value, e.g. dataset.batch_size=16'
+    return None
+
+
+def _choice_problem(loader: Any, groups: set[str], override: Any) -> str | None:
+    """What is wrong with an override that chooses an option of a group, if it does."""
+    key, value = str(override.key_or_group), override.value()
+    if key not in groups or override.is_add():
+        return None
+    options = _options(loader, key)
+    if value in options:
+        return None
+    return f"{key}={value}: no such option{config.nearest(str(value), options)} (there are: {', '.join(options)})"
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ class CodecOutput(NamedTuple):
             None if the model does not divide.
         bandwidth: of the codes, in kbps, 0-d.
         commitment_loss: distance of the encoder's latents from the codebooks, 0-d; to be added to the training loss.
-        metrics: further 0-d figures to log, left on the device.
+        metrics: further figures to log, 0-d, or 1-d for one a codebook, left on the device.
     """
 
     wav: torch.Tensor

@@ -2,5 +2,6 @@
 
 from audiocodec.quantization.base import BaseQuantizer, NoQuantizer, QuantizedResult
 from audiocodec.quantization.rvq import ResidualVectorQuantizer
+from audiocodec.quantization.usage import CodeUsage
 
-__all__ = ['BaseQuantizer', 'NoQuantizer', 'QuantizedResult', 'ResidualVectorQuantizer']
+__all__ = ['BaseQuantizer', 'CodeUsage', 'NoQuantizer', 'QuantizedResult', 'ResidualVectorQuantizer']

@@ -16,7 +16,7 @@ class QuantizedResult(NamedTuple):
         codes: int64 [B, K, T], K the number of codebooks used for this batch.
         bandwidth: 0-d, kbps of the codes.
         commitment_loss: 0-d, pulls the encoder towards the codebooks.
-        metrics: 0-d tensors, left on the device.
+        metrics: 0-d tensors, and 1-d ones [K] of figures of each codebook, left on the device.
     """
 
     latents: torch.Tensor

@@ -121,9 +121,11 @@ class ResidualVectorQuantizer(BaseQuantizer):
             frame_rate: Hz.
 
         Returns:
-            Latents in float32; codes and bandwidth of the codebooks used for this batch. Metrics, averaged over the
-            codebooks but where said: 'codebook_usage' and 'codebook_usage_min' (the worst codebook's), in 0..1,
-            'codebook_perplexity', in 1..bins, 'dead_codes' and 'revived_codes', in 0..1; see `codebook_stats`.
+            Latents in float32; codes and bandwidth of the codebooks used for this batch. Metrics: of each codebook,
+            [num_codebooks], 'usage', 'perplexity', 'dead' and 'revived' (see `codebook_stats`); their means
+            'codebook_usage', in 0..1, 'codebook_perplexity', in 1..bins, 'dead_codes' and 'revived_codes', in 0..1, and
+            the worst codebook's usage 'codebook_usage_min'. The mean of 'revived' over updates is what one update
+            replaces: a codebook that was not drawn, or a batch that was not learnt from, counts as 0.
 
         Raises:
             ValueError: the shape or type of the latents does not fit.
@@ -148,7 +150,7 @@ class ResidualVectorQuantizer(BaseQuantizer):
                 codes=self._to_codes(found.codes, len(latents)),
                 bandwidth=torch.full((), bandwidth, device=latents.device),
                 commitment_loss=found.errors.mean() + (pull * carrier).sum(),
-                metrics=self._metrics(),
+                metrics=self._metrics(learnt=len(found.codes) if self.training else 0),
             )
 
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -203,11 +205,14 @@ class ResidualVectorQuantizer(BaseQuantizer):
         generator = distrib.shared_generator(self.seed, _DRAW_DROPOUT, self.codebooks.count())
         return int(torch.randint(1, self.num_codebooks + 1, (), generator=generator))
 
-    def _metrics(self) -> dict[str, torch.Tensor]:
+    def _metrics(self, learnt: int) -> dict[str, torch.Tensor]:
+        """Metrics after a batch that the first `learnt` codebooks have learnt from."""
         stats = {name: values[: self.num_codebooks] for name, values in self.codebooks.stats().items()}
         if not stats:
             return {}
+        stats['revived'][learnt:] = 0  # what was replaced at an earlier update has been reported with it
         return {
+            **stats,
             'codebook_usage': stats['usage'].mean(),
             'codebook_usage_min': stats['usage'].min(),
             'codebook_perplexity': stats['perplexity'].mean(),

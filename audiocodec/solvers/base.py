@@ -364,9 +364,10 @@ class StandardSolver(flashy.BaseSolver, ABC):
         return bar
 
     def get_formatter(self, stage_name: str) -> flashy.Formatter:
-        """How metrics are written in the log."""
+        """How metrics are written in the log; those of each codebook are for the history and the trackers alone."""
         return flashy.Formatter({'lr': '.2e', '*accuracy*': '.1%', '*usage*': '.1%', 'bandwidth': '.2f',
-                                 'duration': '.1f'}, default_format='.4g')
+                                 'duration': '.1f'}, default_format='.4g', include_formatted=False,
+                                exclude_keys=[f'{name}_[0-9]*' for name in ('usage', 'perplexity', 'dead', 'revived')])
 
     def log_metrics(self, stage_name: str, metrics: dict[str, Any], formatter: flashy.Formatter | None = None) -> None:
         """Log a stage's metrics; all workers hold the same."""

@@ -14,6 +14,7 @@ from audiocodec.metrics import MetricSuite
 from audiocodec.models import CompressionModel, pretrained
 from audiocodec.optim import ModuleEMA
 from audiocodec.solvers.base import StandardSolver
+from audiocodec.solvers.description import describe
 from audiocodec.solvers.environment import experiment_folder
 from audiocodec.utils import checkpoint, config, distrib, export
 from audiocodec.utils.averager import Averager
@@ -234,27 +235,13 @@ class CompressionSolver(StandardSolver):
     # ---- description ------------------------------------------------------------------------------------------------
 
     def show(self, brief: bool = False) -> str:
-        """Parts, sizes, frame rate and bandwidths."""
-        model = self.model
-        lines = [] if brief else [str(model), str(self.adversaries.discriminators)]
-        lines += [f'{name}: {_millions(part)}' for name, part in model.named_children()]
-        lines += [f'model: {_millions(model)}',
-                  f'adversary: {_millions(self.adversaries)}',
-                  f'{model.sample_rate} Hz, {model.channels} channel(s), hop length {model.hop_length} samples, '
-                  f'frame rate {model.frame_rate:g} Hz']
-        if model.total_codebooks:
-            counts = sorted({2 ** k for k in range(1, 11) if 2 ** k <= model.total_codebooks} | {model.total_codebooks})
-            rates = ', '.join(f'{n * math.log2(model.cardinality) * model.frame_rate / 1000:g} ({n})' for n in counts)
-            lines.append(f'{model.total_codebooks} codebooks of {model.cardinality}; kbps (codebooks): {rates}')
-        return '\n'.join(lines)
+        """What follows from the recipe: sizes, rates, latency, updates, hours; the layers and memory unless `brief`."""
+        losses = {name: self.losses[name] for name in self.trained}
+        return describe(self.cfg, self.model, self.adversaries, losses, brief)
 
 
 def _same(value: torch.Tensor) -> torch.Tensor:
     return value
-
-
-def _millions(module: nn.Module) -> str:
-    return f'{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M parameters'
 
 
 def checkpoint_path(source: str | Path) -> Path:

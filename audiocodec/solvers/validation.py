@@ -1,74 +1,19 @@
 """Everything that is wrong with a configuration, found before any data or GPU is touched, and said at once."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
+from dora.conf import SlurmConfig
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
+from audiocodec.data import SPLITS
+from audiocodec.solvers.accepted import ACCEPTED, SECTIONS, SWITCH, is_number
+from audiocodec.solvers.trial import component_problems
 from audiocodec.utils import config
-from audiocodec.utils.config import ConfigError
-
-Check = Callable[[Any], bool]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _positive_integer(value: Any) -> bool:
-    return _is_integer(value) and value > 0
-
-
-def _count(value: Any) -> bool:
-    return _is_integer(value) and value >= 0
-
-
-def _positive(value: Any) -> bool:
-    return _is_number(value) and value > 0
-
-
-def _or_null(check: Check) -> Check:
-    return lambda value: value is None or check(value)
-
-
-def _one_of(*choices: Any) -> Check:
-    return lambda value: value in choices
-
-
-# key -> (check, what is accepted); keys that a configuration lacks are not checked
-ACCEPTED: dict[str, tuple[Check, str]] = {
-    'sample_rate': (_positive_integer, 'a rate in Hz, e.g. 24000'),
-    'channels': (_one_of(1, 2), '1 (mono) or 2 (stereo)'),
-    'seed': (_count, 'an integer from 0'),
-    'num_threads': (_count, 'an integer from 0'),
-    'execute_only': (_one_of(None, 'evaluate', 'generate', 'valid'), 'null, evaluate, generate or valid'),
-    'rvq.n_q': (_positive_integer, 'the number of codebooks, at least 1'),
-    'rvq.bins': (_positive_integer, 'the entries of a codebook, at least 1'),
-    'dataset.batch_size': (_positive_integer, 'a positive integer'),
-    'dataset.num_workers': (_count, 'an integer from 0'),
-    'dataset.segment_duration': (_or_null(_positive), 'seconds above 0, or null for whole files'),
-    'dataset.min_segment_ratio': (lambda value: _is_number(value) and 0 < value <= 1, 'a share, above 0 and up to 1'),
-    'optim.epochs': (_positive_integer, 'a positive integer'),
-    'optim.updates_per_epoch': (_or_null(_positive_integer), 'a positive integer, or null for one pass over the data'),
-    'optim.lr': (_positive, 'a learning rate above 0'),
-    'optim.max_norm': (_or_null(_positive), 'a norm above 0, or null for no clipping'),
-    'optim.ema.decay': (_or_null(lambda value: _is_number(value) and 0 <= value < 1), 'from 0 to below 1, or null'),
-    'optim.ema.every': (_positive_integer, 'a positive integer'),
-    'optim.max_skipped': (_count, 'an integer from 0'),
-    'checkpoint.every_updates': (_or_null(_positive_integer), 'updates, or null for the end of an epoch alone'),
-    'checkpoint.save_every': (_or_null(_count), 'epochs, or null for the latest alone'),
-    'checkpoint.keep_last': (_or_null(_positive_integer), 'a positive integer, or null for all'),
-    'valid.every': (_or_null(_count), 'epochs, or null for never'),
-    'evaluate.every': (_or_null(_count), 'epochs, or null for never'),
-    'generate.every': (_or_null(_count), 'epochs, or null for never'),
-    'generate.audio.format': (_one_of('wav', 'flac', 'ogg', 'mp3'), 'wav, flac, ogg or mp3'),
-    'generate.audio.strategy': (_one_of('clip', 'peak', 'rms', 'loudness'), 'clip, peak, rms or loudness'),
-    'logging.level': (_one_of('DEBUG', 'INFO', 'WARNING', 'ERROR'), 'DEBUG, INFO, WARNING or ERROR'),
-}
+from audiocodec.utils.annotations import misfit
+from audiocodec.utils.config import MISSING, ConfigError
 
 
 def validate(cfg: DictConfig) -> None:
@@ -77,44 +22,98 @@ def validate(cfg: DictConfig) -> None:
     Raises:
         ConfigError: with every problem: its key, its value and what is accepted.
     """
-    plain = config.to_plain(cfg)
-    problems = [problem for find in (_value_problems, _node_problems, _rate_problems, _model_problems, _data_problems,
-                                     _solver_problems) for problem in find(plain)]
+    try:
+        plain = config.to_plain(cfg)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}") from error
+    problems = [problem for find in (_value_problems, _key_problems) for problem in find(plain)]
+    forms = list(_form_problems(plain))
+    if not forms:
+        mismatches = list(_mismatches(plain))
+        for find in (_weight_problems, _rate_problems, _data_problems, _metric_problems, _slurm_problems,
+                     _solver_problems):
+            problems += find(plain)
+        problems += [*mismatches, *component_problems(plain, fitting=not mismatches)]
+    problems += forms
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(dict.fromkeys(problems))
+
+
+def _form_problems(plain: Mapping[str, Any]) -> Iterator[str]:
+    """Sections that are none. What is in them can only be looked at when all are."""
+    for section in SECTIONS:
+        value = config.select(plain, section)
+        if isinstance(value, Mapping):
+            continue
+        if value is MISSING:
+            if isinstance(config.select(plain, section.rpartition('.')[0]) if '.' in section else plain, Mapping):
+                yield f'the section {section} is missing'
+        else:
+            yield f'{section}={value!r}: expected a section (keys and values)'
 
 
 def _value_problems(plain: Mapping[str, Any]) -> Iterator[str]:
-    for key, (check, accepted) in ACCEPTED.items():
+    for key, rule in ACCEPTED.items():
         value = config.select(plain, key)
-        if value is not config.MISSING and not check(value):
-            yield f'{key}={value}: expected {accepted}'
-    for split in ('train', 'valid', 'evaluate', 'generate'):
-        for name in ('batch_size', 'num_samples'):
-            value = plain['dataset'][split].get(name)
-            if value is not None and not _positive_integer(value):
-                yield f'dataset.{split}.{name}={value}: expected a positive integer'
+        if value is not MISSING:
+            if not rule.check(value):
+                yield f'{key}={value}: expected {rule.accepted}'
+        elif '.' not in key or isinstance(config.select(plain, key.rpartition('.')[0]), Mapping):
+            yield f'{key} is missing: expected {rule.accepted}'
+    for split in SPLITS:
+        for name in ('batch_size', 'num_workers'):
+            value = config.select(plain, f'dataset.{split}.{name}')
+            if value is not MISSING and not ACCEPTED[f'dataset.{name}'].check(value):
+                yield f"dataset.{split}.{name}={value}: expected {ACCEPTED[f'dataset.{name}'].accepted}"
+
+
+def _key_problems(plain: Mapping[str, Any]) -> Iterator[str]:
+    """Keys that nothing reads: added by hand, as keys of the command line are known to exist."""
+    for section, others in SECTIONS.items():
+        node = config.select(plain, section)
+        if others is None or not isinstance(node, Mapping):
+            continue
+        known = [*others, *(key[len(section) + 1:].split('.')[0] for key in (*ACCEPTED, *SECTIONS)
+                            if key.startswith(f'{section}.'))]
+        for key in node:
+            if key not in known:
+                yield f"{section}.{key}: there is no such key{config.nearest(str(key), known)}"
+    for section, parts in (('seanet', ('encoder', 'decoder')), ('rvq', ('quantizer',))):
+        nodes = [node for part in parts if isinstance(node := config.select(plain, f'model.{part}'), Mapping)]
+        shared = plain.get(section)
+        if nodes and isinstance(shared, Mapping) and any(key in node for node in nodes for key in shared):
+            for key in shared:
+                if not any(key in node for node in nodes):
+                    yield f'{section}.{key}: there is no such key{config.nearest(str(key), shared.keys() - {key})}'
+
+
+def _weight_problems(plain: Mapping[str, Any]) -> Iterator[str]:
     for name, node in plain['losses'].items():
-        weight = node.get('weight') if isinstance(node, Mapping) else node
-        if weight is not None and not (_is_number(weight) and weight >= 0):
+        if not isinstance(node, Mapping):
+            yield f'losses.{name}={node!r}: expected a section; turn a loss off with losses.{name}.weight=null'
+            continue
+        weight = node.get('weight')
+        if weight is not None and not (is_number(weight) and weight >= 0):
             yield f'losses.{name}.weight={weight}: expected null (off), 0 (reported only) or a weight above 0'
+        if '_target_' in node:
+            continue
+        if name not in ('adv', 'feat', 'commitment'):
+            yield f'losses.{name}: a loss needs a _target_, the class that computes it' + config.nearest(
+                name, plain['losses'].keys() - {name})
+        for key in node.keys() - {'weight'}:
+            yield f"losses.{name}.{key}: there is no such key{config.nearest(str(key), ['weight'])}"
 
 
-def _node_problems(plain: Mapping[str, Any]) -> Iterator[str]:
-    yield from config.node_problems(plain['model'], 'model')
-    yield from config.node_problems(plain['adversarial'], 'adversarial')
-    yield from config.node_problems(plain['balancer'], 'balancer', provided=['weights'])
-    yield from config.node_problems(plain['optim']['optimizer'], 'optim.optimizer', provided=['params'])
-    yield from config.node_problems(plain['optim']['schedule'], 'optim.schedule')
-    for name, node in plain['losses'].items():
-        if isinstance(node, Mapping) and node.get('weight') is not None and '_target_' in node:
-            yield from config.node_problems(node, f'losses.{name}')
+def _metric_problems(plain: Mapping[str, Any]) -> Iterator[str]:
     for name, enabled in plain['evaluate']['metrics'].items():
         if name not in plain['metrics']:
             yield (f'evaluate.metrics.{name}={enabled}: there is no metrics.{name} node'
                    + config.nearest(name, plain['metrics']))
-        elif enabled:
-            yield from config.node_problems(plain['metrics'][name], f'metrics.{name}')
+        if not SWITCH.check(enabled):
+            yield f'evaluate.metrics.{name}={enabled}: expected {SWITCH.accepted}'
+    for name, node in plain['metrics'].items():
+        if not isinstance(node, Mapping):
+            yield f'metrics.{name}={node!r}: expected a section; turn a metric off with evaluate.metrics.{name}=false'
 
 
 def _rate_problems(plain: Mapping[str, Any]) -> Iterator[str]:
@@ -130,17 +129,15 @@ def _rate_problems(plain: Mapping[str, Any]) -> Iterator[str]:
                     yield f'{where}.{name}={node[name]}: must agree with {root}={value}; set {root} alone'
 
 
-def _model_problems(plain: Mapping[str, Any]) -> Iterator[str]:
-    model = plain['model']
-    encoder, decoder, quantizer = (model.get(name) or {} for name in ('encoder', 'decoder', 'quantizer'))
+def _mismatches(plain: Mapping[str, Any]) -> Iterator[str]:
+    """Parts of the model that do not fit together."""
+    encoder, decoder, quantizer = (part if isinstance(part, Mapping) else {}
+                                   for part in map(plain['model'].get, ('encoder', 'decoder', 'quantizer')))
     for name, note in (('ratios', 'strides do not match: the decoder would give back another length'),
                        ('dimension', 'the latents do not fit')):
         ours, theirs = encoder.get(name), decoder.get(name)
         if ours is not None and theirs is not None and ours != theirs:
             yield f'encoder.{name}={ours} and decoder.{name}={theirs}: {note}; set seanet.{name} alone'
-    ratios = encoder.get('ratios')
-    if ratios is not None and not (isinstance(ratios, list) and ratios and all(map(_positive_integer, ratios))):
-        yield f'seanet.ratios={ratios}: expected a list of positive integers, e.g. [8,5,4,2]'
     if {'dimension'} <= encoder.keys() & quantizer.keys() and encoder['dimension'] != quantizer['dimension']:
         yield (f"quantizer.dimension={quantizer['dimension']}: must agree with "
                f"seanet.dimension={encoder['dimension']}")
@@ -148,17 +145,24 @@ def _model_problems(plain: Mapping[str, Any]) -> Iterator[str]:
 
 def _data_problems(plain: Mapping[str, Any]) -> Iterator[str]:
     source = plain['datasource']
-    limits = {'max_sample_rate': plain['sample_rate'], 'max_channels': plain['channels']}
-    for name in limits:
-        if not _positive_integer(source[name]):
-            yield f'datasource.{name}={source[name]}: expected a positive integer'
-            return
-    if _is_number(plain['sample_rate']) and source['max_sample_rate'] < plain['sample_rate']:
+    if not all(map(is_number, (*(source.get(f'max_{name}') for name in ('sample_rate', 'channels')),
+                               plain['sample_rate'], plain['channels']))):
+        return
+    if source['max_sample_rate'] < plain['sample_rate']:
         yield (f"datasource.max_sample_rate={source['max_sample_rate']} is below sample_rate={plain['sample_rate']}: "
                'the data has no such high frequencies; choose a recipe with a lower rate, or other data')
-    if _is_number(plain['channels']) and source['max_channels'] < plain['channels']:
+    if source['max_channels'] < plain['channels']:
         yield (f"datasource.max_channels={source['max_channels']} is below channels={plain['channels']}: "
                'a stereo recipe needs stereo data; choose a mono recipe, or other data')
+
+
+def _slurm_problems(plain: Mapping[str, Any]) -> Iterator[str]:
+    known = {field.name: field.type for field in fields(SlurmConfig)}
+    for key, value in plain['slurm'].items():
+        if key not in known:
+            yield f'slurm.{key}: there is no such key{config.nearest(str(key), known)}'
+        elif accepted := misfit(value, known[key]):
+            yield f'slurm.{key}={value}: expected {accepted}'
 
 
 def _solver_problems(plain: Mapping[str, Any]) -> Iterator[str]:
@@ -166,6 +170,3 @@ def _solver_problems(plain: Mapping[str, Any]) -> Iterator[str]:
 
     if plain['solver'] not in SOLVERS:
         yield f"solver={plain['solver']}: there is no such solver (there are: {', '.join(SOLVERS)})"
-    device = str(plain['device'])
-    if device.split(':')[0] not in ('auto', 'cpu', 'cuda'):
-        yield f'device={device}: expected auto, cpu, cuda or cuda:N'

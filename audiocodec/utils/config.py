@@ -4,13 +4,17 @@ This file and `audiocodec.train` are the only users of Hydra, which is imported 
 """
 
 import difflib
+import functools
 import importlib
 import inspect
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
+
+from audiocodec.utils.annotations import misfit
 
 ALLOWED_PREFIXES = ['audiocodec.', 'torch.nn.', 'torch.optim.']
 MISSING = object()
@@ -118,6 +122,8 @@ def locate(target: str) -> Any:
     Raises:
         ValueError: if the name is not allowed or leads nowhere; it names the nearest that exists.
     """
+    if not isinstance(target, str):
+        raise ValueError(f'_target_ {target!r}: expected the dotted name of a class, e.g. torch.nn.L1Loss')
     if not is_allowed(target):
         raise ValueError(f"_target_ '{target}' is not allowed: it must start with one of "
                          f"{', '.join(ALLOWED_PREFIXES)}; opt in with allow_targets=[{target.split('.')[0]}.]")
@@ -131,9 +137,9 @@ def locate(target: str) -> Any:
         try:
             found: Any = importlib.import_module(module_name)
             break
-        except ModuleNotFoundError as error:
+        except ImportError as error:
             if error.name is None or not (module_name == error.name or module_name.startswith(error.name + '.')):
-                raise
+                raise ValueError(f"_target_ '{target}': {module_name} cannot be imported: {error}") from error
     for attribute in attributes:
         if not hasattr(found, attribute):
             names = [name for name in vars(found) if not name.startswith('_')]
@@ -163,24 +169,47 @@ def node_problems(node: Any, path: str = '', provided: Iterable[str] = ()) -> li
         except ValueError as error:
             problems.append(f'{prefix}_target_: {error}')
             continue
-        try:
-            parameters = inspect.signature(target).parameters
-        except ValueError:
-            continue  # written in C: it says for itself what is wrong
+        if not callable(target):
+            problems.append(f"{prefix}_target_: '{mapping['_target_']}' is no class or function, but "
+                            f"{type(target).__name__}: name something in it")
+            continue
+        parameters, takes_more = _parameters(target)
         given = {str(key) for key in mapping} - _SPECIAL_KEYS
-        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            continue
-        for name in sorted(given - set(parameters)):
-            problems.append(f"{prefix}{name}={mapping[name]!r}: {mapping['_target_']} has no argument '{name}'"
-                            + nearest(name, parameters))
-        if mapping.get('_partial_'):
-            continue
         passed = given | (set(provided) if where == path else set())
+        for name in sorted(given):
+            if name in parameters:
+                accepted = misfit(mapping[name], parameters[name].annotation)
+                problems += [f'{prefix}{name}={mapping[name]!r}: expected {accepted}'] if accepted else []
+            elif not takes_more:
+                problems.append(f"{prefix}{name}={mapping[name]!r}: {mapping['_target_']} has no argument '{name}'"
+                                + nearest(name, parameters))
+        if mapping.get('_partial_') or mapping.get('_args_'):
+            continue
         required = {name for name, p in parameters.items()
                     if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
         for name in sorted(required - passed):
             problems.append(f"{prefix}{name} is missing: {mapping['_target_']} needs it")
     return problems
+
+
+def _parameters(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+    """What a class or function takes by name, and whether it takes names besides.
+
+    A class that passes the rest of its keyword arguments on may say whose they are, in `arguments_of`.
+    """
+    try:
+        parameters = dict(inspect.signature(target).parameters)
+    except (ValueError, TypeError):
+        return {}, True  # written in C: it says for itself what is wrong
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return parameters, False
+    further = getattr(target, 'arguments_of', None)
+    if further is None:
+        return parameters, True
+    more, takes_more = _parameters(further)
+    optional = {name: p for name, p in more.items() if p.default is not p.empty}
+    named = {name: p for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
+    return {**optional, **named}, takes_more
 
 
 def _interpolations(node: Any, path: str = '') -> list[str]:
@@ -227,3 +256,60 @@ def build(node: Any, **runtime: Any) -> Any:
     if hasattr(made, 'built_from'):  # a model knows what rebuilds it, for its exports
         made.built_from = arguments
     return made
+
+
+def attempt(node: Any, path: str = '', **runtime: Any) -> tuple[Any, list[str]]:
+    """Build what a node describes, part by part, to see whether it can be built.
+
+    Nothing that was imported from other packages than this one and PyTorch is built: it may take long.
+
+    Args:
+        node: plain dicts and lists (see `to_plain`) without `node_problems`.
+        path: the node's own key, for the messages.
+        **runtime: further arguments of the node itself.
+
+    Returns:
+        The object, or None where a part of it could not be built; and what each such part says, with its key.
+    """
+    problems: list[str] = []
+
+    def make(value: Any, where: str) -> Any:
+        if isinstance(value, list):
+            return [make(item, f'{where}[{index}]') for index, item in enumerate(value)]
+        if not isinstance(value, Mapping):
+            return value
+        made = {key: make(item, f'{where}.{key}' if where else str(key)) for key, item in value.items()}
+        if '_target_' not in value:
+            return made
+        if not value['_target_'].startswith(('audiocodec.', 'torch.')) or _lacks_a_part(made):
+            return _NOT_MADE
+        try:
+            return _call(made, runtime if where == path else {})
+        except Exception as error:  # whatever a component raises, that is what it says of its arguments
+            problems.append(_placed(where, value, error))
+            return _NOT_MADE
+
+    found = make(node, path)
+    return (None if _lacks_a_part(found) else found), problems
+
+
+_NOT_MADE = object()
+
+
+def _lacks_a_part(made: Any) -> bool:
+    parts = made.values() if isinstance(made, dict) else made if isinstance(made, list) else ()
+    return made is _NOT_MADE or any(map(_lacks_a_part, parts))
+
+
+def _call(made: Mapping[str, Any], runtime: Mapping[str, Any]) -> Any:
+    """What Hydra does with a node whose nested nodes are objects."""
+    arguments = {key: value for key, value in made.items() if key not in _SPECIAL_KEYS}
+    function = functools.partial(locate(made['_target_']), *made.get('_args_', []), **arguments, **runtime)
+    return function if made.get('_partial_') else function()
+
+
+def _placed(where: str, node: Mapping[str, Any], error: Exception) -> str:
+    """An error with its key in front: that of the argument which it begins with, else that of the node."""
+    text = str(error) if isinstance(error, ValueError) else f"{node['_target_']}: {error}"
+    named = re.match(r'(\w+)(=| must )', text)
+    return f'{where}.{text}' if named and named[1] in node else f'{where}: {text}'

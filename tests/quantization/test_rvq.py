@@ -178,6 +178,39 @@ def test_dropout_draws_every_number_of_codebooks_equally_often():
     assert {rvq(values, 75.0).codes.shape[1] for _ in range(5)} == {2}
 
 
+def test_metrics_of_each_codebook_and_their_means():
+    rvq = quantizer(n_q=4, decay=0.8)
+    metrics = [rvq(latents(seed=seed) + 0.3 * seed, 75.0).metrics for seed in range(8)][-1]
+    stats = rvq.codebook_stats()
+    for name, mean in [('usage', 'codebook_usage'), ('perplexity', 'codebook_perplexity'), ('dead', 'dead_codes'),
+                       ('revived', 'revived_codes')]:
+        assert torch.equal(metrics[name], stats[name])
+        assert metrics[mean] == metrics[name].mean()
+    assert metrics['codebook_usage_min'] == metrics['usage'].min()
+    assert len(metrics['usage'].unique()) > 1
+    rvq.set_num_codebooks(2)
+    assert torch.equal(rvq.eval()(latents(), 75.0).metrics['perplexity'], stats['perplexity'][:2])
+
+
+def test_the_mean_of_revived_is_what_an_update_replaced():
+    rvq, total = quantizer(n_q=3, q_dropout=True, decay=0.5), torch.zeros(3)
+    books = rvq.codebooks
+    for seed in range(12):
+        before = books.embed_avg.clone()
+        values = latents(seed=seed) + 0.3 * seed
+        result = rvq(values, 75.0)
+        if seed > 0:  # k-means moves all
+            vectors = rvq._to_vectors(values)
+            moved = (books.embed[0][:, None] - vectors).abs().amax(-1).min(-1).values < 1e-5  # onto data, exactly
+            replaced = moved & (books.embed_avg[0] != before[0]).any(-1)
+            assert result.metrics['revived'][0] == replaced.float().mean()
+        learnt = result.codes.shape[1]
+        assert result.metrics['revived'][learnt:].tolist() == [0] * (3 - learnt)
+        total += result.metrics['revived']
+    assert total.min() > 0
+    assert rvq.eval()(latents(seed=11), 75.0).metrics['revived'].tolist() == [0] * 3
+
+
 def test_resuming_is_exact():
     def train(rvq, first, last):
         results = [rvq(latents(seed=seed) + 0.3 * seed, 75.0) for seed in range(first, last)]

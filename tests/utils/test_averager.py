@@ -14,6 +14,13 @@ def test_means_are_weighted_and_keys_may_come_and_go():
     assert averager.read() == {'a': 2., 'b': 10.}
 
 
+def test_the_values_of_a_metric_are_numbered():
+    averager = Averager()
+    averager.update({'a': torch.tensor([1., 2.]), 'b': torch.tensor(3.)})
+    averager.update({'a': torch.tensor([3., 6.]), 'b': torch.tensor(3.)})
+    assert averager.read() == {'a_1': 2., 'a_2': 4., 'b': 3.}
+
+
 def test_no_graph_is_kept():
     averager = Averager()
     averager.update({'a': torch.ones((), requires_grad=True) * 2})

@@ -99,6 +99,8 @@ class MultiPeriodDiscriminator(MultiDiscriminator):
         ValueError: an argument out of range.
     """
 
+    arguments_of = PeriodDiscriminator
+
     def __init__(self, in_channels: int = 1, out_channels: int = 1, periods: Sequence[int] = (2, 3, 5, 7, 11),
                  **kwargs: Any) -> None:
         super().__init__([PeriodDiscriminator(period, in_channels, out_channels, **kwargs) for period in periods],

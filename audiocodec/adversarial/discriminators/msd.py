@@ -116,6 +116,8 @@ class MultiScaleDiscriminator(MultiDiscriminator):
         ValueError: an argument out of range.
     """
 
+    arguments_of = ScaleDiscriminator
+
     def __init__(self, in_channels: int = 1, out_channels: int = 1, downsample_factor: int = 2,
                  scale_norms: Sequence[str] = ('weight_norm', 'weight_norm', 'weight_norm'), downsample: bool = False,
                  **kwargs: Any) -> None:

@@ -131,6 +131,8 @@ class MultiScaleSTFTDiscriminator(MultiDiscriminator):
         ValueError: an argument out of range, or scales given in different numbers.
     """
 
+    arguments_of = STFTDiscriminator
+
     def __init__(self, filters: int = 32, in_channels: int = 1, out_channels: int = 1, sep_channels: bool = False,
                  n_ffts: Sequence[int] = (1024, 2048, 512), hop_lengths: Sequence[int] = (256, 512, 128),
                  win_lengths: Sequence[int] = (1024, 2048, 512), **kwargs: Any) -> None:

@@ -1,0 +1,41 @@
+"""How much of the codebooks a set of audio uses, counted from its codes."""
+
+import torch
+
+from audiocodec.utils import distrib
+
+
+class CodeUsage:
+    """Counts the codes of a set, level by level; on the device of the codes, without waiting for it.
+
+    Args:
+        levels: number of codebooks K.
+        bins: entries of each.
+    """
+
+    def __init__(self, levels: int, bins: int) -> None:
+        self.counts = torch.zeros(levels, bins, dtype=torch.int64)
+
+    def add(self, codes: torch.Tensor) -> None:
+        """Count codes int64 [B, K', T] of the first K' <= K codebooks."""
+        self.counts = self.counts.to(codes.device)
+        flat = codes.transpose(0, 1).flatten(1)
+        self.counts[:len(flat)].scatter_add_(1, flat, torch.ones_like(flat))
+
+    def compute(self, over_workers: bool = False) -> dict[str, torch.Tensor]:
+        """The figures of each level, float64 [K].
+
+        Args:
+            over_workers: of the codes of all workers together; every worker must call it.
+
+        Returns:
+            'usage', the share of the entries that occur; 'perplexity', of the entries' frequencies, between 1 and
+            `bins`; 'frames', the codes counted. 0 where there were none.
+        """
+        counts = self.counts.clone()
+        if over_workers:
+            distrib.all_reduce_sum_([counts])
+        frames = counts.sum(1).double()
+        shares = counts.double() / frames.clamp(min=1)[:, None]
+        perplexity = torch.special.entr(shares).sum(1).exp()
+        return {'usage': (counts > 0).double().mean(1), 'perplexity': perplexity.where(frames > 0, 0), 'frames': frames}

@@ -1,0 +1,110 @@
+"""What each key of a configuration may hold, where no component says so itself."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from audiocodec.data.loudness import HEADROOM_DB
+
+
+class Rule(NamedTuple):
+    """A check of a value, and what passes it in words."""
+
+    check: Callable[[Any], bool]
+    accepted: str
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_integer(value: Any) -> bool:
+    """Whether it is a whole number that can be counted with; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2 ** 63
+
+
+def or_null(rule: Rule, meaning: str) -> Rule:
+    """A rule that accepts null too, which means something."""
+    return Rule(lambda value: value is None or rule.check(value), f'{rule.accepted}, or null {meaning}')
+
+
+def one_of(*choices: str | None) -> Rule:
+    """A rule of a few words; None stands for null."""
+    words = ['null' if choice is None else choice for choice in choices]
+    return Rule(lambda value: any(value is choice or (isinstance(value, str) and value == choice)
+                                  for choice in choices), f"{', '.join(words[:-1])} or {words[-1]}")
+
+
+SWITCH = Rule(lambda value: isinstance(value, bool), 'true or false')
+TEXT = Rule(lambda value: isinstance(value, str), 'a text')
+PATH = or_null(Rule(lambda value: isinstance(value, str) and bool(value), 'a path'), 'for none')
+COUNT = Rule(lambda value: is_integer(value) and value >= 0, 'an integer from 0')
+POSITIVE_INTEGER = Rule(lambda value: is_integer(value) and value > 0, 'a positive integer')
+EPOCHS = or_null(Rule(COUNT.check, 'a number of epochs'), 'for never')
+TEXTS = Rule(lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value), 'a list of texts')
+
+
+def positive(what: str) -> Rule:
+    """A number above 0."""
+    return Rule(lambda value: is_number(value) and value > 0, f'{what} above 0')
+
+
+ACCEPTED: dict[str, Rule] = {
+    'sample_rate': Rule(POSITIVE_INTEGER.check, 'a rate in Hz, e.g. 24000'),
+    'channels': Rule(lambda value: is_integer(value) and value in (1, 2), '1 (mono) or 2 (stereo)'),
+    'device': Rule(lambda value: isinstance(value, str) and value.split(':')[0] in ('auto', 'cpu', 'cuda'),
+                   'auto, cpu, cuda or cuda:N'),
+    'num_threads': COUNT,
+    'seed': COUNT,
+    'show': SWITCH,
+    'execute_only': one_of(None, 'evaluate', 'generate', 'valid'),
+    'continue_from': or_null(TEXT, 'for fresh weights'),
+    'benchmark_no_load': SWITCH,
+    'solver': TEXT,
+    'allow_targets': TEXTS,
+    'datasource.max_sample_rate': POSITIVE_INTEGER,
+    'datasource.max_channels': POSITIVE_INTEGER,
+    'datasource.folder': PATH,
+    'datasource.train': PATH,
+    'datasource.valid': PATH,
+    'datasource.evaluate': PATH,
+    'datasource.generate': PATH,
+    'dataset.batch_size': POSITIVE_INTEGER,
+    'dataset.num_workers': COUNT,
+    'optim.epochs': POSITIVE_INTEGER,
+    'optim.updates_per_epoch': or_null(POSITIVE_INTEGER, 'for one pass over the data'),
+    'optim.lr': positive('a learning rate'),
+    'optim.max_norm': or_null(positive('a norm'), 'for no clipping'),
+    'optim.ema.decay': or_null(Rule(lambda value: is_number(value) and 0 <= value < 1, 'from 0 to below 1'),
+                               'for no average'),
+    'optim.ema.every': POSITIVE_INTEGER,
+    'optim.max_skipped': COUNT,
+    'checkpoint.every_updates': or_null(POSITIVE_INTEGER, 'for the end of an epoch alone'),
+    'checkpoint.save_every': or_null(Rule(COUNT.check, 'a number of epochs'), 'for the latest alone'),
+    'checkpoint.keep_last': or_null(POSITIVE_INTEGER, 'for all'),
+    'valid.every': EPOCHS,
+    'evaluate.every': EPOCHS,
+    'generate.every': EPOCHS,
+    'generate.path': Rule(lambda value: isinstance(value, str) and bool(value), 'a path'),
+    'generate.audio.format': one_of('wav', 'flac', 'ogg', 'mp3'),
+    'generate.audio.strategy': one_of(*HEADROOM_DB),
+    'logging.level': one_of('DEBUG', 'INFO', 'WARNING', 'ERROR'),
+    'logging.log_updates': COUNT,
+    'logging.tensorboard': SWITCH,
+    'logging.tensorboard_items': COUNT,
+    'logging.wandb.enabled': SWITCH,
+    'logging.wandb.project': TEXT,
+    'logging.wandb.name': or_null(TEXT, 'for the signature'),
+    'logging.wandb.group': or_null(TEXT, 'for none'),
+}
+
+# Sections that must be there, with what stands in each besides the keys of ACCEPTED; None: anything, as it is a
+# component or made of components, which say for themselves what they take.
+SECTIONS: dict[str, tuple[str, ...] | None] = {
+    'datasource': (), 'dataset': None, 'dataset.train': None, 'dataset.valid': None, 'dataset.evaluate': None,
+    'dataset.generate': None, 'model': None, 'adversarial': None, 'losses': None, 'balancer': None,
+    'optim': ('optimizer', 'schedule'), 'optim.optimizer': None, 'optim.schedule': None, 'optim.ema': (),
+    'checkpoint': (), 'valid': (), 'evaluate': ('metrics',), 'evaluate.metrics': None, 'generate': (),
+    'generate.audio': (), 'metrics': None, 'logging': (), 'logging.wandb': (), 'slurm': None,
+}

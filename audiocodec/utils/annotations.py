@@ -1,0 +1,92 @@
+"""Whether a plain value fits a type annotation: what a constructor declares is what a configuration is checked by."""
+
+import collections.abc
+import inspect
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+_BUILTINS: dict[str, Any] = {'int': int, 'float': float, 'bool': bool, 'str': str}
+_TEXTS: dict[Any, str] = {bool: 'true or false', int: 'an integer', float: 'a finite number', str: 'a text',
+                          type(None): 'null'}
+_NODE = 'a component (a section with a _target_)'
+_LISTS = (collections.abc.Sequence, collections.abc.Iterable, list, tuple, set)
+_MAPPINGS = (collections.abc.Mapping, dict)
+
+
+def misfit(value: Any, annotation: Any) -> str | None:
+    """What is accepted, as words, where a value does not fit; None where it does, or nothing is known.
+
+    An integer fits `float`, a list every sequence, and a `_target_` node everything: what it makes is not known yet. No
+    other plain value fits a class that is not a plain type: such an argument needs a node.
+
+    Args:
+        value: a plain value, as YAML has them.
+        annotation: of an argument; `inspect.Parameter.empty` where it has none.
+    """
+    return None if _fits(value, annotation) else _words(annotation)
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    if isinstance(annotation, str):
+        annotation = _BUILTINS.get(annotation, Any)
+    if annotation in (Any, object, inspect.Parameter.empty) or isinstance(annotation, typing.TypeVar):
+        return True
+    if isinstance(value, Mapping) and '_target_' in value:
+        return True
+    origin = typing.get_origin(annotation) or annotation
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(annotation))
+    if origin is typing.Literal:
+        return value in typing.get_args(annotation)
+    if annotation is None or annotation is type(None):
+        return value is None
+    if annotation is bool:
+        return isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if origin in _LISTS:
+        return isinstance(value, list | tuple) and _items_fit(value, origin, typing.get_args(annotation))
+    if origin in _MAPPINGS:
+        _, kind = typing.get_args(annotation) or (Any, Any)
+        return isinstance(value, Mapping) and all(_fits(item, kind) for item in value.values())
+    if not _is_plain(value):
+        return True  # an object made before
+    return isinstance(annotation, type) and isinstance(value, annotation)
+
+
+def _items_fit(values: list[Any] | tuple[Any, ...], origin: Any, arguments: tuple[Any, ...]) -> bool:
+    if not arguments:
+        return True
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        return len(values) == len(arguments) and all(map(_fits, values, arguments))
+    return all(_fits(value, arguments[0]) for value in values)
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str | list | tuple | Mapping)
+
+
+def _words(annotation: Any) -> str:
+    annotation = _BUILTINS.get(annotation, annotation) if isinstance(annotation, str) else annotation
+    origin, arguments = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        words = list(dict.fromkeys(_words(option) for option in arguments))
+        plain = [text for text in words if text != _NODE]
+        return ' or '.join(plain if set(plain) - {'null'} else words)
+    if origin is typing.Literal:
+        return ', '.join(map(str, arguments))
+    if annotation in _TEXTS:
+        return _TEXTS[annotation]
+    if origin in _LISTS:
+        if origin is tuple and arguments and arguments[-1] is not Ellipsis:
+            return f'a list of {len(arguments)}'
+        return 'a list, each of its items ' + _words(arguments[0]) if arguments else 'a list'
+    if origin in _MAPPINGS:
+        return 'a section (keys and values)' if arguments[1:] in ((), (Any,)) else 'a section, each of its values ' + (
+            _words(arguments[1]))
+    return _NODE
