@@ -12,8 +12,9 @@ from audiocodec.data import write_audio
 from audiocodec.metrics import MetricSuite
 from audiocodec.models import CompressionModel, pretrained
 from audiocodec.optim import ModuleEMA
-from audiocodec.solvers.base import StandardSolver, experiment_folder
-from audiocodec.utils import checkpoint, config, distrib, export
+from audiocodec.solvers import finetune
+from audiocodec.solvers.base import StandardSolver
+from audiocodec.utils import config, distrib
 from audiocodec.utils.averager import Averager
 from audiocodec.utils.config import ConfigError
 
@@ -72,6 +73,9 @@ class CompressionSolver(StandardSolver):
         Returns:
             0-d tensors on the device: every loss, the codebooks' use, gradient norms.
         """
+        if self.adversaries.alone:  # they are fresh, and the model is not: it stands still until they have caught up
+            self.updates += 1
+            return self.adversaries.train_step(fake=finetune.still_wav(self.model, wav), real=wav)
         out = self.model(wav)
         d_losses = self.adversaries.train_step(fake=out.wav.detach(), real=wav)
         losses = {**self.reconstruction_losses(out.wav, wav), **self.adversaries.generator_losses(out.wav, wav)}
@@ -196,24 +200,8 @@ class CompressionSolver(StandardSolver):
     # ---- weights from elsewhere -------------------------------------------------------------------------------------
 
     def initialize_from(self, source: str) -> None:
-        """Start from the weights of another run, `//sig/SIG`, an experiment folder, or a file.
-
-        A training checkpoint gives model, averaged model, discriminators and balancer (optimizers start afresh); an
-        exported model gives the model alone.
-        """
-        path = checkpoint_path(source)
-        content = checkpoint.load(path)
-        if content.get('format') == checkpoint.CHECKPOINT_FORMAT:
-            state = checkpoint.load_checkpoint(path)['state']
-            self._load({'model': export.inference_state(content), 'balancer': state['balancer']}, source)
-            prefix = 'discriminators.'
-            self.adversaries.discriminators.load_state_dict({
-                name.removeprefix(prefix): value for name, value in state['adversaries'].items()
-                if name.startswith(prefix)})
-        else:
-            self._load({'model': pretrained.load(str(path)).state_dict()}, source)
-        self.ema = self._new_ema()
-        self.logger.info('weights taken from %s', path)
+        """Start from a model that is trained already, and what its training left; see `finetune.start_from`."""
+        finetune.start_from(self, source)
 
     @staticmethod
     def model_from_checkpoint(source: str | Path, device: str | torch.device = 'cpu') -> CompressionModel:
@@ -226,9 +214,7 @@ class CompressionSolver(StandardSolver):
         Raises:
             ValueError: if there is no such experiment or file, or it cannot be read.
         """
-        if str(source).startswith('//pretrained/'):
-            return CompressionModel.get_pretrained(str(source).removeprefix('//pretrained/'), device)
-        return pretrained.load(str(checkpoint_path(source)), device)
+        return pretrained.load(str(finetune.find_source(source)), device)
 
     # ---- description ------------------------------------------------------------------------------------------------
 
@@ -254,21 +240,3 @@ def _same(value: torch.Tensor) -> torch.Tensor:
 
 def _millions(module: nn.Module) -> str:
     return f'{sum(p.numel() for p in module.parameters()) / 1e6:.2f} M parameters'
-
-
-def checkpoint_path(source: str | Path) -> Path:
-    """The file that `//sig/SIG`, an experiment's folder or a file's name stands for.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    if str(source).startswith('//sig/'):
-        path = experiment_folder(str(source).removeprefix('//sig/')) / 'checkpoint.th'
-    else:
-        path = Path(source)
-        if path.is_dir():
-            path = path / 'checkpoint.th'
-    if not path.is_file():
-        raise ValueError(f'{source}: no checkpoint at {path}; expected //sig/SIG, an experiment folder, a checkpoint '
-                         'or an exported file')
-    return path
