@@ -175,7 +175,6 @@ class Codebooks(nn.Module):
         known = (mean > 0) & mean.isfinite()
         self.cluster_size.copy_(torch.where(known, torch.maximum(self.cluster_size, self.restart_share * mean), 1))
         self.embed_avg.copy_(self.embed * self.cluster_size[..., None])
-        self.usage.copy_(self.cluster_size / self.cluster_size.sum(-1, keepdim=True))
 
     def drop_statistics(self) -> None:
         """Keep the entries alone, to encode and decode with: nothing can be learnt any more."""
