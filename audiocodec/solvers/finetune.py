@@ -19,8 +19,8 @@ from audiocodec.models import CompressionModel, pretrained
 from audiocodec.models.weights import load_weights
 from audiocodec.optim import ModuleEMA
 from audiocodec.quantization import BaseQuantizer
-from audiocodec.solvers.base import experiment_folder
 from audiocodec.solvers.differences import check_model, differences
+from audiocodec.solvers.environment import experiment_folder
 from audiocodec.utils import checkpoint, config
 
 if TYPE_CHECKING:
@@ -63,10 +63,8 @@ def find_source(source: str | Path) -> Path:
 def read_past(path: Path) -> Past:
     """What there is besides the model in a file or folder that holds one."""
     try:
-        content = checkpoint.load(path) if path.is_file() else {}
-    except ValueError:  # of another project, with objects of its own, which `pretrained` knows
-        content = {}
-    if content.get('format') != checkpoint.CHECKPOINT_FORMAT:
+        content = checkpoint.load_checkpoint(path)
+    except ValueError:  # of another kind: `pretrained` has read it
         return Past({}, {})
     return Past(yaml.safe_load(content['config']), content['state'])
 
