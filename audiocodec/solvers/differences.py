@@ -50,11 +50,19 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str = 
         return
     idle = _without_effect(their_options)
     for name in dict.fromkeys([*our_options, *their_options]):
-        one, other = _plain(name, our_options), _plain(name, their_options)
-        if _is_node(one) and _is_node(other):
-            yield from differences(one, other, f'{path}{name}.')
-        elif one != other and name not in idle:
-            yield Difference(f'{path}{name}', one, other)
+        if name not in idle:
+            yield from _compare(_plain(name, our_options), _plain(name, their_options), f'{path}{name}')
+
+
+def _compare(one: Any, other: Any, path: str) -> Iterator[Difference]:
+    """Compare two values: nodes and mappings by what is in them."""
+    if _is_node(one) and _is_node(other):
+        yield from differences(one, other, f'{path}.')
+    elif isinstance(one, Mapping) and isinstance(other, Mapping) and not _is_node(one) and not _is_node(other):
+        for name in dict.fromkeys([*one, *other]):
+            yield from _compare(one.get(name), other.get(name), f'{path}.{name}')
+    elif one != other:
+        yield Difference(path, one, other)
 
 
 def check_model(cfg: Mapping[str, Any], theirs: Mapping[str, Any], source: str) -> str:
@@ -89,10 +97,9 @@ def _in_keys(cfg: Mapping[str, Any], found: list[Difference]) -> list[tuple[str,
     """Differences by the keys that set them: one where parts share it, if that makes all of them equal."""
     left, named = {difference.path: difference for difference in found}, []
     for difference in found:
-        for key, paths in _shared_keys(cfg['model'], difference.path):
+        for key, paths in _shared_keys(cfg, difference.path):
             shared = [left[path] for path in paths if path in left]
-            if (config.select(cfg, key) is not config.MISSING and len(shared) == len(paths)
-                    and all(each[1:] == difference[1:] for each in shared)):
+            if len(shared) == len(paths) and all(each[1:] == difference[1:] for each in shared):
                 named.append((key, difference))
                 left = {path: each for path, each in left.items() if path not in paths}
         if difference.path in left:
@@ -100,17 +107,17 @@ def _in_keys(cfg: Mapping[str, Any], found: list[Difference]) -> list[tuple[str,
     return named
 
 
-def _shared_keys(model: Mapping[str, Any], path: str) -> Iterator[tuple[str, list[str]]]:
-    """Keys of the recipes from which the option at `path` is copied, each with all the options that are its copies."""
-    part, _, name = path.rpartition('.')
-    copies = [other for other in (f'{part}.{name}' for part in ('encoder', 'decoder', 'quantizer'))
-              if config.select(model, other) is not config.MISSING]
+def _shared_keys(cfg: Mapping[str, Any], path: str) -> Iterator[tuple[str, list[str]]]:
+    """Keys of the recipes from which the option at `path` is copied, each with the paths of all its copies."""
+    part, _, name = path.partition('.')
+    part, name = (part, name) if name else ('', path)
+    option = name.partition('.')[0]  # a part of it may be what differs
+    copies = [f'{each}.{name}' for each in ('encoder', 'decoder', 'quantizer') if option in cfg['model'].get(each, ())]
     if name in ('sample_rate', 'channels'):
-        yield name, [*([name] if name in model else []), *copies]
-    elif part in ('encoder', 'decoder') or (part, name) == ('quantizer', 'dimension'):
-        yield f'seanet.{name}', copies
-    elif part == 'quantizer':
-        yield f'rvq.{name}', [path]
+        yield name, [*([name] if name in cfg['model'] else []), *copies]
+    for section, of in (('seanet', ('encoder', 'decoder')), ('rvq', ('quantizer',))):
+        if option in cfg.get(section, ()) and (part in of or option == 'dimension'):
+            yield _addable(cfg, f'{section}.{name}'), copies
 
 
 def _own_key(cfg: Mapping[str, Any], difference: Difference) -> tuple[str, Difference]:
@@ -121,7 +128,12 @@ def _own_key(cfg: Mapping[str, Any], difference: Difference) -> tuple[str, Diffe
         if theirs in _QUANTIZERS.values():
             return 'quantizer', Difference(difference.path, ours, theirs)
     key = difference.path if name and isinstance(cfg.get(part), Mapping) else f'model.{difference.path}'
-    return key if config.select(cfg, key) is not config.MISSING else f'+{key}', difference
+    return _addable(cfg, key), difference
+
+
+def _addable(cfg: Mapping[str, Any], key: str) -> str:
+    """A key as it is typed: with a + where the recipe lacks it."""
+    return key if config.select(cfg, key) is not config.MISSING else f'+{key}'
 
 
 def _without_effect(options: Mapping[str, Any]) -> set[str]:
@@ -138,9 +150,10 @@ def _plain(name: str, options: Mapping[str, Any]) -> Any:
     if name in ('activation_params', 'final_activation_params'):
         kind = getattr(nn, str(options.get(name.removesuffix('_params'))), None)
         parameters = inspect.signature(kind).parameters.values() if kind is not None else ()
-        return {**{each.name: each.default for each in parameters if each.default is not each.empty}, **(value or {})}
+        defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
+        return {key: value for key, value in {**defaults, **(value or {})}.items() if key != 'inplace'}
     if name == 'norm_params':
-        return {'eps': 1e-5, 'affine': True, **(value or {})}
+        return {'eps': 1e-5, 'affine': True, **(value or {})}  # of torch.nn.GroupNorm
     return list(value) if isinstance(value, tuple) else value
 
 
