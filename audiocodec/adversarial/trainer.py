@@ -39,8 +39,9 @@ class AdversarialTrainer(nn.Module):
         every: train the discriminators once in so many updates: a whole number is a period; any other is a mean,
             each update being drawn with probability 1 / every.
         start: updates before the discriminators exist for training and generator.
-        warmup: updates after `start` in which the discriminators train and the generator does not see them yet: for
-            discriminators that start afresh beside a trained generator.
+        warmup: updates in which the discriminators, where they start afresh beside a generator that is trained, train
+            alone, so that it does not follow what they do not know yet: after a `start` above 0, or after
+            `meet_trained_generator`. See `alone`.
         max_norm: clip the L2 norm of the gradient of all discriminators together; None for no clipping.
         lr_ratio: multiplies the optimizer's learning rate: below 1, the discriminators learn slower than the generator
             whose rate they are configured with.
@@ -49,6 +50,7 @@ class AdversarialTrainer(nn.Module):
     Attributes:
         optimizer: the optimizer, or None without discriminators.
         updates: calls of `train_step` so far. An integer kept on the host, so that reading it never waits for a device.
+        is_late: whether the generator was trained before the first of these updates.
 
     Raises:
         ValueError: unknown criterion, or a number out of range.
@@ -76,6 +78,7 @@ class AdversarialTrainer(nn.Module):
         self.max_norm = max_norm
         self.seed = seed
         self.updates = 0
+        self.is_late = False
         # In order of names: the optimizer knows parameters by position, and a config may list adversaries anyhow.
         self._trained = [parameter for name in sorted(self.discriminators)
                          for parameter in self.discriminators[name].parameters() if parameter.requires_grad]
@@ -86,6 +89,20 @@ class AdversarialTrainer(nn.Module):
     def broadcast(self) -> None:
         """Give every worker the discriminators of the first one; call it once before training."""
         distrib.broadcast_([*self.parameters(), *self.buffers()])
+
+    def meet_trained_generator(self) -> None:
+        """Start from the first update, beside a generator that is trained: the discriminators, or some, are fresh."""
+        self.updates, self.is_late = 0, True
+
+    @property
+    def alone(self) -> bool:
+        """Whether in the update to come the discriminators train alone: the generator's trainer leaves it as it is."""
+        return self.optimizer is not None and self.start <= self.updates < self._joint_start
+
+    @property
+    def _joint_start(self) -> int:
+        """The first update of generator and discriminators together."""
+        return self.start + (self.warmup if self.start > 0 or self.is_late else 0)
 
     def train_step(self, fake: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
         """Train the discriminators on one batch, if it is their turn.
@@ -134,13 +151,13 @@ class AdversarialTrainer(nn.Module):
 
         Returns:
             Per discriminator the scalars `adv_<name>` and, with feature matching, `feat_<name>`. Empty during `start`
-            and `warmup`.
+            and while the discriminators are `alone`.
 
         Raises:
             ValueError: shapes that differ.
         """
         _check_pair(fake, real)
-        if max(self.updates, 1) <= self.start + self.warmup:
+        if max(self.updates, 1) <= self._joint_start:
             return {}
         losses: dict[str, torch.Tensor] = {}
         with _frozen(self):
@@ -156,12 +173,13 @@ class AdversarialTrainer(nn.Module):
         return losses
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The state besides tensors of modules: optimizer and number of updates. See `torch.nn.Module`."""
-        return {'updates': self.updates, 'optimizer': self.optimizer.state_dict() if self.optimizer else {}}
+        """The state besides tensors of modules: optimizer, number of updates, `is_late`. See `torch.nn.Module`."""
+        return {'updates': self.updates, 'is_late': self.is_late,
+                'optimizer': self.optimizer.state_dict() if self.optimizer else {}}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` gave."""
-        self.updates = int(state['updates'])
+        self.updates, self.is_late = int(state['updates']), bool(state.get('is_late', False))
         if self.optimizer is not None:
             # A copy: the optimizer would go on to update the very tensors it is given.
             self.optimizer.load_state_dict(copy.deepcopy(state['optimizer']))

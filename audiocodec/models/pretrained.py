@@ -103,8 +103,9 @@ def find(name: str) -> Path:
                          f'{" or ".join(_FILES)}; found {found}')
     if name in NAMES or re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', name):
         return hub.fetch(NAMES.get(name, name))
-    raise ValueError(f'{name!r}: no such file or folder, and not the name of a model{config.nearest(name, NAMES)} '
-                     f'Expected {", ".join(NAMES)}, another id of the Hugging Face Hub, a checkpoint or exported model '
+    hint = config.nearest(name, NAMES) or '.'
+    raise ValueError(f'{name!r}: no such file or folder, and not the name of a model{hint} Expected '
+                     f'{", ".join(NAMES)}, another id of the Hugging Face Hub, a checkpoint or exported model '
                      f'of audiocodec or AudioCraft, or a checkpoint of the encodec package')
 
 

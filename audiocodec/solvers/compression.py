@@ -1,6 +1,5 @@
 """The solver that trains neural audio codecs: reconstruction losses, adversaries, balancer, commitment (EnCodec)."""
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -13,10 +12,11 @@ from audiocodec.data import write_audio
 from audiocodec.metrics import MetricSuite
 from audiocodec.models import CompressionModel, pretrained
 from audiocodec.optim import ModuleEMA
+from audiocodec.solvers import finetune
 from audiocodec.solvers.base import StandardSolver
 from audiocodec.solvers.description import describe
-from audiocodec.solvers.environment import experiment_folder
-from audiocodec.utils import checkpoint, config, distrib, export
+from audiocodec.solvers.warnings import codebook_warning, discriminator_warning
+from audiocodec.utils import config, distrib
 from audiocodec.utils.averager import Averager
 from audiocodec.utils.config import ConfigError
 from audiocodec.utils.optimizers import step_if
@@ -76,6 +76,8 @@ class CompressionSolver(StandardSolver):
         Returns:
             0-d tensors on the device: every loss, the codebooks' use, gradient norms.
         """
+        if self.adversaries.alone:
+            return self.catch_up(wav)
         out = self.model(wav)
         d_losses = self.adversaries.train_step(fake=out.wav.detach(), real=wav)
         losses = {**self.reconstruction_losses(out.wav, wav), **self.adversaries.generator_losses(out.wav, wav)}
@@ -85,6 +87,12 @@ class CompressionSolver(StandardSolver):
         update = self.update_model(g_loss)
         return {**self.reported(losses), **self.reports(out.wav, wav), **d_losses, **out.metrics,
                 **self.balancer.metrics, 'commitment': out.commitment_loss, 'bandwidth': out.bandwidth, **update}
+
+    def catch_up(self, wav: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One update of discriminators that are fresh beside a trained model, which stands still meanwhile."""
+        d_losses = self.adversaries.train_step(fake=finetune.still_wav(self.model, wav), real=wav)
+        self.updates += 1
+        return {**d_losses, 'skipped': ~d_losses.get('d_grad_norm', wav.new_zeros(())).isfinite()}
 
     def reconstruction_losses(self, wav_hat: torch.Tensor, wav: torch.Tensor) -> dict[str, torch.Tensor]:
         """The losses that are trained, as functions of the reconstruction."""
@@ -131,7 +139,18 @@ class CompressionSolver(StandardSolver):
             metrics = self.run_step(wav.to(self.device, non_blocking=True))
             self.end_update(metrics, metrics.pop('skipped'), wav, infos)
         waited = self.dataloaders['train'].wait_time / (time.monotonic() - begin)
-        return {**self.means.read(over_workers=True), 'lr': self.optimizer.param_groups[0]['lr'], 'data_wait': waited}
+        metrics = {**self.means.read(over_workers=True), 'lr': self.optimizer.param_groups[0]['lr'], 'data_wait': waited}
+        self.warn(metrics)
+        return metrics
+
+    def warn(self, metrics: Mapping[str, float]) -> None:
+        """Say in the log what an epoch's metrics show to be going wrong."""
+        history = [*(stages.get('train', {}) for stages in self.history), metrics]
+        texts = [codebook_warning(history, self.cfg.logging.warn_codebook_usage),
+                 discriminator_warning(metrics, self.cfg.logging.warn_discriminator)]
+        for text in texts:
+            if text is not None and distrib.is_rank_zero():
+                self.logger.warning('%s', text)
 
     def valid(self) -> dict[str, float]:
         """The losses on held-out audio, with the averaged model where one is kept."""
@@ -198,24 +217,8 @@ class CompressionSolver(StandardSolver):
     # ---- weights from elsewhere -------------------------------------------------------------------------------------
 
     def initialize_from(self, source: str) -> None:
-        """Start from the weights of another run, `//sig/SIG`, an experiment folder, or a file.
-
-        A training checkpoint gives model, averaged model, discriminators and balancer (optimizers start afresh); an
-        exported model gives the model alone.
-        """
-        path = checkpoint_path(source)
-        content = checkpoint.load(path)
-        if content.get('format') == checkpoint.CHECKPOINT_FORMAT:
-            state = checkpoint.load_checkpoint(path)['state']
-            self._load({'model': export.inference_state(content), 'balancer': state['balancer']}, source)
-            prefix = 'discriminators.'
-            self.adversaries.discriminators.load_state_dict({
-                name.removeprefix(prefix): value for name, value in state['adversaries'].items()
-                if name.startswith(prefix)})
-        else:
-            self._load({'model': pretrained.load(str(path)).state_dict()}, source)
-        self.ema = self._new_ema()
-        self.logger.info('weights taken from %s', path)
+        """Start from a model that is trained already, and what its training left; see `finetune.start_from`."""
+        finetune.start_from(self, source)
 
     @staticmethod
     def model_from_checkpoint(source: str | Path, device: str | torch.device = 'cpu') -> CompressionModel:
@@ -228,9 +231,7 @@ class CompressionSolver(StandardSolver):
         Raises:
             ValueError: if there is no such experiment or file, or it cannot be read.
         """
-        if str(source).startswith('//pretrained/'):
-            return CompressionModel.get_pretrained(str(source).removeprefix('//pretrained/'), device)
-        return pretrained.load(str(checkpoint_path(source)), device)
+        return pretrained.load(str(finetune.find_source(source)), device)
 
     # ---- description ------------------------------------------------------------------------------------------------
 
@@ -244,19 +245,3 @@ def _same(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def checkpoint_path(source: str | Path) -> Path:
-    """The file that `//sig/SIG`, an experiment's folder or a file's name stands for.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    if str(source).startswith('//sig/'):
-        path = experiment_folder(str(source).removeprefix('//sig/')) / 'checkpoint.th'
-    else:
-        path = Path(source)
-        if path.is_dir():
-            path = path / 'checkpoint.th'
-    if not path.is_file():
-        raise ValueError(f'{source}: no checkpoint at {path}; expected //sig/SIG, an experiment folder, a checkpoint '
-                         'or an exported file')
-    return path

@@ -12,11 +12,14 @@ They are PyTorch archives; an exported model may be a safetensors file too, all 
 import json
 import os
 import pickle
+import pickletools
 import re
 import shutil
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +144,9 @@ def load(path: str | os.PathLike[str], map_location: str | torch.device = 'cpu',
         return _load_safetensors(path, map_location)
     with torch.serialization.safe_globals([(cls, name) for name, cls in (types or {}).items()]):
         try:
-            content = torch.load(path, map_location=map_location, weights_only=True)
+            with warnings.catch_warnings():
+                warnings.filterwarnings('ignore', 'Detected pickle protocol')  # a plain pickle: it is refused
+                content = torch.load(path, map_location=map_location, weights_only=True)
         except Exception as error:  # damaged bytes may be instructions to the reader for anything
             code = _code(path, error)
             if code:
@@ -255,8 +260,24 @@ def _code(path: Path, error: Exception) -> str:
         return 'a TorchScript program'
     if not isinstance(error, pickle.UnpicklingError):
         return ''
-    names = foreign_types(path) or re.findall(r'(?:GLOBAL|function|module) <?([\w.]+)', str(error))
+    names = (foreign_types(path) or _named_in_pickle(path)
+             or re.findall(r'(?:GLOBAL|function|module) <?([\w.]+)', str(error)))
     return ', '.join(names[:4]) + (', ...' if len(names) > 4 else '')
+
+
+def _named_in_pickle(path: Path) -> list[str]:
+    """Names of the classes and functions that a plain pickle refers to; read, not imported, as far as it is whole."""
+    names: set[str] = set()
+    texts: list[str] = []
+    with path.open('rb') as file, suppress(Exception):  # damaged bytes may be instructions to the reader for anything
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name in ('GLOBAL', 'INST'):
+                names.add(str(argument).replace(' ', '.'))
+            elif opcode.name == 'STACK_GLOBAL':
+                names.add('.'.join(texts[-2:]))
+            elif isinstance(argument, str):
+                texts.append(argument)
+    return sorted(names)
 
 
 def _reason(error: Exception) -> str:

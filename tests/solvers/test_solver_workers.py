@@ -17,8 +17,9 @@ SCRIPT = Path(__file__).with_name('solver_worker.py')
 # divides
 LONG = ['optim.updates_per_epoch=10', 'optim.epochs=2', 'dataset.batch_size=8', 'rvq.q_dropout=true', 'rvq.bins=64',
         'rvq.threshold_ema_dead_code=10', 'rvq.decay=0.7', 'dataset.valid.num_samples=7',
-        'dataset.evaluate.num_samples=7', 'dataset.generate.num_samples=3', 'dataset.generate.segment_duration=0.5', 'evaluate.every=2',
-        'generate.every=2', 'optim.lr=2e-4', '+optim.optimizer.eps=1e-3', '+adversarial.optimizer.eps=1e-3']
+        'dataset.evaluate.num_samples=7', 'dataset.generate.num_samples=3', 'dataset.generate.segment_duration=0.5',
+        'evaluate.every=2', 'generate.every=2', 'optim.lr=2e-4', '+optim.optimizer.eps=1e-3',
+        '+adversarial.optimizer.eps=1e-3']
 
 
 def start(folder, what, world_size, *overrides):

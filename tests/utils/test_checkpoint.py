@@ -158,9 +158,10 @@ def test_what_was_found_instead_is_said(tmp_path, start, message, name):
         checkpoint.load(tmp_path / name)
 
 
-def test_plain_pickles_are_refused_and_not_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize('protocol', [0, 2, 4, 5])
+def test_plain_pickles_are_refused_and_not_run(tmp_path, monkeypatch, protocol):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / 'evil.pkl').write_bytes(pickle.dumps({'x': Payload()}, protocol=2))
+    (tmp_path / 'evil.pkl').write_bytes(pickle.dumps({'x': Payload()}, protocol=protocol))
     with pytest.raises(ValueError, match=r'evil\.pkl holds more than .*mkdir'):
         checkpoint.load('evil.pkl')
     assert not (tmp_path / 'executed').exists()
