@@ -139,9 +139,9 @@ class CompressionSolver(StandardSolver):
             metrics = self.run_step(wav.to(self.device, non_blocking=True))
             self.end_update(metrics, metrics.pop('skipped'), wav, infos)
         waited = self.dataloaders['train'].wait_time / (time.monotonic() - begin)
-        metrics = {**self.means.read(over_workers=True), 'lr': self.optimizer.param_groups[0]['lr'], 'data_wait': waited}
-        self.warn(metrics)
-        return metrics
+        means = {**self.means.read(over_workers=True), 'lr': self.optimizer.param_groups[0]['lr'], 'data_wait': waited}
+        self.warn(means)
+        return means
 
     def warn(self, metrics: Mapping[str, float]) -> None:
         """Say in the log what an epoch's metrics show to be going wrong."""
