@@ -52,6 +52,7 @@ ACCEPTED: dict[str, tuple[Check, str]] = {
     'dataset.num_workers': (_count, 'an integer from 0'),
     'dataset.segment_duration': (_or_null(_positive), 'seconds above 0, or null for whole files'),
     'dataset.min_segment_ratio': (lambda value: _is_number(value) and 0 < value <= 1, 'a share, above 0 and up to 1'),
+    'dataset.max_bad_fraction': (lambda value: _is_number(value) and 0 <= value <= 1, 'a share, from 0 to 1'),
     'optim.epochs': (_positive_integer, 'a positive integer'),
     'optim.updates_per_epoch': (_or_null(_positive_integer), 'a positive integer, or null for one pass over the data'),
     'optim.lr': (_positive, 'a learning rate above 0'),
