@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from audiocodec.data.audio import _opened
+from audiocodec.data.audio import open_audio
 from audiocodec.data.doctor_spectrum import LongTermSpectrum
 from audiocodec.data.manifest import AudioMeta
 
@@ -156,7 +156,7 @@ def examine(meta: AudioMeta | str, limits: Limits) -> Examined:
         found.add('empty', 'a file of 0 bytes')
     else:
         try:
-            with _opened(path) as file:
+            with open_audio(path) as file:
                 _decode(file, found, limits)
         except ValueError as error:
             found.add('unreadable', str(error).removeprefix(f'{path}: '))

@@ -73,6 +73,7 @@ ACCEPTED: dict[str, Rule] = {
     'datasource.generate': PATH,
     'dataset.batch_size': POSITIVE_INTEGER,
     'dataset.num_workers': COUNT,
+    'dataset.max_bad_fraction': SHARE,
     'optim.epochs': POSITIVE_INTEGER,
     'optim.updates_per_epoch': or_null(POSITIVE_INTEGER, 'for one pass over the data'),
     'optim.lr': positive('a learning rate'),

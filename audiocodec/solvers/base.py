@@ -67,6 +67,7 @@ class StandardSolver(flashy.BaseSolver, ABC):
         self.batches = 0  # done in this epoch
         self.means = Averager()  # of this epoch's updates
         self._asked_to_stop = False
+        self._bad_files: dict[str, Any] | None = None  # what was skipped in this epoch before an interruption
         self.register_stateful('updates')
         seed_everything(cfg.seed, _BUILD)
         with self.watch.ending_together():
@@ -138,7 +139,8 @@ class StandardSolver(flashy.BaseSolver, ABC):
     def _position(self) -> dict[str, Any]:
         """How far into the epoch it is: batches, metrics of the stages that are done, and what each worker holds."""
         self._asked_to_stop |= self.guard.flush()
-        own = {'means': self.means.state_dict(), 'guard': self.guard.state_dict()}
+        own = {'means': self.means.state_dict(), 'guard': self.guard.state_dict(),
+               'bad_files': self.dataloaders['train'].bad_files.state_dict() if self.batches else None}
         return {'batches': self.batches, 'stages': self._pending_metrics, 'workers': distrib.all_gather_object(own)}
 
     def _load_position(self, position: dict[str, Any]) -> None:
@@ -153,6 +155,7 @@ class StandardSolver(flashy.BaseSolver, ABC):
             own = {**workers[0], 'means': Averager.merge(merged)}
         self.means.load_state_dict(own['means'], self.device)
         self.guard.load_state_dict(own['guard'])
+        self._bad_files = own['bad_files']
 
     def _keep_checkpoint(self, epoch: int) -> None:
         every = self.cfg.checkpoint.save_every
@@ -304,6 +307,8 @@ class StandardSolver(flashy.BaseSolver, ABC):
         """The batches of this epoch that are left: (wav float [B, C, T] on the host, where its items are from)."""
         loader = self.dataloaders['train']
         loader.set_epoch(self.epoch, self.batches)
+        if self.batches and self._bad_files is not None:
+            loader.bad_files.load_state_dict(self._bad_files)
         for wav, infos in self.progress('train', loader, self.means.read, initial=self.batches):
             seed_everything(self.cfg.seed, _UPDATE, self.updates, distrib.rank())
             yield wav, infos

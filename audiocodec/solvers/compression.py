@@ -138,8 +138,9 @@ class CompressionSolver(StandardSolver):
         for wav, infos in self.training_batches():
             metrics = self.run_step(wav.to(self.device, non_blocking=True))
             self.end_update(metrics, metrics.pop('skipped'), wav, infos)
-        waited = self.dataloaders['train'].wait_time / (time.monotonic() - begin)
-        means = {**self.means.read(over_workers=True), 'lr': self.optimizer.param_groups[0]['lr'], 'data_wait': waited}
+        loader = self.dataloaders['train']
+        means = {**self.means.read(over_workers=True), 'lr': self.optimizer.param_groups[0]['lr'],
+                 'data_wait': loader.wait_time / (time.monotonic() - begin), **loader.bad_files.metrics()}
         self.warn(means)
         return means
 

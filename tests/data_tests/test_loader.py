@@ -108,7 +108,7 @@ def test_error_of_the_data_arrives_as_it_was(metas, workers):
     for meta in metas:
         open(meta.path, 'w').close()
     loader = make_loader(dataset(metas), 4, workers)
-    with pytest.raises(ValueError, match=r'^10 unreadable files in a row') as caught:
+    with pytest.raises(ValueError, match=r'^100 files drawn in a row cannot be read') as caught:
         next(iter(loader))
     assert 'Traceback' not in str(caught.value)
 

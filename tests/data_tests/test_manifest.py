@@ -95,7 +95,7 @@ def test_missing_empty_and_damaged_manifests_are_named(tmp_path):
 
 
 def test_info_path_as_a_dictionary():
-    entry = {'path': 'a', 'duration': 1, 'sample_rate': 2, 'info_path': {'zip_path': 'b.zip', 'file_path': 'c'}}
+    entry = {'path': 'a', 'duration': 1, 'sample_rate': 16000, 'info_path': {'zip_path': 'b.zip', 'file_path': 'c'}}
     assert AudioMeta.from_dict(entry).info_path == 'b.zip:c'
 
 
