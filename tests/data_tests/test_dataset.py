@@ -186,13 +186,15 @@ def test_index_out_of_range(metas):
 def test_unreadable_file_is_replaced_by_another_draw_and_named_once(metas, caplog, tmp_path):
     (tmp_path / 'd' / 'a.wav').write_text('broken')
     data = dataset(metas, num_samples=20)
-    with caplog.at_level(logging.WARNING):
-        infos = [info for _, info in data]
+    infos = [info for _, info in data]
     assert all(not info.meta.path.endswith('a.wav') for info in infos)
-    skipped = [path for info in infos for path in info.skipped]
-    assert set(skipped) == {metas[0].path}
+    skipped = [one for info in infos for one in info.skipped]
+    assert {one.path for one in skipped} == {metas[0].path}
     assert len(skipped) > 5
-    assert caplog.text.count('a.wav') == 1
+    with caplog.at_level(logging.WARNING):
+        for _ in dataset(metas, num_samples=20, return_info=False):  # nobody else can say so
+            pass
+    assert caplog.text.count('cannot be read') == 1
     again = [info for _, info in dataset(metas, num_samples=20)]
     assert again == infos
 
@@ -200,9 +202,9 @@ def test_unreadable_file_is_replaced_by_another_draw_and_named_once(metas, caplo
 def test_nothing_but_unreadable_files(metas, tmp_path):
     for meta in metas:
         open(meta.path, 'w').close()
-    with pytest.raises(ValueError, match=r'10 unreadable files in a row; the last: .*(a\.wav|b\.flac|c\.wav)'):
+    with pytest.raises(ValueError, match=r'100 files drawn in a row cannot be read; the last: .*(a|b|c)\.(wav|flac)'):
         dataset(metas)[0]
-    with pytest.raises(ValueError, match=r'a\.wav'):
+    with pytest.raises(ValueError, match='100 files drawn in a row'):
         dataset(metas, segment_duration=None)[0]
 
 
