@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from audiocodec.data import SPLITS
 from audiocodec.solvers import sources
 from audiocodec.solvers.tracking import Tracker
-from audiocodec.utils import checkpoint, config, distrib, paths
+from audiocodec.utils import allocator, checkpoint, config, distrib, paths
 from audiocodec.utils.config import ConfigError
 from audiocodec.utils.progress import Progress
 
@@ -84,6 +84,8 @@ class StandardSolver(flashy.BaseSolver, ABC):
         # Numbers near zero, as decaying signals make them, slow a CPU's convolutions by ten. Threads started later
         # inherit this.
         torch.set_flush_denormal(True)
+        if self.device.type == 'cpu':
+            allocator.keep_freed_memory()
         self._start_workers()
         self.updates = 0  # done since the very first epoch
         self.register_stateful('updates')
