@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from audiocodec.utils import distrib
+from audiocodec.utils.optimizers import step_if
 
 from .losses import Criterion, FeatureMatchingLoss, get_criterion
 
@@ -41,6 +42,8 @@ class AdversarialTrainer(nn.Module):
         warmup: updates after `start` in which the discriminators train and the generator does not see them yet: for
             discriminators that start afresh beside a trained generator.
         max_norm: clip the L2 norm of the gradient of all discriminators together; None for no clipping.
+        lr_ratio: multiplies the optimizer's learning rate: below 1, the discriminators learn slower than the generator
+            whose rate they are configured with.
         seed: of the draws of `every`.
 
     Attributes:
@@ -55,7 +58,7 @@ class AdversarialTrainer(nn.Module):
                  optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = _ADAM,
                  criterion: str | Criterion = 'hinge', feature_loss: nn.Module | None = _L1_FEATURES,
                  normalize: bool = True, every: float = 1, start: int = 0, warmup: int = 0,
-                 max_norm: float | None = None, seed: int = 0) -> None:
+                 max_norm: float | None = None, lr_ratio: float = 1., seed: int = 0) -> None:
         super().__init__()
         if not every >= 1:
             raise ValueError(f'every={every!r}: expected a number >= 1, the updates per update of the discriminators.')
@@ -63,6 +66,8 @@ class AdversarialTrainer(nn.Module):
             raise ValueError(f'start={start!r}, warmup={warmup!r}: expected numbers of updates, >= 0.')
         if max_norm is not None and not max_norm > 0:
             raise ValueError(f'max_norm={max_norm!r}: expected a number > 0, or null for no clipping.')
+        if not lr_ratio > 0:
+            raise ValueError(f'lr_ratio={lr_ratio!r}: expected a number > 0, the share of the generator\'s rate.')
         self.discriminators = nn.ModuleDict(discriminators)
         self.criterion = get_criterion(criterion) if isinstance(criterion, str) else criterion
         self.feature_loss = feature_loss
@@ -75,6 +80,8 @@ class AdversarialTrainer(nn.Module):
         self._trained = [parameter for name in sorted(self.discriminators)
                          for parameter in self.discriminators[name].parameters() if parameter.requires_grad]
         self.optimizer = optimizer(self._trained) if self._trained else None
+        for group in self.optimizer.param_groups if self.optimizer else ():
+            group['lr'] *= lr_ratio
 
     def broadcast(self) -> None:
         """Give every worker the discriminators of the first one; call it once before training."""
@@ -90,7 +97,8 @@ class AdversarialTrainer(nn.Module):
         Returns:
             0-d tensors without graph: per discriminator the loss `d_<name>`, and the share of logits on the right
             side, `d_<name>_real_acc` and `d_<name>_fake_acc`, on this worker's batch; `d_grad_norm`, before clipping,
-            of the gradient averaged over the workers. Empty in an update that `every` or `start` leaves out.
+            of the gradient averaged over the workers: where it is not finite, nothing was changed. Empty in an update
+            that `every` or `start` leaves out.
 
         Raises:
             ValueError: shapes that differ.
@@ -114,7 +122,7 @@ class AdversarialTrainer(nn.Module):
             torch.stack(losses).sum().backward()
             distrib.average_gradients(self._trained)
             metrics['d_grad_norm'] = self._clip_gradients()
-            self.optimizer.step()
+            step_if(self.optimizer, metrics['d_grad_norm'].isfinite())
         return metrics
 
     def generator_losses(self, fake: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -1,5 +1,8 @@
 """Batches of a dataset: shared out among workers (ranks), decoded ahead by processes, resumable at any update."""
 
+import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -78,6 +81,28 @@ class _Guarded:
         return self.dataset.collate(samples)
 
 
+_STOP = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
+
+
+def _obey_parent_alone(_: int) -> None:
+    """In a loader process: do not die of a signal to stop that is sent to all processes of a job.
+
+    It would take the data away from a run that is about to save its state. The parent's own SIGTERM, with which Python
+    ends its children, is obeyed; which of them it is, only a thread that waits for signals can tell.
+    """
+    if not hasattr(signal, 'sigwaitinfo'):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    while True:
+        received = signal.sigwaitinfo(_STOP)
+        if received.si_signo == signal.SIGTERM and received.si_pid == os.getppid():
+            os._exit(0)
+
+
 class AudioLoader:
     """Iterates over the batches of one epoch; see `make_loader`.
 
@@ -93,7 +118,8 @@ class AudioLoader:
         guarded = _Guarded(dataset)
         extra: dict[str, Any] = {'persistent_workers': True, 'prefetch_factor': prefetch_factor} if num_workers else {}
         self._loader: DataLoader[Any] = DataLoader(guarded, batch_sampler=plan, num_workers=num_workers,  # type: ignore
-                                                   collate_fn=guarded.collate, pin_memory=pin_memory, **extra)
+                                                   collate_fn=guarded.collate, pin_memory=pin_memory,
+                                                   worker_init_fn=_obey_parent_alone, **extra)
 
     def __len__(self) -> int:
         """Batches of this worker in a whole epoch."""

@@ -154,9 +154,10 @@ def _read_own(content: dict[str, Any]) -> Pretrained:
     missing = [key for key in ('version', 'config', 'state') if key not in content]
     if missing:
         raise ValueError(f"it is of the format {content['format']}, but {' and '.join(missing)} is missing")
-    if content['version'] > checkpoint.VERSION:
+    newest = checkpoint.VERSIONS[content['format']]
+    if content['version'] > newest:
         raise ValueError(f"it was written by a newer audiocodec (format version {content['version']}, this one reads "
-                         f'up to {checkpoint.VERSION}): upgrade the package')
+                         f'up to {newest}): upgrade the package')
     is_model = content['format'] == checkpoint.MODEL_FORMAT
     try:
         node = yaml.safe_load(content['config'])['model']

@@ -107,15 +107,19 @@ def build_dataloaders(cfg: DictConfig, device: torch.device) -> dict[str, AudioL
 class RepeatFirst:
     """A loader that yields its first batch as often as it would have yielded batches: speed without loading."""
 
+    wait_time = 0.
+
     def __init__(self, loader: AudioLoader) -> None:
         self.loader = loader
+        self._start = 0
 
     def __len__(self) -> int:
         return len(self.loader)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Nothing: every epoch is the same batch."""
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Only where to begin: every epoch is the same batch."""
+        self._start = start
 
     def __iter__(self) -> Iterator[Any]:
-        yield from itertools.repeat(next(iter(self.loader)), len(self))
+        yield from itertools.repeat(next(iter(self.loader)), len(self) - self._start)
 

@@ -58,6 +58,8 @@ ACCEPTED: dict[str, tuple[Check, str]] = {
     'optim.max_norm': (_or_null(_positive), 'a norm above 0, or null for no clipping'),
     'optim.ema.decay': (_or_null(lambda value: _is_number(value) and 0 <= value < 1), 'from 0 to below 1, or null'),
     'optim.ema.every': (_positive_integer, 'a positive integer'),
+    'optim.max_skipped': (_count, 'an integer from 0'),
+    'checkpoint.every_updates': (_or_null(_positive_integer), 'updates, or null for the end of an epoch alone'),
     'checkpoint.save_every': (_or_null(_count), 'epochs, or null for the latest alone'),
     'checkpoint.keep_last': (_or_null(_positive_integer), 'a positive integer, or null for all'),
     'valid.every': (_or_null(_count), 'epochs, or null for never'),
