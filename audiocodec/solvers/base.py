@@ -22,7 +22,7 @@ from audiocodec.solvers.guard import UpdateGuard
 from audiocodec.solvers.interrupts import Interrupts
 from audiocodec.solvers.tracking import Tracker
 from audiocodec.solvers.workers import WorkerWatch
-from audiocodec.utils import checkpoint, config, distrib
+from audiocodec.utils import allocator, checkpoint, config, distrib
 from audiocodec.utils.averager import Averager
 from audiocodec.utils.errors import RunError
 from audiocodec.utils.lock import FolderLock
@@ -59,6 +59,8 @@ class StandardSolver(flashy.BaseSolver, ABC):
         # Numbers near zero, as decaying signals make them, slow a CPU's convolutions by ten. Threads started later
         # inherit this.
         torch.set_flush_denormal(True)
+        if self.device.type == 'cpu':
+            allocator.keep_freed_memory()
         self._start_workers()
         self.watch = WorkerWatch(self.folder)
         self.interrupts = Interrupts()
