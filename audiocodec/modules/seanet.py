@@ -78,6 +78,9 @@ class _SEANet(nn.Module):
             require_int(name, value)
         for name, value in {'n_residual_layers': n_residual_layers, 'lstm': lstm}.items():
             require_int(name, value, minimum=0)
+        if n_residual_layers > 1 and (n_residual_layers - 1) * math.log2(dilation_base) > 20:
+            raise ValueError(f'n_residual_layers={n_residual_layers}, dilation_base={dilation_base}: the last block '
+                             'would skip more than a million samples between two that it reads.')
         self.ratios = require_ints('ratios', ratios)
         self.n_blocks = len(self.ratios) + 2
         if disable_norm_outer_blocks not in range(self.n_blocks + 1):

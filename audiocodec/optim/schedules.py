@@ -156,7 +156,7 @@ class LinearWarmupSchedule(_Schedule):
 def _check_steps(warmup_steps: int, total_steps: int, before: int = 0) -> None:
     _check('warmup_steps', warmup_steps, warmup_steps >= 0, 'at least 0')
     _check('total_steps', total_steps, total_steps > warmup_steps + before,
-           f'more than the {warmup_steps + before} updates of the warm-up')
+           f'more than the {warmup_steps + before} updates of the warm-up (warmup_steps)')
 
 
 def _check(name: str, value: float | None, valid: bool, accepted: str) -> None:

@@ -1,10 +1,10 @@
 """What each key of a configuration may hold, where no component says so itself."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from audiocodec.data.loudness import HEADROOM_DB
+from audiocodec.utils.annotations import is_integer, is_number
 
 
 class Rule(NamedTuple):
@@ -12,16 +12,6 @@ class Rule(NamedTuple):
 
     check: Callable[[Any], bool]
     accepted: str
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def is_integer(value: Any) -> bool:
-    """Whether it is a whole number that can be counted with; true and false are none."""
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2 ** 63
 
 
 def or_null(rule: Rule, meaning: str) -> Rule:
@@ -40,6 +30,7 @@ SWITCH = Rule(lambda value: isinstance(value, bool), 'true or false')
 TEXT = Rule(lambda value: isinstance(value, str), 'a text')
 PATH = or_null(Rule(lambda value: isinstance(value, str) and bool(value), 'a path'), 'for none')
 COUNT = Rule(lambda value: is_integer(value) and value >= 0, 'an integer from 0')
+FEW = Rule(lambda value: is_integer(value) and 0 <= value <= 1024, 'an integer from 0 to 1024')
 POSITIVE_INTEGER = Rule(lambda value: is_integer(value) and value > 0, 'a positive integer')
 EPOCHS = or_null(Rule(COUNT.check, 'a number of epochs'), 'for never')
 TEXTS = Rule(lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value), 'a list of texts')
@@ -56,7 +47,7 @@ ACCEPTED: dict[str, Rule] = {
     'channels': Rule(lambda value: is_integer(value) and value in (1, 2), '1 (mono) or 2 (stereo)'),
     'device': Rule(lambda value: isinstance(value, str) and value.split(':')[0] in ('auto', 'cpu', 'cuda'),
                    'auto, cpu, cuda or cuda:N'),
-    'num_threads': COUNT,
+    'num_threads': FEW,
     'seed': COUNT,
     'show': SWITCH,
     'execute_only': one_of(None, 'evaluate', 'generate', 'valid'),
@@ -72,7 +63,7 @@ ACCEPTED: dict[str, Rule] = {
     'datasource.evaluate': PATH,
     'datasource.generate': PATH,
     'dataset.batch_size': POSITIVE_INTEGER,
-    'dataset.num_workers': COUNT,
+    'dataset.num_workers': FEW,
     'dataset.max_bad_fraction': SHARE,
     'optim.epochs': POSITIVE_INTEGER,
     'optim.updates_per_epoch': or_null(POSITIVE_INTEGER, 'for one pass over the data'),

@@ -14,7 +14,10 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.data import AudioMeta, write_audio
+from audiocodec.losses import Balancer
+from audiocodec.metrics.base import Metric
 from audiocodec.models import CompressionModel
 from audiocodec.solvers import sources
 from audiocodec.solvers.accepted import ACCEPTED
@@ -23,6 +26,8 @@ from audiocodec.utils.config import MISSING
 
 # Samples that losses and discriminators are tried on, where segments are not shorter.
 MOMENT = 8192
+# Tensors of parameters in all components.
+MOST_PARAMETERS = 20000
 
 
 def component_problems(plain: Mapping[str, Any], fitting: bool) -> list[str]:
@@ -34,13 +39,15 @@ def component_problems(plain: Mapping[str, Any], fitting: bool) -> list[str]:
     """
     with torch.random.fork_rng(devices=[]), _bounded():
         problems = [*_model_problems(plain['model'], fitting), *_adversarial_problems(plain), *_loss_problems(plain),
-                    *_tried(plain['balancer'], 'balancer', weights={'trial': 1.}), *_optimizer_problems(plain),
-                    *_metric_problems(plain), *_dataset_problems(plain), *_writing_problems(plain)]
+                    *_tried(plain['balancer'], 'balancer', None, Balancer, weights={'trial': 1.}),
+                    *_optimizer_problems(plain), *_metric_problems(plain), *_dataset_problems(plain),
+                    *_writing_problems(plain)]
     return list(dict.fromkeys(_typed_key(plain, problem) for problem in problems))
 
 
-def _tried(node: Any, path: str, run: Callable[[Any], Any] | None = None, **runtime: Any) -> list[str]:
-    """What is wrong with a node; found by looking at it, else by building it, else by running it."""
+def _tried(node: Any, path: str, run: Callable[[Any], Any] | None = None, kind: type | None = None,
+           **runtime: Any) -> list[str]:
+    """What is wrong with a node, which should make a `kind`; found by looking at it, by building it, by running it."""
     if '_target_' not in node:
         return [f'{path}: a component needs a _target_, the class that it is made of']
     problems = config.node_problems(node, path, provided=runtime)
@@ -50,26 +57,28 @@ def _tried(node: Any, path: str, run: Callable[[Any], Any] | None = None, **runt
                 problems += _tried(child, f'{path}.{key}')
         return problems
     made, problems = config.attempt(node, path, **runtime)
-    if made is None or problems or run is None:
+    if made is None or problems:
         return problems
+    if kind is not None and not isinstance(made, kind):
+        return [f"{path}._target_={node['_target_']}: makes a {type(made).__name__}, where a {kind.__name__} is needed"]
     try:
-        run(made)
+        if run is not None:
+            run(made)
     except Exception as error:
-        return [f'{path}: {error}']
+        return [f'{path}: {config.said(node, error)}']
     return []
 
 
 def _model_problems(node: Mapping[str, Any], fitting: bool) -> list[str]:
-    def run(model: Any) -> None:
-        if isinstance(model, CompressionModel):
-            wav = torch.zeros(1, model.channels, model.hop_length)
-            with torch.no_grad():
-                found = model.eval()(wav).wav
-            if found.shape != wav.shape:
-                raise ValueError(f'of a frame of shape {list(wav.shape)} it makes {list(found.shape)}')
+    @torch.no_grad()
+    def run(model: CompressionModel) -> None:
+        wav = torch.zeros(1, model.channels, model.hop_length)
+        found = model.eval()(wav).wav
+        if found.shape != wav.shape:
+            raise ValueError(f'of a frame of shape {list(wav.shape)} it makes {list(found.shape)}')
 
     if fitting:
-        return _tried(node, 'model', run)
+        return _tried(node, 'model', run, CompressionModel)
     parts = ((name, part) for name, part in node.items() if isinstance(part, Mapping))
     return [problem for name, part in parts for problem in _tried(part, f'model.{name}')]
 
@@ -78,18 +87,22 @@ def _adversarial_problems(plain: Mapping[str, Any]) -> list[str]:
     node, wav = plain['adversarial'], _moment(plain)
     heard: list[str] = []
 
-    def run(adversaries: Any) -> None:
-        for name, discriminator in getattr(adversaries, 'discriminators', {}).items():
+    def run(adversaries: AdversarialTrainer) -> None:
+        for name, discriminator in adversaries.discriminators.items():
             try:
                 with torch.no_grad():
-                    discriminator(wav)
+                    logits, feature_maps = discriminator(wav)
+                    adversaries.criterion.real(logits[0]), feature_maps[0][0]
             except Exception as error:
-                heard.append(f'adversarial.discriminators.{name}: {error}')
+                said = config.said(node['discriminators'][name], error)
+                heard.append(f'adversarial.discriminators.{name}: {said}')
 
-    problems = _tried(node, 'adversarial', None if wav is None else run)
+    problems: list[str] = []
     if isinstance(node.get('optimizer'), Mapping):
-        problems += _tried(node['optimizer'], 'adversarial.optimizer', _run_factory)
-    return problems + heard
+        problems = _tried(node['optimizer'], 'adversarial.optimizer', _run_factory)
+    if problems:  # the rest with the default, so that nothing is said twice
+        node = {key: value for key, value in node.items() if key != 'optimizer'}
+    return problems + _tried(node, 'adversarial', None if wav is None else run, AdversarialTrainer) + heard
 
 
 def _loss_problems(plain: Mapping[str, Any]) -> Iterator[str]:
@@ -103,14 +116,13 @@ def _loss_problems(plain: Mapping[str, Any]) -> Iterator[str]:
     wav = _moment(plain)
     for name, node in plain['losses'].items():
         if isinstance(node, Mapping) and '_target_' in node and node.get('weight') is not None:
-            arguments = {key: value for key, value in node.items() if key != 'weight'}
-            yield from _tried(arguments, f'losses.{name}', None if wav is None else run)
+            yield from _tried(node, f'losses.{name}', None if wav is None else run, nn.Module)
 
 
 def _optimizer_problems(plain: Mapping[str, Any]) -> list[str]:
-    parameter = _parameter()
     step: list[Any] = []
-    problems = _tried(plain['optim']['optimizer'], 'optim.optimizer', step.append, params=[parameter])
+    problems = _tried(plain['optim']['optimizer'], 'optim.optimizer', step.append, torch.optim.Optimizer,
+                      params=[_parameter()])
     schedule = plain['optim']['schedule']
     if problems or not step:
         return problems + _tried(schedule, 'optim.schedule')
@@ -119,8 +131,7 @@ def _optimizer_problems(plain: Mapping[str, Any]) -> list[str]:
         try:
             stepped.step()
         except Exception as error:
-            problems.append(f"{where}: {plain['optim'][where[6:]]['_target_']} cannot be stepped once an update: "
-                            f'{error}')
+            problems.append(f"{where}: {config.said(plain['optim'][where[6:]], error)}")
     return problems
 
 
@@ -137,7 +148,7 @@ def _parameter() -> nn.Parameter:
 def _metric_problems(plain: Mapping[str, Any]) -> Iterator[str]:
     for name, enabled in plain['evaluate']['metrics'].items():
         if enabled is True and isinstance(plain['metrics'].get(name), Mapping):
-            yield from _tried(plain['metrics'][name], f'metrics.{name}')
+            yield from _tried(plain['metrics'][name], f'metrics.{name}', None, Metric)
 
 
 def _dataset_problems(plain: Mapping[str, Any]) -> Iterator[str]:
@@ -145,8 +156,8 @@ def _dataset_problems(plain: Mapping[str, Any]) -> Iterator[str]:
     for split in ('train', 'valid', 'evaluate', 'generate'):
         own = plain['dataset'][split]
         options = {**plain['dataset'], **own}
-        node = {'_target_': 'audiocodec.data.AudioDataset',
-                **{key: value for key, value in options.items() if key not in sources._LOADING}}
+        node = {**{key: value for key, value in options.items() if key not in sources._LOADING},
+                '_target_': 'audiocodec.data.AudioDataset'}
         for problem in _tried(node, 'dataset', **_recording(options, plain)):
             key = problem.removeprefix('dataset.').split('=')[0].split(':')[0]
             yield problem if key not in own else f'dataset.{split}.{problem.removeprefix("dataset.")}'
@@ -197,15 +208,18 @@ def _typed_key(plain: Mapping[str, Any], problem: str) -> str:
 
 @contextmanager
 def _bounded() -> Iterator[None]:
-    """Refuse, before they are filled, parameters that this machine cannot hold."""
+    """Refuse, before they are filled, parameters that this machine cannot hold, and more layers than make sense."""
     memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-    total = 0
+    total = number = 0
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal total
+        nonlocal total, number
+        number += 1
         total += 0 if parameter is None else parameter.numel() * parameter.element_size()
         if total > memory:
-            raise ValueError(f'its parameters take more than the {memory / 2 ** 30:.0f} GiB of memory of this machine')
+            raise RuntimeError(f'the parameters take more than the {memory / 2 ** 30:.0f} GiB of this machine')
+        if number > MOST_PARAMETERS:
+            raise RuntimeError(f'there are more than {MOST_PARAMETERS} weights and biases')
 
     hook = register_module_parameter_registration_hook(count)
     try:

@@ -2,17 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 from dora.conf import SlurmConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from audiocodec.data import SPLITS
-from audiocodec.solvers.accepted import ACCEPTED, SECTIONS, SWITCH, is_number
+from audiocodec.solvers.accepted import ACCEPTED, SECTIONS, SWITCH
 from audiocodec.solvers.trial import component_problems
 from audiocodec.utils import config
-from audiocodec.utils.annotations import misfit
+from audiocodec.utils.annotations import is_number, misfit
 from audiocodec.utils.config import MISSING, ConfigError
 
 
@@ -25,15 +25,19 @@ def validate(cfg: DictConfig) -> None:
     try:
         plain = config.to_plain(cfg)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{getattr(error, 'full_key', '')}: {str(error).splitlines()[0]}") from error
+        key = str(error.full_key or '')
+        value = config.select(cast(dict[str, Any], OmegaConf.to_container(cfg)), key)
+        raise ConfigError(f'{key}={value}: {str(error).splitlines()[0]}') from error
     problems = [problem for find in (_value_problems, _key_problems) for problem in find(plain)]
     forms = list(_form_problems(plain))
     if not forms:
         mismatches = list(_mismatches(plain))
-        for find in (_weight_problems, _rate_problems, _data_problems, _metric_problems, _slurm_problems,
-                     _solver_problems):
+        for find in (_weight_problems, _trains_nothing, _rate_problems, _data_problems, _metric_problems,
+                     _slurm_problems, _solver_problems):
             problems += find(plain)
-        problems += [*mismatches, *component_problems(plain, fitting=not mismatches)]
+        problems += mismatches
+        if all(ACCEPTED[key].check(plain[key]) for key in ('sample_rate', 'channels')):  # else nothing would fit
+            problems += component_problems(plain, fitting=not mismatches)
     problems += forms
     if problems:
         raise ConfigError(dict.fromkeys(problems))
@@ -78,6 +82,11 @@ def _key_problems(plain: Mapping[str, Any]) -> Iterator[str]:
         for key in node:
             if key not in known:
                 yield f"{section}.{key}: there is no such key{config.nearest(str(key), known)}"
+    for section in ('dataset', *(f'dataset.{split}' for split in SPLITS)):
+        node = config.select(plain, section)
+        for key in ('_target_', '_args_', '_partial_', 'weight'):  # of components
+            if isinstance(node, Mapping) and key in node:
+                yield f'{section}.{key}: there is no such key'
     for section, parts in (('seanet', ('encoder', 'decoder')), ('rvq', ('quantizer',))):
         nodes = [node for part in parts if isinstance(node := config.select(plain, f'model.{part}'), Mapping)]
         shared = plain.get(section)
@@ -93,6 +102,8 @@ def _weight_problems(plain: Mapping[str, Any]) -> Iterator[str]:
             yield f'losses.{name}={node!r}: expected a section; turn a loss off with losses.{name}.weight=null'
             continue
         weight = node.get('weight')
+        if 'weight' not in node:
+            yield f'losses.{name}.weight is missing: expected null (off), 0 (reported only) or a weight above 0'
         if weight is not None and not (is_number(weight) and weight >= 0):
             yield f'losses.{name}.weight={weight}: expected null (off), 0 (reported only) or a weight above 0'
         if '_target_' in node:
@@ -102,6 +113,14 @@ def _weight_problems(plain: Mapping[str, Any]) -> Iterator[str]:
                 name, plain['losses'].keys() - {name})
         for key in node.keys() - {'weight'}:
             yield f"losses.{name}.{key}: there is no such key{config.nearest(str(key), ['weight'])}"
+
+
+def _trains_nothing(plain: Mapping[str, Any]) -> Iterator[str]:
+    heard = ('adv', 'feat') if plain['adversarial'].get('discriminators') else ()
+    weights = [node.get('weight') for name, node in plain['losses'].items()
+               if isinstance(node, Mapping) and ('_target_' in node or name in heard)]
+    if not any(weight is not None and is_number(weight) and weight > 0 for weight in weights):
+        yield 'losses: no loss has a weight above 0, nothing would be trained'
 
 
 def _metric_problems(plain: Mapping[str, Any]) -> Iterator[str]:

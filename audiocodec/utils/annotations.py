@@ -29,6 +29,16 @@ def misfit(value: Any, annotation: Any) -> str | None:
     return None if _fits(value, annotation) else _words(annotation)
 
 
+def is_integer(value: Any) -> bool:
+    """Whether it is a whole number that PyTorch can hold; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2 ** 63
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number that PyTorch can hold; true and false are none."""
+    return is_integer(value) or (isinstance(value, float) and math.isfinite(value))
+
+
 def _fits(value: Any, annotation: Any) -> bool:
     if isinstance(annotation, str):
         annotation = _BUILTINS.get(annotation, Any)
@@ -46,9 +56,9 @@ def _fits(value: Any, annotation: Any) -> bool:
     if annotation is bool:
         return isinstance(value, bool)
     if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return is_integer(value)
     if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return is_number(value)
     if origin in _LISTS:
         return isinstance(value, list | tuple) and _items_fit(value, origin, typing.get_args(annotation))
     if origin in _MAPPINGS:

@@ -18,7 +18,7 @@ from audiocodec.utils.annotations import misfit
 
 ALLOWED_PREFIXES = ['audiocodec.', 'torch.nn.', 'torch.optim.']
 MISSING = object()
-_SPECIAL_KEYS = {'_target_', '_partial_', '_convert_', '_recursive_', '_args_', 'weight'}
+_SPECIAL_KEYS = {'_target_', '_partial_', '_convert_', '_recursive_', '_args_'}
 
 
 class ConfigError(ValueError):
@@ -162,7 +162,7 @@ def node_problems(node: Any, path: str = '', provided: Iterable[str] = ()) -> li
         provided: arguments that the caller passes when it builds the node itself.
     """
     problems = []
-    for where, mapping in targets(node, path):
+    for where, mapping in targets(_without_weight(node), path):
         prefix = f'{where}.' if where else ''
         try:
             target = locate(mapping['_target_'])
@@ -173,23 +173,42 @@ def node_problems(node: Any, path: str = '', provided: Iterable[str] = ()) -> li
             problems.append(f"{prefix}_target_: '{mapping['_target_']}' is no class or function, but "
                             f"{type(target).__name__}: name something in it")
             continue
-        parameters, takes_more = _parameters(target)
-        given = {str(key) for key in mapping} - _SPECIAL_KEYS
-        passed = given | (set(provided) if where == path else set())
-        for name in sorted(given):
-            if name in parameters:
-                accepted = misfit(mapping[name], parameters[name].annotation)
-                problems += [f'{prefix}{name}={mapping[name]!r}: expected {accepted}'] if accepted else []
-            elif not takes_more:
-                problems.append(f"{prefix}{name}={mapping[name]!r}: {mapping['_target_']} has no argument '{name}'"
-                                + nearest(name, parameters))
-        if mapping.get('_partial_') or mapping.get('_args_'):
-            continue
-        required = {name for name, p in parameters.items()
-                    if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-        for name in sorted(required - passed):
-            problems.append(f"{prefix}{name} is missing: {mapping['_target_']} needs it")
+        provided_here = set(provided) if where == path else set()
+        problems += [prefix + problem for problem in _argument_problems(mapping, target, provided_here)]
     return problems
+
+
+def _without_weight(node: Any) -> Any:
+    """A node without the `weight` that belongs to whoever combines what is built; those of nodes in it are theirs."""
+    return {key: value for key, value in node.items() if key != 'weight'} if isinstance(node, Mapping) else node
+
+
+def _argument_problems(node: Mapping[str, Any], target: Any, provided: set[str]) -> list[str]:
+    """What is wrong with the arguments that a node gives to its target."""
+    parameters, takes_more = _parameters(target)
+    given = sorted({str(key) for key in node} - _SPECIAL_KEYS)
+    problems = [f'{name}={node[name]!r}: expected {accepted}' for name in given if name in parameters
+                for accepted in [misfit(node[name], parameters[name].annotation)] if accepted]
+    unknown = [] if takes_more else [name for name in given if name not in parameters]
+    if len(unknown) > 3:  # of another class
+        problems.append(f"_target_={node['_target_']} has no arguments {', '.join(unknown)}; it takes "
+                        f"{', '.join(parameters) or 'none'}")
+    else:
+        problems += [f"{name}={node[name]!r}: {node['_target_']} has no argument '{name}'" + nearest(name, parameters)
+                     for name in unknown]
+    arguments, partial = node.get('_args_', []), node.get('_partial_', False)
+    if not isinstance(partial, bool):
+        problems.append(f'_partial_={partial!r}: expected true or false')
+    if not isinstance(arguments, list):
+        return [*problems, f'_args_={arguments!r}: expected a list']
+    by_place = list(parameters)[:len(arguments)]
+    problems += [f'_args_={arguments!r}: {name} is given by name too' for name in by_place if name in given]
+    if partial:
+        return problems
+    required = {name for name, p in parameters.items()
+                if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    return problems + [f"{name} is missing: {node['_target_']} needs it"
+                       for name in sorted(required - {*given, *by_place, *provided})]
 
 
 def _parameters(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
@@ -243,7 +262,7 @@ def build(node: Any, **runtime: Any) -> Any:
     problems = node_problems(plain, provided=runtime) + _interpolations(plain)
     if problems:
         raise ConfigError(problems)
-    arguments = {key: value for key, value in plain.items() if key != 'weight'}
+    arguments = _without_weight(plain)
     try:
         made = instantiate(arguments, _convert_='all', **runtime)
     except InstantiationException as error:
@@ -289,7 +308,7 @@ def attempt(node: Any, path: str = '', **runtime: Any) -> tuple[Any, list[str]]:
             problems.append(_placed(where, value, error))
             return _NOT_MADE
 
-    found = make(node, path)
+    found = make(_without_weight(node), path)
     return (None if _lacks_a_part(found) else found), problems
 
 
@@ -310,6 +329,14 @@ def _call(made: Mapping[str, Any], runtime: Mapping[str, Any]) -> Any:
 
 def _placed(where: str, node: Mapping[str, Any], error: Exception) -> str:
     """An error with its key in front: that of the argument which it begins with, else that of the node."""
-    text = str(error) if isinstance(error, ValueError) else f"{node['_target_']}: {error}"
+    text = said(node, error)
     named = re.match(r'(\w+)(=| must )', text)
     return f'{where}.{text}' if named and named[1] in node else f'{where}: {text}'
+
+
+def said(node: Mapping[str, Any], error: Exception) -> str:
+    """What the component of a node says, when it is made or used; with all its values, unless it names them itself."""
+    if isinstance(error, ValueError) and node['_target_'].startswith('audiocodec.'):
+        return str(error)
+    values = ', '.join(f'{key}={value}' for key, value in node.items() if key not in _SPECIAL_KEYS)
+    return f"{node['_target_']} does not work with {values or 'no arguments'}: {error}"

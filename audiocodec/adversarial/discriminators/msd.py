@@ -69,8 +69,12 @@ class ScaleDiscriminator(nn.Module):
             kernel, group, stride, padding = (inner[name][index] for name in inner)
             kernel = kernel or 10 * scale + 1
             padding = 5 * scale if padding is None else padding
+            group = group or max(channels // 4, 1)
+            if channels % group or wider % group:
+                raise ValueError(f'groups={group} of an inner convolution: it must divide the {channels} channels that '
+                                 f'come in and the {wider} that go out; see filters, downsample_scales, max_filters.')
             self.convs.append(NormConv1d(channels, wider, kernel, stride=stride or scale, padding=padding,
-                                         groups=group or max(channels // 4, 1), norm=norm))
+                                         groups=group, norm=norm))
             channels = wider
         wider = min(channels * 2, max_filters)
         self.convs.append(NormConv1d(channels, wider, sizes[0], padding=sizes[0] // 2, norm=norm))
