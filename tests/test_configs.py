@@ -109,9 +109,9 @@ def test_documented_checks_name_keys_that_exist():
 @pytest.mark.parametrize(('overrides', 'expected'), [
     (['solver=compression/debg'], "did you mean 'compression/debug'?"),
     (['dataset.bach_size=8'], "there is no key 'dataset.bach_size'; did you mean 'dataset.batch_size'?"),
-    (['rvq.n_q=0'], 'rvq.n_q=0: expected the number of codebooks, at least 1'),
+    (['rvq.n_q=0'], 'rvq.n_q=0: at least 1 codebook is needed'),
     (['encoder.ratios=[8,5,4]'], 'strides do not match'),
-    (['seanet.ratios=[8,0]'], 'expected a list of positive integers'),
+    (['seanet.ratios=[8,0]'], 'seanet.ratios=[8, 0]: expected a non-empty list of integers >= 1'),
     (['sample_rate=96000'], 'datasource.max_sample_rate=48000 is below sample_rate=96000'),
     (['solver=compression/encodec_stereo_48khz', 'datasource.max_channels=1'], 'a stereo recipe needs stereo data'),
     (['losses.mel.sample_rate=16000'], 'losses.mel.sample_rate=16000: must agree with sample_rate=24000'),

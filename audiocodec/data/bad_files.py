@@ -93,9 +93,9 @@ class BadFiles:
             return
         reasons = '\n'.join(f'  {reason}' for _, reason in list(files.values())[:_NAMED])
         raise ValueError(
-            f'{bad} of {draws} draws ({bad / draws:.1%}) were of {len(files)} files that cannot be read, more than '
-            f'dataset.max_bad_fraction={self.max_fraction:g}. Some of them:\n{reasons}\n'
-            'scripts/doctor.py SOURCE --clean OUT.jsonl.gz finds all of them, and writes a manifest of the others.')
+            f'{bad} of {draws} draws ({bad / draws:.1%}) met a file that cannot be read ({len(files)} different ones), '
+            f'more than dataset.max_bad_fraction={self.max_fraction:g}. Among them:\n{reasons}\n'
+            'scripts/doctor.py SOURCE --clean OUT.jsonl.gz finds them all, and writes a manifest of the others.')
 
 
 class _Counts:
