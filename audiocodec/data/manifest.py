@@ -115,10 +115,11 @@ def load_manifest(path: str | os.PathLike[str]) -> list[AudioMeta]:
         ValueError: the file is missing, unreadable or empty, a line is wrong (named with its number), or none of the
             audio files looked up exists.
     """
-    metas, problems = read_manifest(path)
+    metas, problems = _parse_lines(Path(path))
     if problems:
         more = '' if len(problems) == 1 else f'; and {len(problems) - 1} more lines are wrong'
         raise ValueError(problems[0] + more)
+    _resolve(metas, Path(path))
     return metas
 
 
@@ -128,7 +129,14 @@ def read_manifest(path: str | os.PathLike[str]) -> tuple[list[AudioMeta], list[s
     Raises:
         ValueError: the file is missing, unreadable or empty, or none of the audio files looked up exists.
     """
-    path = Path(path)
+    metas, problems = _parse_lines(Path(path))
+    if metas:
+        _resolve(metas, Path(path))
+    return metas, problems
+
+
+def _parse_lines(path: Path) -> tuple[list[AudioMeta], list[str]]:
+    """The entries as they are written, and a sentence on each line that cannot be used."""
     metas, problems = [], []
     for number, line in enumerate(_read_bytes(path).split(b'\n'), 1):
         if not line.strip():
@@ -139,8 +147,6 @@ def read_manifest(path: str | os.PathLike[str]) -> tuple[list[AudioMeta], list[s
             problems.append(f'{path}, line {number}: {error}')
     if not metas and not problems:
         raise ValueError(f'{path}: the manifest holds no entry')
-    if metas:
-        _resolve(metas, path)
     return metas, problems
 
 
