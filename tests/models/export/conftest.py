@@ -70,8 +70,8 @@ def save_checkpoint():
                 'metrics': {'visqol': {'bin': '/secret/visqol'}}, 'losses': {'l1': {'weight': 1.0}}}
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.save({
-            'format': checkpoint.CHECKPOINT_FORMAT, 'version': checkpoint.CHECKPOINT_VERSION, 'sig': '0a1b2c3d', 'epoch': 7,
-            'config': yaml.safe_dump(full),
+            'format': checkpoint.CHECKPOINT_FORMAT, 'version': checkpoint.CHECKPOINT_VERSION, 'sig': '0a1b2c3d',
+            'epoch': 7, 'config': yaml.safe_dump(full),
             'state': {'model': trained, 'ema': {'averages': averages, 'count': 3., 'calls': 3}, 'updates': 3,
                       'adversaries': {'discriminators.msstftd.weight': torch.randn(3)},
                       'optimizer': {'state': {0: {'exp_avg': torch.randn(4)}}, 'param_groups': [{'lr': 1e-3}]},
