@@ -23,7 +23,7 @@ from audiocodec.data.resample import resample, resampler
 EXTENSIONS = ('.wav', '.flac', '.ogg', '.oga', '.opus', '.mp3', '.aif', '.aiff')
 SAMPLE_RATES, MAX_CHANNELS = (1_000, 768_000), 64  # Hz; outside of these, the header is wrong
 LOUDEST = 10.0  # absolute sample; beyond, they are not scaled to [-1, 1] (decoded loud music reaches 2)
-_BLOCK = 2 ** 22  # frames decoded at a time: a header may promise more than there is memory
+_BLOCK = 2 ** 20  # frames decoded at a time: a header may promise more than there is memory
 _MP3_REACH = 12 * 1152  # samples; a frame may use bits of those before it (511 bytes), which must then be decoded too
 _OGG_TAIL = 2 * 65307  # bytes: the two largest possible last pages
 
@@ -240,7 +240,10 @@ def read_segment(path: str | os.PathLike[str], start: int, frames: int, sample_r
     """
     with open_audio(path) as file:
         total, from_rate = file.frames, file.samplerate
-        filters = resampler(from_rate, sample_rate)
+        try:
+            filters = resampler(from_rate, sample_rate)
+        except ValueError as error:
+            raise ValueError(f'{os.fspath(path)}: {error}') from error
         left = filters.length(total) - start
         if start < 0 or left <= 0:
             raise ValueError(f'{os.fspath(path)}: cannot read from {start / sample_rate:.2f} s: '

@@ -185,12 +185,12 @@ def _decode(file: soundfile.SoundFile, found: Examined, limits: Limits) -> None:
     reason: list[str] = []
     for block in _blocks(file, reason):
         decoded += len(block)
-        digest.update((block + 0.0).tobytes())  # -0.0 is 0.0
         if not np.isfinite(block).all():
             bad += int((~np.isfinite(block)).sum())
             block = np.nan_to_num(block, nan=0.0, posinf=0.0, neginf=0.0)
+        digest.update((block + 0.0).tobytes())  # -0.0 is 0.0
         level.add(block)
-        spectrum.add(block)
+        spectrum.add(block if level.peak <= LOUDEST else block.clip(-LOUDEST, LOUDEST))  # whose square is a number
     level.finish()
     found.duration = decoded / file.samplerate
     promised = promised_frames(file, decoded)

@@ -24,7 +24,7 @@ KINDS = {'wav': {'subtype': 'PCM_16'}, 'float.wav': {'subtype': 'FLOAT'}, 'flac'
          'opus': {'format': 'OGG', 'subtype': 'OPUS'}, 'mp3': {}, 'aiff': {}}
 FIELDS = [0, 1, 2, 3, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1]
 RATE, FRAMES = 24000, 8000
-SECONDS, MEGABYTES = 20, 400  # for one file, and for all of them above what the process had
+SECONDS, MEGABYTES = 20, 300  # for one file, and for all of them above what the process had
 
 
 def originals(folder):
