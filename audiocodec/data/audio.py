@@ -83,6 +83,18 @@ class _Silence:
                     cls.saved = -1
 
 
+class _Reader(soundfile.SoundFile):
+    """Goes on reading where the last read ended.
+
+    soundfile seeks there after every read of a file that it takes for seekable, upon which an MP3 decoder lacks the
+    bits that the next frames borrow from those before: noise at the beginning of every block.
+    """
+
+    def seekable(self) -> bool:
+        """No; `seek` works all the same."""
+        return False
+
+
 @contextmanager
 def open_audio(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
     """A file open for reading; whatever fails inside becomes a ValueError that names it."""
@@ -91,7 +103,7 @@ def open_audio(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
         raise ValueError(f'{path}: {"is not a file" if os.path.exists(path) else "no such file"}')
     try:
         name = os.fsencode(path) if os.name == 'posix' else path  # where it need not be text
-        with _Silence.kept(), soundfile.SoundFile(name) as file:
+        with _Silence.kept(), _Reader(name) as file:
             low, high = SAMPLE_RATES
             if not low <= file.samplerate <= high:
                 raise ValueError(f'{path}: its header gives {file.samplerate} Hz; expected {low} to {high}')
@@ -176,14 +188,12 @@ def _read(file: soundfile.SoundFile, start: int, frames: int) -> torch.Tensor:
 
 def decode(file: soundfile.SoundFile, frames: int) -> np.ndarray:
     """The next frames of an open file, float32 [T, C], as many as there are."""
-    left = min(frames, file.frames - file.tell())  # below 0 where a damaged file led the decoder behind its end
-    if 0 < left <= _BLOCK:
-        return file.read(left, dtype='float32', always_2d=True)
-    blocks = [np.zeros((0, file.channels), dtype=np.float32)]
-    while left > 0:
+    blocks = [file.read(min(frames, _BLOCK), dtype='float32', always_2d=True)]
+    left = frames - len(blocks[0])
+    while left > 0 and len(blocks[-1]):
         blocks.append(file.read(min(left, _BLOCK), dtype='float32', always_2d=True))
-        left = left - len(blocks[-1]) if len(blocks[-1]) else 0
-    return np.concatenate(blocks)
+        left -= len(blocks[-1])
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
 def _decode_from(file: soundfile.SoundFile, start: int) -> int:
