@@ -25,7 +25,7 @@ TINY = ('solver=compression/debug', 'device=cpu', 'num_threads=1', 'seanet.n_fil
         'adversarial.discriminators.msstftd.n_ffts=[256,128]', 'adversarial.discriminators.msstftd.hop_lengths=[64,32]',
         'adversarial.discriminators.msstftd.win_lengths=[256,128]', 'optim.lr=1e-3', 'losses.msspec.range_end=8')
 PARITY = Path(__file__).parents[1] / 'data' / 'parity'
-# Trained on dataset/example/train in batches of 8 x 1 s: recipe `debug` with seanet.lstm=1 for 280 updates, then 1300 more
+# Trained on dataset/example/train in batches of 8 x 1 s: recipe `debug` with seanet.lstm=1 for 280 updates, then 1300
 # beside an adversary (msstftd of 4 filters, learning rate 1e-3), which is not kept. Averaged weights in half precision.
 TRAINED = Path(__file__).parents[1] / 'data' / 'finetune' / 'codec.safetensors'
 
@@ -198,7 +198,7 @@ def test_what_does_not_fit_the_recipe_starts_afresh(runs, trained, caplog):
         assert [name for name, value in solver.balancer.named_buffers() if value.any()] == ['norm_l1']
     assert 'taken: averaged weights, balance of l1; afresh: optimizer, running average, discriminator' in caplog.text
     assert 'learnt in another way than before: rvq.decay=0.9 (there 0.99)' in caplog.text
-    assert 'the discriminators train alone for the first 300 updates, and get their full weight over as many' in caplog.text
+    assert 'the discriminators train alone for the first 300 updates, and get their full weight' in caplog.text
     with solver_of(runs, 'adversarial.discriminators.msstftd.n_ffts=[256,512]') as solver:  # of the same shapes
         solver.initialize_from(str(trained['bundle']))
         assert solver.adversaries.alone
