@@ -40,8 +40,8 @@ class AdversarialTrainer(nn.Module):
             each update being drawn with probability 1 / every.
         start: updates before the discriminators exist for training and generator.
         warmup: updates in which the discriminators, where they start afresh beside a generator that is trained, train
-            alone, so that it does not follow what they do not know yet: after a `start` above 0, or after
-            `meet_trained_generator`. See `alone`.
+            alone, so that it does not follow what they do not know yet, and as many again in which it learns to follow
+            them: after a `start` above 0, or after `meet_trained_generator`. See `alone` and `share`.
         max_norm: clip the L2 norm of the gradient of all discriminators together; None for no clipping.
         lr_ratio: multiplies the optimizer's learning rate: below 1, the discriminators learn slower than the generator
             whose rate they are configured with.
@@ -59,7 +59,7 @@ class AdversarialTrainer(nn.Module):
     def __init__(self, discriminators: Mapping[str, nn.Module],
                  optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = _ADAM,
                  criterion: str | Criterion = 'hinge', feature_loss: nn.Module | None = _L1_FEATURES,
-                 normalize: bool = True, every: float = 1, start: int = 0, warmup: int = 0,
+                 normalize: bool = True, every: float = 1, start: int = 0, warmup: int = 300,
                  max_norm: float | None = None, lr_ratio: float = 1., seed: int = 0) -> None:
         super().__init__()
         if not every >= 1:
@@ -98,6 +98,16 @@ class AdversarialTrainer(nn.Module):
     def alone(self) -> bool:
         """Whether in the update to come the discriminators train alone: the generator's trainer leaves it as it is."""
         return self.optimizer is not None and self.start <= self.updates < self._joint_start
+
+    @property
+    def share(self) -> float:
+        """What share of their weight the generator's losses have in the present update, from 0 to 1.
+
+        After updates alone, it grows from 0 over as many updates: what the discriminators know is of a generator that
+        stood still.
+        """
+        waited = self._joint_start - self.start
+        return 1. if waited == 0 else min(1., max(0, self.updates - self._joint_start) / waited)
 
     @property
     def _joint_start(self) -> int:

@@ -80,10 +80,12 @@ class CompressionSolver(StandardSolver):
             return self.catch_up(wav)
         out = self.model(wav)
         d_losses = self.adversaries.train_step(fake=out.wav.detach(), real=wav)
-        losses = {**self.reconstruction_losses(out.wav, wav), **self.adversaries.generator_losses(out.wav, wav)}
+        adversarial = self.adversaries.generator_losses(out.wav, wav)
+        losses = {**self.reconstruction_losses(out.wav, wav), **adversarial}
         # The commitment loss is the one term that does not pass through wav_hat.
         balanced = {name: loss for name, loss in losses.items() if name in self.balancer.weights}
-        g_loss = self.balancer.backward(balanced, out.wav, beside=self.commitment_weight * out.commitment_loss)
+        g_loss = self.balancer.backward(balanced, out.wav, beside=self.commitment_weight * out.commitment_loss,
+                                        shares=dict.fromkeys(adversarial, self.adversaries.share))
         update = self.update_model(g_loss)
         return {**self.reported(losses), **self.reports(out.wav, wav), **d_losses, **out.metrics,
                 **self.balancer.metrics, 'commitment': out.commitment_loss, 'bandwidth': out.bandwidth, **update}

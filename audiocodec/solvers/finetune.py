@@ -238,5 +238,5 @@ def _tell(solver: 'CompressionSolver', path: Path, changed: str, weights: str, t
     if changed:
         solver.logger.info('learnt in another way than before: %s', changed)
     if solver.adversaries.alone:
-        solver.logger.info('the discriminators train alone for the first %d updates (adversarial.warmup)',
-                           solver.adversaries.warmup)
+        solver.logger.info('the discriminators train alone for the first %d updates, and get their full weight over as '
+                           'many again (adversarial.warmup)', solver.adversaries.warmup)

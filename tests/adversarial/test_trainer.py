@@ -181,6 +181,35 @@ def test_start_and_warmup_hold_back_training_and_then_the_generator():
     assert seen == [False, False, False, True, True]
 
 
+@pytest.mark.parametrize('late', [False, True])
+def test_fresh_discriminators_beside_a_trained_generator_train_alone_and_gain_weight_slowly(late):
+    trainer = make_trainer(start=0 if late else 2, warmup=2)
+    if late:
+        trainer.train_step(*batch())
+        trainer.meet_trained_generator()  # the count starts anew
+    alone, seen, shares = [], [], []
+    for index in range(6 if late else 8):
+        alone.append(trainer.alone)
+        trainer.train_step(*batch(index, length=200))
+        seen.append(bool(trainer.generator_losses(*batch(index, length=200))))
+        shares.append(trainer.share)
+        resumed = make_trainer(start=trainer.start, warmup=2)
+        resumed.load_state_dict(trainer.state_dict())
+        assert (resumed.alone, resumed.share) == (trainer.alone, trainer.share)
+    before = [] if late else [False] * 2
+    assert alone == [*before, True, True, False, False, False, False]
+    assert seen == [*before, False, False, True, True, True, True]
+    assert shares[len(before):] == [0, 0, 0.5, 1, 1, 1]
+
+
+def test_from_scratch_nobody_waits():
+    trainer = make_trainer()
+    assert not trainer.alone
+    assert trainer.share == 1
+    assert trainer.generator_losses(*batch())
+    assert not AdversarialTrainer({}, start=3).alone
+
+
 def test_clipping_bounds_the_gradient_and_reports_the_norm_before():
     free, clipped = make_trainer(), make_trainer(max_norm=1e-3)
     norms = [trainer.train_step(*batch())['d_grad_norm'] for trainer in (free, clipped)]
@@ -196,7 +225,8 @@ def test_resume_is_bitwise_exact(tmp_path, every):
         torch.manual_seed(0)
         discriminators = {**make_discriminators(), 'scale': MultiScaleDiscriminator(
             filters=4, max_filters=8, scale_norms=['spectral_norm'])}
-        return AdversarialTrainer(discriminators, ADAM, every=every, max_norm=1., start=1, seed=4)
+        return AdversarialTrainer(discriminators, ADAM, every=every, max_norm=1., start=1, warmup=0,
+                                  seed=4)
 
     def train(trainer, updates):
         history = []

@@ -262,3 +262,16 @@ def test_a_constant_beside_is_no_loss():
     losses, wav_hat = make_losses()
     Balancer({'l1': 1., 'l2': 1.}).backward(losses, wav_hat, beside=torch.zeros(()))
     assert wav_hat.grad is not None
+
+
+def test_shares_scale_weights_this_time_alone():
+    def gradient(balancer, shares=None):
+        wav_hat = torch.tensor([[[0.5, -0.25, 0.1]]], requires_grad=True)
+        balancer.backward({'l1': wav_hat.abs().sum(), 'l2': wav_hat.square().sum()}, wav_hat, shares=shares)
+        return wav_hat.grad
+
+    for balance in (True, False):
+        balancer = Balancer({'l1': 1., 'l2': 4.}, balance_grads=balance)
+        expected = gradient(Balancer({'l1': 1., 'l2': 1.}, balance_grads=balance))
+        torch.testing.assert_close(gradient(balancer, {'l2': 0.25}), expected)
+        torch.testing.assert_close(gradient(balancer), gradient(Balancer({'l1': 1., 'l2': 4.}, balance_grads=balance)))

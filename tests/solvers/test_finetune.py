@@ -25,6 +25,9 @@ TINY = ('solver=compression/debug', 'device=cpu', 'num_threads=1', 'seanet.n_fil
         'adversarial.discriminators.msstftd.n_ffts=[256,128]', 'adversarial.discriminators.msstftd.hop_lengths=[64,32]',
         'adversarial.discriminators.msstftd.win_lengths=[256,128]', 'optim.lr=1e-3', 'losses.msspec.range_end=8')
 PARITY = Path(__file__).parents[1] / 'data' / 'parity'
+# Trained on dataset/example/train in batches of 8 x 1 s: recipe `debug` with seanet.lstm=1 for 280 updates, then 1300
+# beside an adversary (msstftd of 4 filters, learning rate 1e-3), which is not kept. Averaged weights in half precision.
+TRAINED = Path(__file__).parents[1] / 'data' / 'finetune' / 'codec.safetensors'
 
 
 @pytest.fixture(scope='module')
@@ -195,7 +198,7 @@ def test_what_does_not_fit_the_recipe_starts_afresh(runs, trained, caplog):
         assert [name for name, value in solver.balancer.named_buffers() if value.any()] == ['norm_l1']
     assert 'taken: averaged weights, balance of l1; afresh: optimizer, running average, discriminator' in caplog.text
     assert 'learnt in another way than before: rvq.decay=0.9 (there 0.99)' in caplog.text
-    assert 'the discriminators train alone for the first 300 updates (adversarial.warmup)' in caplog.text
+    assert 'the discriminators train alone for the first 300 updates, and get their full weight' in caplog.text
     with solver_of(runs, 'adversarial.discriminators.msstftd.n_ffts=[256,512]') as solver:  # of the same shapes
         solver.initialize_from(str(trained['bundle']))
         assert solver.adversaries.alone
@@ -275,3 +278,29 @@ def test_a_damaged_checkpoint_is_said_to_be_one(runs, trained, tmp_path):
 def test_where_it_starts_is_part_of_the_signature():
     overrides = ([], ['continue_from=//sig/0'], ['finetune.optimizers=false'], ['adversarial.warmup=5'])
     assert len({experiment(*TINY, *each).sig for each in overrides}) == len(overrides)
+
+
+def mel_before_and_after(runs, source, updates, warmup):
+    """Valid mel before and after so many updates of the model, with a fresh adversary."""
+    options = ('solver=compression/debug', 'device=cpu', 'num_threads=1', 'seanet.lstm=1', 'adversarial=msstftd',
+               'adversarial.discriminators.msstftd.filters=4', f'adversarial.warmup={warmup}', 'dataset.num_workers=0',
+               'dataset.batch_size=4', 'dataset.segment_duration=0.3', 'optim.lr=3e-4', 'seed=2', 'valid.every=1',
+               'evaluate.every=null', 'generate.every=null', 'optim.updates_per_epoch=1000', f'dora.dir={runs}')
+    with experiment(*options, f'continue_from={source}').enter(stack=True):
+        solver = train.get_solver(dora.get_xp().cfg)
+        solver.prepare()
+        solver.model.train()
+        before = solver.valid()['mel']
+        for _, (wav, _) in zip(range(warmup + updates), solver.dataloaders['train']):
+            solver.run_step(wav)
+        assert solver.updates == warmup + updates
+        return before, solver.valid()['mel']
+
+
+def test_valid_mel_does_not_rise_with_a_fresh_adversary_unless_it_is_followed_at_once(runs, tmp_path):
+    hf.save(CompressionSolver.model_from_checkpoint(TRAINED), tmp_path / 'hf')
+    before, after = mel_before_and_after(runs, f'//pretrained/{tmp_path}/hf', updates=50, warmup=200)
+    assert 0.85 < before < 0.95
+    assert after <= before
+    before, after = mel_before_and_after(runs, f'//pretrained/{tmp_path}/hf', updates=20, warmup=0)
+    assert after > 1.02 * before
