@@ -152,7 +152,7 @@ def _frozen(tensor: torch.Tensor) -> nn.Parameter:
 
 def _convolved(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int = 1, dilation: int = 1,
                groups: int = 1) -> torch.Tensor:
-    """`F.conv2d` along rows, by oneDNN: for kernels of 1, with one thread, PyTorch would take what is a third as fast."""
+    """`F.conv2d` along rows, by oneDNN: with one thread, PyTorch does kernels of 1 otherwise, three times slower."""
     if torch.backends.mkldnn.is_available() and rows.dtype == torch.float32:
         return torch.mkldnn_convolution(rows, weight, bias, (0, 0), (1, stride), (1, dilation), groups)
     return F.conv2d(rows, weight, bias, (1, stride), 0, (1, dilation), groups)
