@@ -1,5 +1,6 @@
 """Discriminators one sub-discriminator at a time, so that the feature maps of only one are in memory."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,9 +33,25 @@ def judge(discriminator: nn.Module, fake: torch.Tensor,
     if any(isinstance(module, _BatchNorm) for module in discriminator.modules()):
         number, of_fake = verdicts(discriminator, fake)
         _, of_real = verdicts(discriminator, real)
-        return number, ((fakes, reals) for (fakes, _), (reals, _) in zip(of_fake, of_real))
+        return number, zip(_logits(of_fake), _logits(of_real))
     number, of_both = verdicts(discriminator, torch.cat([fake, real]))
-    return number, ((logits[:len(fake)], logits[len(fake):]) for logits, _ in of_both)
+    return number, _halves(_logits(of_both))
+
+
+# Below, nothing may stay in a variable of a generator while it waits: the next maps are made meanwhile.
+
+
+def _logits(said: Verdicts) -> Iterator[torch.Tensor]:
+    for logits, features in said:
+        del features
+        yield logits
+        del logits
+
+
+def _halves(batches: Iterator[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    for batch in batches:
+        yield batch[:len(batch) // 2], batch[len(batch) // 2:]
+        del batch
 
 
 def reference_features(discriminator: nn.Module, real: torch.Tensor) -> Iterator[list[torch.Tensor]]:
@@ -43,11 +60,10 @@ def reference_features(discriminator: nn.Module, real: torch.Tensor) -> Iterator
         _, of_real = verdicts(discriminator, real)
     while True:
         with torch.no_grad():
-            said = next(of_real, None)
-        if said is None:
+            said = [features for _, features in itertools.islice(of_real, 1)]
+        if not said:
             return
-        yield said[1]
-        del said  # while the next ones are computed
+        yield said.pop()
 
 
 def with_known_gradient(loss: torch.Tensor, leaf: torch.Tensor, source: torch.Tensor) -> torch.Tensor:

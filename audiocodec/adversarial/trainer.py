@@ -199,6 +199,7 @@ class AdversarialTrainer(nn.Module):
             losses.append(loss.detach())
             fake_shares.append(of_fake < self.criterion.boundary)
             real_shares.append(of_real > self.criterion.boundary)
+            del loss, of_fake, of_real  # and their maps, before the next ones are made
         return {f'd_{name}': self._mean(losses), f'd_{name}_real_acc': _share(real_shares),
                 f'd_{name}_fake_acc': _share(fake_shares)}
 
@@ -215,7 +216,7 @@ class AdversarialTrainer(nn.Module):
                 parts[f'feat_{name}'] = self.feature_loss(features, next(references))
             for key, loss in parts.items():
                 losses.setdefault(key, []).append(with_known_gradient(loss, leaf, fake))
-            del logits, features, parts, loss  # the graph, before the next one is made
+            del logits, features, parts, loss  # and their graph, before the next one is made
         return {key: self._mean(values) for key, values in losses.items()}
 
     def _clip_gradients(self) -> torch.Tensor:

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     resting = resting_bytes(args.device)
     times = in_turn({'total': initialise}, args.steps, args.warmup, args.device)
     peak = peak_bytes(args.device)  # before the plain one, which takes gigabytes
-    result = {'peak_bytes': peak, 'bytes_above_rest': peak - resting}
+    result = {'peak_bytes': peak, 'bytes_above_rest': max(0, peak - resting)}
     if not args.plain:
         return {**summary(times), **result}
     means = vectors[spread_indices(len(vectors), (args.bins,), generator).to(args.device)]

@@ -142,7 +142,7 @@ def _profile(update: Callable[[], None], path: Path) -> None:
     from torch.profiler import ProfilerActivity, profile
 
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])
-    with profile(activities=activities, record_shapes=True) as profiler:
+    with profile(activities=activities, record_shapes=True, acc_events=True) as profiler:
         update()
     key = 'self_cuda_time_total' if torch.cuda.is_available() else 'self_cpu_time_total'
     averages = profiler.key_averages(group_by_input_shape=True)
