@@ -180,6 +180,15 @@ def matrix_rate(device: str = 'cpu', dtype: str = 'float32', size: int = 2048) -
     return max(flops[name] / (min(values) / 1000) for name, values in times.items())
 
 
+def memory_rate(device: str = 'cpu', size: int = 2 ** 28) -> float:
+    """Bytes per second that this machine reads and writes, in copies of `size` bytes."""
+    import torch
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    times = in_turn({'copy': lambda: target.copy_(source)}, steps=5, warmup=2, device=device)
+    return 2 * size / (min(times['copy']) / 1000)
+
+
 def print_table(title: str, rows: Sequence[Sequence[Any]], header: Sequence[str]) -> None:
     """Rows of text and numbers, aligned."""
     cells = [[f'{cell:,.2f}' if isinstance(cell, float) else str(cell) for cell in row] for row in [header, *rows]]

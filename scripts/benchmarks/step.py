@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.common import Stopwatch, matrix_rate, peak_bytes, summary
+from benchmarks.common import Stopwatch, matrix_rate, memory_rate, peak_bytes, summary
 
 if TYPE_CHECKING:
     from audiocodec.solvers import CompressionSolver
@@ -108,32 +108,48 @@ def _time_phases(solver: 'CompressionSolver', watch: Stopwatch) -> None:
     solver.optimizer.register_step_post_hook(lambda *_: watch.stop('optimizer'))
 
 
-def _share_of_machine(update: Callable[[], None], milliseconds: float, args: argparse.Namespace) -> dict[str, float]:
-    """FLOPs of an update, the machine's rate at its best, and the share of it that the update reaches."""
+def _share_of_machine(update: Callable[[], None], milliseconds: float, args: argparse.Namespace) -> dict[str, Any]:
+    """What an update computes and moves, the rates of the machine at its best, and the floors under its time."""
+    import torch
+
     rate = matrix_rate(args.device, 'float32' if args.autocast == 'null' else args.autocast)
-    flops = count_flops(update)
-    return {'gflops': round(flops / 1e9, 2), 'matrix_gflops_per_s': round(rate / 1e9, 1),
-            'share_of_matrix_rate': round(flops / rate / (milliseconds / 1000), 3)}
+    bandwidth = memory_rate(args.device)
+    with torch.compiler.set_stance('force_eager'):  # compiled code does not show its operators
+        work = count_work(update)
+    floors = {'flops': 1000 * work['flops'] / rate, 'bytes': 1000 * work['bytes'] / bandwidth}
+    return {'gflops': round(work['flops'] / 1e9, 2), 'matrix_gflops_per_s': round(rate / 1e9, 1),
+            'share_of_matrix_rate': round(floors['flops'] / milliseconds, 3),
+            'gbytes': round(work['bytes'] / 1e9, 3), 'memory_gbytes_per_s': round(bandwidth / 1e9, 1),
+            'floor_ms': {name: round(value, 3) for name, value in floors.items()}}
 
 
-def count_flops(function: Callable[[], Any]) -> int:
-    """Floating-point operations of matrix products and convolutions (and not of the LSTM) in a call."""
+def count_work(function: Callable[[], Any]) -> dict[str, int]:
+    """Floating-point operations of matrix products and convolutions (not of the LSTM), and bytes that operators move.
+
+    Each operator is taken to read its arguments and to write its results once, from and to memory; views move nothing.
+    """
+    import torch
     from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
     from torch.utils.flop_counter import flop_registry
 
-    class Counter(TorchDispatchMode):
-        total = 0
+    total = {'flops': 0, 'bytes': 0}
 
+    class Counter(TorchDispatchMode):
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = function(*args, **(kwargs or {}))
             count = flop_registry.get(function.overloadpacket)
             if count is not None:
-                self.total += count(*args, **(kwargs or {}), out_val=out)
+                total['flops'] += count(*args, **(kwargs or {}), out_val=out)
+            if not function.is_view and not function.name().startswith(('aten::empty', 'aten::detach')):
+                leaves = (leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, torch.Tensor))
+                tensors = {id(leaf): leaf.numel() * leaf.element_size() for leaf in leaves}
+                total['bytes'] += sum(tensors.values())
             return out
 
-    with Counter() as counter:
+    with Counter():
         function()
-    return counter.total
+    return total
 
 
 def _profile(update: Callable[[], None], path: Path) -> None:

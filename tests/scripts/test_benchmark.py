@@ -52,9 +52,10 @@ def run(main, capsys):
 
 @pytest.fixture
 def tiny_rates(monkeypatch, run):
-    """The rate of the machine, as if measured: large matrix products take seconds."""
+    """The rates of the machine, as if measured: large matrix products take seconds."""
     from benchmarks import step
     monkeypatch.setattr(step, 'matrix_rate', lambda device, dtype: 1e9)
+    monkeypatch.setattr(step, 'memory_rate', lambda device: 1e9)
 
 
 TINY_STEP = ('step', '--recipe', 'debug', '--batch', '2', '--seconds', '0.25', '--steps', '2', '--threads', '1')
@@ -76,6 +77,8 @@ def test_step_has_the_keys_of_the_peer_and_its_phases_make_the_total(run, tmp_pa
     assert result['parameters'] > 1e5
     seconds = result['ms']['total'] / 1000
     assert result['share_of_matrix_rate'] == pytest.approx(result['gflops'] / seconds, abs=2e-3, rel=0.05)
+    assert result['floor_ms'] == pytest.approx({'flops': 1000 * result['gflops'], 'bytes': 1000 * result['gbytes']},
+                                               abs=6)
     assert 'aten::' in (tmp_path / 'profile.txt').read_text()
 
 
@@ -85,13 +88,15 @@ def test_step_takes_precision_and_overrides(run):
     assert (result['autocast'], result['overrides']) == ('bfloat16', ['rvq.n_q=2'])
 
 
-def test_flops_are_those_of_the_shapes(run):
-    from benchmarks.step import count_flops
+def test_work_is_that_of_the_shapes(main):
+    from benchmarks.step import count_work
     x, weight = torch.randn(2, 3, 10, requires_grad=True), torch.randn(4, 3, 5, requires_grad=True)
     forward = 2 * (2 * 4 * 6) * 3 * 5
-    assert count_flops(lambda: F.conv1d(x, weight)) == forward
-    assert count_flops(lambda: F.conv1d(x, weight).sum().backward()) == 3 * forward
-    assert count_flops(lambda: torch.randn(3, 4) @ torch.randn(4, 5)) == 2 * 3 * 4 * 5
+    assert count_work(lambda: F.conv1d(x, weight)) == {'flops': forward, 'bytes': 4 * (60 + 60 + 48)}
+    assert count_work(lambda: F.conv1d(x, weight).sum().backward())['flops'] == 3 * forward
+    first, second = torch.randn(3, 4), torch.randn(4, 5)
+    assert count_work(lambda: first.view(-1).view(3, 4) @ second) == {'flops': 120, 'bytes': 4 * (12 + 20 + 15)}
+    assert count_work(lambda: first.add_(first)) == {'flops': 0, 'bytes': 4 * 12}
 
 
 def test_quantizer(run):
