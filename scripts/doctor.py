@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from audiocodec.data import doctor, save_manifest, summarize
-from audiocodec.data.manifest import write_bytes
+from audiocodec.data.manifest import printable, write_bytes
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             save_manifest(kept, args.clean, relative=not args.absolute)
             print(f'\n{args.clean}: {summarize(kept)}; {len(report.files) - len(kept)} files left out')
     except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
+        print(f'error: {printable(str(error))}', file=sys.stderr)
         return 1
     return int(report.has_errors)
 

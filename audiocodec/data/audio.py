@@ -23,7 +23,7 @@ from audiocodec.data.resample import resample, resampler
 EXTENSIONS = ('.wav', '.flac', '.ogg', '.oga', '.opus', '.mp3', '.aif', '.aiff')
 SAMPLE_RATES, MAX_CHANNELS = (1_000, 768_000), 64  # Hz; outside of these, the header is wrong
 LOUDEST = 10.0  # absolute sample; beyond, they are not scaled to [-1, 1] (decoded loud music reaches 2)
-_BLOCK = 2 ** 22  # frames decoded at a time: a header may promise more than there is memory
+_BLOCK = 2 ** 20  # frames decoded at a time: a header may promise more than there is memory
 _MP3_REACH = 12 * 1152  # samples; a frame may use bits of those before it (511 bytes), which must then be decoded too
 _OGG_TAIL = 2 * 65307  # bytes: the two largest possible last pages
 
@@ -83,6 +83,18 @@ class _Silence:
                     cls.saved = -1
 
 
+class _Reader(soundfile.SoundFile):
+    """Goes on reading where the last read ended.
+
+    soundfile seeks there after every read of a file that it takes for seekable, upon which an MP3 decoder lacks the
+    bits that the next frames borrow from those before: noise at the beginning of every block.
+    """
+
+    def seekable(self) -> bool:
+        """No; `seek` works all the same."""
+        return False
+
+
 @contextmanager
 def open_audio(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
     """A file open for reading; whatever fails inside becomes a ValueError that names it."""
@@ -90,7 +102,8 @@ def open_audio(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
     if not os.path.isfile(path):
         raise ValueError(f'{path}: {"is not a file" if os.path.exists(path) else "no such file"}')
     try:
-        with _Silence.kept(), soundfile.SoundFile(path) as file:
+        name = os.fsencode(path) if os.name == 'posix' else path  # where it need not be text
+        with _Silence.kept(), _Reader(name) as file:
             low, high = SAMPLE_RATES
             if not low <= file.samplerate <= high:
                 raise ValueError(f'{path}: its header gives {file.samplerate} Hz; expected {low} to {high}')
@@ -98,7 +111,7 @@ def open_audio(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
                 raise ValueError(f'{path}: its header gives {file.channels} channels; expected at most {MAX_CHANNELS}')
             yield file
     except (OSError, RuntimeError, TypeError, MemoryError) as error:
-        reason = str(error).removeprefix(f'Error opening {path!r}: ').rstrip('.') or type(error).__name__
+        reason = str(error).removeprefix(f'Error opening {name!r}: ').rstrip('.') or type(error).__name__
         if 'not a regular file' in reason:  # libsndfile's word for an MP3 without a frame; it is a file, see above
             reason = 'Format not recognised'
         raise ValueError(f'{path}: cannot be read as audio: {reason}') from error
@@ -121,7 +134,7 @@ def audio_info(path: str | os.PathLike[str], check_end: bool = False) -> AudioIn
             frames = _measured_frames(file)
         elif check_end and frames > 0:
             file.seek(frames - 1)
-            if len(file.read(1)) < 1:
+            if len(decode(file, 1)) < 1:
                 raise ValueError(f'{os.fspath(path)}: is cut short: its header gives {frames} samples')
         if frames <= 0:
             raise ValueError(f'{os.fspath(path)}: holds no samples')
@@ -132,11 +145,11 @@ def _measured_frames(file: soundfile.SoundFile) -> int:
     """Length of an MP3 by decoding its end or, when there is nothing where the end should be, all of it."""
     position = max(0, file.frames - 2 * 1152)
     file.seek(position)
-    found = len(file.read(4 * 1152))
+    found = len(decode(file, 4 * 1152))
     if found == 0 and position > 0:
         file.seek(0)
         position = 0
-        while found := len(file.read(2 ** 18, dtype='float32')):
+        while found := len(decode(file, 2 ** 18)):
             position += found
     return position + found
 
@@ -166,23 +179,21 @@ def _read(file: soundfile.SoundFile, start: int, frames: int) -> torch.Tensor:
     """Samples [start, start + frames) of an open file, float32 [C, T]."""
     position = _decode_from(file, start)
     file.seek(position)
-    data = _decode(file, start - position + frames)[start - position:]
+    data = decode(file, start - position + frames)[start - position:]
     # the length of an MP3 may be an estimate; everything else has to hold what its header says
     if len(data) < frames and (file.format != 'MP3' or len(data) == 0):
-        raise ValueError(f'{file.name}: is cut short: {len(data)} of {frames} samples from sample {start}')
+        raise ValueError(f'{os.fsdecode(file.name)}: is cut short: {len(data)} of {frames} samples from sample {start}')
     return torch.from_numpy(data.T.copy())
 
 
-def _decode(file: soundfile.SoundFile, frames: int) -> np.ndarray:
-    """The next frames, float32 [T, C], as many as there are."""
-    if frames <= _BLOCK:
-        return file.read(frames, dtype='float32', always_2d=True)
-    blocks: list[np.ndarray] = []
-    left = frames
-    while left and (not blocks or len(blocks[-1])):
+def decode(file: soundfile.SoundFile, frames: int) -> np.ndarray:
+    """The next frames of an open file, float32 [T, C], as many as there are."""
+    blocks = [file.read(min(frames, _BLOCK), dtype='float32', always_2d=True)]
+    left = frames - len(blocks[0])
+    while left > 0 and len(blocks[-1]):
         blocks.append(file.read(min(left, _BLOCK), dtype='float32', always_2d=True))
         left -= len(blocks[-1])
-    return np.concatenate(blocks)
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
 def _decode_from(file: soundfile.SoundFile, start: int) -> int:
@@ -197,7 +208,7 @@ def _decode_from(file: soundfile.SoundFile, start: int) -> int:
     return start
 
 
-def _ogg_last_page(path: str) -> int:
+def _ogg_last_page(path: str | bytes) -> int:
     """Number of samples in the last page of an OGG stream; a very large number when all of it is one page.
 
     An OGG page (RFC 3533, section 6) begins with 'OggS', version 0, flags, the 64-bit count of samples at its end
@@ -239,7 +250,10 @@ def read_segment(path: str | os.PathLike[str], start: int, frames: int, sample_r
     """
     with open_audio(path) as file:
         total, from_rate = file.frames, file.samplerate
-        filters = resampler(from_rate, sample_rate)
+        try:
+            filters = resampler(from_rate, sample_rate)
+        except ValueError as error:
+            raise ValueError(f'{os.fspath(path)}: {error}') from error
         left = filters.length(total) - start
         if start < 0 or left <= 0:
             raise ValueError(f'{os.fspath(path)}: cannot read from {start / sample_rate:.2f} s: '

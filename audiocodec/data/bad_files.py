@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from audiocodec.data.dataset import SegmentInfo, Skipped
+from audiocodec.data.manifest import printable
 from audiocodec.utils import distrib
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class BadFiles:
     def _name(self, path: str, reason: str) -> None:
         if path not in self._named:
             self._named.add(path)
-            logger.warning('Skipped: %s', reason)
+            logger.warning('Skipped: %s', printable(reason))
 
     def _judge(self) -> None:
         files = {**self._shared.files, **self._own.files}

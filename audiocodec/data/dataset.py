@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from audiocodec.data.audio import check_samples, read_segment
-from audiocodec.data.manifest import AudioMeta
+from audiocodec.data.manifest import AudioMeta, printable
 from audiocodec.data.shards import check_shards, is_address, read_stored
 
 logger = logging.getLogger(__name__)
@@ -249,7 +249,7 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
         for path, reason in skipped:
             if path not in self._reported:
                 self._reported.add(path)
-                logger.warning('Skipped: %s', reason)
+                logger.warning('Skipped: %s', printable(reason))
 
     def collate(self, samples: Sequence[torch.Tensor | Sample]) -> Batch:
         """Make a batch of items, padded with zeros to the longest.

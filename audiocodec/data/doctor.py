@@ -15,8 +15,9 @@ from typing import Any
 from audiocodec.data.audio import EXTENSIONS
 from audiocodec.data.doctor_file import ERRORS, KINDS, WARNINGS, Examined, Limits, examine
 from audiocodec.data.index import find_audio, manifest_of
-from audiocodec.data.manifest import AudioMeta, read_manifest, summarize
+from audiocodec.data.manifest import AudioMeta, printable, read_manifest, summarize
 from audiocodec.data.pool import map_files
+from audiocodec.data.shards import HEAD, is_shards
 
 _EDGES = (0.5, 1, 2, 5, 10, 20, 60, 300, 1800)  # of the histogram of durations, in seconds
 _BAR = 40  # characters
@@ -73,7 +74,7 @@ class Report:
         unknown = sorted(set(exclude) - set(KINDS))
         if unknown:
             raise ValueError(f'exclude={", ".join(unknown)}: expected any of {", ".join(WARNINGS)}')
-        bad = {*ERRORS, *exclude} - ({'header'} if mend else set())
+        bad = {*ERRORS, *exclude} - ({'mismatch'} if mend else set())
         kept = []
         for file, meta in zip(self.files, self.metas):
             if file.digest is None or any(problem.kind in bad for problem in file.problems):
@@ -112,7 +113,8 @@ class Report:
                     for file in self.files if file.sample_rate]
         left = len(self.files) - len(readable)
         head = f'{self.source}: {summarize(readable)}' + (f'; {left} more that cannot be opened' if left else '')
-        return '\n'.join([head, '', *self._show_counts(), *self._show_examples(examples), '', *self._show_durations()])
+        lines = [head, '', *self._show_counts(), *self._show_examples(examples), '', *self._show_durations()]
+        return printable('\n'.join(lines))
 
     __str__ = show
 
@@ -135,12 +137,13 @@ class Report:
 
     def _show_examples(self, most: int) -> list[str]:
         root = os.path.commonpath([os.path.dirname(file.path) for file in self.files]) if self.files else ''
+        inside = root + os.sep if root.strip(os.sep) else ''
         lines = []
         for kind, count in self.counts.items() if most else ():
             named = [(problem.severity, os.path.relpath(file.path, root), problem.detail)
                      for file in self._having(kind) for problem in file.problems if problem.kind == kind]
             named.sort(key=lambda example: (-example[0], example[1]))
-            texts = [f'{path}: {detail.replace(root + os.sep, "")}' for _, path, detail in named] or self.lines
+            texts = [f'{path}: {detail.replace(inside, "")}' for _, path, detail in named] or self.lines
             lines += ['', f'{kind}, the worst {most} of {count}:' if count > most else f'{kind}:']
             lines += [f'  {text}' for text in texts[:most]]
         return [*lines, '', f'(paths below {root})'] if lines else lines
@@ -178,6 +181,8 @@ def check(source: str | os.PathLike[str], limits: Limits | None = None, workers:
     lines: list[str] = []
     if not path.exists():
         raise ValueError(f'{path}: no such file or folder; expected a manifest (.jsonl, .jsonl.gz) or audio')
+    if is_shards(path):
+        raise ValueError(f'{path}: these are shards; check their source, which {HEAD} names, and make them anew')
     manifest = manifest_of(path)
     if manifest is not None:
         metas, lines = read_manifest(manifest)
@@ -209,4 +214,5 @@ def _note_duplicates(files: Sequence[Examined]) -> None:
         first = min(group, key=lambda file: len(file.problems))
         for file in group:
             if file is not first:
-                file.add('duplicate', f'the same samples as {first.path}', file.duration)
+                again = 'listed again' if file.path == first.path else f'the same samples as {first.path}'
+                file.add('duplicate', again, file.duration)

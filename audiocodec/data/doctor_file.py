@@ -3,7 +3,6 @@
 import hashlib
 import math
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from audiocodec.data.audio import open_audio
+from audiocodec.data.audio import LOUDEST, decode, open_audio
+from audiocodec.data.doctor_header import header_problem, promised_frames
 from audiocodec.data.doctor_spectrum import LongTermSpectrum
 from audiocodec.data.manifest import AudioMeta
 
@@ -23,8 +23,10 @@ ERRORS = {
     'unreadable': 'not audio, or a damaged header',
     'empty': 'without a sample',
     'truncated': 'shorter than the header or the manifest says',
-    'header': 'sample rate, channels or length in the manifest are not those of the file',
+    'header': 'the header contradicts itself or what follows it',
+    'mismatch': 'sample rate, channels or length in the manifest are not those of the file',
     'nonfinite': 'samples that are NaN or Inf',
+    'scale': 'samples far beyond [-1, 1]: not scaled to it',
 }
 WARNINGS = {
     'suffix': 'content of another format than the suffix',
@@ -36,13 +38,10 @@ WARNINGS = {
 }
 KINDS = {**ERRORS, **WARNINGS}
 
-_LOUDEST = 1e6  # what is beyond is as wrong, and its square must not overflow
 _BLOCK = 2 ** 16  # samples (all channels together, times two) worked on at a time
 _PIECE = 2 ** 12  # frames decoded at a time: where a damaged file ends is known to within so many
 _WINDOW = 0.05  # seconds, over which the level is measured
 _TOLERANCE = 0.1  # seconds by which the manifest may be wrong: lengths of MP3 are often estimates
-_SLACK = 64  # bytes by which a header may exceed the data: some writers count themselves
-_UNKNOWN_SIZE = 0x7FFF0000  # bytes; from here on a WAV header means that it was written before the length was known
 _FORMATS = {'.wav': ('WAV', 'WAVEX', 'RF64'), '.flac': ('FLAC',), '.ogg': ('OGG',), '.oga': ('OGG',), '.opus': ('OGG',),
             '.mp3': ('MP3',), '.aif': ('AIFF',), '.aiff': ('AIFF',)}
 
@@ -62,7 +61,7 @@ class Limits:
     silence_db: float = -60.0
     silent_share: float = 0.8
     clipping: float = 1e-4
-    bandwidth: float = 0.8
+    bandwidth: float = 0.7
     sample_rate: int | None = None
 
 
@@ -172,8 +171,12 @@ def _decode(file: soundfile.SoundFile, found: Examined, limits: Limits) -> None:
     suffix = Path(found.path).suffix.lower()
     if suffix in _FORMATS and file.format not in _FORMATS[suffix]:
         found.add('suffix', f'the content is {file.format}, the suffix {suffix}')
+    contradiction = header_problem(file)
+    if contradiction:
+        found.add('header', contradiction)
     if file.frames <= 0:
-        found.add('empty', 'its header gives 0 samples')
+        if not contradiction:
+            found.add('empty', 'its header gives 0 samples')
         return
     level = _Level(file.samplerate, limits.silence_db, 0.99 if file.subtype in ('PCM_U8', 'PCM_S8') else 0.999)
     spectrum = LongTermSpectrum(file.samplerate)
@@ -182,22 +185,29 @@ def _decode(file: soundfile.SoundFile, found: Examined, limits: Limits) -> None:
     reason: list[str] = []
     for block in _blocks(file, reason):
         decoded += len(block)
-        with np.errstate(invalid='ignore'):
-            digest.update((block + 0.0).tobytes())  # -0.0 is 0.0
         if not np.isfinite(block).all():
             bad += int((~np.isfinite(block)).sum())
             block = np.nan_to_num(block, nan=0.0, posinf=0.0, neginf=0.0)
-        block = block.clip(-_LOUDEST, _LOUDEST)
+        digest.update((block + 0.0).tobytes())  # -0.0 is 0.0
         level.add(block)
-        spectrum.add(block)
+        spectrum.add(block if level.peak <= LOUDEST else block.clip(-LOUDEST, LOUDEST))  # whose square is a number
     level.finish()
     found.duration = decoded / file.samplerate
-    _note_length(file, found, decoded, reason)
+    promised = promised_frames(file, decoded)
+    if promised is None:
+        found.add('truncated', f'the stream breaks off after {found.duration:.2f} s', math.inf)
+    elif decoded < promised:
+        why = f' ({reason[0]})' if reason and reason[0] else ''
+        length = promised / file.samplerate
+        found.add('truncated', f'holds {found.duration:.2f} of the {length:.2f} s in its header{why}',
+                  1 - decoded / promised)
     if bad:
         found.add('nonfinite', f'{bad} samples are NaN or Inf', bad)
     if not decoded:
         return
     found.amplitude, found.digest, found.cutoff = level.peak, digest.hexdigest(), spectrum.cutoff()
+    if level.peak > LOUDEST:
+        found.add('scale', f'its largest sample is {level.peak:.4g}', level.peak)
     found.silence, found.clipping = level.silent / level.windows, level.clipped / level.samples
     _judge(found, limits)
 
@@ -210,57 +220,13 @@ def _blocks(file: soundfile.SoundFile, reason: list[str]) -> Iterator[np.ndarray
         pieces: list[np.ndarray] = []
         while len(pieces) < at_once and not ended:
             try:
-                pieces.append(file.read(_PIECE, dtype='float32', always_2d=True))
+                pieces.append(decode(file, _PIECE))
                 ended = len(pieces[-1]) == 0
             except RuntimeError as error:
                 reason.append(str(error).strip(' .'))
                 ended = True
         if sum(map(len, pieces)):
             yield np.concatenate(pieces)
-
-
-def _note_length(file: soundfile.SoundFile, found: Examined, decoded: int, reason: list[str]) -> None:
-    """Note it when a file holds less than it should."""
-    promised, has = file.frames, decoded
-    if file.format == 'MP3':
-        promised = promised if decoded < promised - 2 * 1152 and _mp3_counts(found.path) else decoded
-    elif file.format == 'OGG':
-        if _ogg_is_cut(found.path):
-            found.add('truncated', f'the stream breaks off after {found.duration:.2f} s', math.inf)
-            return
-    else:
-        said = re.search(r'^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)', file.extra_info, re.MULTILINE)
-        if said and int(said[1]) < _UNKNOWN_SIZE and int(said[1]) > int(said[2]) + _SLACK:
-            promised = round(decoded * int(said[1]) / max(1, int(said[2])))
-    if has < promised:
-        why = f' ({reason[0]})' if reason and reason[0] else ''
-        found.add('truncated', f'holds {has / file.samplerate:.2f} of the {promised / file.samplerate:.2f} s in its '
-                               f'header{why}', 1 - has / promised)
-
-
-def _mp3_counts(path: str) -> bool:
-    """Whether an MP3 tells its length (Xing, Info or VBRI in its first frame); otherwise it is estimated."""
-    with open(path, 'rb') as file:
-        head = file.read(10)
-        if head[:3] == b'ID3' and len(head) == 10:
-            file.seek(10 + sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(reversed(head[6:10]))))
-        else:
-            file.seek(0)
-        start = file.read(4096)
-    return any(mark in start for mark in (b'Xing', b'Info', b'VBRI'))
-
-
-def _ogg_is_cut(path: str) -> bool:
-    """Whether an OGG file ends within a page, see `audio._ogg_last_page`; a page is followed by its table of sizes."""
-    with open(path, 'rb') as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 65307))  # the largest page
-        tail = file.read()
-    page = tail.rfind(b'OggS')
-    if page < 0:
-        return False
-    table = tail[page + 27:page + 27 + tail[page + 26]] if len(tail) > page + 26 else b''
-    return len(tail) < page + 27 + tail[page + 26] + sum(table) if len(tail) > page + 26 else True
 
 
 def _judge(found: Examined, limits: Limits) -> None:
@@ -298,4 +264,4 @@ def _compare(meta: AudioMeta, found: Examined) -> None:
         found.add('truncated', f'holds {found.duration:.2f} of the {meta.duration:.2f} s in the manifest',
                   short / meta.duration)
     if differs:
-        found.add('header', f'the manifest says {"; ".join(differs)}', len(differs))
+        found.add('mismatch', f'the manifest says {"; ".join(differs)}', len(differs))

@@ -3,13 +3,15 @@
 Resampling and low-bitrate coding cut a spectrum off: within a few hundred Hz it falls by tens of dB to the floor of the
 samples' own rounding, and nothing comes above. Voices, instruments and rooms fall by some dB per hundred Hz, and what
 is above the last of them is noise of a microphone. The measure is therefore the height of the highest steep edge with
-nothing above it, not the level of the treble: quiet or dull recordings have none.
+nothing above it, not the level of the treble: quiet or dull recordings have none. An edge far below the loudest part
+does not count: what a coder left out there could not be heard.
 """
 
 import numpy as np
 
 SIZE = 2048  # samples of a frame; frames overlap by half
 EDGE_DB = 20.0  # height that makes an edge; over the width below, hardly a natural spectrum falls by so much
+_DEEPEST_DB = -90.0  # level just below an edge, under the loudest frequency, down to which it counts
 _LOWEST = 3000.0  # Hz; energy that ends below is the sound itself, a drum or a low note, not how it was recorded
 _WIDTH = 0.1, 8, 40  # of the edge: share of its frequency, and least and most, in bins
 _SMOOTH = 8  # bins over which the part above the edge is averaged
@@ -58,6 +60,7 @@ class LongTermSpectrum:
         total = np.concatenate([[0.0], np.cumsum(level)])
         below = (total[edges] - total[edges - width]) / width  # mean level just below
         height = below - above[edges + width]
+        height[below < level.max() + _DEEPEST_DB] = 0
         steep = np.flatnonzero(height >= EDGE_DB)
         if not len(steep):
             return None

@@ -19,7 +19,7 @@ from typing import Any
 import soundfile
 
 from audiocodec.data.audio import EXTENSIONS, audio_info, read_audio
-from audiocodec.data.manifest import AudioMeta, load_manifest, write_bytes
+from audiocodec.data.manifest import AudioMeta, load_manifest, printable, write_bytes
 from audiocodec.data.pool import map_files
 
 logger = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ def _warn_left_out(folder: Path, reasons: Sequence[str], total: int) -> None:
     if reasons:
         more = f'; and {len(reasons) - _NAMED} more' if len(reasons) > _NAMED else ''
         logger.warning('%s: %d of %d audio files left out: %s%s', folder, len(reasons), total,
-                       '; '.join(reason.removeprefix(f'{folder}{os.sep}') for reason in reasons[:_NAMED]), more)
+                       printable('; '.join(one.removeprefix(f'{folder}{os.sep}') for one in reasons[:_NAMED])), more)
 
 
 def _cache_file(folder: Path) -> Path | None:

@@ -105,6 +105,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + '...'
 
 
+def printable(text: str) -> str:
+    """Text with whatever bytes the names of files bring along, such that it can be printed and logged."""
+    return text.encode('utf-8', 'backslashreplace').decode()
+
+
 def load_manifest(path: str | os.PathLike[str]) -> list[AudioMeta]:
     """Read a manifest, with absolute paths.
 
@@ -174,7 +179,7 @@ def _resolve(metas: Sequence[AudioMeta], manifest: Path) -> None:
     bases = list(dict.fromkeys(str(base) for base in (folder, *folder.parents, Path.cwd())))
     step = -(-len(metas) // _PROBED)
     probes = [meta.path for meta in metas[::step]]
-    hits = [sum(os.path.exists(os.path.join(base, probe)) for probe in probes) for base in bases]
+    hits = [sum(os.path.isfile(os.path.join(base, probe)) for probe in probes) for base in bases]
     if max(hits) == 0:
         raise ValueError(f'{manifest}: its audio files do not exist, e.g. {os.path.join(bases[0], probes[0])}; '
                          'relative paths are looked up from the folder of the manifest')

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 ZEROS = 24  # zero crossings of the sinc on each side, and
 ROLLOFF = 0.945  # cutoff as a share of the lower Nyquist frequency: both julius' defaults
 _MAX_KERNEL = 2 ** 22  # values in julius' kernel of one ratio (16 MB), above which it is evaluated sparsely
+_MAX_SPARSE = 2 ** 24  # values (64 MB) which that may take; 192001 Hz to 48000 Hz takes 10 million
 
 
 class Resampler:
@@ -79,7 +80,12 @@ class Resampler:
 
     def _sparse_kernel(self) -> torch.Tensor:
         """The same filters without their zeros, [new, 2 * width + 1]; filter i begins at input i * old // new."""
-        phase = torch.arange(self.new)
+        taps = 2 * self.width + 1
+        if self.new * taps > _MAX_SPARSE:
+            raise ValueError(f'a ratio of {self.old} to {self.new} samples takes a filter of {self.new * taps} values')
+        return torch.cat([self._sparse_rows(phase) for phase in torch.arange(self.new).split(max(1, 2 ** 20 // taps))])
+
+    def _sparse_rows(self, phase: torch.Tensor) -> torch.Tensor:
         fraction = (phase * self.old % self.new).double() / self.new
         distance = torch.arange(-self.width, self.width + 1).double() - fraction[:, None]  # in input samples
         time = (distance * (min(self.old, self.new) * ROLLOFF / self.old)).clamp(-ZEROS, ZEROS)
@@ -93,12 +99,19 @@ def _cached(old: int, new: int) -> Resampler:
 
 
 def resampler(from_rate: int, to_rate: int) -> Resampler:
-    """The cached filter from one sample rate (Hz) to another. Raises ValueError unless both are positive integers."""
+    """The cached filter from one sample rate (Hz) to another.
+
+    Raises:
+        ValueError: not both are positive integers, or their ratio is one that no recording has.
+    """
     for rate in (from_rate, to_rate):
         if int(rate) != rate or rate <= 0:
             raise ValueError(f'sample rates are positive integers, in Hz; got {rate}')
     gcd = math.gcd(int(from_rate), int(to_rate))
-    return _cached(int(from_rate) // gcd, int(to_rate) // gcd)
+    try:
+        return _cached(int(from_rate) // gcd, int(to_rate) // gcd)
+    except ValueError as error:
+        raise ValueError(f'cannot resample {from_rate} Hz to {to_rate} Hz: {error}') from error
 
 
 def resample(wav: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:

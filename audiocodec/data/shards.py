@@ -283,7 +283,7 @@ def _pack(task: _Task) -> list[_Packed]:
             except ValueError as error:
                 file.seek(2 * channels * begin)
                 file.truncate()
-                frames, limited, problem = 0, 0, str(error)
+                frames, limited, problem = 0, 0, str(error) if path in str(error) else f'{path}: {error}'
             packed.append(_Packed(begin, frames, limited, problem))
             begin += frames
         file.flush()

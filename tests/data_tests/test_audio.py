@@ -144,3 +144,19 @@ def test_writing_clips_and_normalises(tmp_path):
 def test_long_ogg_is_written(tmp_path):
     path = write_audio(tmp_path / 'a.ogg', torch.zeros(2, 30 * 44100), 44100)
     assert audio_info(path).frames == 30 * 44100
+
+
+@pytest.mark.parametrize('suffix', CODECS)
+def test_blocks_are_joined(tmp_path, suffix, monkeypatch):
+    path = write_audio(tmp_path / f'a.{suffix}', tones(1.0, 24000, 2), 24000)
+    whole, _ = read_audio(path)
+    part, _ = read_audio(path, 5000, 9000)
+    monkeypatch.setattr('audiocodec.data.audio._BLOCK', 1000)
+    assert torch.equal(read_audio(path)[0], whole)
+    assert torch.equal(read_audio(path, 5000, 9000)[0], part)
+
+
+def test_too_many_channels_are_no_audio(tmp_path, make_file):
+    path = make_file(tmp_path / 'a.wav', 0.1, 16000, channels=65)
+    with pytest.raises(ValueError, match=r'a\.wav: its header gives 65 channels; expected at most 64'):
+        read_audio(path)

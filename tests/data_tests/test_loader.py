@@ -120,11 +120,13 @@ def test_error_of_the_data_arrives_as_it_was(metas, workers):
 
 
 class Dying(AudioDataset):
-    """Its second batch kills the process that loads it."""
+    """Its second batch kills the process that loads it, once a file is there."""
 
     signal = signal.SIGKILL
 
     def __getitem__(self, key):
+        while key[1] >= 4 and not os.path.exists(self.flag):
+            time.sleep(0.01)
         if key[1] >= 4:
             os.kill(os.getpid(), self.signal)
         return super().__getitem__(key)
@@ -137,12 +139,15 @@ class Crashing(Dying):
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(('kind', 'message'), [(Dying, r'want of memory.*num_workers'), (Crashing, r'doctor\.py')])
 @pytest.mark.parametrize('is_waiting', [True, False])
-def test_death_of_a_loader_process_is_explained(metas, kind, message, is_waiting):
-    loader = make_loader(kind(metas, 16000, segment_duration=0.5, num_samples=22), 4, 1)
+def test_death_of_a_loader_process_is_explained(metas, tmp_path, kind, message, is_waiting):
+    data = kind(metas, 16000, segment_duration=0.5, num_samples=22)
+    data.flag = tmp_path / 'now'
     with pytest.raises(LoaderDiedError, match=message):  # noqa: PT012
-        for _ in loader:
+        for _ in make_loader(data, 4, 1):
+            data.flag.touch()
             if not is_waiting:
                 time.sleep(20)  # interrupted
+                raise AssertionError('the loader waited until it was asked')
 
 
 # Without a GPU nothing is pinned: here the thread that would do it runs, and copies to nowhere.

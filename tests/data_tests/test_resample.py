@@ -4,7 +4,7 @@ import julius
 import pytest
 import torch
 
-from audiocodec.data import resample
+from audiocodec.data import read_segment, resample
 from audiocodec.data.resample import Resampler, resampler
 
 
@@ -84,3 +84,11 @@ def test_bits_do_not_depend_on_threads(from_rate, to_rate):
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*results)
+
+
+def test_ratio_of_a_damaged_header_takes_no_memory(tmp_path, make_file):
+    path = make_file(tmp_path / 'a.wav', 1.0, 191999)
+    assert read_segment(path, 0, 100, 48000).shape == (1, 100)
+    path = make_file(tmp_path / 'b.wav', 1.0, 767999)
+    with pytest.raises(ValueError, match=r'b\.wav: cannot resample 767999 Hz to 24000 Hz: .* 39\d+ values'):
+        read_segment(path, 0, 100, 24000)
