@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from benchmarks import common
 
-COMMANDS = ('step', 'kmeans', 'loader', 'codec', 'startup')
+COMMANDS = ('step', 'quantizer', 'kmeans', 'loader', 'codec', 'startup')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,16 +20,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     modules = {name: importlib.import_module(f'benchmarks.{name}') for name in chosen or COMMANDS}
     for name, module in modules.items():
         command = commands.add_parser(name, help=module.HELP, description=module.HELP)
-        common.add_shared_arguments(command)
         module.add_arguments(command)
+        common.add_shared_arguments(command, module.DEFAULTS)
     args = parser.parse_args(argv)
     try:
         if args.against is not None:
             ours = [sys.executable, __file__, *common.without_peer(argv)]
             common.print_comparison(common.compare(ours, args.against, args.rounds))
-        else:
-            result = {'benchmark': args.command, **modules[args.command].run(args)}
-            common.print_result({**result, **common.machine(args.device)})
+            return 0
+        options = {name: value if isinstance(value, int | float | list | None) else str(value)
+                   for name, value in vars(args).items() if name not in ('command', 'against', 'rounds')}
+        common.print_result({'benchmark': args.command, **options, **modules[args.command].run(args),
+                             **common.machine(args.device)})
     except ValueError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1

@@ -75,14 +75,14 @@ class _L1(torch.autograd.Function):
     """Mean absolute difference, as `torch.nn.L1Loss`, for large maps in any memory format.
 
     There, the gradient of the mean is written out in the default format: in channels-last maps, that costs more than
-    all the rest. Here the signs are kept, in the format of the maps, and scaled.
+    all the rest. Here the signs are kept, in the format of the maps and a byte each, and scaled.
     """
 
     @staticmethod
     def forward(ctx: Any, estimate: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         difference = estimate - reference
         value = difference.abs().mean()
-        ctx.save_for_backward(difference.sign_())
+        ctx.save_for_backward(difference.sign_().to(torch.int8))
         return value
 
     @staticmethod

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from audiocodec.utils import distrib
 from audiocodec.utils.optimizers import step_if
 
+from .discriminators import MultiDiscriminator
 from .losses import Criterion, FeatureMatchingLoss, get_criterion
+from .parts import judge, reference_features, verdicts, with_known_gradient
 
 _EVERY_DRAWS = 0xD15C  # purpose of the draws among those made with the same seed
 _ADAM = functools.partial(torch.optim.Adam, lr=3e-4, betas=(0.5, 0.9))
@@ -136,17 +137,10 @@ class AdversarialTrainer(nn.Module):
         if self.optimizer is None or not due:
             return {}
         metrics: dict[str, torch.Tensor] = {}
-        losses = []
+        self.optimizer.zero_grad()
         for name, discriminator in self.discriminators.items():
-            fake_logits, real_logits = _judge(discriminator, fake.detach(), real.detach())
-            losses.append(self._mean([self.criterion.fake(fakes) + self.criterion.real(reals)
-                                      for fakes, reals in zip(fake_logits, real_logits)]))
-            metrics[f'd_{name}'] = losses[-1].detach()
-            metrics[f'd_{name}_real_acc'] = _share([logits > self.criterion.boundary for logits in real_logits])
-            metrics[f'd_{name}_fake_acc'] = _share([logits < self.criterion.boundary for logits in fake_logits])
+            metrics.update(self._backward(name, discriminator, fake.detach(), real.detach()))
         with torch.autocast(fake.device.type, enabled=False):
-            self.optimizer.zero_grad()
-            torch.stack(losses).sum().backward()
             distrib.average_gradients(self._trained)
             metrics['d_grad_norm'] = self._clip_gradients()
             step_if(self.optimizer, metrics['d_grad_norm'].isfinite())
@@ -172,14 +166,7 @@ class AdversarialTrainer(nn.Module):
         losses: dict[str, torch.Tensor] = {}
         with _frozen(self):
             for name, discriminator in self.discriminators.items():
-                logits, fake_features = discriminator(fake)
-                losses[f'adv_{name}'] = self._mean([self.criterion.generator(logit) for logit in logits])
-                if self.feature_loss is None:
-                    continue
-                with torch.no_grad():
-                    _, real_features = discriminator(real)
-                losses[f'feat_{name}'] = self._mean([
-                    self.feature_loss(fakes, reals) for fakes, reals in zip(fake_features, real_features)])
+                losses.update(self._generator_losses(name, discriminator, fake, real))
         return losses
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -203,6 +190,45 @@ class AdversarialTrainer(nn.Module):
         generator = distrib.shared_generator(self.seed, _EVERY_DRAWS, self.updates)
         return torch.rand((), generator=generator).item() * self.every < 1
 
+    def _backward(self, name: str, discriminator: nn.Module, fake: torch.Tensor,
+                  real: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Add the gradient of one discriminator's loss, each sub-discriminator's as soon as it is known.
+
+        Returns:
+            Its loss and shares, see `train_step`.
+        """
+        losses, fake_shares, real_shares = [], [], []
+        number, said = judge(discriminator, fake, real)
+        # What is not known to be of separate parts may share layers, and their graph.
+        shared = not isinstance(discriminator, MultiDiscriminator)
+        for of_fake, of_real in said:
+            loss = self.criterion.fake(of_fake) + self.criterion.real(of_real)
+            # Within autocast, even the backward of what was computed in float32 would run in half precision.
+            with torch.autocast(fake.device.type, enabled=False):
+                (loss / number if self.normalize else loss).backward(retain_graph=shared)
+            losses.append(loss.detach())
+            fake_shares.append(of_fake < self.criterion.boundary)
+            real_shares.append(of_real > self.criterion.boundary)
+            del loss, of_fake, of_real  # and their maps, before the next ones are made
+        return {f'd_{name}': self._mean(losses), f'd_{name}_real_acc': _share(real_shares),
+                f'd_{name}_fake_acc': _share(fake_shares)}
+
+    def _generator_losses(self, name: str, discriminator: nn.Module, fake: torch.Tensor,
+                          real: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The losses of one discriminator, each sub-discriminator's gradients as soon as they are known."""
+        leaf = fake.detach().requires_grad_(fake.requires_grad)
+        references = iter(()) if self.feature_loss is None else reference_features(discriminator, real)
+        losses: dict[str, list[torch.Tensor]] = {}
+        _, said = verdicts(discriminator, leaf)
+        for logits, features in said:
+            parts = {f'adv_{name}': self.criterion.generator(logits)}
+            if self.feature_loss is not None:
+                parts[f'feat_{name}'] = self.feature_loss(features, next(references))
+            for key, loss in parts.items():
+                losses.setdefault(key, []).append(with_known_gradient(loss, leaf, fake))
+            del logits, features, parts, loss  # and their graph, before the next one is made
+        return {key: self._mean(values) for key, values in losses.items()}
+
     def _clip_gradients(self) -> torch.Tensor:
         gradients = [parameter.grad for parameter in self._trained if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -220,15 +246,6 @@ def _check_pair(fake: torch.Tensor, real: torch.Tensor) -> None:
     if fake.shape != real.shape:
         raise ValueError(f'fake audio has shape {list(fake.shape)} and real audio {list(real.shape)}: '
                          'they must be equal; trim or pad the output of the model.')
-
-
-def _judge(discriminator: nn.Module, fake: torch.Tensor,
-           real: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Logits of fake and of real audio, per sub-discriminator, in one pass unless items of a batch share statistics."""
-    if any(isinstance(module, _BatchNorm) for module in discriminator.modules()):
-        return discriminator(fake)[0], discriminator(real)[0]
-    pairs = [logits.chunk(2) for logits in discriminator(torch.cat([fake, real]))[0]]
-    return [fakes for fakes, _ in pairs], [reals for _, reals in pairs]
 
 
 def _share(flags: list[torch.Tensor]) -> torch.Tensor:

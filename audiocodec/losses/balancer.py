@@ -73,7 +73,8 @@ class Balancer(nn.Module):
 
         Args:
             losses: scalar losses, each with a weight; a loss that is missing this time leaves the balance of the
-                others as it is. The same names on every worker.
+                others as it is. The same names on every worker. They are detached, in place: what they were computed
+                from would otherwise stay in memory as long as they.
             input: what the losses depend on the model through, usually `wav_hat` [B, C, T].
             beside: a scalar, weighted loss that reaches the model without passing through `input` (the commitment
                 loss). Its gradient is added as it is, in the same pass: the encoder is gone through once, not twice.
@@ -91,6 +92,9 @@ class Balancer(nn.Module):
         # Within autocast, even the backward of what was computed in float32 would run in half precision.
         with torch.autocast(input.device.type, enabled=False):
             grads = [_gradient(name, losses[name], input) for name in names]
+        for loss in losses.values():
+            if not loss._is_view():
+                loss.detach_()  # lets go of its graph, and of what it holds, before the model's own backward
         averages = self._averaged_norms(names, grads)
         self.metrics = {}
         if self.monitor:

@@ -87,7 +87,7 @@ class _Conv(nn.Module):
         """Map [B, C_in, T] to [B, C_out, ceil(T / stride)]."""
         left, right = self.total - self.right, self.right + -x.shape[-1] % self.stride
         rows = _padded(x, left, right, self.pad_mode, self.activation, self.owned)
-        y = F.conv2d(rows, self.weight, self.bias, (1, self.stride), 0, (1, self.dilation), self.groups)
+        y = _convolved(rows, self.weight, self.bias, self.stride, self.dilation, self.groups)
         return self.norm(y[:, :, 0])
 
 
@@ -113,7 +113,7 @@ class _ConvTranspose(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, C_in, T] to [B, C_out, T * stride]."""
         rows = _padded(x, self.reach, self.reach, 'constant', self.activation, owned=True)
-        y = F.conv2d(rows, self.weight, self.bias)[:, :, 0].transpose(1, 2)  # [B, T + reach, stride * C_out]
+        y = _convolved(rows, self.weight, self.bias)[:, :, 0].transpose(1, 2)  # [B, T + reach, stride * C_out]
         y = y.reshape(len(y), y.shape[1] * self.stride, -1)
         return y[:, self.trim:self.trim + x.shape[-1] * self.stride].transpose(1, 2)
 
@@ -148,6 +148,14 @@ class _LSTM(nn.Module):
 
 def _frozen(tensor: torch.Tensor) -> nn.Parameter:
     return nn.Parameter(tensor.detach(), requires_grad=False)
+
+
+def _convolved(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int = 1, dilation: int = 1,
+               groups: int = 1) -> torch.Tensor:
+    """`F.conv2d` along rows, by oneDNN: with one thread, PyTorch does kernels of 1 otherwise, three times slower."""
+    if torch.backends.mkldnn.is_available() and rows.dtype == torch.float32:
+        return torch.mkldnn_convolution(rows, weight, bias, (0, 0), (1, stride), (1, dilation), groups)
+    return F.conv2d(rows, weight, bias, (1, stride), 0, (1, dilation), groups)
 
 
 def _padded(x: torch.Tensor, left: int, right: int, mode: str, activation: nn.Module | None,

@@ -95,7 +95,8 @@ class EncodecModel(CompressionModel):
         quantized = self.quantizer(latents, self.frame_rate)
         decoded = self._to_wav(quantized.latents, scale, segments)
         assert decoded.shape[-1] >= wav.shape[-1], (decoded.shape, wav.shape)
-        return CodecOutput(decoded[..., :wav.shape[-1]], quantized.codes, quantized.latents, scale,
+        # Under autocast, what is decoded may be of a type too coarse for the losses.
+        return CodecOutput(decoded[..., :wav.shape[-1]].to(wav.dtype), quantized.codes, quantized.latents, scale,
                            quantized.bandwidth, quantized.commitment_loss, quantized.metrics)
 
     @torch.no_grad()

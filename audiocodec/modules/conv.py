@@ -32,9 +32,17 @@ class NormConv1d(nn.Module):
         self.conv = normalize_weight(nn.Conv1d(*args, **kwargs), norm)
         self.norm = output_norm(self.conv.out_channels, norm, norm_kwargs, causal)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [B, C_in, T] to [B, C_out, T_out]."""
-        return self.norm(self.conv(x))
+    def forward(self, x: torch.Tensor, zeros: int | None = None) -> torch.Tensor:
+        """Map [B, C_in, T] to [B, C_out, T_out].
+
+        Args:
+            x: see above.
+            zeros: to add on both sides, without a copy, instead of the padding of the convolution.
+        """
+        conv = self.conv
+        if zeros is None:
+            return self.norm(conv(x))
+        return self.norm(F.conv1d(x, conv.weight, conv.bias, conv.stride, zeros, conv.dilation, conv.groups))
 
 
 class NormConv2d(nn.Module):
@@ -151,7 +159,10 @@ class StreamableConv1d(nn.Module):
         """Map [B, in_channels, T] to [B, out_channels, ceil(T / stride)]."""
         extra = -x.shape[-1] % self.stride
         right = 0 if self.causal else self.padding_total // 2
-        return self.conv(pad1d(x, (self.padding_total - right, right + extra), self.pad_mode))
+        left = self.padding_total - right
+        if self.pad_mode == 'constant' and left == right:
+            return self.conv(pad1d(x, (0, extra)), zeros=left)
+        return self.conv(pad1d(x, (left, right + extra), self.pad_mode))
 
 
 class StreamableConvTranspose1d(nn.Module):

@@ -45,10 +45,13 @@ def positive(what: str) -> Rule:
 ACCEPTED: dict[str, Rule] = {
     'sample_rate': Rule(POSITIVE_INTEGER.check, 'a rate in Hz, e.g. 24000'),
     'channels': Rule(lambda value: is_integer(value) and value in (1, 2), '1 (mono) or 2 (stereo)'),
+    'autocast': one_of(None, 'bfloat16'),
     'device': Rule(lambda value: isinstance(value, str) and value.split(':')[0] in ('auto', 'cpu', 'cuda'),
                    'auto, cpu, cuda or cuda:N'),
     'num_threads': FEW,
     'seed': COUNT,
+    'compile': SWITCH,
+    'channels_last': SWITCH,
     'show': SWITCH,
     'execute_only': one_of(None, 'evaluate', 'generate', 'valid'),
     'continue_from': or_null(TEXT, 'for fresh weights'),

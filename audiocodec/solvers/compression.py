@@ -12,7 +12,7 @@ from audiocodec.data import write_audio
 from audiocodec.metrics import MetricSuite
 from audiocodec.models import CompressionModel, pretrained
 from audiocodec.optim import ModuleEMA
-from audiocodec.solvers import finetune
+from audiocodec.solvers import finetune, precision
 from audiocodec.solvers.base import StandardSolver
 from audiocodec.solvers.description import describe
 from audiocodec.solvers.warnings import codebook_warning, discriminator_warning
@@ -37,6 +37,9 @@ class CompressionSolver(StandardSolver):
         self.model = config.build(cfg.model).to(self.device)
         self.adversaries = config.build(cfg.adversarial).to(self.device)
         distrib.broadcast_([*self.model.state_dict().values(), *self.adversaries.discriminators.state_dict().values()])
+        self.autocast = precision.autocast(cfg.autocast, self.device)
+        if cfg.compile:
+            precision.compile_parts(self.model, self.adversaries)
         weights = {name: node.weight for name, node in cfg.losses.items() if node.weight is not None}
         self.losses = nn.ModuleDict({name: config.build(cfg.losses[name]) for name in weights
                                      if '_target_' in cfg.losses[name]}).to(self.device)
@@ -78,10 +81,11 @@ class CompressionSolver(StandardSolver):
         """
         if self.adversaries.alone:
             return self.catch_up(wav)
-        out = self.model(wav)
-        d_losses = self.adversaries.train_step(fake=out.wav.detach(), real=wav)
-        adversarial = self.adversaries.generator_losses(out.wav, wav)
-        losses = {**self.reconstruction_losses(out.wav, wav), **adversarial}
+        with self.autocast():
+            out = self.model(wav)
+            d_losses = self.adversaries.train_step(fake=out.wav.detach(), real=wav)
+            adversarial = self.adversaries.generator_losses(out.wav, wav)
+            losses = {**self.reconstruction_losses(out.wav, wav), **adversarial}
         # The commitment loss is the one term that does not pass through wav_hat.
         balanced = {name: loss for name, loss in losses.items() if name in self.balancer.weights}
         g_loss = self.balancer.backward(balanced, out.wav, beside=self.commitment_weight * out.commitment_loss,
@@ -92,7 +96,8 @@ class CompressionSolver(StandardSolver):
 
     def catch_up(self, wav: torch.Tensor) -> dict[str, torch.Tensor]:
         """One update of discriminators that are fresh beside a trained model, which stands still meanwhile."""
-        d_losses = self.adversaries.train_step(fake=finetune.still_wav(self.model, wav), real=wav)
+        with self.autocast():
+            d_losses = self.adversaries.train_step(fake=finetune.still_wav(self.model, wav), real=wav)
         self.updates += 1
         return {**d_losses, 'skipped': ~d_losses.get('d_grad_norm', wav.new_zeros(())).isfinite()}
 
@@ -166,8 +171,9 @@ class CompressionSolver(StandardSolver):
     @torch.no_grad()
     def valid_step(self, wav: torch.Tensor) -> dict[str, torch.Tensor]:
         """Losses of one batch float [B, C, T], without any update."""
-        out = self.model(wav)
-        losses = {**self.reconstruction_losses(out.wav, wav), **self.adversaries.generator_losses(out.wav, wav)}
+        with self.autocast():
+            out = self.model(wav)
+            losses = {**self.reconstruction_losses(out.wav, wav), **self.adversaries.generator_losses(out.wav, wav)}
         return {**self.reported(losses), **self.reports(out.wav, wav), **out.metrics,
                 'commitment': out.commitment_loss, 'bandwidth': out.bandwidth}
 
@@ -212,7 +218,7 @@ class CompressionSolver(StandardSolver):
         """Within it, the model is in eval mode and has the averaged weights, where they are kept."""
         self.model.eval()
         try:
-            with self.ema.averaged() if self.ema is not None else nullcontext():
+            with precision.uncompiled(), self.ema.averaged() if self.ema is not None else nullcontext():
                 yield
         finally:
             self.model.train()

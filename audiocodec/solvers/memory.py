@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from audiocodec.adversarial import AdversarialTrainer
+from audiocodec.adversarial.discriminators import MultiDiscriminator
+from audiocodec.adversarial.parts import judge
 from audiocodec.models import CompressionModel
 
 # Samples of the two runs that tell what a sample costs; a multi-scale STFT discriminator needs 2048.
@@ -122,13 +124,15 @@ class _Update:
     def _run(self, wav: torch.Tensor) -> None:
         out = self.model(wav)
         for discriminator in self.adversaries.discriminators.values():
-            logits, _ = discriminator(torch.cat([out.wav.detach(), wav]))
-            torch.stack([logit.mean() for logit in logits]).sum().backward()
+            shared = not isinstance(discriminator, MultiDiscriminator)
+            for of_fake, of_real in judge(discriminator, out.wav.detach(), wav)[1]:
+                (of_fake.mean() + of_real.mean()).backward(retain_graph=shared)
         losses = {**{name: loss(out.wav, wav) for name, loss in self.losses.items()},
                   **self.adversaries.generator_losses(out.wav, wav)}
         total = torch.zeros_like(out.wav)
         for loss in losses.values():
             total = total + torch.autograd.grad(loss, out.wav, retain_graph=True)[0]
+            loss.detach_()
         beside = [out.commitment_loss] if out.commitment_loss.requires_grad else []
         torch.autograd.backward([out.wav, *beside], [total, *map(torch.ones_like, beside)])
 

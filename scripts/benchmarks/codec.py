@@ -9,9 +9,10 @@ import torch
 from audiocodec.models import EncodecModel
 from audiocodec.modules import SEANetDecoder, SEANetEncoder
 from audiocodec.quantization import ResidualVectorQuantizer
-from benchmarks.measuring import in_turn, medians, peak_bytes, ratio, spreads
+from benchmarks.common import in_turn, peak_bytes, ratio, summary
 
 HELP = 'encode and decode at 24 kHz, and the same by the encodec package and transformers'
+DEFAULTS = {'threads': 1}
 PEERS = ('encodec', 'transformers')
 _CODEBOOKS = {1.5: 2, 3.0: 4, 6.0: 8, 12.0: 16, 24.0: 32}  # of each bandwidth, kbps
 
@@ -24,10 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--layout', choices=('cpu', 'inference', 'plain'), default='cpu',
                         help='for_cpu(), for_inference() or the model as it trains')
     parser.add_argument('--peers', nargs='*', choices=PEERS, default=list(PEERS))
-    parser.add_argument('--steps', type=int, default=5)
-    parser.add_argument('--warmup', type=int, default=1)
-    parser.add_argument('--threads', type=int, default=1)
-    parser.add_argument('--device', default='cpu')
 
 
 def make_model(layout: str, device: str) -> Any:
@@ -77,8 +74,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with torch.inference_mode():
         times = in_turn(functions, args.steps, args.warmup, args.device)
     times['total'] = [encode + decode for encode, decode in zip(times['encode'], times['decode'])]
-    result = {'ms': medians(times), 'spread': spreads(times), 'peak_bytes': peak_bytes(args.device)}
+    result: dict[str, Any] = {**summary(times), 'peak_bytes': peak_bytes(args.device)}
     result['real_time'] = round(1000 * args.batch * args.seconds / result['ms']['total'], 2)
-    if args.peers:
-        result['peer_over_ours'] = {name: ratio(times[name], times['total']) for name in args.peers}
+    result['ratio'] = {name: ratio(times[name], times['total']) for name in args.peers}
     return result

@@ -1,21 +1,22 @@
-"""What every benchmark shares: timing, medians, peak memory, the table and the JSON line, and a peer run in turn.
+"""What every benchmark shares: timing, medians, memory, the table and the JSON line, and a peer run in turn.
 
 A sub-command of `scripts/benchmark.py` is a module of this package, imported only when it is asked for, with
 
     HELP: str                                                        one line for `--help`
+    DEFAULTS: dict[str, Any]                                         of the shared options, where they are its own
     add_arguments(parser: argparse.ArgumentParser) -> None           its own options; `add_shared_arguments` is called
-                                                                     for it, and gives --threads, --device, --against
+                                                                     for it, and gives those that all have
     run(args: argparse.Namespace) -> dict[str, Any]                  measures, and returns the result
 
-The result holds plain numbers, strings, lists and dicts. `benchmark.py` adds `machine()` to it, prints the table and
-then the result as one line of JSON, the last line of the output. These keys have a meaning everywhere:
+The result holds plain numbers, strings, lists and dicts. `benchmark.py` adds the options and `machine()` to it, prints
+the table and then the result as one line of JSON, the last line of the output. These keys have a meaning everywhere:
 
-    ms           {name: median milliseconds}: smaller is better
-    per_second   {name: median rate}: greater is better
+    ms           {name: median milliseconds}: smaller is better; `total` is the whole
+    spread       {name: (third - first quartile) / median} of the same names: how far to trust the medians
+    per_second   {name: rate}: greater is better
     peak_bytes   peak memory: smaller is better
-    spread       {name: (max - min) / median} of the same names: how far to trust the medians
 
-`--against COMMAND` compares what both sides have under the first three.
+`--against COMMAND` compares what both sides have under the first, third and fourth.
 """
 
 import argparse
@@ -28,16 +29,19 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 PEER_OPTIONS = ('--against', '--rounds')
+Times = dict[str, list[float]]  # milliseconds, by name
 
 
-def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
+def add_shared_arguments(parser: argparse.ArgumentParser, defaults: Mapping[str, Any]) -> None:
     """The options that every sub-command has."""
-    parser.add_argument('--threads', type=int, default=2, help='CPU threads of PyTorch')
+    parser.add_argument('--steps', type=int, default=defaults.get('steps', 5), help='times it is timed')
+    parser.add_argument('--warmup', type=int, default=defaults.get('warmup', 1), help='times before that')
+    parser.add_argument('--threads', type=int, default=defaults.get('threads', 2), help='CPU threads of PyTorch')
     parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:1')
     parser.add_argument('--against', metavar='COMMAND', help="a peer's command, which prints a line of JSON with the "
                         'same keys: run it in turn with this benchmark and print how many times better this one is')
@@ -53,16 +57,25 @@ class Stopwatch:
 
     def __init__(self, device: str = 'cpu') -> None:
         self.device = device
-        self.times: dict[str, list[float]] = {}
+        self.times: Times = {}
+        self._begins: dict[str, float] = {}
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
         """Add the time of a block under a name."""
-        self.wait()
-        begin = time.perf_counter()
+        self.start(name)
         yield
+        self.stop(name)
+
+    def start(self, name: str) -> None:
+        """Begin to measure; names may be nested, not repeated within themselves."""
         self.wait()
-        self.times.setdefault(name, []).append((time.perf_counter() - begin) * 1000)
+        self._begins[name] = time.perf_counter()
+
+    def stop(self, name: str) -> None:
+        """Add the time since `start`."""
+        self.wait()
+        self.times.setdefault(name, []).append((time.perf_counter() - self._begins.pop(name)) * 1000)
 
     def wait(self) -> None:
         """Until the device has done all it was sent."""
@@ -70,27 +83,43 @@ class Stopwatch:
             import torch
             torch.cuda.synchronize(self.device)
 
-    def result(self) -> dict[str, dict[str, float]]:
-        """`ms` and `spread`, see the module's docstring."""
-        return {'ms': {name: round(statistics.median(times), 3) for name, times in self.times.items()},
-                'spread': {name: round(spread(times), 3) for name, times in self.times.items()}}
 
+def in_turn(functions: Mapping[str, Callable[[], Any]], steps: int, warmup: int, device: str = 'cpu') -> Times:
+    """Milliseconds of each call, the functions called one after the other in every round.
 
-def spread(values: Sequence[float]) -> float:
-    """(max - min) / median."""
-    median = statistics.median(values)
-    return (max(values) - min(values)) / median if median else 0.
-
-
-def repeat(call: Callable[[], Any], steps: int, warmup: int = 1, device: str = 'cpu') -> list[float]:
-    """Milliseconds of each of `steps` calls, after `warmup` others."""
+    Args:
+        functions: by name.
+        steps: rounds that count.
+        warmup: rounds before them.
+        device: waited for after every call.
+    """
     watch = Stopwatch(device)
-    for _ in range(warmup):
-        call()
-    for _ in range(steps):
-        with watch.measure('call'):
-            call()
-    return watch.times['call']
+    for step in range(warmup + steps):
+        if step == warmup:
+            watch.times.clear()
+        for name, function in functions.items():
+            with watch.measure(name):
+                function()
+    return watch.times
+
+
+def summary(times: Times) -> dict[str, dict[str, float]]:
+    """`ms` and `spread`, see the module's docstring."""
+    return {'ms': {name: round(statistics.median(values), 3) for name, values in times.items()},
+            'spread': {name: round(_spread(values), 3) for name, values in times.items()}}
+
+
+def _spread(values: Sequence[float]) -> float:
+    median = statistics.median(values)
+    if len(values) < 2 or not median:
+        return 0.
+    first, _, third = statistics.quantiles(values, n=4, method='inclusive')
+    return (third - first) / median
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
+    """Median of the ratios of the rounds."""
+    return round(statistics.median(first / second for first, second in zip(slow, fast)), 3)
 
 
 def peak_bytes(device: str = 'cpu') -> int:
@@ -98,8 +127,19 @@ def peak_bytes(device: str = 'cpu') -> int:
     if device.startswith('cuda'):
         import torch
         return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == 'darwin' else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+
+
+def resting_bytes(device: str = 'cpu') -> int:
+    """The memory that this process holds now; the peak so far where the system does not say (outside Linux)."""
+    if device.startswith('cuda'):
+        import torch
+        return torch.cuda.memory_allocated(device)
+    try:
+        with open('/proc/self/statm') as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return peak_bytes()
 
 
 def machine(device: str = 'cpu') -> dict[str, Any]:
@@ -120,11 +160,33 @@ def _processor() -> str:
 
 
 def matrix_rate(device: str = 'cpu', dtype: str = 'float32', size: int = 2048) -> float:
-    """FLOPs per second of this machine's matrix product of [size, size] matrices: the best of ten."""
+    """FLOPs per second that this machine reaches: in matrix products, or on a CPU in convolutions, if they are faster.
+
+    On a CPU, PyTorch's products are those of a library that knows some makers' processors better than others'; its
+    convolutions are not.
+    """
     import torch
-    a = torch.randn(size, size, device=device).to(getattr(torch, dtype))
-    times = repeat(lambda: a @ a, steps=10, warmup=2, device=device)
-    return 2 * size ** 3 / (min(times) / 1000)
+    kind = getattr(torch, dtype)
+    first = torch.randn(size, size, device=device).to(kind)
+    functions: dict[str, Callable[[], Any]] = {'product': lambda: first @ first}
+    flops = {'product': 2 * size ** 3}
+    if device == 'cpu':
+        image = torch.randn(4, 256, size // 64, size // 64).to(kind).contiguous(memory_format=torch.channels_last)
+        weight = torch.randn(256, 256, 3, 3).to(kind).contiguous(memory_format=torch.channels_last)
+        functions['convolution'] = lambda: torch.nn.functional.conv2d(image, weight, padding=1)
+        flops['convolution'] = 2 * 4 * (size // 64) ** 2 * 256 * 256 * 9
+    with torch.no_grad():
+        times = in_turn(functions, steps=10, warmup=2, device=device)
+    return max(flops[name] / (min(values) / 1000) for name, values in times.items())
+
+
+def memory_rate(device: str = 'cpu', size: int = 2 ** 28) -> float:
+    """Bytes per second that this machine reads and writes, in copies of `size` bytes."""
+    import torch
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    times = in_turn({'copy': lambda: target.copy_(source)}, steps=5, warmup=2, device=device)
+    return 2 * size / (min(times['copy']) / 1000)
 
 
 def print_table(title: str, rows: Sequence[Sequence[Any]], header: Sequence[str]) -> None:
@@ -140,11 +202,11 @@ def print_table(title: str, rows: Sequence[Sequence[Any]], header: Sequence[str]
 def print_result(result: dict[str, Any]) -> None:
     """The table of a result, and then the result as one line of JSON."""
     spreads = result.get('spread', {})
-    rows = [[name, value, f'{100 * spreads[name]:.0f} %' if name in spreads else '']
-            for key in ('ms', 'per_second') for name, value in result.get(key, {}).items()]
-    print_table(f"{result.get('benchmark', '')} on {result.get('machine', '')}", rows, ['', 'median', 'spread'])
+    rows = [[f'{name} ({unit})', float(value), f'{100 * spreads[name]:.0f} %' if name in spreads else '']
+            for key, unit in (('ms', 'ms'), ('per_second', '/ s')) for name, value in result.get(key, {}).items()]
     if 'peak_bytes' in result:
-        print(f"  peak memory {result['peak_bytes'] / 2 ** 20:,.0f} MiB")
+        rows.append(['peak memory (MiB)', result['peak_bytes'] / 2 ** 20, ''])
+    print_table(f"{result.get('benchmark', '')} on {result.get('machine', '')}", rows, ['', 'median', 'spread'])
     print(json.dumps(result), flush=True)
 
 
@@ -192,12 +254,15 @@ def compare(ours: Sequence[str], peer: str, rounds: int) -> dict[str, Any]:
     if not ratios:
         raise ValueError(f'{peer}: its result has no figure in common with this benchmark, which has '
                          f'{", ".join(sorted(mine))}.')
-    ratio = {name: round(statistics.median(values), 3) for name, values in sorted(ratios.items())}
-    return {**result, 'peer': other, 'ratio': ratio, 'ratios': ratios}
+    middle = {name: round(statistics.median(values), 3) for name, values in sorted(ratios.items())}
+    return {**result, 'peer': other, 'ratio': middle, 'ratios': ratios}
 
 
 def _result_of(command: Sequence[str]) -> dict[str, Any]:
-    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        raise ValueError(f'{shlex.join(command)}: {error.strerror}') from error
     lines = done.stdout.strip().splitlines()
     try:
         result = json.loads(lines[-1]) if done.returncode == 0 and lines else None

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from audiocodec.quantization import ResidualVectorQuantizer
-from benchmarks.measuring import in_turn, medians, peak_bytes, ratio, spreads
+from benchmarks.common import in_turn, peak_bytes, ratio, summary
 
 HELP = 'training updates of the quantizer alone, and of an implementation with one-hot codes'
+DEFAULTS = {'steps': 7, 'warmup': 2}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,10 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--batch', type=int, default=64, help='items')
     parser.add_argument('--frames', type=int, default=75, help='frames of an item')
     parser.add_argument('--plain', type=int, default=1, choices=(0, 1), help='0: without the one-hot implementation')
-    parser.add_argument('--steps', type=int, default=7)
-    parser.add_argument('--warmup', type=int, default=2)
-    parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--device', default='cpu')
 
 
 class OneHotQuantizer:
@@ -68,5 +65,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.plain:
         functions['one_hot'] = lambda: plain.update(latents).backward()
     times = in_turn(functions, args.steps, args.warmup, args.device)
-    result = {'ms': medians(times), 'spread': spreads(times), 'peak_bytes': peak_bytes(args.device)}
-    return {**result, 'one_hot_over_ours': ratio(times['one_hot'], times['total'])} if args.plain else result
+    ratios = {'one_hot': ratio(times['one_hot'], times['total'])} if args.plain else {}
+    return {**summary(times), 'peak_bytes': peak_bytes(args.device), 'ratio': ratios}

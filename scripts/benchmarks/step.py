@@ -2,35 +2,34 @@
 
 import argparse
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import common
+from benchmarks.common import Stopwatch, matrix_rate, memory_rate, peak_bytes, summary
 
 if TYPE_CHECKING:
-
     from audiocodec.solvers import CompressionSolver
 
 HELP = 'one training update of a recipe, phase by phase'
+DEFAULTS: dict[str, Any] = {}
 
-# What run_step calls on each part of the solver ('' is the solver itself), and the phase that it is. The commitment
-# loss goes back through the encoder in the balancer's pass. What is left of `total` is clipping and bookkeeping.
-PHASES = {'model': {'__call__': 'model_forward'},
-          'adversaries': {'train_step': 'discriminator_step', 'generator_losses': 'generator_adversarial_forward'},
+# Methods that run_step calls, by the part of the solver they belong to ('' is the solver itself), and the phases that
+# they are. Besides: model_forward, with quantizer_and_commitment as a part of it, and optimizer. The gradients of the
+# adversarial terms belong to their own phase. What is left of `total` is clipping and bookkeeping.
+PHASES = {'adversaries': {'train_step': 'discriminator_step', 'generator_losses': 'generator_adversarial'},
           '': {'reconstruction_losses': 'spectral_losses', 'reports': 'metrics'},
           'balancer': {'backward': 'balancer_and_model_backward'},
-          'optimizer': {'step': 'optimizer'},
           'ema': {'step': 'ema'}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the peer script, and our own."""
-    parser.add_argument('--recipe', default='base_24khz', help='solver=compression/encodec_RECIPE')
+    parser.add_argument('--recipe', default='base_24khz', help='solver=compression/encodec_RECIPE, or another one')
     parser.add_argument('--batch', type=int, default=4, help='items')
     parser.add_argument('--seconds', type=float, default=1., help='of audio in each item')
-    parser.add_argument('--steps', type=int, default=5, help='updates that are timed')
-    parser.add_argument('--warmup', type=int, default=1, help='updates before them')
+    parser.add_argument('--autocast', choices=('null', 'bfloat16'), default='null', help='as the option of that name')
+    parser.add_argument('--compile', choices=('true', 'false'), default='false', help='as the option of that name')
     parser.add_argument('--profile', metavar='FILE', type=Path,
                         help='write there the operators of one more update, by their own time')
     parser.add_argument('overrides', nargs='*', help='of the configuration, such as optim.lr=1e-4')
@@ -51,7 +50,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     solver = _solver(args)
     shape = (args.batch, solver.model.channels, int(solver.model.sample_rate * args.seconds))
     averager = Averager()
-    watch = common.Stopwatch(args.device)
+    watch = Stopwatch(args.device)
     _time_phases(solver, watch)
 
     def update() -> None:
@@ -63,22 +62,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if step == args.warmup:
             watch.times.clear()
         update()
-    result = {**watch.result(), 'recipe': args.recipe, 'batch': args.batch, 'seconds': args.seconds,
-              'device': args.device, 'threads': args.threads, 'overrides': args.overrides,
-              'parameters': sum(parameter.numel() for parameter in solver.model.parameters()),
-              'peak_bytes': common.peak_bytes(args.device)}
+    result = {**summary(watch.times), 'peak_bytes': peak_bytes(args.device),
+              'parameters': sum(parameter.numel() for parameter in solver.model.parameters())}
     if args.profile is not None:
         _profile(update, args.profile)
-    return {**result, **_share_of_machine(update, result['ms']['total'], args.device)}
+    return {**result, **_share_of_machine(update, result['ms']['total'], args)}
 
 
 def _solver(args: argparse.Namespace) -> 'CompressionSolver':
     """The recipe's own solver, past the initialisation of its codebooks: k-means is measured apart."""
     from audiocodec import train
 
+    recipe = f'encodec_{args.recipe}' if '_' in args.recipe else args.recipe
     with tempfile.TemporaryDirectory() as folder:
-        xp = train.main.get_xp([f'solver=compression/encodec_{args.recipe}', f'device={args.device}',
-                                f'num_threads={args.threads}', f'dora.dir={folder}', *args.overrides])
+        xp = train.main.get_xp([f'solver=compression/{recipe}', f'device={args.device}', f'dora.dir={folder}',
+                                f'num_threads={args.threads}', f'autocast={args.autocast}', f'compile={args.compile}',
+                                *args.overrides])
         with xp.enter():
             solver = train.get_solver(xp.cfg)
     codebooks = solver.model.quantizer.codebooks
@@ -90,49 +89,76 @@ def _solver(args: argparse.Namespace) -> 'CompressionSolver':
     return solver
 
 
-class _Timed:
-    """Stands for a part of the solver, and times the calls of some of its methods."""
+def _time_phases(solver: 'CompressionSolver', watch: Stopwatch) -> None:
+    def timed(method: Callable[..., Any], phase: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with watch.measure(phase):
+                return method(*args, **kwargs)
+        return call
 
-    def __init__(self, part: Any, names: Mapping[str, str], watch: common.Stopwatch) -> None:
-        self._part, self._names, self._watch = part, names, watch
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self._watch.measure(self._names['__call__']):
-            return self._part(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._part, name)
-        return _Timed(value, {'__call__': self._names[name]}, self._watch) if name in self._names else value
-
-
-def _time_phases(solver: 'CompressionSolver', watch: common.Stopwatch) -> None:
-    for part, names in PHASES.items():
-        if part:
-            setattr(solver, part, _Timed(getattr(solver, part), names, watch))
-            continue
-        for name, phase in names.items():
-            setattr(solver, name, _Timed(getattr(solver, name), {'__call__': phase}, watch))
+    for name, phases in PHASES.items():
+        part = getattr(solver, name) if name else solver
+        for method, phase in phases.items():
+            if part is not None:
+                setattr(part, method, timed(getattr(part, method), phase))
+    for module, phase in ((solver.model, 'model_forward'), (solver.model.quantizer, 'quantizer_and_commitment')):
+        module.register_forward_pre_hook(lambda *_, phase=phase: watch.start(phase))
+        module.register_forward_hook(lambda *_, phase=phase: watch.stop(phase))
+    solver.optimizer.register_step_pre_hook(lambda *_: watch.start('optimizer'))
+    solver.optimizer.register_step_post_hook(lambda *_: watch.stop('optimizer'))
 
 
-def _share_of_machine(update: Any, milliseconds: float, device: str) -> dict[str, float]:
-    """FLOPs of an update, the machine's rate at large matrix products, and the share of it that the update reaches."""
-    from torch.utils.flop_counter import FlopCounterMode
+def _share_of_machine(update: Callable[[], None], milliseconds: float, args: argparse.Namespace) -> dict[str, Any]:
+    """What an update computes and moves, the rates of the machine at its best, and the floors under its time."""
+    import torch
 
-    with FlopCounterMode(display=False) as counter:
-        update()
-    rate = common.matrix_rate(device)
-    flops = counter.get_total_flops()
-    return {'gflops': round(flops / 1e9, 2), 'matrix_gflops_per_s': round(rate / 1e9, 1),
-            'share_of_matrix_rate': round(flops / rate / (milliseconds / 1000), 3)}
+    rate = matrix_rate(args.device, 'float32' if args.autocast == 'null' else args.autocast)
+    bandwidth = memory_rate(args.device)
+    with torch.compiler.set_stance('force_eager'):  # compiled code does not show its operators
+        work = count_work(update)
+    floors = {'flops': 1000 * work['flops'] / rate, 'bytes': 1000 * work['bytes'] / bandwidth}
+    return {'gflops': round(work['flops'] / 1e9, 2), 'matrix_gflops_per_s': round(rate / 1e9, 1),
+            'share_of_matrix_rate': round(floors['flops'] / milliseconds, 3),
+            'gbytes': round(work['bytes'] / 1e9, 3), 'memory_gbytes_per_s': round(bandwidth / 1e9, 1),
+            'floor_ms': {name: round(value, 3) for name, value in floors.items()}}
 
 
-def _profile(update: Any, path: Path) -> None:
+def count_work(function: Callable[[], Any]) -> dict[str, int]:
+    """Floating-point operations of matrix products and convolutions (not of the LSTM), and bytes that operators move.
+
+    Each operator is taken to read its arguments and to write its results once, from and to memory; views move nothing.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+    from torch.utils.flop_counter import flop_registry
+
+    total = {'flops': 0, 'bytes': 0}
+
+    class Counter(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = function(*args, **(kwargs or {}))
+            count = flop_registry.get(function.overloadpacket)
+            if count is not None:
+                total['flops'] += count(*args, **(kwargs or {}), out_val=out)
+            if not function.is_view and not function.name().startswith(('aten::empty', 'aten::detach')):
+                leaves = (leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, torch.Tensor))
+                tensors = {id(leaf): leaf.numel() * leaf.element_size() for leaf in leaves}
+                total['bytes'] += sum(tensors.values())
+            return out
+
+    with Counter():
+        function()
+    return total
+
+
+def _profile(update: Callable[[], None], path: Path) -> None:
     """Where the time of an update goes: its operators by the time they take themselves, with their shapes."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])
-    with profile(activities=activities, record_shapes=True, profile_memory=True) as profiler:
+    with profile(activities=activities, record_shapes=True, acc_events=True) as profiler:
         update()
     key = 'self_cuda_time_total' if torch.cuda.is_available() else 'self_cpu_time_total'
     averages = profiler.key_averages(group_by_input_shape=True)

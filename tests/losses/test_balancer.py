@@ -275,3 +275,26 @@ def test_shares_scale_weights_this_time_alone():
         expected = gradient(Balancer({'l1': 1., 'l2': 1.}, balance_grads=balance))
         torch.testing.assert_close(gradient(balancer, {'l2': 0.25}), expected)
         torch.testing.assert_close(gradient(balancer), gradient(Balancer({'l1': 1., 'l2': 4.}, balance_grads=balance)))
+
+
+def test_the_graphs_of_the_losses_are_gone_before_the_model_is_gone_through():
+    weight = torch.ones(4, 1, 100, requires_grad=True)
+    losses, found = {}, []
+
+    class Model(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, weight):
+            return weight.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            found.extend(loss.grad_fn for loss in losses.values())
+            return grad
+
+    wav_hat = Model.apply(weight)
+    losses.update(l1=F.l1_loss(wav_hat, torch.zeros(4, 1, 100)), l2=wav_hat.square().mean())
+    values = [loss.item() for loss in losses.values()]
+    Balancer({'l1': 1., 'l2': 1.}).backward(losses, wav_hat)
+    assert found == [None, None]
+    assert [loss.item() for loss in losses.values()] == values
+    assert weight.grad.abs().min() > 0

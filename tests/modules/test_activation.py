@@ -1,4 +1,5 @@
 import pytest
+import torch
 from torch import nn
 
 from audiocodec.modules import make_activation
@@ -18,3 +19,18 @@ def test_activation_by_name():
 def test_activation_refuses(name, params, message):
     with pytest.raises(ValueError, match=message):
         make_activation(name, params)
+
+
+@pytest.mark.parametrize('alpha', [1.0, 0.5])
+def test_elu_is_that_of_pytorch_and_keeps_only_its_result(alpha):
+    ours, plain = make_activation('ELU', {'alpha': alpha}), torch.nn.ELU(alpha)
+    x = torch.linspace(-6, 3, 181).requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        y = ours(x)
+    assert [tensor.data_ptr() for tensor in kept] == [y.data_ptr()]
+    assert torch.equal(y, plain(x))
+    weights = torch.randn(x.shape)
+    actual, = torch.autograd.grad(y, x, weights)
+    expected, = torch.autograd.grad(plain(x), x, weights)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)

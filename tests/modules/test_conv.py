@@ -127,3 +127,12 @@ def test_transposed_conv_refuses(kwargs, message):
 def test_norm_conv_passes_arguments_to_the_convolution():
     conv = NormConv1d(4, 6, 3, dilation=2, groups=2, bias=False, norm='weight_norm').conv
     assert (conv.dilation, conv.groups, conv.bias, tuple(conv.weight.shape)) == ((2,), 2, None, (6, 2, 3))
+
+
+@pytest.mark.parametrize(('kernel_size', 'stride', 'length'), [(7, 1, 20), (8, 4, 21), (10, 5, 23)])
+def test_zeros_added_by_the_convolution_itself_are_those_of_a_padding(monkeypatch, kernel_size, stride, length):
+    layer = StreamableConv1d(3, 4, kernel_size, stride, pad_mode='constant', norm='weight_norm')
+    x = torch.randn(2, 3, length)
+    total = kernel_size - stride
+    padded = torch.nn.functional.pad(x, (total - total // 2, total // 2 + -length % stride))
+    torch.testing.assert_close(layer(x), layer.conv(padded))

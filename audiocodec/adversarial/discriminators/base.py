@@ -1,6 +1,6 @@
 """What the discriminators have in common."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -37,6 +37,25 @@ class MultiDiscriminator(nn.Module):
         """Give the input of sub-discriminator `index`, from that of the one before, or from the audio for the first."""
         return wav
 
+    def verdicts(self, wav: torch.Tensor) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
+        """Judge audio by one sub-discriminator after the other: what one made can go before the next begins.
+
+        Args:
+            wav: [B, in_channels, T].
+
+        Yields:
+            Per sub-discriminator, logits and feature maps, see `forward`.
+
+        Raises:
+            ValueError: wrong shape or channels, or audio too short for a sub-discriminator.
+        """
+        if wav.dim() != 3 or wav.shape[1] != self.in_channels:
+            raise ValueError(f'{type(self).__name__} expects audio [B, {self.in_channels}, T], got '
+                             f'{list(wav.shape)}: in_channels must be the channels of the audio.')
+        for index, discriminator in enumerate(self.discriminators):
+            wav = self.prepare(wav, index)
+            yield discriminator(wav)
+
     def forward(self, wav: torch.Tensor) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
         """Judge audio.
 
@@ -50,16 +69,8 @@ class MultiDiscriminator(nn.Module):
         Raises:
             ValueError: wrong shape or channels, or audio too short for a sub-discriminator.
         """
-        if wav.dim() != 3 or wav.shape[1] != self.in_channels:
-            raise ValueError(f'{type(self).__name__} expects audio [B, {self.in_channels}, T], got '
-                             f'{list(wav.shape)}: in_channels must be the channels of the audio.')
-        logits, feature_maps = [], []
-        for index, discriminator in enumerate(self.discriminators):
-            wav = self.prepare(wav, index)
-            logit, features = discriminator(wav)
-            logits.append(logit)
-            feature_maps.append(features)
-        return logits, feature_maps
+        logits, feature_maps = zip(*self.verdicts(wav))
+        return list(logits), list(feature_maps)
 
 
 def layer_activation(name: str, params: Mapping[str, Any] | None) -> nn.Module:

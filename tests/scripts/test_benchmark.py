@@ -1,0 +1,192 @@
+import importlib.util
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch.nn import functional as F
+
+from audiocodec.quantization.kmeans import nearest
+
+SCRIPTS = Path(__file__).parents[2] / 'scripts'
+SHARED = {'benchmark', 'ms', 'spread', 'machine', 'cores', 'load', 'date', 'versions', 'steps', 'warmup', 'threads',
+          'device'}
+STUB = """
+import json
+print('a peer may say anything before')
+print(json.dumps({'peer': 'stub', 'ms': {'total': 1e9, 'other': 1.0}, 'peak_bytes': 1}))
+"""
+
+
+@pytest.fixture
+def main(monkeypatch):
+    """The command line; the number of threads stays as it was."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+    spec = importlib.util.spec_from_file_location('benchmark', SCRIPTS / 'benchmark.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    threads = torch.get_num_threads()
+    yield module.main
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run(main, capsys):
+    """Runs a command line and returns its last line, which is JSON."""
+    def call(*argv):
+        assert main(argv) == 0
+        *table, last = capsys.readouterr().out.splitlines()
+        result = json.loads(last)
+        assert result.keys() >= SHARED
+        assert result['benchmark'] == argv[0]
+        assert {line.split()[0] for line in table[2:]} >= result['ms'].keys()
+        return result
+
+    return call
+
+
+@pytest.fixture
+def tiny_rates(monkeypatch, run):
+    """The rates of the machine, as if measured: large matrix products take seconds."""
+    from benchmarks import step
+    monkeypatch.setattr(step, 'matrix_rate', lambda device, dtype: 1e9)
+    monkeypatch.setattr(step, 'memory_rate', lambda device: 1e9)
+
+
+TINY_STEP = ('step', '--recipe', 'debug', '--batch', '2', '--seconds', '0.25', '--steps', '2', '--threads', '1')
+ADVERSARY = ('adversarial=msstftd', 'adversarial.discriminators.msstftd.filters=2',
+             'adversarial.discriminators.msstftd.n_ffts=[128]', 'adversarial.discriminators.msstftd.hop_lengths=[32]',
+             'adversarial.discriminators.msstftd.win_lengths=[128]')
+
+
+@pytest.mark.usefixtures('tiny_rates')
+def test_step_has_the_keys_of_the_peer_and_its_phases_make_the_total(run, tmp_path):
+    result = run(*TINY_STEP, '--profile', str(tmp_path / 'profile.txt'), *ADVERSARY)
+    assert result['ms'].keys() == {
+        'model_forward', 'quantizer_and_commitment', 'discriminator_step', 'generator_adversarial', 'spectral_losses',
+        'balancer_and_model_backward', 'optimizer', 'ema', 'metrics', 'total'}
+    parts = {name: value for name, value in result['ms'].items() if name not in ('total', 'quantizer_and_commitment')}
+    assert 0.5 * result['ms']['total'] < sum(parts.values()) < 1.2 * result['ms']['total']
+    assert (result['recipe'], result['batch'], result['seconds'], result['autocast']) == ('debug', 2, 0.25, 'null')
+    assert result['peak_bytes'] > 1e8
+    assert result['parameters'] > 1e5
+    seconds = result['ms']['total'] / 1000
+    assert result['share_of_matrix_rate'] == pytest.approx(result['gflops'] / seconds, abs=2e-3, rel=0.05)
+    assert result['floor_ms'] == pytest.approx({'flops': 1000 * result['gflops'], 'bytes': 1000 * result['gbytes']},
+                                               abs=6)
+    assert 'aten::' in (tmp_path / 'profile.txt').read_text()
+
+
+@pytest.mark.usefixtures('tiny_rates')
+def test_step_takes_precision_and_overrides(run):
+    result = run(*TINY_STEP, '--autocast', 'bfloat16', 'rvq.n_q=2')
+    assert (result['autocast'], result['overrides']) == ('bfloat16', ['rvq.n_q=2'])
+
+
+def test_work_is_that_of_the_shapes(main):
+    from benchmarks.step import count_work
+    x, weight = torch.randn(2, 3, 10, requires_grad=True), torch.randn(4, 3, 5, requires_grad=True)
+    forward = 2 * (2 * 4 * 6) * 3 * 5
+    assert count_work(lambda: F.conv1d(x, weight)) == {'flops': forward, 'bytes': 4 * (60 + 60 + 48)}
+    assert count_work(lambda: F.conv1d(x, weight).sum().backward())['flops'] == 3 * forward
+    first, second = torch.randn(3, 4), torch.randn(4, 5)
+    assert count_work(lambda: first.view(-1).view(3, 4) @ second) == {'flops': 120, 'bytes': 4 * (12 + 20 + 15)}
+    assert count_work(lambda: first.add_(first)) == {'flops': 0, 'bytes': 4 * 12}
+
+
+def test_quantizer(run):
+    result = run('quantizer', '--levels', '2', '--bins', '16', '--dimension', '4', '--batch', '2', '--frames', '20',
+                 '--steps', '2', '--threads', '1')
+    assert result['ms'].keys() == {'total', 'one_hot'}
+    assert result['ratio'].keys() == {'one_hot'}
+
+
+def test_kmeans_and_its_plain_counterpart(run):
+    result = run('kmeans', '--levels', '2', '--bins', '8', '--dimension', '4', '--vectors', '64', '--iterations', '3',
+                 '--steps', '2', '--threads', '1')
+    assert result['ms'].keys() == {'total', 'plain_scaled'}
+    assert result['ratio'].keys() == {'plain'}
+    assert result['bytes_above_rest'] >= 0
+    from benchmarks.kmeans import plain_iteration
+    torch.manual_seed(0)
+    samples, means = torch.randn(64, 4), torch.randn(8, 4)
+    codes = nearest(samples, means)
+    expected = torch.stack([samples[codes == code].mean(0) for code in range(8)])
+    torch.testing.assert_close(plain_iteration(samples, means), expected)
+
+
+def test_loader(run, tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    (tmp_path / 'audio').mkdir()
+    soundfile.write(tmp_path / 'audio' / 'noise.wav', np.random.default_rng(0).uniform(-0.5, 0.5, 30000), 16000)
+    result = run('loader', '--source', str(tmp_path / 'audio'), '--seconds', '0.5', '--batch', '2', '--workers', '0',
+                 '--steps', '3', '--warmup', '1')
+    assert result['per_second'].keys() == {'segments', 'segments_of_a_worker'}
+    assert result['per_second']['segments'] == pytest.approx(2000 / result['ms']['total'], rel=0.02)
+    assert result['files'] == 1
+
+
+def test_codec(run):
+    result = run('codec', '--seconds', '0.1', '--steps', '1', '--peers')
+    assert result['ms'].keys() == {'encode', 'decode', 'total'}
+    assert result['ms']['total'] == pytest.approx(result['ms']['encode'] + result['ms']['decode'], abs=0.01)
+    assert result['real_time'] == pytest.approx(100 / result['ms']['total'], rel=0.01)
+    assert result['ratio'] == {}
+
+
+def test_startup(run, monkeypatch):
+    from benchmarks import startup
+    seen = []
+    monkeypatch.setattr(startup.subprocess, 'run', lambda command, **_: seen.append(command[-1]))
+    monkeypatch.setattr(startup, 'first_update', lambda overrides, environment: seen.append(overrides[0]))
+    result = run('startup', '--steps', '1', '--warmup', '0')
+    assert result['ms'].keys() == {'import_torch', 'import_models', 'first_update'}
+    assert seen == ['import torch', 'import audiocodec.models', 'solver=compression/debug']
+
+
+def test_a_run_that_ends_before_its_first_update_is_shown(main, monkeypatch):
+    from benchmarks import startup
+    monkeypatch.setattr(startup.sys, 'executable', 'false')
+    with pytest.raises(ValueError, match='ended without an update'):
+        startup.first_update(['solver=compression/debug'], {'PATH': '/usr/bin:/bin'})
+
+
+def test_against_a_peer(main, capsys, tmp_path, monkeypatch):
+    (tmp_path / 'stub.py').write_text(STUB)
+    peer = shlex.join([sys.executable, str(tmp_path / 'stub.py')])
+    from benchmarks import common
+    ours, real = [], subprocess.run
+
+    def fake(command, **kwargs):
+        if command[1].endswith('stub.py'):
+            return real(command, **kwargs)
+        ours.append(command[1:])
+        result = {'benchmark': 'codec', 'ms': {'total': [2.0, 4.0, 5.0][len(ours) - 1], 'encode': 1.0}, 'peak_bytes': 4}
+        return subprocess.CompletedProcess(command, 0, json.dumps(result), '')
+
+    monkeypatch.setattr(common.subprocess, 'run', fake)
+    assert main(['codec', '--seconds', '0.1', '--against', peer, '--rounds=3']) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert ours == [[str(SCRIPTS / 'benchmark.py'), 'codec', '--seconds', '0.1']] * 3
+    assert result['ratio'] == {'ms.total': 2.5e8, 'peak_bytes': 0.25}
+    assert result['ratios']['ms.total'] == [5e8, 2.5e8, 2e8]
+    assert result['peer']['peer'] == 'stub'
+
+
+@pytest.mark.parametrize(('peer', 'message'), [
+    ("python -c 'raise SystemExit(3)'", 'exit code 3; expected 0 and a line of JSON'),
+    ('python -c pass', 'exit code 0; expected 0 and a line of JSON'),
+    ('no-such-command', 'no-such-command: No such file'),
+    ("""python -c 'print("{}")'""", 'no figure in common with this benchmark, which has ms.total')])
+def test_a_peer_that_cannot_be_compared_is_a_message(main, capsys, monkeypatch, peer, message):
+    from benchmarks import common
+    real = common._result_of
+    monkeypatch.setattr(common, '_result_of', lambda command: (
+        {'ms': {'total': 1.0}} if 'benchmark.py' in str(command) else real(command)))
+    assert main(['codec', '--against', peer.replace('python', sys.executable)]) == 1
+    assert message in capsys.readouterr().err

@@ -1,0 +1,248 @@
+"""Options that say how an update is computed, and the paths that are taken for speed."""
+
+import shutil
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from audiocodec import train
+from audiocodec.adversarial import AdversarialTrainer, FeatureMatchingLoss
+from audiocodec.adversarial import losses as adversarial_losses
+from audiocodec.losses import SISNR, MelSpectrogramL1Loss, MRSTFTLoss, MultiScaleMelSpectrogramLoss
+from audiocodec.modules import activation, conv, lstm, narrow
+from audiocodec.solvers import precision
+from audiocodec.utils.config import ConfigError
+
+NAMES = ['l1', 'msspec', 'feat_msstftd', 'd_msstftd', 'commitment']
+PLAIN = ['channels_last=false', 'optim.optimizer.fused=false', 'adversarial.optimizer.fused=false']
+FULL = ['seanet.lstm=1', 'seanet.n_residual_layers=1', 'seanet.causal=false']
+
+
+def batch(index=0, size=4, length=4000):
+    """Tones that glide, in noise: something to learn."""
+    generator = torch.Generator().manual_seed(index)
+    time = torch.arange(length) / 16000
+    pitch = 200 + 800 * torch.rand(size, 1, 1, generator=generator)
+    tone = 0.3 * torch.sin(2 * torch.pi * pitch * time * (1 + time))
+    return tone + 0.01 * torch.randn(size, 1, length, generator=generator)
+
+
+def curve(solver, updates):
+    """Losses [updates, NAMES] of training."""
+    solver.model.train()
+    history = [solver.run_step(batch(index)) for index in range(updates)]
+    return torch.tensor([[metrics[name].item() for name in NAMES] for metrics in history])
+
+
+def gradients(solver):
+    """Of discriminators and of the model, in one update."""
+    found = []
+    for optimizer in (solver.adversaries.optimizer, solver.optimizer):
+        optimizer.register_step_pre_hook(lambda optimizer, *_: found.append(torch.cat(
+            [parameter.grad.flatten() for group in optimizer.param_groups for parameter in group['params']])))
+    solver.model.train()
+    solver.run_step(batch())
+    return found
+
+
+def plainly(monkeypatch):
+    """Undo what is there for speed and for memory alone."""
+    monkeypatch.setattr(narrow.NarrowConv2d, '_is_faster', lambda self, x: False)
+    monkeypatch.setattr(activation.ELU, 'forward', nn.ELU.forward)
+    monkeypatch.setattr(conv.NormConv1d, 'forward', lambda self, x, zeros=None: self.norm(
+        self.conv(x if zeros is None else F.pad(x, (zeros, zeros)))))
+    monkeypatch.setattr(lstm.StreamableLSTM, '_run', without_onednn)
+    monkeypatch.setattr(FeatureMatchingLoss, 'forward', lambda self, fake, real: sum(map(F.l1_loss, fake, real)) / len(
+        fake))
+    monkeypatch.setattr(AdversarialTrainer, '_generator_losses', all_at_once)
+
+
+def without_onednn(self, x):
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        return self.lstm(x)[0]
+    finally:
+        torch._C._set_mkldnn_enabled(True)
+
+
+def all_at_once(self, name, discriminator, fake, real):
+    logits, features = discriminator(fake)
+    references = discriminator(real)[1]
+    return {f'adv_{name}': self._mean([self.criterion.generator(logit) for logit in logits]),
+            f'feat_{name}': self._mean([self.feature_loss(*maps) for maps in zip(features, references)])}
+
+
+# ---- same mathematics ------------------------------------------------------------------------------------------------
+
+
+def test_fast_paths_give_the_gradients_of_plain_ones(make_solver, monkeypatch):
+    # discriminators that do not move: Adam's first step is of a fixed size, in whatever direction rounding says
+    overrides = [*FULL, 'adversarial.lr_ratio=1e-9']
+    fast = gradients(make_solver(*overrides))
+    plainly(monkeypatch)
+    plain = gradients(make_solver(*overrides, *PLAIN))
+    for actual, expected in zip(fast, plain, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+
+
+def test_fast_paths_give_the_curve_of_plain_ones(make_solver, monkeypatch):
+    overrides = [*FULL, 'optim.lr=1e-3']
+    fast = curve(make_solver(*overrides), 50)
+    plainly(monkeypatch)
+    plain = curve(make_solver(*overrides, *PLAIN), 50)
+    torch.testing.assert_close(fast[:5], plain[:5], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(fast[:, :-1], plain[:, :-1], rtol=5e-2, atol=1e-3)
+    torch.testing.assert_close(fast[:, -1], plain[:, -1], rtol=0.1, atol=2e-2)  # codes change over a rounding error
+    msspec = plain[:, NAMES.index('msspec')]
+    assert msspec[-1] < 0.6 * msspec[0], 'little was learnt: the curves say nothing'
+
+
+def test_an_update_never_waits_for_the_device(make_solver, monkeypatch):
+    solver = make_solver(*FULL, 'rvq.q_dropout=false')  # the number of codebooks is drawn on the host, and read there
+    solver.model.train()
+    solver.run_step(batch())  # initialises the codebooks, which reads
+    reads = []
+
+    class Reads(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero,
+                                           torch.ops.aten.masked_select, torch.ops.aten.equal):
+                reads.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    for name in ('item', 'tolist', 'numpy', 'cpu', '__bool__', '__float__', '__int__'):
+        method = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda self, *args, name=name, method=method: (
+            reads.append(name), method(self, *args))[1])
+    with Reads():
+        metrics = solver.run_step(batch(1))
+    assert reads == []
+    with Reads():
+        assert metrics['g_loss'].item() > 0
+    assert set(reads) == {'item', 'aten._local_scalar_dense.default'}, 'the counting does not count'
+
+
+# ---- options ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(('override', 'changes'), [('compile=true', False), ('channels_last=false', False),
+                                                   ('autocast=bfloat16', True)])
+def test_what_changes_the_result_is_in_the_signature(override, changes):
+    plain, other = (train.main.get_xp(['solver=compression/encodec_base_24khz', *more]) for more in ([], [override]))
+    assert (plain.sig != other.sig) == changes
+
+
+@pytest.mark.parametrize(('override', 'message'), [
+    ('autocast=float16', 'autocast=float16: expected null or bfloat16'),
+    ('compile=maybe', 'compile=maybe: expected true or false'),
+    ('channels_last=1', 'channels_last=1: expected true or false')])
+def test_other_values_are_refused(make_solver, override, message):
+    with pytest.raises(ConfigError, match=message):
+        make_solver(override)
+
+
+def test_a_gpu_without_bfloat16_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda device: 'Old Card')
+    with pytest.raises(ConfigError, match='autocast=bfloat16: Old Card does not compute in bfloat16; use autocast=nul'):
+        precision.autocast('bfloat16', torch.device('cuda'))
+
+
+def test_channels_last_is_what_the_discriminators_get(make_solver):
+    for wanted in (True, False):
+        solver = make_solver(f'channels_last={str(wanted).lower()}')
+        scale = solver.adversaries.discriminators['msstftd'].discriminators[0]
+        spectrum = scale.spectrum(batch())
+        assert spectrum.is_contiguous(memory_format=torch.channels_last) == wanted
+        assert spectrum.is_contiguous() == (not wanted)
+
+
+def test_under_autocast_losses_quantizer_spectra_and_balancer_see_float32(make_solver, monkeypatch):
+    solver = make_solver(*FULL, 'autocast=bfloat16', 'losses.mrstft.weight=1.0')
+    solver.model.train()
+    seen = {}
+
+    def watch(owner, name, key, pick=lambda args: args[0]):
+        method = getattr(owner, name)
+
+        def call(*args, **kwargs):
+            out = method(*args, **kwargs)
+            tensors = [out] if isinstance(out, torch.Tensor) else []
+            seen.setdefault(key, set()).update(
+                tensor.dtype for tensor in [pick(args), *tensors] if tensor.is_floating_point())
+            return out
+        monkeypatch.setattr(owner, name, call)
+
+    watch(conv.F, 'conv1d', 'convolution')
+    watch(torch.Tensor, 'float', 'upcast')
+    watch(solver.model.quantizer.codebooks, 'learn', 'quantizer')
+    watch(torch.fft, 'rfft', 'spectra')
+    watch(torch, 'stft', 'discriminators')
+    watch(solver.balancer, '_averaged_norms', 'balancer', lambda args: args[1][0])
+    for name, loss in solver.losses.items():
+        watch(loss, 'forward', f'loss {name}')
+    monkeypatch.setattr(adversarial_losses, '_wide', lambda values, wide=adversarial_losses._wide: (
+        seen.setdefault('features', set()).add(wide(values).dtype), wide(values))[1])
+    metrics = solver.run_step(batch())
+    half, full = {torch.bfloat16}, {torch.float32}
+    convolutions = seen.pop('convolution')
+    assert convolutions & half
+    del seen['upcast']
+    assert seen == dict.fromkeys(['quantizer', 'spectra', 'discriminators', 'balancer', 'features', 'loss l1',
+                                  'loss msspec', 'loss mel', 'loss mrstft', 'loss sisnr'], full)
+    assert all(value.dtype != torch.bfloat16 for value in metrics.values())
+    assert all(parameter.dtype == torch.float32 for parameter in solver.model.parameters())
+
+
+@pytest.mark.parametrize('loss', [
+    MelSpectrogramL1Loss(16000), MultiScaleMelSpectrogramLoss(16000), MRSTFTLoss(), SISNR(16000),
+    lambda wav_hat, wav: FeatureMatchingLoss()([wav_hat], [wav]),
+    lambda wav_hat, wav: adversarial_losses.get_criterion('hinge').fake(wav_hat),
+    lambda wav_hat, wav: adversarial_losses.get_criterion('mse').real(wav_hat)])
+def test_under_autocast_losses_have_the_values_and_gradients_of_float32(loss):
+    def measure(enabled):
+        wav_hat = batch(0).requires_grad_()
+        with torch.autocast('cpu', dtype=torch.bfloat16, enabled=enabled):
+            value = loss(wav_hat, batch(1))
+        return value.detach(), *torch.autograd.grad(value, wav_hat)  # the balancer leaves autocast, too
+
+    for actual, expected in zip(measure(True), measure(False), strict=True):
+        assert actual.dtype == torch.float32
+        assert torch.equal(actual, expected)
+
+
+def test_training_in_bfloat16_follows_float32(make_solver):
+    overrides = [*FULL, 'optim.lr=1e-3']
+    full, half = curve(make_solver(*overrides), 30), curve(make_solver(*overrides, 'autocast=bfloat16'), 30)
+    assert not torch.equal(full, half)
+    torch.testing.assert_close(half[:5], full[:5], rtol=0.1, atol=1e-3)
+    torch.testing.assert_close(half[-10:].mean(0), full[-10:].mean(0), rtol=0.15, atol=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore::UserWarning', 'ignore::FutureWarning')
+def test_compiled_updates_are_those_of_eager_ones(make_solver, monkeypatch):
+    from torch._dynamo.utils import counters
+    from torch._inductor import config as inductor
+
+    if shutil.which('g++') is None and shutil.which('clang++') is None:
+        pytest.skip('compiling for a CPU needs a C++ compiler')
+    monkeypatch.setattr(inductor, 'compile_threads', 1)
+    small = ['adversarial.discriminators.msstftd.n_ffts=[128]', 'adversarial.discriminators.msstftd.hop_lengths=[32]',
+             'adversarial.discriminators.msstftd.win_lengths=[128]', 'optim.lr=1e-3']
+    eager = curve(make_solver(*small), 4)
+    solver = make_solver(*small, 'compile=true')
+    names = list(solver.state_dict()['model'])
+    counters.clear()
+    compiled = curve(solver, 4)
+    torch.testing.assert_close(compiled, eager, rtol=1e-3, atol=1e-5)
+    graphs = counters['stats']['unique_graphs']
+    assert graphs >= 5  # encoder, decoder; the discriminator's training, and audio with and without gradient
+    curve(solver, 2)
+    assert list(solver.state_dict()['model']) == names
+    with solver.averaged_model():  # of any length: without being compiled for
+        solver.valid_step(batch(length=1234))
+    assert counters['stats']['unique_graphs'] == graphs
