@@ -237,7 +237,7 @@ def train_a_little(cfg):
 
 
 def test_mutated_configurations_are_refused_by_name_or_train(plains):
-    """200: a `ConfigError`, never another one, which names what was changed, or success: of these, a part is trained."""
+    """200: a `ConfigError`, and none else, that names what was changed, or success: of these, a part is trained."""
     outcomes = collections.Counter()
     for seed in range(200):
         rng = random.Random(seed)
