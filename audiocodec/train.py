@@ -30,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from audiocodec.utils import config, logs, paths
 from audiocodec.utils.config import ConfigError
+from audiocodec.utils.errors import InterruptedRunError, RunError
 
 if TYPE_CHECKING:
     from audiocodec.solvers.base import StandardSolver
@@ -75,7 +76,9 @@ class CodecMain(HydraMain):
     def init_xp(self, xp: XP) -> XP:
         """Make the experiment's folder, and write down the overrides that `get_argv_from_sig` reads."""
         xp.folder.mkdir(parents=True, exist_ok=True)
-        (xp.folder / '.argv.json').write_text(json.dumps(xp.argv))
+        temporary = xp.folder / f'.argv.json.{os.getpid()}'
+        temporary.write_text(json.dumps(xp.argv))
+        temporary.replace(xp.folder / '.argv.json')
         return xp
 
     def get_argv_from_sig(self, sig: str) -> Sequence[str]:
@@ -221,7 +224,7 @@ def _readable_errors() -> Iterator[None]:
 
 def show_config_errors(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """An `excepthook`: what a user can mend is a message; everything else keeps its traceback."""
-    if isinstance(error, ConfigError):
+    if isinstance(error, ConfigError | RunError):
         print(f'Error: {error}', file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
@@ -283,7 +286,10 @@ def main(cfg: DictConfig) -> None:
     with config.shown_as_messages():
         solver = get_solver(cfg)
     logger.info('experiment %s in %s', xp.sig, xp.folder)
-    solver.run()
+    try:
+        solver.run()
+    except InterruptedRunError as error:
+        sys.exit(error.exit_code)
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from audiocodec.models import export
+from audiocodec.utils.errors import RunError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format='%(levelname)s: %(message)s', level=logging.WARNING)
     try:
         report = export.export(args.source, args.out, args.format, args.audio)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RunError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     print(report)

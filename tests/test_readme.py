@@ -73,14 +73,15 @@ def test_command(number, place):
     assert done.returncode == 0, done.stdout + done.stderr
     if 'show=true' in command:
         assert '14.68 M parameters' in done.stdout
-        assert 'adversary: 0.47 M' in done.stdout
-        assert 'frame rate 75 Hz' in done.stdout
+        assert re.search(r'msstftd +0\.47 M parameters \(discriminator\)', done.stdout)
+        assert re.search(r'frame rate +75 Hz', done.stdout)
+        assert re.search(r'latency +13\.33 ms', done.stdout)
         assert '1.5 (2)' in done.stdout
         assert '24 (32)' in done.stdout
     if 'make_manifest' in command:
         assert (place / 'manifests' / 'mine.jsonl.gz').exists()
     if 'optim.epochs=3' in command:
-        assert 'resuming after epoch 2' in done.stderr
+        assert 'resuming at epoch 3' in done.stderr
     if 'generate.path=again' in command:
         assert list(place.rglob('again/*/*.reconstruction.wav'))
 

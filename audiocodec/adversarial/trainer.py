@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from audiocodec.utils import distrib
+from audiocodec.utils.optimizers import step_if
 
 from .losses import Criterion, FeatureMatchingLoss, get_criterion
 
@@ -38,14 +39,18 @@ class AdversarialTrainer(nn.Module):
         every: train the discriminators once in so many updates: a whole number is a period; any other is a mean,
             each update being drawn with probability 1 / every.
         start: updates before the discriminators exist for training and generator.
-        warmup: updates after `start` in which the discriminators train and the generator does not see them yet: for
-            discriminators that start afresh beside a trained generator.
+        warmup: updates in which the discriminators, where they start afresh beside a generator that is trained, train
+            alone, so that it does not follow what they do not know yet: after a `start` above 0, or after
+            `meet_trained_generator`. See `alone`.
         max_norm: clip the L2 norm of the gradient of all discriminators together; None for no clipping.
+        lr_ratio: multiplies the optimizer's learning rate: below 1, the discriminators learn slower than the generator
+            whose rate they are configured with.
         seed: of the draws of `every`.
 
     Attributes:
         optimizer: the optimizer, or None without discriminators.
         updates: calls of `train_step` so far. An integer kept on the host, so that reading it never waits for a device.
+        is_late: whether the generator was trained before the first of these updates.
 
     Raises:
         ValueError: unknown criterion, or a number out of range.
@@ -55,7 +60,7 @@ class AdversarialTrainer(nn.Module):
                  optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = _ADAM,
                  criterion: str | Criterion = 'hinge', feature_loss: nn.Module | None = _L1_FEATURES,
                  normalize: bool = True, every: float = 1, start: int = 0, warmup: int = 0,
-                 max_norm: float | None = None, seed: int = 0) -> None:
+                 max_norm: float | None = None, lr_ratio: float = 1., seed: int = 0) -> None:
         super().__init__()
         if not every >= 1:
             raise ValueError(f'every={every!r}: expected a number >= 1, the updates per update of the discriminators.')
@@ -63,6 +68,8 @@ class AdversarialTrainer(nn.Module):
             raise ValueError(f'start={start!r}, warmup={warmup!r}: expected numbers of updates, >= 0.')
         if max_norm is not None and not max_norm > 0:
             raise ValueError(f'max_norm={max_norm!r}: expected a number > 0, or null for no clipping.')
+        if not lr_ratio > 0:
+            raise ValueError(f'lr_ratio={lr_ratio!r}: expected a number > 0, the share of the generator\'s rate.')
         self.discriminators = nn.ModuleDict(discriminators)
         self.criterion = get_criterion(criterion) if isinstance(criterion, str) else criterion
         self.feature_loss = feature_loss
@@ -71,14 +78,31 @@ class AdversarialTrainer(nn.Module):
         self.max_norm = max_norm
         self.seed = seed
         self.updates = 0
+        self.is_late = False
         # In order of names: the optimizer knows parameters by position, and a config may list adversaries anyhow.
         self._trained = [parameter for name in sorted(self.discriminators)
                          for parameter in self.discriminators[name].parameters() if parameter.requires_grad]
         self.optimizer = optimizer(self._trained) if self._trained else None
+        for group in self.optimizer.param_groups if self.optimizer else ():
+            group['lr'] *= lr_ratio
 
     def broadcast(self) -> None:
         """Give every worker the discriminators of the first one; call it once before training."""
         distrib.broadcast_([*self.parameters(), *self.buffers()])
+
+    def meet_trained_generator(self) -> None:
+        """Start from the first update, beside a generator that is trained: the discriminators, or some, are fresh."""
+        self.updates, self.is_late = 0, True
+
+    @property
+    def alone(self) -> bool:
+        """Whether in the update to come the discriminators train alone: the generator's trainer leaves it as it is."""
+        return self.optimizer is not None and self.start <= self.updates < self._joint_start
+
+    @property
+    def _joint_start(self) -> int:
+        """The first update of generator and discriminators together."""
+        return self.start + (self.warmup if self.start > 0 or self.is_late else 0)
 
     def train_step(self, fake: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
         """Train the discriminators on one batch, if it is their turn.
@@ -90,7 +114,8 @@ class AdversarialTrainer(nn.Module):
         Returns:
             0-d tensors without graph: per discriminator the loss `d_<name>`, and the share of logits on the right
             side, `d_<name>_real_acc` and `d_<name>_fake_acc`, on this worker's batch; `d_grad_norm`, before clipping,
-            of the gradient averaged over the workers. Empty in an update that `every` or `start` leaves out.
+            of the gradient averaged over the workers: where it is not finite, nothing was changed. Empty in an update
+            that `every` or `start` leaves out.
 
         Raises:
             ValueError: shapes that differ.
@@ -114,7 +139,7 @@ class AdversarialTrainer(nn.Module):
             torch.stack(losses).sum().backward()
             distrib.average_gradients(self._trained)
             metrics['d_grad_norm'] = self._clip_gradients()
-            self.optimizer.step()
+            step_if(self.optimizer, metrics['d_grad_norm'].isfinite())
         return metrics
 
     def generator_losses(self, fake: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -126,13 +151,13 @@ class AdversarialTrainer(nn.Module):
 
         Returns:
             Per discriminator the scalars `adv_<name>` and, with feature matching, `feat_<name>`. Empty during `start`
-            and `warmup`.
+            and while the discriminators are `alone`.
 
         Raises:
             ValueError: shapes that differ.
         """
         _check_pair(fake, real)
-        if max(self.updates, 1) <= self.start + self.warmup:
+        if max(self.updates, 1) <= self._joint_start:
             return {}
         losses: dict[str, torch.Tensor] = {}
         with _frozen(self):
@@ -148,12 +173,13 @@ class AdversarialTrainer(nn.Module):
         return losses
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The state besides tensors of modules: optimizer and number of updates. See `torch.nn.Module`."""
-        return {'updates': self.updates, 'optimizer': self.optimizer.state_dict() if self.optimizer else {}}
+        """The state besides tensors of modules: optimizer, number of updates, `is_late`. See `torch.nn.Module`."""
+        return {'updates': self.updates, 'is_late': self.is_late,
+                'optimizer': self.optimizer.state_dict() if self.optimizer else {}}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` gave."""
-        self.updates = int(state['updates'])
+        self.updates, self.is_late = int(state['updates']), bool(state.get('is_late', False))
         if self.optimizer is not None:
             # A copy: the optimizer would go on to update the very tensors it is given.
             self.optimizer.load_state_dict(copy.deepcopy(state['optimizer']))

@@ -10,11 +10,12 @@ from audiocodec.data.audio import (
     read_segment,
     write_audio,
 )
-from audiocodec.data.dataset import AudioDataset, SegmentInfo
+from audiocodec.data.bad_files import BadFiles
+from audiocodec.data.dataset import AudioDataset, SegmentInfo, Skipped
 from audiocodec.data.index import SPLITS, index_folder, load_source, split, split_folder
-from audiocodec.data.loader import AudioLoader, make_loader
+from audiocodec.data.loader import AudioLoader, LoaderDiedError, make_loader
 from audiocodec.data.loudness import loudness, normalize
-from audiocodec.data.manifest import AudioMeta, Summary, load_manifest, save_manifest, summarize
+from audiocodec.data.manifest import AudioMeta, Summary, load_manifest, missing_files, save_manifest, summarize
 from audiocodec.data.resample import resample
 from audiocodec.data.shards import is_address, is_shards, load_shards, make_shards
 
@@ -25,7 +26,10 @@ __all__ = [
     'AudioInfo',
     'AudioLoader',
     'AudioMeta',
+    'BadFiles',
+    'LoaderDiedError',
     'SegmentInfo',
+    'Skipped',
     'Summary',
     'audio_info',
     'convert_audio',
@@ -39,6 +43,7 @@ __all__ = [
     'loudness',
     'make_loader',
     'make_shards',
+    'missing_files',
     'normalize',
     'read_audio',
     'read_segment',

@@ -4,6 +4,7 @@ Everything goes through soundfile (libsndfile): WAV, FLAC, OGG (Vorbis, Opus), M
 comes out as one ValueError that names it.
 """
 
+import math
 import os
 import struct
 import threading
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 
@@ -19,7 +21,9 @@ from audiocodec.data.loudness import normalize
 from audiocodec.data.resample import resample, resampler
 
 EXTENSIONS = ('.wav', '.flac', '.ogg', '.oga', '.opus', '.mp3', '.aif', '.aiff')
-_SAMPLE_RATES = (1_000, 768_000)  # Hz; outside, the header is wrong
+SAMPLE_RATES, MAX_CHANNELS = (1_000, 768_000), 64  # Hz; outside of these, the header is wrong
+LOUDEST = 10.0  # absolute sample; beyond, they are not scaled to [-1, 1] (decoded loud music reaches 2)
+_BLOCK = 2 ** 22  # frames decoded at a time: a header may promise more than there is memory
 _MP3_REACH = 12 * 1152  # samples; a frame may use bits of those before it (511 bytes), which must then be decoded too
 _OGG_TAIL = 2 * 65307  # bytes: the two largest possible last pages
 
@@ -80,16 +84,18 @@ class _Silence:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
-    """The open file; whatever fails inside becomes a ValueError that names it."""
+def open_audio(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
+    """A file open for reading; whatever fails inside becomes a ValueError that names it."""
     path = os.fspath(path)
     if not os.path.isfile(path):
         raise ValueError(f'{path}: {"is not a file" if os.path.exists(path) else "no such file"}')
     try:
         with _Silence.kept(), soundfile.SoundFile(path) as file:
-            low, high = _SAMPLE_RATES
+            low, high = SAMPLE_RATES
             if not low <= file.samplerate <= high:
                 raise ValueError(f'{path}: its header gives {file.samplerate} Hz; expected {low} to {high}')
+            if file.channels > MAX_CHANNELS:
+                raise ValueError(f'{path}: its header gives {file.channels} channels; expected at most {MAX_CHANNELS}')
             yield file
     except (OSError, RuntimeError, TypeError, MemoryError) as error:
         reason = str(error).removeprefix(f'Error opening {path!r}: ').rstrip('.') or type(error).__name__
@@ -109,7 +115,7 @@ def audio_info(path: str | os.PathLike[str], check_end: bool = False) -> AudioIn
     Raises:
         ValueError: no such file, not audio, empty, or (with `check_end`) truncated.
     """
-    with _opened(path) as file:
+    with open_audio(path) as file:
         frames = file.frames
         if check_end and file.format == 'MP3':
             frames = _measured_frames(file)
@@ -149,7 +155,7 @@ def read_audio(path: str | os.PathLike[str], start: int = 0, frames: int = -1) -
     Raises:
         ValueError: no such file, not audio, cut short, or `start` at or behind its end.
     """
-    with _opened(path) as file:
+    with open_audio(path) as file:
         total = file.frames
         if not 0 <= start < total:
             raise ValueError(f'{os.fspath(path)}: cannot read from sample {start}: it holds {total} samples')
@@ -160,11 +166,23 @@ def _read(file: soundfile.SoundFile, start: int, frames: int) -> torch.Tensor:
     """Samples [start, start + frames) of an open file, float32 [C, T]."""
     position = _decode_from(file, start)
     file.seek(position)
-    data = file.read(start - position + frames, dtype='float32', always_2d=True)[start - position:]
+    data = _decode(file, start - position + frames)[start - position:]
     # the length of an MP3 may be an estimate; everything else has to hold what its header says
     if len(data) < frames and (file.format != 'MP3' or len(data) == 0):
         raise ValueError(f'{file.name}: is cut short: {len(data)} of {frames} samples from sample {start}')
     return torch.from_numpy(data.T.copy())
+
+
+def _decode(file: soundfile.SoundFile, frames: int) -> np.ndarray:
+    """The next frames, float32 [T, C], as many as there are."""
+    if frames <= _BLOCK:
+        return file.read(frames, dtype='float32', always_2d=True)
+    blocks: list[np.ndarray] = []
+    left = frames
+    while left and (not blocks or len(blocks[-1])):
+        blocks.append(file.read(min(left, _BLOCK), dtype='float32', always_2d=True))
+        left -= len(blocks[-1])
+    return np.concatenate(blocks)
 
 
 def _decode_from(file: soundfile.SoundFile, start: int) -> int:
@@ -219,7 +237,7 @@ def read_segment(path: str | os.PathLike[str], start: int, frames: int, sample_r
     Returns:
         float32 [C, T], T <= frames.
     """
-    with _opened(path) as file:
+    with open_audio(path) as file:
         total, from_rate = file.frames, file.samplerate
         filters = resampler(from_rate, sample_rate)
         left = filters.length(total) - start
@@ -237,6 +255,14 @@ def read_segment(path: str | os.PathLike[str], start: int, frames: int, sample_r
         wav = convert_channels(wav, 1)  # here, and not behind the filter: less to filter
     wav = filters.segment(wav, start, frames)
     return wav if channels is None else convert_channels(wav, channels)
+
+
+def check_samples(wav: torch.Tensor, path: str | os.PathLike[str]) -> None:
+    """Raise a ValueError that names the file when its samples cannot be trained on: NaN, Inf, or not in [-1, 1]."""
+    loudest = wav.abs().max().item() if wav.numel() else 0.0
+    if not loudest <= LOUDEST:
+        what = f'a sample of {loudest:.4g}; expected -1 to 1' if math.isfinite(loudest) else 'NaN or Inf'
+        raise ValueError(f'{os.fspath(path)}: holds {what}')
 
 
 def convert_channels(wav: torch.Tensor, channels: int) -> torch.Tensor:

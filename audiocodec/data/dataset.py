@@ -6,21 +6,29 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from audiocodec.data.audio import read_segment
+from audiocodec.data.audio import check_samples, read_segment
 from audiocodec.data.manifest import AudioMeta
 from audiocodec.data.shards import check_shards, is_address, read_stored
 
 logger = logging.getLogger(__name__)
 
 _MASK = (1 << 63) - 1
-_MAX_DRAWS = 10  # files tried for one item before the data counts as broken
+_MAX_DRAWS = 100  # files tried for one item before the data counts as broken
 _ITEM, _PERMUTATION = 0, 1  # purposes of random draws
+
+
+class Skipped(NamedTuple):
+    """A file that could not be read, and why, in a sentence that names it."""
+
+    path: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +44,7 @@ class SegmentInfo:
         channels: of the item.
         epoch: of the draw; 0 for sets that do not change from epoch to epoch.
         index: of the item in its epoch: distinct over all workers.
-        skipped: unreadable files drawn before this one.
+        skipped: unreadable files drawn before this one, see `bad_files.BadFiles`.
     """
 
     meta: AudioMeta
@@ -47,7 +55,7 @@ class SegmentInfo:
     channels: int
     epoch: int = 0
     index: int = 0
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
 
 
 Sample = tuple[torch.Tensor, SegmentInfo]
@@ -90,6 +98,9 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
     it, uniformly such that at least `min_segment_ratio` of the segment is audio; the rest is padded with zeros, and
     `SegmentInfo.n_frames` tells the true length. Files too short for that are left out, unless all are. Without it,
     item `index` is a whole file.
+
+    Another draw stands in for a file that cannot be read, for whole files too: sets keep their number of items, and no
+    other item changes. `SegmentInfo.skipped` names such files.
 
     Items are addressed by `index` (in the epoch given to `set_epoch`) or by `(epoch, index)`, which needs no state and
     is how loader processes get them. Sets with `shuffle=False` do not depend on the epoch.
@@ -143,7 +154,7 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
         if segment_duration is None:
             self.num_samples = min(self.num_samples, len(self.files))
         self._chances = self._cumulative_chances()
-        self._unreadable: set[str] = set()
+        self._reported: set[str] = set()
 
     def _usable(self, metas: Sequence[AudioMeta], shortest: float | None, longest: float | None) -> list[AudioMeta]:
         """The files to draw from."""
@@ -185,37 +196,36 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
         epoch, index = (self.epoch, key) if isinstance(key, int) else key
         if not 0 <= index < len(self):
             raise IndexError(f'item {index} of {len(self)}')
-        epoch = epoch if self.shuffle else 0
-        wav, info = self._whole_file(index) if self.segment_duration is None else self._segment(epoch, index)
-        return (wav, info) if self.return_info else wav
-
-    def _whole_file(self, index: int) -> Sample:
-        meta = self.files[index * len(self.files) // len(self)]
-        wav = self._read(meta.path, 0, -1)
-        return wav, SegmentInfo(meta, 0.0, wav.shape[-1], wav.shape[-1], self.sample_rate, self.channels, 0, index)
-
-    def _segment(self, epoch: int, index: int) -> Sample:
-        assert self.segment_duration is not None
+        epoch = epoch if self.shuffle and self.segment_duration is not None else 0
         rng = np.random.default_rng((self.seed & _MASK, _ITEM, epoch, index))
-        frames = round(self.segment_duration * self.sample_rate)
-        skipped: list[str] = []
+        skipped: list[Skipped] = []
         for draw in range(_MAX_DRAWS):
-            meta = self.files[self._draw_file(rng, epoch, index, draw)]
-            length = int(meta.duration * self.sample_rate + 1e-6)
-            latest = max(0, length - math.ceil(frames * self.min_segment_ratio))
-            start = int(rng.random() * (latest + 1))
+            meta, start, frames = self._draw(rng, epoch, index, draw)
             try:
                 wav = self._read(meta.path, start, frames)
             except ValueError as error:
-                self._report_unreadable(meta.path, error)
-                skipped.append(meta.path)
-                reason = error
+                skipped.append(Skipped(meta.path, str(error)))
                 continue
             n_frames = wav.shape[-1]
-            wav = F.pad(wav, (0, frames - n_frames)) if self.pad else wav
+            wav = F.pad(wav, (0, frames - n_frames)) if self.pad and n_frames < frames else wav
+            if not self.return_info:
+                self._report(skipped)
+                return wav
             return wav, SegmentInfo(meta, start / self.sample_rate, n_frames, wav.shape[-1], self.sample_rate,
                                     self.channels, epoch, index, tuple(skipped))
-        raise ValueError(f'{_MAX_DRAWS} unreadable files in a row; the last: {reason}')
+        raise ValueError(f'{_MAX_DRAWS} files drawn in a row cannot be read; the last: {skipped[-1].reason} '
+                         '(scripts/doctor.py finds the others)')
+
+    def _draw(self, rng: np.random.Generator, epoch: int, index: int, draw: int) -> tuple[AudioMeta, int, int]:
+        """A file, and the first sample and number of samples to read from it (-1: all)."""
+        if self.segment_duration is None:
+            place = index * len(self.files) // len(self) if draw == 0 else self._draw_file(rng, epoch, index, draw)
+            return self.files[place], 0, -1
+        frames = round(self.segment_duration * self.sample_rate)
+        meta = self.files[self._draw_file(rng, epoch, index, draw)]
+        length = int(meta.duration * self.sample_rate + 1e-6)
+        latest = max(0, length - math.ceil(frames * self.min_segment_ratio))
+        return meta, int(rng.random() * (latest + 1)), frames
 
     def _draw_file(self, rng: np.random.Generator, epoch: int, index: int, draw: int) -> int:
         """Index of a file. Draws after the first stand in for an unreadable file, and are not part of a permutation."""
@@ -231,14 +241,15 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
         if is_address(path):
             return read_stored(path, start, frames, self.channels)
         wav = read_segment(path, start, frames, self.sample_rate, self.channels)
-        if not math.isfinite(wav.sum().item()):
-            raise ValueError(f'{path}: holds NaN or Inf')
+        check_samples(wav, path)
         return wav
 
-    def _report_unreadable(self, path: str, error: ValueError) -> None:
-        if path not in self._unreadable:  # named once per process
-            self._unreadable.add(path)
-            logger.warning('Skipped: %s', error)
+    def _report(self, skipped: Sequence[Skipped]) -> None:
+        """Name unreadable files, once in this process: where infos are returned, this is up to who receives them."""
+        for path, reason in skipped:
+            if path not in self._reported:
+                self._reported.add(path)
+                logger.warning('Skipped: %s', reason)
 
     def collate(self, samples: Sequence[torch.Tensor | Sample]) -> Batch:
         """Make a batch of items, padded with zeros to the longest.

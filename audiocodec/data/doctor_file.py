@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from audiocodec.data.audio import _opened
+from audiocodec.data.audio import open_audio
 from audiocodec.data.doctor_spectrum import LongTermSpectrum
 from audiocodec.data.manifest import AudioMeta
 
@@ -36,6 +36,7 @@ WARNINGS = {
 }
 KINDS = {**ERRORS, **WARNINGS}
 
+_LOUDEST = 1e6  # what is beyond is as wrong, and its square must not overflow
 _BLOCK = 2 ** 16  # samples (all channels together, times two) worked on at a time
 _PIECE = 2 ** 12  # frames decoded at a time: where a damaged file ends is known to within so many
 _WINDOW = 0.05  # seconds, over which the level is measured
@@ -156,7 +157,7 @@ def examine(meta: AudioMeta | str, limits: Limits) -> Examined:
         found.add('empty', 'a file of 0 bytes')
     else:
         try:
-            with _opened(path) as file:
+            with open_audio(path) as file:
                 _decode(file, found, limits)
         except ValueError as error:
             found.add('unreadable', str(error).removeprefix(f'{path}: '))
@@ -181,10 +182,12 @@ def _decode(file: soundfile.SoundFile, found: Examined, limits: Limits) -> None:
     reason: list[str] = []
     for block in _blocks(file, reason):
         decoded += len(block)
-        digest.update((block + 0.0).tobytes())  # -0.0 is 0.0
+        with np.errstate(invalid='ignore'):
+            digest.update((block + 0.0).tobytes())  # -0.0 is 0.0
         if not np.isfinite(block).all():
             bad += int((~np.isfinite(block)).sum())
             block = np.nan_to_num(block, nan=0.0, posinf=0.0, neginf=0.0)
+        block = block.clip(-_LOUDEST, _LOUDEST)
         level.add(block)
         spectrum.add(block)
     level.finish()

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 from audiocodec import __version__
-from audiocodec.data.audio import audio_info, convert_channels, read_segment
+from audiocodec.data.audio import audio_info, check_samples, convert_channels, read_segment
 from audiocodec.data.manifest import AudioMeta, write_bytes
 from audiocodec.data.resample import resampler
 from audiocodec.utils.progress import Progress
@@ -299,8 +299,7 @@ def _decoded(path: str, sample_rate: int, channels: int) -> Iterator[torch.Tenso
     while start < total:
         frames = min(_BLOCK, total - start)
         block = read_segment(path, start, frames, sample_rate, channels)
-        if not block.isfinite().all():
-            raise ValueError(f'{path}: holds NaN or Inf')
+        check_samples(block, path)
         yield block
         start += block.shape[-1]
         if block.shape[-1] < frames:  # an MP3 that ends before its estimated length

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from ..utils.distrib import all_reduce_mean_
+from ..utils.distrib import all_reduce_mean_, world_size
 
 
 class Balancer(nn.Module):
@@ -127,18 +127,22 @@ class Balancer(nn.Module):
 
     def _averaged_norms(self, names: list[str], grads: list[torch.Tensor]) -> torch.Tensor:
         """Fold the norms of the gradients into the averages and return these, [len(names)]."""
+        # Norms of the gradients that the losses of the whole batch, of all workers, would have: a mean over N times the
+        # items has an Nth of the gradient at each. So the state and the update are those of one worker with that batch.
+        workers = world_size()
         if self.per_batch_item:
-            norms = torch.stack([torch.linalg.vector_norm(grad.flatten(1), dim=1).mean() for grad in grads])
+            norms = torch.stack([torch.linalg.vector_norm(grad.flatten(1), dim=1).mean() for grad in grads]) / workers
+            all_reduce_mean_([norms])
         else:
-            norms = torch.stack([torch.linalg.vector_norm(grad) for grad in grads])
-        # The mean of the workers' averages is the average of the workers' means: with these, the state is the same
-        # everywhere.
-        all_reduce_mean_([norms])
+            squares = torch.stack([grad.square().sum() for grad in grads]) / workers
+            all_reduce_mean_([squares])
+            norms = squares.sqrt()
         buffers = [self.get_buffer(f'norm_{name}') for name in names]
         previous = torch.stack(buffers)
         updated = previous * self.ema_decay + torch.stack([norms, torch.ones_like(norms)], dim=-1)
-        # One NaN must not stay in the averages for ever: the caller skips that update, and so do they.
-        updated = torch.where(norms.isfinite()[:, None], updated, previous)
+        # One NaN must not stay in the averages for ever: the caller skips that update, and so do they. All of them: of
+        # a broken output some losses have a finite gradient.
+        updated = torch.where(norms.isfinite().all(), updated, previous)
         torch._foreach_copy_(buffers, list(updated.unbind()))
         return updated[:, 0] / updated[:, 1]
 

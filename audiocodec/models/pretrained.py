@@ -103,8 +103,9 @@ def find(name: str) -> Path:
                          f'{" or ".join(_FILES)}; found {found}')
     if name in NAMES or re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', name):
         return hub.fetch(NAMES.get(name, name))
-    raise ValueError(f'{name!r}: no such file or folder, and not the name of a model{config.nearest(name, NAMES)} '
-                     f'Expected {", ".join(NAMES)}, another id of the Hugging Face Hub, a checkpoint or exported model '
+    hint = config.nearest(name, NAMES) or '.'
+    raise ValueError(f'{name!r}: no such file or folder, and not the name of a model{hint} Expected '
+                     f'{", ".join(NAMES)}, another id of the Hugging Face Hub, a checkpoint or exported model '
                      f'of audiocodec or AudioCraft, or a checkpoint of the encodec package')
 
 
@@ -154,9 +155,10 @@ def _read_own(content: dict[str, Any]) -> Pretrained:
     missing = [key for key in ('version', 'config', 'state') if key not in content]
     if missing:
         raise ValueError(f"it is of the format {content['format']}, but {' and '.join(missing)} is missing")
-    if content['version'] > checkpoint.VERSION:
+    newest = checkpoint.VERSIONS[content['format']]
+    if content['version'] > newest:
         raise ValueError(f"it was written by a newer audiocodec (format version {content['version']}, this one reads "
-                         f'up to {checkpoint.VERSION}): upgrade the package')
+                         f'up to {newest}): upgrade the package')
     is_model = content['format'] == checkpoint.MODEL_FORMAT
     try:
         node = yaml.safe_load(content['config'])['model']

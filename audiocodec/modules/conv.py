@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .checks import require_int
+from .narrow import NarrowConv2d
 from .norm import normalize_weight, output_norm
 
 PAD_MODES = ('constant', 'reflect', 'replicate', 'circular')
@@ -42,7 +43,7 @@ class NormConv2d(nn.Module):
     def __init__(self, *args: Any, norm: str = 'none', norm_kwargs: Mapping[str, Any] | None = None,
                  **kwargs: Any) -> None:
         super().__init__()
-        self.conv = normalize_weight(nn.Conv2d(*args, **kwargs), norm)
+        self.conv = normalize_weight(NarrowConv2d(*args, **kwargs), norm)
         self.norm = output_norm(self.conv.out_channels, norm, norm_kwargs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,30 +1,9 @@
 """LSTM over the time of a convolutional tensor."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import nn
 
 from .checks import require_int
-
-
-@contextmanager
-def _training_kernels(x: torch.Tensor) -> Iterator[None]:
-    """Compute as in training, also where no gradient is needed.
-
-    On a CPU, PyTorch would then take another LSTM, of oneDNN, which rounds differently: nearly tied codes would change
-    between training and inference, and from those of other implementations.
-    """
-    if x.device.type != 'cpu' or torch.compiler.is_compiling():
-        yield
-        return
-    enabled = torch._C._get_mkldnn_enabled()
-    torch._C._set_mkldnn_enabled(False)
-    try:
-        yield
-    finally:
-        torch._C._set_mkldnn_enabled(enabled)
 
 
 class StreamableLSTM(nn.Module):
@@ -46,8 +25,18 @@ class StreamableLSTM(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, dimension, T] to [B, dimension, T]."""
         x = x.permute(2, 0, 1)
-        with _training_kernels(x):
-            y, _ = self.lstm(x)
+        y = self._run(x)
         if self.skip:
             y = y + x
         return y.permute(1, 2, 0)
+
+    def _run(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [T, B, dimension] to [T, B, dimension]; on a CPU by the kernels of training, also without gradients.
+
+        There, PyTorch would then take other kernels, which round differently: nearly tied codes would change between
+        training and inference.
+        """
+        if x.device.type != 'cpu' or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.lstm(x)[0]
+        with torch.enable_grad():
+            return self.lstm(x)[0].detach()

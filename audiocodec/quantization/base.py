@@ -83,6 +83,9 @@ class BaseQuantizer(nn.Module, ABC):
     def set_num_codebooks(self, n: int) -> None:
         """Use the first `n` codebooks, 1 <= n <= total_codebooks."""
 
+    def settle_statistics(self) -> None:
+        """Make, in place, what is learnt from fit weights that come from elsewhere. By default, there is nothing."""
+
     def drop_statistics(self) -> None:
         """Let go, in place, of what only training needs. By default, there is nothing."""
 

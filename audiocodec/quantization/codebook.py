@@ -163,6 +163,19 @@ class Codebooks(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._updates, self._all_inited = None, False
 
+    @torch.no_grad()
+    def settle_statistics(self) -> None:
+        """Make the statistics fit the entries, which are another run's: the next updates move them, and replace none.
+
+        The entries of a file may be averages over many updates, and its statistics those of one, or zeros. Entries that
+        were hardly used get as much time to find vectors in other data as restarted ones. Where the sizes of a level
+        say nothing, it starts as if every entry had been chosen once in an update.
+        """
+        mean = self.cluster_size.mean(-1, keepdim=True)
+        known = (mean > 0) & mean.isfinite()
+        self.cluster_size.copy_(torch.where(known, torch.maximum(self.cluster_size, self.restart_share * mean), 1))
+        self.embed_avg.copy_(self.embed * self.cluster_size[..., None])
+
     def drop_statistics(self) -> None:
         """Keep the entries alone, to encode and decode with: nothing can be learnt any more."""
         for name in ('embed_avg', 'cluster_size', 'inited', 'usage', 'dead', 'updates'):

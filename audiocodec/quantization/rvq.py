@@ -194,6 +194,10 @@ class ResidualVectorQuantizer(BaseQuantizer):
         """
         return self.codebooks.stats()
 
+    def settle_statistics(self) -> None:
+        """Make the statistics fit the entries; see `Codebooks.settle_statistics`."""
+        self.codebooks.settle_statistics()
+
     def drop_statistics(self) -> None:
         """Keep what encodes and decodes; see `BaseQuantizer`."""
         self.codebooks.drop_statistics()

@@ -34,6 +34,7 @@ FEW = Rule(lambda value: is_integer(value) and 0 <= value <= 1024, 'an integer f
 POSITIVE_INTEGER = Rule(lambda value: is_integer(value) and value > 0, 'a positive integer')
 EPOCHS = or_null(Rule(COUNT.check, 'a number of epochs'), 'for never')
 TEXTS = Rule(lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value), 'a list of texts')
+SHARE = Rule(lambda value: is_number(value) and 0 <= value <= 1, 'a share, from 0 to 1')
 
 
 def positive(what: str) -> Rule:
@@ -63,6 +64,7 @@ ACCEPTED: dict[str, Rule] = {
     'datasource.generate': PATH,
     'dataset.batch_size': POSITIVE_INTEGER,
     'dataset.num_workers': FEW,
+    'dataset.max_bad_fraction': SHARE,
     'optim.epochs': POSITIVE_INTEGER,
     'optim.updates_per_epoch': or_null(POSITIVE_INTEGER, 'for one pass over the data'),
     'optim.lr': positive('a learning rate'),
@@ -70,6 +72,9 @@ ACCEPTED: dict[str, Rule] = {
     'optim.ema.decay': or_null(Rule(lambda value: is_number(value) and 0 <= value < 1, 'from 0 to below 1'),
                                'for no average'),
     'optim.ema.every': POSITIVE_INTEGER,
+    'finetune.optimizers': SWITCH,
+    'optim.max_skipped': COUNT,
+    'checkpoint.every_updates': or_null(POSITIVE_INTEGER, 'for the end of an epoch alone'),
     'checkpoint.save_every': or_null(Rule(COUNT.check, 'a number of epochs'), 'for the latest alone'),
     'checkpoint.keep_last': or_null(POSITIVE_INTEGER, 'for all'),
     'valid.every': EPOCHS,
@@ -80,6 +85,8 @@ ACCEPTED: dict[str, Rule] = {
     'generate.audio.strategy': one_of(*HEADROOM_DB),
     'logging.level': one_of('DEBUG', 'INFO', 'WARNING', 'ERROR'),
     'logging.log_updates': COUNT,
+    'logging.warn_codebook_usage': SHARE,
+    'logging.warn_discriminator': SHARE,
     'logging.tensorboard': SWITCH,
     'logging.tensorboard_items': COUNT,
     'logging.wandb.enabled': SWITCH,
@@ -94,6 +101,6 @@ SECTIONS: dict[str, tuple[str, ...] | None] = {
     'datasource': (), 'dataset': None, 'dataset.train': None, 'dataset.valid': None, 'dataset.evaluate': None,
     'dataset.generate': None, 'model': None, 'adversarial': None, 'losses': None, 'balancer': None,
     'optim': ('optimizer', 'schedule'), 'optim.optimizer': None, 'optim.schedule': None, 'optim.ema': (),
-    'checkpoint': (), 'valid': (), 'evaluate': ('metrics',), 'evaluate.metrics': None, 'generate': (),
+    'finetune': (), 'checkpoint': (), 'valid': (), 'evaluate': ('metrics',), 'evaluate.metrics': None, 'generate': (),
     'generate.audio': (), 'metrics': None, 'logging': (), 'logging.wandb': (), 'slurm': None,
 }

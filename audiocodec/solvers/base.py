@@ -2,65 +2,40 @@
 
 import logging
 import os
-import random
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import dora
 import flashy
-import numpy as np
 import torch
 from flashy.logging import ResultLogger
 from omegaconf import DictConfig, OmegaConf
 
 from audiocodec.data import SPLITS
 from audiocodec.solvers import sources
+from audiocodec.solvers.environment import resolve_device, seed_everything
+from audiocodec.solvers.guard import UpdateGuard
+from audiocodec.solvers.interrupts import Interrupts
 from audiocodec.solvers.tracking import Tracker
-from audiocodec.utils import checkpoint, config, distrib, paths
-from audiocodec.utils.config import ConfigError
+from audiocodec.solvers.workers import WorkerWatch
+from audiocodec.utils import allocator, checkpoint, config, distrib
+from audiocodec.utils.averager import Averager
+from audiocodec.utils.errors import RunError
+from audiocodec.utils.lock import FolderLock
 from audiocodec.utils.progress import Progress
 
 logger = logging.getLogger('audiocodec')
 T = TypeVar('T')
 
-
-def seed_everything(*numbers: int) -> None:
-    """Seed the global generators of PyTorch, NumPy and Python from numbers such as (seed, epoch, rank)."""
-    seed = distrib.shared_generator(*numbers).initial_seed() % 2**32
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    random.seed(seed)
+_BUILD, _STAGE, _UPDATE = 0, 1, 2  # purposes of the seeds of the global generators
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device that `device=` names; `auto` is CUDA when there is one.
-
-    Raises:
-        ConfigError: for a name that PyTorch does not know, or CUDA where there is none.
-    """
-    if name == 'auto':
-        name = 'cuda' if torch.cuda.is_available() else 'cpu'
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f'device={name}: expected auto, cpu, cuda or cuda:N') from error
-    if device.type == 'cuda':
-        if not torch.cuda.is_available():
-            raise ConfigError(f'device={name}: PyTorch finds no CUDA device here; use device=cpu or device=auto')
-        if device.index is None:
-            device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
-        torch.cuda.set_device(device)
-    return device
-
-
-def experiment_folder(sig: str) -> Path:
-    """The folder of the experiment with signature `sig`: beside the running experiment, else where experiments live."""
-    root = Path(dora.get_xp().dora.dir) if dora.is_xp() else paths.experiments_folder()
-    return root / 'xps' / sig
+class _AbandonedStageError(Exception):
+    """Leaves a stage that will be run again."""
 
 
 class StandardSolver(flashy.BaseSolver, ABC):
@@ -84,11 +59,21 @@ class StandardSolver(flashy.BaseSolver, ABC):
         # Numbers near zero, as decaying signals make them, slow a CPU's convolutions by ten. Threads started later
         # inherit this.
         torch.set_flush_denormal(True)
+        if self.device.type == 'cpu':
+            allocator.keep_freed_memory()
         self._start_workers()
+        self.watch = WorkerWatch(self.folder)
+        self.interrupts = Interrupts()
+        self.guard = UpdateGuard(self.folder / 'nonfinite', self.device, cfg.optim.max_skipped, cfg.seed)
         self.updates = 0  # done since the very first epoch
+        self.batches = 0  # done in this epoch
+        self.means = Averager()  # of this epoch's updates
+        self._asked_to_stop = False
+        self._bad_files: dict[str, Any] | None = None  # what was skipped in this epoch before an interruption
         self.register_stateful('updates')
-        seed_everything(cfg.seed)
-        self.build()
+        seed_everything(cfg.seed, _BUILD)
+        with self.watch.ending_together():
+            self.build()
         self.tracker: Tracker | None = None
 
     def _start_workers(self) -> None:
@@ -127,20 +112,52 @@ class StandardSolver(flashy.BaseSolver, ABC):
         return {name: value for name, value in super().state_dict().items() if not name.startswith('xp.')}
 
     def commit(self, save_checkpoint: bool = True) -> None:
-        """Close the epoch: append its metrics to the history and save the checkpoint, atomically."""
+        """Close the epoch: append its metrics to the history and save the checkpoint."""
         self.history.append(self._pending_metrics)
         self._start_epoch()
+        self.batches, self.means = 0, Averager()
+        if save_checkpoint:
+            self.save_checkpoint()
+        if distrib.is_rank_zero():
+            if save_checkpoint:
+                self._keep_checkpoint(len(self.history))
+            try:
+                self.xp.link.update_history(self.history)
+            except OSError as error:
+                raise RunError(f'{self.folder} cannot be written to: {error.strerror}; the checkpoint of epoch '
+                               f'{len(self.history)} is intact') from error
+
+    def save_checkpoint(self) -> None:
+        """Write the latest checkpoint, at the end of an epoch or inside it; every worker calls it."""
+        position = self._position()
         if not distrib.is_rank_zero():
             return
-        if save_checkpoint:
-            content = {
-                'format': checkpoint.CHECKPOINT_FORMAT, 'version': checkpoint.VERSION, 'sig': self.xp.sig,
-                'epoch': len(self.history), 'config': OmegaConf.to_yaml(self.cfg, resolve=True),
-                'state': self.state_dict(),
-            }
-            checkpoint.save(content, self.checkpoint_path)
-            self._keep_checkpoint(len(self.history))
-        self.xp.link.update_history(self.history)
+        checkpoint.save({
+            'format': checkpoint.CHECKPOINT_FORMAT, 'version': checkpoint.CHECKPOINT_VERSION, 'sig': self.xp.sig,
+            'epoch': len(self.history), 'config': OmegaConf.to_yaml(self.cfg, resolve=True),
+            'state': self.state_dict(), 'position': position,
+        }, self.checkpoint_path)
+
+    def _position(self) -> dict[str, Any]:
+        """How far into the epoch it is: batches, metrics of the stages that are done, and what each worker holds."""
+        self._asked_to_stop |= self.guard.flush()
+        own = {'means': self.means.state_dict(), 'guard': self.guard.state_dict(),
+               'bad_files': self.dataloaders['train'].bad_files.state_dict() if self.batches else None}
+        return {'batches': self.batches, 'stages': self._pending_metrics, 'workers': distrib.all_gather_object(own)}
+
+    def _load_position(self, position: dict[str, Any]) -> None:
+        if not position:
+            return
+        self.batches = position['batches']
+        self._pending_metrics = {stage: dict(metrics) for stage, metrics in position['stages'].items()}
+        workers = position['workers']
+        own = workers[distrib.rank()] if len(workers) == distrib.world_size() else None
+        if own is None:  # another number of workers goes on: the first of them holds what all have summed up
+            merged = [worker['means'] for worker in workers] if distrib.is_rank_zero() else []
+            own = {**workers[0], 'means': Averager.merge(merged)}
+        self.means.load_state_dict(own['means'], self.device)
+        self.guard.load_state_dict(own['guard'])
+        self._bad_files = own['bad_files']
 
     def _keep_checkpoint(self, epoch: int) -> None:
         every = self.cfg.checkpoint.save_every
@@ -169,6 +186,7 @@ class StandardSolver(flashy.BaseSolver, ABC):
             raise ValueError(f"{self.checkpoint_path} lacks {', '.join(missing)}: it was written by another recipe; "
                              'start afresh with `dora run --clear ...`')
         self._load(state, self.checkpoint_path)
+        self._load_position(content['position'])
         return True
 
     def _load(self, state: dict[str, Any], source: object) -> None:
@@ -184,24 +202,68 @@ class StandardSolver(flashy.BaseSolver, ABC):
     # ---- epochs and stages ------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train to the last epoch, or run the one stage that `execute_only` names, from the last checkpoint."""
+        """Train to the last epoch, or run the one stage that `execute_only` names, from the last checkpoint.
+
+        Raises:
+            RunError: the run cannot go on, or (`InterruptedRunError`) was asked to stop; what is saved is intact.
+        """
         if self.cfg.show:
             print(self.show())
             return
+        with self.watch.ending_together():
+            if self.cfg.execute_only:
+                self._run_only(self.cfg.execute_only)
+            else:
+                with self._locked_folder(), self.interrupts:
+                    self._run_epochs()
+        self.watch.finish()
+
+    def _run_only(self, stage: str) -> None:
         with config.shown_as_messages():
             resumed = self.prepare()
         self.logger.info('\n%s', self.show(brief=True))
+        if not resumed and self.cfg.continue_from is None:
+            self.logger.warning('execute_only=%s: there is no checkpoint in %s, the model is untrained', stage,
+                                self.folder)
+        self._start_epoch()  # the stage may be one that a checkpoint inside an epoch has done
+        self.run_stage(stage, getattr(self, stage))
+
+    def _run_epochs(self) -> None:
+        with config.shown_as_messages():
+            self.prepare()
+        self.logger.info('\n%s', self.show(brief=True))
         self.replay_history()
-        if self.cfg.execute_only:
-            if not resumed and self.cfg.continue_from is None:
-                self.logger.warning('execute_only=%s: there is no checkpoint in %s, the model is untrained',
-                                    self.cfg.execute_only, self.folder)
-            self.run_stage(self.cfg.execute_only, getattr(self, self.cfg.execute_only))
-            return
         while self.epoch <= self.cfg.optim.epochs:
             self.run_epoch()
             self.commit()
         self.logger.info('done: %d epochs, %d updates, in %s', len(self.history), self.updates, self.folder)
+
+    @contextmanager
+    def _locked_folder(self) -> Iterator[None]:
+        """Within it, no other run writes to the experiment's folder; every worker learns whether that is so."""
+        lock = FolderLock(self.folder, f'experiment {self.xp.sig}')
+        problem = ''
+        if distrib.is_rank_zero():
+            try:
+                lock.acquire()
+            except RunError as error:
+                problem = str(error)
+        problem = distrib.all_gather_object(problem)[0]
+        if problem:
+            raise RunError(problem)
+        try:
+            if distrib.is_rank_zero():
+                self._clear_leftovers()
+            yield
+        finally:
+            lock.release()
+
+    def _clear_leftovers(self) -> None:
+        """Remove what killed runs of this experiment have left behind."""
+        checkpoint.remove_leftovers(self.checkpoint_path)
+        for old in self.folder.glob('.workers.*'):
+            if old != self.watch.folder:
+                shutil.rmtree(old, ignore_errors=True)
 
     def prepare(self) -> bool:
         """All that can fail for a reason that a user can mend: checkpoint, other weights, data, trackers.
@@ -219,19 +281,76 @@ class StandardSolver(flashy.BaseSolver, ABC):
 
     def replay_history(self) -> None:
         """Log the summaries of past epochs again, so that a resumed run's log tells the whole story."""
-        for epoch, stages in enumerate(self.history, start=1):
+        for epoch, stages in enumerate([*self.history, self._pending_metrics], start=1):
             for stage, metrics in stages.items():
                 self.result_logger._log_summary(stage, metrics, epoch, formatter=self.get_formatter(stage))
-        if self.history:
-            self.logger.info('resuming after epoch %d', len(self.history))
+        if self.history or self.batches:
+            self.logger.info('resuming at %s', self._place())
+
+    def _place(self) -> str:
+        """Where the run is, for people."""
+        done = [f'after batch {self.batches}'] if self.batches and 'train' not in self._pending_metrics else []
+        done += [f'after {stage}' for stage in list(self._pending_metrics)[-1:]]
+        return f'epoch {self.epoch}' + (f', {done[0]}' if done else '')
 
     def run_epoch(self) -> None:
-        """One epoch: training, then the stages that are due."""
-        # Third-party code that draws from the global generators draws the same after a resume.
-        seed_everything(self.cfg.seed, self.epoch, distrib.rank())
-        for stage in self.STAGES:
-            if self.is_due(stage):
+        """One epoch, or what is left of it: training, then the stages that are due."""
+        for number, stage in enumerate(self.STAGES):
+            if stage in self._pending_metrics or not self.is_due(stage):
+                continue
+            # Third-party code that draws from the global generators draws the same after a resume.
+            seed_everything(self.cfg.seed, _STAGE, self.epoch, number, distrib.rank())
+            with suppress(_AbandonedStageError):
                 self.run_stage(stage, getattr(self, stage))
+            if any(distrib.all_gather_object(self.interrupts.received)):
+                self._stop()
+
+    def training_batches(self) -> Iterator[tuple[torch.Tensor, Any]]:
+        """The batches of this epoch that are left: (wav float [B, C, T] on the host, where its items are from)."""
+        loader = self.dataloaders['train']
+        loader.set_epoch(self.epoch, self.batches)
+        if self.batches and self._bad_files is not None:
+            loader.bad_files.load_state_dict(self._bad_files)
+        for wav, infos in self.progress('train', loader, self.means.read, initial=self.batches):
+            seed_everything(self.cfg.seed, _UPDATE, self.updates, distrib.rank())
+            yield wav, infos
+
+    def end_update(self, metrics: dict[str, torch.Tensor], skipped: torch.Tensor, wav: torch.Tensor,
+                   infos: Any) -> None:
+        """Close an update: its metrics, whether it counted, and whether it is time for a checkpoint or to stop.
+
+        Args:
+            metrics: tensors, see `Averager`.
+            skipped: 0-d, boolean: whether the update changed nothing, not being finite; the same on every worker.
+            wav: the batch, on the host.
+            infos: where its items are from.
+        """
+        self.batches += 1
+        self.means.update(metrics, where=~skipped)
+        self.means.update({'skipped': skipped})
+        self._asked_to_stop |= self.guard.follow(self.updates, metrics, skipped, bool(self.interrupts.received), wav,
+                                                 infos)
+        every = self.cfg.checkpoint.every_updates
+        if self._asked_to_stop:
+            self._stop()
+        elif every and self.updates % every == 0:
+            self.save_checkpoint()
+
+    def _stop(self) -> None:
+        """Save and end, as a signal asked."""
+        self.save_checkpoint()
+        self.interrupts.obey(self._place())
+
+    def batches_of(self, stage: str, metrics: Callable[[], dict[str, float]] | None = None) -> Iterator[Any]:
+        """The batches of a stage other than training.
+
+        Alone, a worker leaves the stage as soon as it is asked to stop: it changes nothing that a checkpoint holds.
+        Several finish it, since they have not the same number of batches at which to agree.
+        """
+        for batch in self.progress(stage, self.dataloaders[stage], metrics):
+            if self.interrupts.received and distrib.world_size() == 1:
+                raise _AbandonedStageError
+            yield batch
 
     def is_due(self, stage: str) -> bool:
         """Whether the stage runs in this epoch: every epoch for train, every `STAGE.every` and the last for others."""
@@ -242,11 +361,11 @@ class StandardSolver(flashy.BaseSolver, ABC):
             return False
         return self.epoch % every == 0 or self.epoch == self.cfg.optim.epochs
 
-    def progress(self, stage: str, loader: Iterable[T],
-                 metrics: Callable[[], dict[str, float]] | None = None) -> Progress[T]:
+    def progress(self, stage: str, loader: Iterable[T], metrics: Callable[[], dict[str, float]] | None = None,
+                 initial: int = 0) -> Progress[T]:
         """A live bar on a terminal, evenly spaced lines in the log, with the metrics so far."""
         bar = Progress(loader, desc=f'{stage.capitalize()} | Epoch {self.epoch}', updates=self.cfg.logging.log_updates,
-                       logger=self.logger, enabled=distrib.is_rank_zero())
+                       initial=initial, logger=self.logger, enabled=distrib.is_rank_zero())
         if metrics is not None:
             bar.set_postfix(lambda: self.get_formatter(stage)(metrics()))
         return bar

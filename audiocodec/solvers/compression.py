@@ -1,6 +1,6 @@
 """The solver that trains neural audio codecs: reconstruction losses, adversaries, balancer, commitment (EnCodec)."""
 
-import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -12,11 +12,14 @@ from audiocodec.data import write_audio
 from audiocodec.metrics import MetricSuite
 from audiocodec.models import CompressionModel, pretrained
 from audiocodec.optim import ModuleEMA
-from audiocodec.solvers.base import StandardSolver, experiment_folder
+from audiocodec.solvers import finetune
+from audiocodec.solvers.base import StandardSolver
 from audiocodec.solvers.description import describe
-from audiocodec.utils import checkpoint, config, distrib, export
+from audiocodec.solvers.warnings import codebook_warning, discriminator_warning
+from audiocodec.utils import config, distrib
 from audiocodec.utils.averager import Averager
 from audiocodec.utils.config import ConfigError
+from audiocodec.utils.optimizers import step_if
 
 
 class CompressionSolver(StandardSolver):
@@ -73,15 +76,23 @@ class CompressionSolver(StandardSolver):
         Returns:
             0-d tensors on the device: every loss, the codebooks' use, gradient norms.
         """
+        if self.adversaries.alone:
+            return self.catch_up(wav)
         out = self.model(wav)
         d_losses = self.adversaries.train_step(fake=out.wav.detach(), real=wav)
         losses = {**self.reconstruction_losses(out.wav, wav), **self.adversaries.generator_losses(out.wav, wav)}
         # The commitment loss is the one term that does not pass through wav_hat.
         balanced = {name: loss for name, loss in losses.items() if name in self.balancer.weights}
         g_loss = self.balancer.backward(balanced, out.wav, beside=self.commitment_weight * out.commitment_loss)
-        grad_norm = self.update_model()
+        update = self.update_model(g_loss)
         return {**self.reported(losses), **self.reports(out.wav, wav), **d_losses, **out.metrics,
-                'commitment': out.commitment_loss, 'bandwidth': out.bandwidth, 'g_loss': g_loss, 'grad_norm': grad_norm}
+                **self.balancer.metrics, 'commitment': out.commitment_loss, 'bandwidth': out.bandwidth, **update}
+
+    def catch_up(self, wav: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One update of discriminators that are fresh beside a trained model, which stands still meanwhile."""
+        d_losses = self.adversaries.train_step(fake=finetune.still_wav(self.model, wav), real=wav)
+        self.updates += 1
+        return {**d_losses, 'skipped': ~d_losses.get('d_grad_norm', wav.new_zeros(())).isfinite()}
 
     def reconstruction_losses(self, wav_hat: torch.Tensor, wav: torch.Tensor) -> dict[str, torch.Tensor]:
         """The losses that are trained, as functions of the reconstruction."""
@@ -98,38 +109,55 @@ class CompressionSolver(StandardSolver):
         return {name: getattr(self.losses[name], 'reported', _same)(value) if name in self.losses else value
                 for name, value in losses.items()}
 
-    def update_model(self) -> torch.Tensor:
-        """Average the gradient over workers, clip it, step; returns its norm before clipping."""
+    def update_model(self, g_loss: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Average the gradient over the workers, clip it, and step, unless it or the loss is not finite.
+
+        Returns:
+            The loss averaged over the workers, the gradient's norm before clipping, and whether the step was left out.
+        """
         parameters = list(self.model.parameters())
-        distrib.average_gradients(parameters)
+        distrib.average_gradients(parameters, beside=[g_loss])
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.cfg.optim.max_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.cfg.optim.max_norm, norm)
-        self.optimizer.step()
+        ok = norm.isfinite() & g_loss.isfinite()
+        step_if(self.optimizer, ok)
         self.optimizer.zero_grad()
         self.schedule.step()
         if self.ema is not None:
             self.ema.step()
         self.updates += 1
-        return norm
+        return {'g_loss': g_loss, 'grad_norm': norm, 'skipped': ~ok}
 
     # ---- stages -----------------------------------------------------------------------------------------------------
 
     def train(self) -> dict[str, float]:
-        """One epoch of updates."""
+        """One epoch of updates, or what is left of it."""
         self.model.train()
+        begin = time.monotonic()
+        for wav, infos in self.training_batches():
+            metrics = self.run_step(wav.to(self.device, non_blocking=True))
+            self.end_update(metrics, metrics.pop('skipped'), wav, infos)
         loader = self.dataloaders['train']
-        loader.set_epoch(self.epoch)
-        averager = Averager()
-        for wav, _ in self.progress('train', loader, lambda: self._finite(averager.read())):
-            averager.update(self.run_step(wav.to(self.device, non_blocking=True)))
-        return {**self._finite(averager.read(over_workers=True)), 'lr': self.optimizer.param_groups[0]['lr']}
+        means = {**self.means.read(over_workers=True), 'lr': self.optimizer.param_groups[0]['lr'],
+                 'data_wait': loader.wait_time / (time.monotonic() - begin), **loader.bad_files.metrics()}
+        self.warn(means)
+        return means
+
+    def warn(self, metrics: Mapping[str, float]) -> None:
+        """Say in the log what an epoch's metrics show to be going wrong."""
+        history = [*(stages.get('train', {}) for stages in self.history), metrics]
+        texts = [codebook_warning(history, self.cfg.logging.warn_codebook_usage),
+                 discriminator_warning(metrics, self.cfg.logging.warn_discriminator)]
+        for text in texts:
+            if text is not None and distrib.is_rank_zero():
+                self.logger.warning('%s', text)
 
     def valid(self) -> dict[str, float]:
         """The losses on held-out audio, with the averaged model where one is kept."""
         averager = Averager()
         with self.averaged_model():
-            for wav, _ in self.progress('valid', self.dataloaders['valid'], averager.read):
+            for wav, _ in self.batches_of('valid', averager.read):
                 averager.update(self.valid_step(wav.to(self.device, non_blocking=True)), weight=wav.shape[0])
         return averager.read(over_workers=True)
 
@@ -146,7 +174,7 @@ class CompressionSolver(StandardSolver):
         """The metrics of `evaluate.metrics` over the evaluation split, shared among the workers."""
         self.metrics.reset()
         with self.averaged_model():
-            for batch, infos in self.progress('evaluate', self.dataloaders['evaluate']):
+            for batch, infos in self.batches_of('evaluate'):
                 wav = batch.to(self.device, non_blocking=True)
                 self.metrics.update(self.model(wav).wav, wav, torch.tensor([info.n_frames for info in infos]))
         return self.metrics.compute()
@@ -158,7 +186,7 @@ class CompressionSolver(StandardSolver):
         folder.mkdir(parents=True, exist_ok=True)
         sent = 0
         with self.averaged_model():
-            for wav, infos in self.progress('generate', self.dataloaders['generate']):
+            for wav, infos in self.batches_of('generate'):
                 wav_hat = self.model(wav.to(self.device, non_blocking=True)).wav.cpu()
                 for reference, estimate, info in zip(wav, wav_hat, infos):
                     name = f'{info.index:03d}_{Path(info.meta.path).stem}'
@@ -187,34 +215,11 @@ class CompressionSolver(StandardSolver):
         finally:
             self.model.train()
 
-    def _finite(self, metrics: dict[str, float]) -> dict[str, float]:
-        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if bad:
-            raise RuntimeError(f"{', '.join(bad)} became {metrics[bad[0]]} in epoch {self.epoch}, before update "
-                               f'{self.updates}: lower optim.lr or set optim.max_norm; the last checkpoint is intact')
-        return metrics
-
     # ---- weights from elsewhere -------------------------------------------------------------------------------------
 
     def initialize_from(self, source: str) -> None:
-        """Start from the weights of another run, `//sig/SIG`, an experiment folder, or a file.
-
-        A training checkpoint gives model, averaged model, discriminators and balancer (optimizers start afresh); an
-        exported model gives the model alone.
-        """
-        path = checkpoint_path(source)
-        content = checkpoint.load(path)
-        if content.get('format') == checkpoint.CHECKPOINT_FORMAT:
-            state = checkpoint.load_checkpoint(path)['state']
-            self._load({'model': export.inference_state(content), 'balancer': state['balancer']}, source)
-            prefix = 'discriminators.'
-            self.adversaries.discriminators.load_state_dict({
-                name.removeprefix(prefix): value for name, value in state['adversaries'].items()
-                if name.startswith(prefix)})
-        else:
-            self._load({'model': pretrained.load(str(path)).state_dict()}, source)
-        self.ema = self._new_ema()
-        self.logger.info('weights taken from %s', path)
+        """Start from a model that is trained already, and what its training left; see `finetune.start_from`."""
+        finetune.start_from(self, source)
 
     @staticmethod
     def model_from_checkpoint(source: str | Path, device: str | torch.device = 'cpu') -> CompressionModel:
@@ -227,9 +232,7 @@ class CompressionSolver(StandardSolver):
         Raises:
             ValueError: if there is no such experiment or file, or it cannot be read.
         """
-        if str(source).startswith('//pretrained/'):
-            return CompressionModel.get_pretrained(str(source).removeprefix('//pretrained/'), device)
-        return pretrained.load(str(checkpoint_path(source)), device)
+        return pretrained.load(str(finetune.find_source(source)), device)
 
     # ---- description ------------------------------------------------------------------------------------------------
 
@@ -243,19 +246,3 @@ def _same(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def checkpoint_path(source: str | Path) -> Path:
-    """The file that `//sig/SIG`, an experiment's folder or a file's name stands for.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    if str(source).startswith('//sig/'):
-        path = experiment_folder(str(source).removeprefix('//sig/')) / 'checkpoint.th'
-    else:
-        path = Path(source)
-        if path.is_dir():
-            path = path / 'checkpoint.th'
-    if not path.is_file():
-        raise ValueError(f'{source}: no checkpoint at {path}; expected //sig/SIG, an experiment folder, a checkpoint '
-                         'or an exported file')
-    return path

@@ -17,13 +17,14 @@ from audiocodec.data import (
     load_shards,
     load_source,
     make_loader,
+    missing_files,
     split_folder,
 )
 from audiocodec.utils import distrib, paths
 from audiocodec.utils.config import ConfigError
 
 # keys of `dataset` that are not arguments of AudioDataset
-_LOADING = {'batch_size', 'num_workers', *SPLITS}
+_LOADING = {'batch_size', 'num_workers', 'max_bad_fraction', *SPLITS}
 
 
 def needed_splits(cfg: DictConfig) -> list[str]:
@@ -57,10 +58,11 @@ def load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
             f'datasource.{split} is missing: give a manifest or a folder of audio (datasource.{split}=PATH), or one '
             f'folder for all splits (dset=audio/folder datasource.folder=PATH), or try the example recordings '
             f'(dset=audio/example){do_without}')
-    missing = [meta.path for meta in files if not is_address(meta.path) and not paths.find(meta.path).exists()]
+    missing = missing_files([meta.path for meta in files if not is_address(meta.path)])
     if missing:
-        raise ConfigError(f'datasource.{split}={source[split]}: {len(missing)} of {len(files)} files do not exist, '
-                          f'e.g. {missing[0]}')
+        raise ConfigError(f'datasource.{split}={source[split] or source.folder}: {len(missing)} of {len(files)} files '
+                          f'do not exist, e.g. {", ".join(missing[:3])}; scripts/doctor.py writes a manifest of the '
+                          'others')
     highest = max(meta.sample_rate for meta in files)
     if highest < cfg.sample_rate:
         raise ConfigError(f'datasource.{split}={source[split] or source.folder}: its highest sample rate is {highest} '
@@ -94,7 +96,7 @@ def build_dataloaders(cfg: DictConfig, device: torch.device) -> dict[str, AudioL
             loaders[split] = make_loader(
                 make_dataset(cfg, split), max(1, batch_size), options['num_workers'],
                 max_batches=cfg.optim.updates_per_epoch if split == 'train' else None,
-                pin_memory=device.type == 'cuda')
+                pin_memory=device.type == 'cuda', max_bad_fraction=options['max_bad_fraction'])
         except ConfigError as error:
             problems += error.problems
         except ValueError as error:
@@ -107,15 +109,20 @@ def build_dataloaders(cfg: DictConfig, device: torch.device) -> dict[str, AudioL
 class RepeatFirst:
     """A loader that yields its first batch as often as it would have yielded batches: speed without loading."""
 
+    wait_time = 0.
+
     def __init__(self, loader: AudioLoader) -> None:
         self.loader = loader
+        self._start = 0
+        self.bad_files = loader.bad_files
 
     def __len__(self) -> int:
         return len(self.loader)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Nothing: every epoch is the same batch."""
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Only where to begin: every epoch is the same batch."""
+        self._start = start
 
     def __iter__(self) -> Iterator[Any]:
-        yield from itertools.repeat(next(iter(self.loader)), len(self))
+        yield from itertools.repeat(next(iter(self.loader)), len(self) - self._start)
 

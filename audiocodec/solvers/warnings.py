@@ -48,5 +48,5 @@ def discriminator_warning(metrics: Metrics, threshold: float = 0.98) -> str | No
     listed = ', '.join(f'{name} (real {real:.1%}, fake {fake:.1%})' for name, (real, fake) in won.items())
     return (
         f'the discriminator has won, it is nearly always right: {listed}. What helps: train it less often '
-        '(adversarial.every=2), more slowly (adversarial.optimizer.lr) or later (adversarial.start), clip its '
+        '(adversarial.every=2), more slowly (adversarial.lr_ratio=0.3) or later (adversarial.start), clip its '
         'gradient (adversarial.max_norm), or give the generator more to hold on to (losses.feat.weight)')

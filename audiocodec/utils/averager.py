@@ -1,15 +1,18 @@
 """Means of metrics over updates that stay on the device until a line is written."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from audiocodec.utils import distrib
 
+_Group = tuple[tuple[str, int], ...]
+
 
 class Averager:
-    """Weighted running means of scalar tensors, and of 1-d ones: `name` with K values is read as `name_1` ... `name_K`.
+    """Weighted running means of scalars, and of one scalar for each level.
 
     An update adds one stacked tensor to a sum, without waiting for the device; `read` copies all sums at once.
     Metrics may come in groups with different keys (a loss computed every other update): each key is averaged over
@@ -17,20 +20,29 @@ class Averager:
     """
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[str, ...], torch.Tensor] = {}
-        self._weights: dict[tuple[str, ...], float] = {}
+        # names and sizes of the metrics that come together -> their sums and the sum of their weights, in float64
+        self._sums: dict[_Group, torch.Tensor] = {}
 
-    def update(self, metrics: Mapping[str, torch.Tensor], weight: float = 1.) -> None:
-        """Add 0-d and 1-d tensors, counted `weight` times (e.g. the number of items they are the mean of)."""
+    def update(self, metrics: Mapping[str, torch.Tensor], weight: float = 1.,
+               where: torch.Tensor | None = None) -> None:
+        """Add tensors, counted `weight` times (e.g. the number of items they are the mean of).
+
+        Args:
+            metrics: 0-d; or [K], one figure for each of K levels, which are read as `NAME_1` to `NAME_K`.
+            weight: see above.
+            where: 0-d, boolean: whether to count them; decided on the device.
+        """
         if not metrics:
             return
-        keys = tuple(key for name, value in metrics.items() for key in _keys(name, value))
-        values = torch.cat([value.detach().float().reshape(-1) for value in metrics.values()]).double() * weight
-        if keys in self._sums:
-            self._sums[keys] += values
-            self._weights[keys] += weight
+        group = tuple((name, value.numel() if value.dim() else 0) for name, value in metrics.items())
+        values = torch.cat([value.detach().float().reshape(-1) for value in metrics.values()]).double()
+        values = torch.cat([values, values.new_ones(1)]) * weight
+        if where is not None:
+            values = torch.where(where, values, 0.)
+        if group in self._sums:
+            self._sums[group] += values
         else:
-            self._sums[keys], self._weights[keys] = values, weight
+            self._sums[group] = values
 
     def read(self, over_workers: bool = False) -> dict[str, float]:
         """The means so far, in one copy from the device.
@@ -43,30 +55,42 @@ class Averager:
             groups = [group for gathered in distrib.all_gather_object(groups) for group in gathered]
         sums: dict[str, float] = {}
         weights: dict[str, float] = {}
-        for keys, values, weight in groups:
-            for key, value in zip(keys, values):
-                sums[key] = sums.get(key, 0.) + value
-                weights[key] = weights.get(key, 0.) + weight
-        return {key: value / weights[key] for key, value in sums.items()}
+        for names, (*values, weight) in groups:
+            for name, value in zip(names, values):
+                sums[name] = sums.get(name, 0.) + value
+                weights[name] = weights.get(name, 0.) + weight
+        return {name: value / weights[name] if weights[name] else math.nan for name, value in sums.items()}
 
-    def _groups(self) -> list[tuple[tuple[str, ...], list[float], float]]:
-        """(keys, sums, weight) of each group of metrics that came together."""
+    def _groups(self) -> list[tuple[list[str], list[float]]]:
+        """Names of the figures, and their sums with the weight at the end, for each group of metrics."""
         if not self._sums:
             return []
         values = iter(torch.cat(list(self._sums.values())).tolist())
-        return [(keys, [next(values) for _ in keys], weight) for keys, weight in self._weights.items()]
+        found = []
+        for group in self._sums:
+            names = [name for key, size in group for name in _expanded(key, size)]
+            found.append((names, [next(values) for _ in range(len(names) + 1)]))
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Exact sums, so that an epoch's means survive an interruption."""
-        return {'groups': [{'keys': list(keys), 'sums': self._sums[keys].cpu(), 'weight': self._weights[keys]}
-                           for keys in self._sums]}
+        return {'groups': [{'metrics': [list(metric) for metric in group], 'sums': sums.cpu()}
+                           for group, sums in self._sums.items()]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
-        self._sums = {tuple(group['keys']): group['sums'] for group in state['groups']}
-        self._weights = {tuple(group['keys']): group['weight'] for group in state['groups']}
+    def load_state_dict(self, state: dict[str, Any], device: torch.device | str = 'cpu') -> None:
+        """Restore what `state_dict` gave, on the device of the metrics to come."""
+        self._sums = {tuple((name, size) for name, size in group['metrics']): group['sums'].to(device)
+                      for group in state['groups']}
+
+    @staticmethod
+    def merge(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The state of one averager that had all the updates of several."""
+        sums: dict[_Group, torch.Tensor] = {}
+        for group in (group for state in states for group in state['groups']):
+            key = tuple((name, size) for name, size in group['metrics'])
+            sums[key] = sums[key] + group['sums'] if key in sums else group['sums']
+        return {'groups': [{'metrics': [list(metric) for metric in key], 'sums': value} for key, value in sums.items()]}
 
 
-def _keys(name: str, value: torch.Tensor) -> list[str]:
-    """The names under which the values of a metric are read."""
-    return [name] if value.dim() == 0 else [f'{name}_{index}' for index in range(1, len(value) + 1)]
+def _expanded(name: str, size: int) -> list[str]:
+    return [f'{name}_{level}' for level in range(1, size + 1)] if size else [name]

@@ -2,7 +2,8 @@
 
 Two kinds, both dicts of tensors, numbers, strings, lists and dicts:
 
-- a training checkpoint, `format: audiocodec.checkpoint`: `version`, `sig`, `config` (YAML), `state` (one entry a part);
+- a training checkpoint, `format: audiocodec.checkpoint`: `version`, `sig`, `config` (YAML), `state` (one entry a part),
+  `position` (how far into the epoch it is);
 - an exported model, `format: audiocodec.model`: `version`, `config` (YAML: what rebuilds the model), `state`.
 
 They are PyTorch archives; an exported model may be a safetensors file too, all but its `state` being in the metadata.
@@ -11,17 +12,25 @@ They are PyTorch archives; an exported model may be a safetensors file too, all 
 import json
 import os
 import pickle
+import pickletools
 import re
+import shutil
 import tempfile
-from collections.abc import Mapping
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from audiocodec.utils.errors import RunError
+
 CHECKPOINT_FORMAT = 'audiocodec.checkpoint'
 MODEL_FORMAT = 'audiocodec.model'
-VERSION = 1
+CHECKPOINT_VERSION, MODEL_VERSION = 2, 1
+VERSIONS = {CHECKPOINT_FORMAT: CHECKPOINT_VERSION, MODEL_FORMAT: MODEL_VERSION}
 SAFETENSORS = '.safetensors'
 
 # metadata of a safetensors file that are written as they are; the others are JSON
@@ -40,7 +49,8 @@ _BEGINNINGS = {
 def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Write `content` so that a reader sees the old file or the new one, never a part of it.
 
-    The temporary file lies in the same folder, is flushed to the disk, and takes the place of `path` in one rename.
+    The temporary file lies in the same folder, is flushed to the disk and read back, and takes the place of `path` in
+    one rename: whatever happens before, the old file is intact.
 
     Args:
         content: tensors, numbers, strings, lists and dicts.
@@ -48,9 +58,14 @@ def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
 
     Raises:
         ValueError: a safetensors file of something else than an exported model.
+        RunError: the disk is full, cannot be written to, or does not give back what was written.
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    temporary = Path(name)
     try:
         with os.fdopen(handle, 'wb') as file:
             if path.suffix == SAFETENSORS:
@@ -59,11 +74,52 @@ def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
                 torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        _read_back(temporary, path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    except RuntimeError as error:
+        # PyTorch's writer reports what it was refused, after the file said why, with an error of its own.
+        if isinstance(error.__context__, OSError):
+            raise _cannot_write(path, error.__context__) from error
         raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete the temporary files of writes to `path` that were killed; nobody else may be writing to it."""
+    for leftover in path.parent.glob(f'.{path.name}.*.tmp'):
+        leftover.unlink(missing_ok=True)
+
+
+def _read_back(temporary: Path, path: Path) -> None:
+    """Compare what is on the disk with the checksums in it."""
+    if path.suffix == SAFETENSORS:
+        return
+    with zipfile.ZipFile(temporary) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise RunError(f'{path} was not replaced: {damaged} in the new file reads back otherwise than it was written; '
+                       'is the disk failing? The old file is intact')
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename last through a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _cannot_write(path: Path, error: OSError) -> RunError:
+    free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+    kept = 'the one there is intact' if path.exists() else 'there is none yet'
+    return RunError(f'{path} could not be written: {error.strerror or error} ({free / 1e6:.0f} MB free in '
+                    f'{path.parent}); {kept}. Free space and start again')
 
 
 def load(path: str | os.PathLike[str], map_location: str | torch.device = 'cpu',
@@ -88,7 +144,9 @@ def load(path: str | os.PathLike[str], map_location: str | torch.device = 'cpu',
         return _load_safetensors(path, map_location)
     with torch.serialization.safe_globals([(cls, name) for name, cls in (types or {}).items()]):
         try:
-            content = torch.load(path, map_location=map_location, weights_only=True)
+            with warnings.catch_warnings():
+                warnings.filterwarnings('ignore', 'Detected pickle protocol')  # a plain pickle: it is refused
+                content = torch.load(path, map_location=map_location, weights_only=True)
         except Exception as error:  # damaged bytes may be instructions to the reader for anything
             code = _code(path, error)
             if code:
@@ -122,10 +180,29 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if content.get('format') != CHECKPOINT_FORMAT:
         raise ValueError(f"{path} is not a training checkpoint of audiocodec: its format is "
                          f"{content.get('format', 'unnamed')!r}, expected {CHECKPOINT_FORMAT!r}")
-    if content['version'] > VERSION:
-        raise ValueError(f"{path} was written by a newer audiocodec (format version {content['version']}, this one "
-                         f'reads up to {VERSION}): upgrade the package')
-    return content
+    return _migrated(content, path)
+
+
+def _migrated(content: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A training checkpoint in the form of the present version."""
+    version = content.get('version')
+    if not isinstance(version, int) or version < 1:
+        raise ValueError(f'{path} has no format version that there ever was: {version!r}, expected 1 to '
+                         f'{CHECKPOINT_VERSION}')
+    if version > CHECKPOINT_VERSION:
+        raise ValueError(f'{path} was written by a newer audiocodec (format version {version}, this one '
+                         f'reads up to {CHECKPOINT_VERSION}): upgrade the package')
+    for step in range(version, CHECKPOINT_VERSION):
+        content = _MIGRATIONS[step](content)
+    return {**content, 'version': CHECKPOINT_VERSION}
+
+
+def _from_1(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 was written at the end of an epoch only."""
+    return {**content, 'position': {}}
+
+
+_MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
 
 
 def prune(folder: Path, pattern: str, keep: int | None) -> None:
@@ -183,8 +260,24 @@ def _code(path: Path, error: Exception) -> str:
         return 'a TorchScript program'
     if not isinstance(error, pickle.UnpicklingError):
         return ''
-    names = foreign_types(path) or re.findall(r'(?:GLOBAL|function|module) <?([\w.]+)', str(error))
+    names = (foreign_types(path) or _named_in_pickle(path)
+             or re.findall(r'(?:GLOBAL|function|module) <?([\w.]+)', str(error)))
     return ', '.join(names[:4]) + (', ...' if len(names) > 4 else '')
+
+
+def _named_in_pickle(path: Path) -> list[str]:
+    """Names of the classes and functions that a plain pickle refers to; read, not imported, as far as it is whole."""
+    names: set[str] = set()
+    texts: list[str] = []
+    with path.open('rb') as file, suppress(Exception):  # damaged bytes may be instructions to the reader for anything
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name in ('GLOBAL', 'INST'):
+                names.add(str(argument).replace(' ', '.'))
+            elif opcode.name == 'STACK_GLOBAL':
+                names.add('.'.join(texts[-2:]))
+            elif isinstance(argument, str):
+                texts.append(argument)
+    return sorted(names)
 
 
 def _reason(error: Exception) -> str:

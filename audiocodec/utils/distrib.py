@@ -68,11 +68,16 @@ def all_reduce_mean_(tensors: Iterable[torch.Tensor]) -> None:
         tensor.data.div_(world_size())
 
 
-def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Average the gradients over the workers. A missing gradient counts as zero, so that no worker waits alone."""
+def average_gradients(parameters: Iterable[torch.nn.Parameter], beside: Iterable[torch.Tensor] = ()) -> None:
+    """Average the gradients over the workers. A missing gradient counts as zero, so that no worker waits alone.
+
+    Args:
+        parameters: the same on every worker.
+        beside: tensors without graph to average in the same collective.
+    """
     if not is_distributed():
         return
-    grads = []
+    grads = list(beside)
     for parameter in parameters:
         if parameter.requires_grad:
             if parameter.grad is None:

@@ -55,7 +55,7 @@ def save_compact(model_node: Mapping[str, Any], state: Mapping[str, torch.Tensor
     compact = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format)  # never a view of something more
                for name, value in compact_state(state).items()}
     config = yaml.safe_dump({'model': dict(model_node)}, sort_keys=False)
-    checkpoint.save({'format': checkpoint.MODEL_FORMAT, 'version': checkpoint.VERSION, **origin, 'config': config,
+    checkpoint.save({'format': checkpoint.MODEL_FORMAT, 'version': checkpoint.MODEL_VERSION, **origin, 'config': config,
                      'state': compact}, out_path)
     written = checkpoint.load(out_path)
     same = written['config'] == config and written['state'].keys() == compact.keys() and all(

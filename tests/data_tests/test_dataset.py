@@ -1,6 +1,7 @@
 import dataclasses
 import logging
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,27 +184,46 @@ def test_index_out_of_range(metas):
         dataset(metas)[40]
 
 
-def test_unreadable_file_is_replaced_by_another_draw_and_named_once(metas, caplog, tmp_path):
-    (tmp_path / 'd' / 'a.wav').write_text('broken')
-    data = dataset(metas, num_samples=20)
+@pytest.mark.parametrize('options', [
+    {},
+    {'permutation_on_files': True, 'sample_on_duration': False, 'sample_on_weight': False},
+    {'segment_duration': None, 'num_samples': None},
+])
+def test_another_draw_stands_in_for_an_unreadable_file_and_nothing_else_changes(metas, options):
+    before = [dataset(metas, **options)[3, index] for index in range(3 if 'segment_duration' in options else 20)]
+    Path(metas[0].path).write_text('broken')
+    after = [dataset(metas, **options)[3, index] for index in range(len(before))]
+    assert [info.index for _, info in after] == list(range(len(before)))
+    replaced = 0
+    for (wav, info), (new, new_info) in zip(before, after):
+        if info.meta == metas[0]:
+            replaced += 1
+            assert new_info.meta in metas[1:]
+            assert {one.path for one in new_info.skipped} == {metas[0].path}
+            assert new_info.skipped[0].reason == f'{metas[0].path}: cannot be read as audio: Format not recognised'
+        else:
+            assert (info, info.skipped) == (new_info, ())
+            assert torch.equal(wav, new)
+    assert replaced == (1 if 'segment_duration' in options else sum(info.meta == metas[0] for _, info in before)) > 0
+
+
+def test_unreadable_file_is_named_once_where_no_infos_are_returned(metas, caplog):
+    Path(metas[0].path).write_text('broken')
+    data = dataset(metas, return_info=False)
     with caplog.at_level(logging.WARNING):
-        infos = [info for _, info in data]
-    assert all(not info.meta.path.endswith('a.wav') for info in infos)
-    skipped = [path for info in infos for path in info.skipped]
-    assert set(skipped) == {metas[0].path}
-    assert len(skipped) > 5
+        assert sum(1 for _ in data) == 40
     assert caplog.text.count('a.wav') == 1
-    again = [info for _, info in dataset(metas, num_samples=20)]
-    assert again == infos
+    caplog.clear()
+    assert sum(len(info.skipped) for _, info in dataset(metas)) > 5
+    assert caplog.text == ''  # it is up to who receives the infos
 
 
-def test_nothing_but_unreadable_files(metas, tmp_path):
+def test_nothing_but_unreadable_files(metas):
     for meta in metas:
         open(meta.path, 'w').close()
-    with pytest.raises(ValueError, match=r'10 unreadable files in a row; the last: .*(a\.wav|b\.flac|c\.wav)'):
-        dataset(metas)[0]
-    with pytest.raises(ValueError, match=r'a\.wav'):
-        dataset(metas, segment_duration=None)[0]
+    for options in ({}, {'segment_duration': None}):
+        with pytest.raises(ValueError, match=r'100 files drawn in a row cannot be read; the last: .*(wav|flac)'):
+            dataset(metas, **options)[0]
 
 
 def test_file_shorter_than_its_manifest_says(metas, tmp_path, make_file):
@@ -212,10 +232,13 @@ def test_file_shorter_than_its_manifest_says(metas, tmp_path, make_file):
     assert info.n_frames > 0
 
 
-def test_not_a_number_is_unreadable(tmp_path):
+@pytest.mark.parametrize(('value', 'message'), [
+    (np.nan, 'NaN or Inf'), (-np.inf, 'NaN or Inf'), (-32768.0, 'a sample of 3.277e\\+04; expected -1 to 1'),
+])
+def test_samples_that_nothing_can_be_learnt_from_are_unreadable(tmp_path, value, message):
     import soundfile
-    soundfile.write(tmp_path / 'a.wav', np.full(24000, np.nan), 24000, subtype='FLOAT')
-    with pytest.raises(ValueError, match=r'a\.wav: holds NaN or Inf'):
+    soundfile.write(tmp_path / 'a.wav', np.full(24000, value), 24000, subtype='FLOAT')
+    with pytest.raises(ValueError, match=rf'a\.wav: holds {message}'):
         dataset(index_folder(tmp_path, cache=False))[0]
 
 

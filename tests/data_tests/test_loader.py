@@ -1,9 +1,15 @@
 import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
 
-from audiocodec.data import AudioDataset, AudioMeta, index_folder, make_loader
+from audiocodec.data import AudioDataset, AudioMeta, LoaderDiedError, index_folder, make_loader
 from audiocodec.data.loader import BatchPlan
 
 
@@ -108,26 +114,73 @@ def test_error_of_the_data_arrives_as_it_was(metas, workers):
     for meta in metas:
         open(meta.path, 'w').close()
     loader = make_loader(dataset(metas), 4, workers)
-    with pytest.raises(ValueError, match=r'^10 unreadable files in a row') as caught:
+    with pytest.raises(ValueError, match=r'^100 files drawn in a row cannot be read') as caught:
         next(iter(loader))
     assert 'Traceback' not in str(caught.value)
 
 
-class Killer(AudioDataset):
+class Dying(AudioDataset):
+    """Its second batch kills the process that loads it."""
+
+    signal = signal.SIGKILL
+
     def __getitem__(self, key):
-        import os
-        import signal
-        os.kill(os.getpid(), signal.SIGKILL)
+        if key[1] >= 4:
+            os.kill(os.getpid(), self.signal)
+        return super().__getitem__(key)
 
 
-def test_killed_loader_process_is_explained(metas):
-    loader = make_loader(Killer(metas, 16000, segment_duration=0.5, num_samples=22), 4, 1)
-    with pytest.raises(RuntimeError, match=r'want of memory.*num_workers'):
-        next(iter(loader))
+class Crashing(Dying):
+    signal = signal.SIGSEGV
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(('kind', 'message'), [(Dying, r'want of memory.*num_workers'), (Crashing, r'doctor\.py')])
+@pytest.mark.parametrize('is_waiting', [True, False])
+def test_death_of_a_loader_process_is_explained(metas, kind, message, is_waiting):
+    loader = make_loader(kind(metas, 16000, segment_duration=0.5, num_samples=22), 4, 1)
+    with pytest.raises(LoaderDiedError, match=message):  # noqa: PT012
+        for _ in loader:
+            if not is_waiting:
+                time.sleep(20)  # interrupted
+
+
+# Without a GPU nothing is pinned: here the thread that would do it runs, and copies to nowhere.
+PINNED = """
+import os, signal, sys
+import torch
+import torch.utils.data._utils.pin_memory as pinning
+from audiocodec.data import AudioDataset, AudioMeta, make_loader
+torch.accelerator.is_available = lambda: True
+torch.accelerator.current_accelerator = lambda: torch.device('cpu')
+torch.accelerator.current_device_index = lambda: 0
+torch.accelerator.set_device_index = lambda index: None
+pinning.pin_memory = lambda data, device=None: data
+
+class Dying(AudioDataset):
+    def __getitem__(self, key):
+        if key[1] >= 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(key)
+
+data = Dying([AudioMeta(sys.argv[1], 2.0, 16000)], 16000, segment_duration=0.5, num_samples=22, return_info=True)
+loader = make_loader(data, 4, 2, pin_memory=True)
+try:
+    for batch, infos in loader:
+        assert loader._loader._iterator._pin_memory_thread.is_alive()
+        print(len(infos))
+except RuntimeError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_death_of_a_loader_process_is_explained_where_memory_is_pinned(metas):
+    run = subprocess.run([sys.executable, '-c', PINNED, metas[0].path], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0
+    assert re.fullmatch(r'(4\n)?LoaderDiedError .*want of memory.*num_workers.*\n', run.stdout)
 
 
 def test_waiting_is_measured(metas, monkeypatch):
-    import time
     data = dataset(metas)
     monkeypatch.setattr(data, '_read', lambda *args, inner=data._read: time.sleep(0.01) or inner(*args))
     loader = make_loader(data, 4)

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from audiocodec.data import AudioMeta, load_manifest, save_manifest, summarize
+from audiocodec.data import AudioMeta, load_manifest, missing_files, save_manifest, summarize
 
 
 @pytest.mark.parametrize('name', ['m.jsonl', 'm.jsonl.gz'])
@@ -64,13 +64,15 @@ def test_audiocraft_manifest_loads_as_it_is(tmp_path, make_file, monkeypatch):
     ('[1, 2]', r'expected an object .* got \[1, 2\]'),
     ('{"path": "a.wav", "sample_rate": 16000}', "'duration' is missing"),
     ('{"duration": 1, "sample_rate": 16000}', "'path' is missing"),
-    ('{"path": "a.wav", "duration": NaN, "sample_rate": 16000}', "'duration' must be a finite number.*nan"),
-    ('{"path": "a.wav", "duration": -1, "sample_rate": 16000}', "'duration' must be .* not negative; got -1"),
+    ('{"path": "a.wav", "duration": NaN, "sample_rate": 16000}', "'duration' must be a number from 0 to .*got nan"),
+    ('{"path": "a.wav", "duration": -1, "sample_rate": 16000}', "'duration' must be a number from 0 to .*got -1"),
     ('{"path": "a.wav", "duration": "long", "sample_rate": 16000}', "'duration' .*'long'"),
     ('{"path": "a.wav", "duration": true, "sample_rate": 16000}', "'duration' .*True"),
-    ('{"path": "a.wav", "duration": 1, "sample_rate": 0}', "'sample_rate' must be a positive integer, got 0"),
+    ('{"path": "a.wav", "duration": 1, "sample_rate": 0}', "'sample_rate' must be an integer from 1 to 768000; got 0"),
     ('{"path": "a.wav", "duration": 1, "sample_rate": 16000, "channels": 1.5}', "'channels' .*1.5"),
     ('{"path": "a.wav", "duration": 1, "sample_rate": 16000, "weight": -2}', "'weight' .*-2"),
+    ('{"path": "a.wav", "duration": 1e9, "sample_rate": 16000}', "'duration' must be a number .*got 1000000000"),
+    ('{"path": "a.wav", "duration": 1, "sample_rate": 1e300}', "'sample_rate' .*got 1e\\+300"),
     ('{"path": 3, "duration": 1, "sample_rate": 16000}', "'path' must be a path, got 3"),
     ('{"path": "", "duration": 1, "sample_rate": 16000}', "'path' must be a path"),
     ('{"path": "a\\u0000", "duration": 1, "sample_rate": 16000}', "'path' must be a path"),
@@ -95,7 +97,7 @@ def test_missing_empty_and_damaged_manifests_are_named(tmp_path):
 
 
 def test_info_path_as_a_dictionary():
-    entry = {'path': 'a', 'duration': 1, 'sample_rate': 2, 'info_path': {'zip_path': 'b.zip', 'file_path': 'c'}}
+    entry = {'path': 'a', 'duration': 1, 'sample_rate': 16000, 'info_path': {'zip_path': 'b.zip', 'file_path': 'c'}}
     assert AudioMeta.from_dict(entry).info_path == 'b.zip:c'
 
 
@@ -104,3 +106,13 @@ def test_summary():
     assert str(summarize(metas)) == ('3 files, 2.00 h, sample rates: 16000 Hz (1), 24000 Hz (2), '
                                      'channels: unknown (1), 1 (2)')
     assert summarize(metas).sample_rates == {16000: 1, 24000: 2}
+
+
+def test_missing_files_are_found_in_order(tmp_path, make_file, monkeypatch):
+    monkeypatch.setattr('audiocodec.data.manifest._LOOKED_UP', (2, 4))
+    paths = [str(tmp_path / f'{number}.wav') for number in range(9)]
+    for number in (0, 3, 4, 8):
+        make_file(paths[number])
+    (tmp_path / '5.wav').mkdir()  # a folder is no file
+    assert missing_files(paths) == [paths[number] for number in (1, 2, 5, 6, 7)]
+    assert missing_files([]) == []

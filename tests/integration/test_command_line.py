@@ -166,7 +166,7 @@ def test_export_loads_back_with_the_averaged_weights(uninterrupted, tmp_path, mo
 def test_weights_of_another_run_start_a_new_one(uninterrupted, tmp_path):
     xp = experiment(uninterrupted[0])
     done = run(tmp_path, f'continue_from={xp}', 'optim.lr=1e-5', 'optim.epochs=1')
-    assert 'weights taken from' in done.stderr
+    assert 'continuing from' in done.stderr
     first = json.loads((experiment(tmp_path) / 'history.json').read_text())[0]['valid']['msspec']
     history = json.loads((xp / 'history.json').read_text())
     assert first < history[0]['valid']['msspec']

@@ -142,7 +142,7 @@ def test_models_of_transformers_without_transformers(monkeypatch, tmp_path):
 @pytest.mark.parametrize(('name', 'message'), [
     ('encodec_24khz', r"no such file or folder, and not the name of a model; did you mean 'facebook/encodec_24khz'"),
     ('dac_48khz', "did you mean 'dac_"),
-    ('/nowhere/model.th', 'no such file or folder'),
+    ('/nowhere/model.th', r"no such file or folder, and not the name of a model\. Expected"),
     ('outputs/xps/0123', 'no such file or folder'),
     ('', 'holds no model'),
 ])

@@ -63,6 +63,7 @@ def test_the_sound_and_the_format_may_be_given(run, experiment, tmp_path, capsys
 @pytest.mark.parametrize(('argv', 'message'), [
     (['0a1b2c3d', 'out', '--format', 'hf'], "error: the format 'hf' cannot hold this model: lstm=0"),
     (['deadbeef', 'out.bin'], "error: 'deadbeef': no such file or folder"),
+    (['0a1b2c3d', '/proc/out.bin'], 'error: /proc/out.bin could not be written'),
     (['//pretrained/nothing here', 'out.bin'], "error: 'nothing here': no such file or folder"),
 ])
 def test_what_cannot_be_done_is_said_in_a_line(run, experiment, tmp_path, monkeypatch, capsys, argv, message):

@@ -43,3 +43,28 @@ def test_state_is_exact():
     for each in (averager, other):
         each.update({'a': torch.tensor(math.e)})
     assert other.read() == averager.read()
+
+
+def test_levels_are_read_by_their_numbers():
+    averager = Averager()
+    averager.update({'usage': torch.tensor([0.25, 0.5]), 'loss': torch.tensor(1.)})
+    averager.update({'usage': torch.tensor([0.75, 1.]), 'loss': torch.tensor(3.)}, weight=3)
+    assert averager.read() == {'usage_1': 0.625, 'usage_2': 0.875, 'loss': 2.5}
+
+
+def test_updates_are_left_out_by_a_flag_on_the_device():
+    averager = Averager()
+    averager.update({'a': torch.tensor(math.nan)}, where=torch.tensor(False))
+    assert math.isnan(averager.read()['a'])
+    averager.update({'a': torch.tensor(2.)}, where=torch.tensor(True))
+    assert averager.read() == {'a': 2.}
+
+
+def test_several_states_merge_into_one():
+    averagers = [Averager() for _ in range(3)]
+    averagers[0].update({'a': torch.tensor(1.)})
+    averagers[1].update({'a': torch.tensor(4.), 'b': torch.tensor(5.)})
+    averagers[1].update({'a': torch.tensor(4.)})
+    merged = Averager()
+    merged.load_state_dict(Averager.merge([averager.state_dict() for averager in averagers]))
+    assert merged.read() == {'a': 3., 'b': 5.}

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from audiocodec.utils import checkpoint
+from audiocodec.utils.errors import RunError
 
 
 def content():
@@ -157,9 +158,10 @@ def test_what_was_found_instead_is_said(tmp_path, start, message, name):
         checkpoint.load(tmp_path / name)
 
 
-def test_plain_pickles_are_refused_and_not_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize('protocol', [0, 2, 4, 5])
+def test_plain_pickles_are_refused_and_not_run(tmp_path, monkeypatch, protocol):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / 'evil.pkl').write_bytes(pickle.dumps({'x': Payload()}, protocol=2))
+    (tmp_path / 'evil.pkl').write_bytes(pickle.dumps({'x': Payload()}, protocol=protocol))
     with pytest.raises(ValueError, match=r'evil\.pkl holds more than .*mkdir'):
         checkpoint.load('evil.pkl')
     assert not (tmp_path / 'executed').exists()
@@ -177,3 +179,44 @@ def test_types_are_admitted_by_name_for_one_file(tmp_path):
         checkpoint.load(tmp_path / 'b.th', types={'fractions.Fraction': fractions.Fraction})
     (tmp_path / 'c.txt').write_text('hello')
     assert checkpoint.foreign_types(tmp_path / 'c.txt') == []
+
+
+def test_a_checkpoint_of_the_first_version_is_taken_for_the_end_of_an_epoch(tmp_path):
+    checkpoint.save(content(), tmp_path / 'a.th')
+    loaded = checkpoint.load_checkpoint(tmp_path / 'a.th')
+    assert (loaded['version'], loaded['position']) == (checkpoint.CHECKPOINT_VERSION, {})
+    assert torch.equal(loaded['state']['w'], content()['state']['w'])
+
+
+@pytest.mark.parametrize('version', [0, -1, '2', None])
+def test_a_version_that_never_was_is_refused_by_name(tmp_path, version):
+    checkpoint.save({**content(), 'version': version}, tmp_path / 'a.th')
+    with pytest.raises(ValueError, match=f'a.th has no format version that there ever was: {version!r}, expected 1 to'):
+        checkpoint.load_checkpoint(tmp_path / 'a.th')
+
+
+def test_what_reads_back_otherwise_does_not_replace_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / 'a.th'
+    checkpoint.save(content(), path)
+    before = path.read_bytes()
+    fsync = os.fsync
+
+    def failing_disk(handle):
+        os.pwrite(handle, b'\xff' * 64, os.fstat(handle).st_size // 2)
+        fsync(handle)
+
+    monkeypatch.setattr(os, 'fsync', failing_disk)
+    with pytest.raises(RunError, match='reads back otherwise than it was written'):
+        checkpoint.save({**content(), 'state': {'w': torch.randn(1000)}}, path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ['a.th']
+
+
+def test_a_full_disk_is_a_message_and_the_old_file_stays(small_disk):
+    path = small_disk / 'a.th'
+    checkpoint.save(content(), path)
+    before = path.read_bytes()
+    with pytest.raises(RunError, match=r'a\.th could not be written: No space left .*the one there is intact'):
+        checkpoint.save({**content(), 'state': {'w': torch.randn(10 ** 6)}}, path)
+    assert path.read_bytes() == before
+    assert os.listdir(small_disk) == ['a.th']

@@ -61,14 +61,14 @@ def options_of(model: CompressionModel, name: str) -> Options:
         ValueError: a model of another kind; the message says which part.
     """
     node = node_of(model, name)
-    found = {'model': _spell_out(node)}
+    found = {'model': spell_out(node)}
     problems = []
     if found['model'][0] is not EncodecModel:
         refuse(name, [f'_target_={node["_target_"]}, only audiocodec.models.EncodecModel is possible'])
     known = {'encoder': (SEANetEncoder,), 'decoder': (SEANetDecoder,),
              'quantizer': (ResidualVectorQuantizer, NoQuantizer)}
     for part, classes in known.items():
-        found[part] = _spell_out(node[part])
+        found[part] = spell_out(node[part])
         if found[part][0] not in classes:
             problems.append(f'{part}._target_={node[part]["_target_"]}, only '
                             f'{" or ".join(cls.__name__ for cls in classes)} is possible')
@@ -85,8 +85,12 @@ def changed(part: str, cls: type, arguments: Mapping[str, Any], known: Collectio
             if key not in known and (key not in defaults or value != defaults[key])]
 
 
-def _spell_out(node: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The class that a node names, and its arguments with the defaults of those not given."""
+def spell_out(node: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The class that a node names, and its arguments the defaults of those not given included; nested nodes stay.
+
+    Raises:
+        ValueError: there is no such class, or it may not be named.
+    """
     target = config.locate(node['_target_'])
     return target, {**_defaults(target), **{str(key): value for key, value in node.items() if key != '_target_'}}
 

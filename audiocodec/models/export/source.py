@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,4 +76,10 @@ def _find(name: str) -> Path:
     own = experiments / name / 'checkpoint.th'
     if '/' not in name and not Path(name).exists() and own.is_file():
         return own
-    return pretrained.find(name)
+    try:
+        return pretrained.find(name)
+    except ValueError as error:
+        if re.fullmatch(r'[0-9a-f]{8}', name):
+            raise ValueError(f'{error}; nor is there a checkpoint of an experiment {name} in {experiments} '
+                             f'(AUDIOCODEC_DORA_DIR)') from error
+        raise

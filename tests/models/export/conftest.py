@@ -70,7 +70,8 @@ def save_checkpoint():
                 'metrics': {'visqol': {'bin': '/secret/visqol'}}, 'losses': {'l1': {'weight': 1.0}}}
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.save({
-            'format': checkpoint.CHECKPOINT_FORMAT, 'version': checkpoint.VERSION, 'sig': '0a1b2c3d', 'epoch': 7,
+            'format': checkpoint.CHECKPOINT_FORMAT, 'version': checkpoint.CHECKPOINT_VERSION,
+            'sig': '0a1b2c3d', 'epoch': 7,
             'config': yaml.safe_dump(full),
             'state': {'model': trained, 'ema': {'averages': averages, 'count': 3., 'calls': 3}, 'updates': 3,
                       'adversaries': {'discriminators.msstftd.weight': torch.randn(3)},

@@ -1,0 +1,68 @@
+"""One run of an experiment at a time: a lock on its folder that the system releases, however its holder ends."""
+
+import fcntl
+import json
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from audiocodec.utils.errors import RunError
+
+logger = logging.getLogger(__name__)
+
+
+class FolderLock:
+    """Held from `acquire` to `release`, or to the end of the process.
+
+    A POSIX record lock: unlike flock it is not inherited by loading processes that outlive a killed run, and it works
+    on NFS between machines. It is advisory, and the process must not open the file a second time.
+
+    Args:
+        folder: what is locked; the lock and who holds it are in its file `.lock`.
+        what: for the message, e.g. 'experiment 0a1b2c3d'.
+    """
+
+    def __init__(self, folder: Path, what: str) -> None:
+        self.path, self.what = folder / '.lock', what
+        self._file: IO[Any] | None = None
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            RunError: another process holds it; says which.
+        """
+        file = self.path.open('a+')
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise RunError(f'{self.what} is being run already, {_describe(file.read())}: two runs would overwrite each '
+                           f"other's checkpoints. Wait for it, end it, or change a value; {self.path} is released when "
+                           'its holder ends') from error
+        except OSError as error:  # a file system without locks
+            logger.warning('%s cannot be locked (%s): take care not to start the same experiment twice', self.path,
+                           error.strerror)
+            file.close()
+            return
+        file.truncate(0)
+        json.dump({'host': socket.gethostname(), 'pid': os.getpid(), 'since': time.strftime('%Y-%m-%d %H:%M:%S')}, file)
+        file.flush()
+        self._file = file
+
+    def release(self) -> None:
+        """Give the lock up; nothing if it is not held."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _describe(text: str) -> str:
+    try:
+        holder = json.loads(text)
+        return f"by process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (ValueError, KeyError, TypeError):
+        return 'by a process that has not said which it is'

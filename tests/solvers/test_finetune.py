@@ -1,0 +1,277 @@
+"""Training on from models of every kind: what is taken, what starts afresh, and that nothing is wrecked meanwhile."""
+
+import functools
+import logging
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import dora
+import pytest
+import torch
+from huggingface_hub import constants
+
+from audiocodec import train
+from audiocodec.models import export
+from audiocodec.models.export import hf
+from audiocodec.solvers import CompressionSolver, finetune
+from audiocodec.utils import checkpoint
+from audiocodec.utils.config import ConfigError
+
+# in small, with everything on: adversary, balancer, quantizer dropout, averaged model
+TINY = ('solver=compression/debug', 'device=cpu', 'num_threads=1', 'seanet.n_filters=2', 'seanet.dimension=8',
+        'seanet.lstm=1', 'rvq.n_q=3', 'rvq.bins=16', 'dataset.batch_size=2', 'dataset.segment_duration=0.2',
+        'adversarial=msstftd', 'adversarial.discriminators.msstftd.filters=2',
+        'adversarial.discriminators.msstftd.n_ffts=[256,128]', 'adversarial.discriminators.msstftd.hop_lengths=[64,32]',
+        'adversarial.discriminators.msstftd.win_lengths=[256,128]', 'optim.lr=1e-3', 'losses.msspec.range_end=8')
+PARITY = Path(__file__).parents[1] / 'data' / 'parity'
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp('runs')
+
+
+@functools.cache  # composing takes longer than all the rest
+def experiment(*overrides):
+    return train.main.get_xp(overrides)
+
+
+@contextmanager
+def solver_of(runs, *overrides):
+    with experiment(*TINY, f'dora.dir={runs}', *overrides).enter(stack=True):
+        solver = train.get_solver(dora.get_xp().cfg)
+        solver.model.train()
+        yield solver
+
+
+def batch(seed):
+    time = torch.arange(3200) / 16000
+    notes = 200 * 2 ** (3 * torch.rand(2, 1, 1, generator=torch.Generator().manual_seed(seed)))
+    return 0.3 * torch.sin(2 * torch.pi * notes * time)
+
+
+def copied(state):
+    if isinstance(state, torch.Tensor):
+        return state.clone()
+    if isinstance(state, dict):
+        return {key: copied(value) for key, value in state.items()}
+    return [copied(value) for value in state] if isinstance(state, list) else state
+
+
+def assert_equal(one, other, path='state'):
+    assert isinstance(one, torch.Tensor) == isinstance(other, torch.Tensor), path
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    elif isinstance(one, dict):
+        assert list(one) == list(other), path
+        for key in one:
+            assert_equal(one[key], other[key], f'{path}.{key}')
+    elif isinstance(one, list):
+        assert len(one) == len(other), path
+        for index, pair in enumerate(zip(one, other)):
+            assert_equal(*pair, f'{path}[{index}]')
+    else:
+        assert one == other, path
+
+
+GENERATOR = ('model', 'ema', 'optimizer', 'schedule', 'balancer')
+
+
+@pytest.fixture(scope='module')
+def trained(runs):
+    """A run of three updates: its checkpoint, a bundle and exports of it, and its state after a fourth update."""
+    with solver_of(runs) as solver:
+        for index in range(3):
+            solver.run_step(batch(index))
+        solver.commit()
+        bundle = runs / 'bundle.th'
+        export.bundle.save(checkpoint.load_checkpoint(solver.checkpoint_path), bundle)
+        compact = export.export_encodec(solver.checkpoint_path, runs / 'model.bin')
+        hf.save(CompressionSolver.model_from_checkpoint(compact), runs / 'hf')
+        solver.run_step(batch(3))
+        yield {'sig': f'//sig/{solver.xp.sig}', 'folder': solver.folder, 'checkpoint': solver.checkpoint_path,
+               'bundle': bundle, 'compact': compact, 'hf': runs / 'hf', 'state': copied(solver.state_dict())}
+
+
+def test_the_first_update_after_a_bundle_is_that_of_the_run_itself(runs, trained, caplog):
+    caplog.set_level(logging.INFO)
+    for source in ('bundle', 'checkpoint', 'sig', 'folder'):
+        with solver_of(runs) as solver:
+            solver.initialize_from(str(trained[source]))
+            solver.run_step(batch(3))
+            state = solver.state_dict()
+            for part in ('model', 'ema', 'optimizer', 'balancer', 'adversaries'):
+                assert_equal(state[part], trained['state'][part], part)
+            assert solver.updates == 1
+    assert caplog.text.count('afresh: nothing') == 4
+
+
+def test_rates_are_the_recipes_and_moments_the_checkpoints(runs, trained):
+    with solver_of(runs, 'optim.lr=1e-5', 'optim.optimizer.betas=[0.8,0.9]') as solver:
+        solver.initialize_from(str(trained['bundle']))
+        for optimizer in (solver.optimizer, solver.adversaries.optimizer):
+            assert optimizer.param_groups[0]['lr'] == 1e-5
+        assert solver.optimizer.param_groups[0]['betas'] == (0.8, 0.9)
+        assert solver.optimizer.state_dict()['state'][0]['exp_avg'].norm() > 0
+
+
+def test_without_optimizers_it_starts_from_averaged_weights(runs, trained):
+    with solver_of(runs, 'finetune.optimizers=false') as solver:
+        solver.initialize_from(str(trained['bundle']))
+        content = checkpoint.load(trained['bundle'])['state']
+        state = solver.model.state_dict()
+        for name, value in content['ema']['averages'].items():
+            if 'codebooks' not in name or name.endswith('embed'):
+                assert torch.equal(state[name], value), name
+        assert not torch.equal(state['quantizer.codebooks.embed'], content['model']['quantizer.codebooks.embed'])
+        assert solver.optimizer.state_dict()['state'] == solver.adversaries.optimizer.state_dict()['state'] == {}
+        assert solver.ema.count == 0
+        assert all(torch.equal(value, state[name]) for name, value in solver.ema.averages.items())
+        assert not solver.adversaries.alone  # the discriminators are taken all the same
+        assert torch.equal(solver.balancer.norm_l1, content['balancer']['norm_l1'])
+
+
+@pytest.mark.parametrize('kind', ['compact', 'hf'])
+def test_fresh_discriminators_train_alone_first_and_the_generator_stands_still(runs, trained, kind):
+    with solver_of(runs, 'adversarial.warmup=3', 'adversarial.every=2') as solver:
+        solver.initialize_from(str(trained[kind]))
+        before = copied(solver.state_dict())
+        losses = []
+        for index in range(3):
+            assert solver.adversaries.alone
+            losses.append(solver.run_step(batch(index)))
+        after = solver.state_dict()
+        for part in GENERATOR:
+            assert_equal(after[part], before[part], part)
+        assert [sorted(metrics) for metrics in losses[:2]] == [
+            ['d_grad_norm', 'd_msstftd', 'd_msstftd_fake_acc', 'd_msstftd_real_acc', 'skipped'], ['skipped']]
+        discriminators = [name for name, value in before['adversaries'].items() if name.startswith('discriminators.')
+                          and torch.equal(value, after['adversaries'][name])]
+        assert discriminators == []
+        assert solver.updates == 3
+        assert solver.model.training
+        metrics = solver.run_step(batch(3))
+        assert not solver.adversaries.alone
+        assert {'adv_msstftd', 'feat_msstftd', 'msspec'} <= metrics.keys()
+        for part in GENERATOR:
+            with pytest.raises(AssertionError):
+                assert_equal(solver.state_dict()[part], before[part])
+
+
+def test_interrupted_while_they_are_alone_it_goes_on_where_it_was(runs, trained):
+    overrides = (f'continue_from={trained["compact"]}', 'adversarial.warmup=3')
+    with solver_of(runs, *overrides) as solver:
+        solver.initialize_from(str(trained['compact']))
+        for index in range(2):
+            solver.run_step(batch(index))
+        solver.commit()
+        for index in range(2, 5):
+            solver.run_step(batch(index))
+        whole = copied(solver.state_dict())
+    with solver_of(runs, *overrides) as solver:
+        assert solver.restore()
+        for index in range(2, 5):
+            solver.run_step(batch(index))
+        assert_equal({**solver.state_dict(), 'history': []}, {**whole, 'history': []})
+        assert solver.updates == 5
+        shutil.rmtree(solver.folder)
+
+
+def test_without_warmup_nothing_waits(runs, trained):
+    with solver_of(runs, 'adversarial.warmup=0') as solver:
+        solver.initialize_from(str(trained['compact']))
+        assert not solver.adversaries.alone
+        assert 'adv_msstftd' in solver.run_step(batch(0))
+
+
+def test_what_does_not_fit_the_recipe_starts_afresh(runs, trained, caplog):
+    caplog.set_level(logging.INFO)
+    with solver_of(runs, 'adversarial.discriminators.msstftd.filters=3', 'losses.msspec.n_mels=32',
+                   'optim.optimizer._target_=torch.optim.AdamW', 'rvq.decay=0.9') as solver:
+        solver.initialize_from(str(trained['bundle']))
+        assert solver.adversaries.alone
+        assert solver.optimizer.state_dict()['state'] == {}
+        assert [name for name, value in solver.balancer.named_buffers() if value.any()] == ['norm_l1']
+    assert 'taken: averaged weights, balance of l1; afresh: optimizer, running average, discriminator' in caplog.text
+    assert 'learnt in another way than before: rvq.decay=0.9 (there 0.99)' in caplog.text
+    assert 'the discriminators train alone for the first 300 updates (adversarial.warmup)' in caplog.text
+    with solver_of(runs, 'adversarial.discriminators.msstftd.n_ffts=[256,512]') as solver:  # of the same shapes
+        solver.initialize_from(str(trained['bundle']))
+        assert solver.adversaries.alone
+
+
+def test_discriminators_that_had_not_started_are_fresh(runs, trained, tmp_path):
+    content = checkpoint.load(trained['bundle'])
+    content['state']['adversaries']['_extra_state'] = {'updates': 3, 'optimizer': {'state': {}, 'param_groups': []}}
+    checkpoint.save(content, tmp_path / 'early.th')
+    with solver_of(runs) as solver:
+        solver.initialize_from(str(tmp_path / 'early.th'))
+        assert solver.adversaries.alone
+
+
+@pytest.mark.parametrize('statistics', ['missing', 'zeros', 'of other entries'])
+def test_the_first_updates_leave_codebooks_in_place_whatever_the_file_says_of_them(runs, trained, tmp_path, statistics):
+    content = checkpoint.load(trained['checkpoint'])
+    state = content['state']['model']
+    books = {name: state[f'quantizer.codebooks.{name}'] for name in ('embed', 'embed_avg', 'cluster_size')}
+    if statistics == 'zeros':  # as transformers initialises them
+        books['cluster_size'].zero_()
+    elif statistics == 'of other entries':  # and three quarters of them hardly used
+        books['embed_avg'].copy_(torch.randn_like(books['embed_avg']))
+        books['cluster_size'][:, 4:] = 1e-3
+    checkpoint.save({**content, 'format': checkpoint.MODEL_FORMAT, 'version': 1, 'state': state}, tmp_path / 'model.th')
+    source = trained['compact'] if statistics == 'missing' else tmp_path / 'model.th'
+    with solver_of(runs, 'adversarial.warmup=0', 'rvq.q_dropout=false') as solver:
+        solver.initialize_from(str(source))
+        books = solver.model.quantizer.codebooks
+        before = books.embed.clone()
+        for index in range(3):
+            solver.run_step(batch(index))
+            assert books.dead.max() == 0
+        moved = (books.embed - before).norm(dim=-1) / before.norm(dim=-1).clamp(min=before.std())
+        assert 0 < moved.mean() < 0.2
+
+
+def test_a_recipe_of_another_model_is_refused_before_there_is_data(runs):
+    with solver_of(runs, 'datasource.train=/nowhere', f'continue_from={PARITY}/stereo_48khz.audiocraft.bin') as solver:
+        with pytest.raises(ConfigError, match=r'in \d+ options:') as error:
+            solver.prepare()
+        assert f'continue_from={PARITY}/stereo_48khz.audiocraft.bin: the model of the recipe' in str(error.value)
+        for line in ('sample_rate=16000: the checkpoint has 48000', 'channels=1: the checkpoint has 2',
+                     'model.renormalize=false: the checkpoint has true', 'rvq.n_q=3: the checkpoint has'):
+            assert line in str(error.value)
+        assert 'dataloaders' not in vars(solver)
+
+
+@pytest.mark.parametrize('kind', ['dac', 'mimi'])
+def test_models_that_cannot_be_trained_are_refused(runs, tmp_path, kind):
+    (tmp_path / 'config.json').write_text(f'{{"model_type": "{kind}"}}')
+    with solver_of(runs) as solver, pytest.raises(ValueError, match=f'of type {kind}, .* cannot be trained here'):
+        solver.initialize_from(f'//pretrained/{tmp_path}')
+
+
+@pytest.mark.parametrize(('source', 'message'), [
+    ('//sig/00000000', r'//sig/00000000: no checkpoint at .*AUDIOCODEC_DORA_DIR'),
+    ('outputs/nothing', 'outputs/nothing: no such file or folder; expected //sig/SIG, //pretrained/NAME'),
+    ('//pretrained/facebook/encodec_24khz', 'https://huggingface.co/facebook/encodec_24khz'),
+    ('//pretrained/encodec_24khz', "did you mean 'facebook/encodec_24khz'"),
+])
+def test_sources_that_are_not_there(source, message, monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    with pytest.raises(ValueError, match=message):
+        finetune.find_source(source)
+
+
+def test_a_damaged_checkpoint_is_said_to_be_one(runs, trained, tmp_path):
+    content = checkpoint.load(trained['bundle'])
+    content['state']['adversaries']['_extra_state']['optimizer'] = {'state': {0: 1}}
+    checkpoint.save(content, tmp_path / 'damaged.th')
+    with solver_of(runs) as solver, pytest.raises(ValueError, match=r'damaged\.th is damaged'):
+        solver.initialize_from(str(tmp_path / 'damaged.th'))
+
+
+def test_where_it_starts_is_part_of_the_signature():
+    overrides = ([], ['continue_from=//sig/0'], ['finetune.optimizers=false'], ['adversarial.warmup=5'])
+    assert len({experiment(*TINY, *each).sig for each in overrides}) == len(overrides)

@@ -1,0 +1,114 @@
+"""Several workers: the update of one with the whole batch, and one end for all."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from audiocodec.utils import checkpoint
+
+SCRIPT = Path(__file__).with_name('solver_worker.py')
+# 20 updates with dropped and dead codes, evaluation and generation with a number of items that no number of workers
+# divides
+LONG = ['optim.updates_per_epoch=10', 'optim.epochs=2', 'dataset.batch_size=8', 'rvq.q_dropout=true', 'rvq.bins=64',
+        'rvq.threshold_ema_dead_code=10', 'rvq.decay=0.7', 'dataset.valid.num_samples=7',
+        'dataset.evaluate.num_samples=7', 'dataset.generate.num_samples=3', 'dataset.generate.segment_duration=0.5',
+        'evaluate.every=2', 'generate.every=2', 'optim.lr=2e-4', '+optim.optimizer.eps=1e-3',
+        '+adversarial.optimizer.eps=1e-3']
+
+
+def start(folder, what, world_size, *overrides):
+    (folder / 'xps').mkdir(parents=True, exist_ok=True)
+    found = []
+    for rank in range(world_size):
+        spread = {'MASTER_ADDR': '127.0.0.1', 'RANK': str(rank), 'LOCAL_RANK': str(rank),
+                  'WORLD_SIZE': str(world_size)} if world_size > 1 else {}
+        found.append(subprocess.Popen([sys.executable, str(SCRIPT), str(folder), what, *overrides], text=True,
+                                      env={**os.environ, **spread, 'OMP_NUM_THREADS': '1'}, stderr=subprocess.PIPE))
+    return found
+
+
+def run(folder, world_size, *overrides):
+    for process in start(folder, 'train', world_size, *overrides):
+        text = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, text
+    (xp,) = (folder / 'xps').iterdir()
+    return xp
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory):
+    return run(tmp_path_factory.mktemp('alone'), 1, *LONG)
+
+
+def assert_close(one, other, path):
+    if isinstance(one, torch.Tensor) and one.is_floating_point():
+        # Sums in another order, amplified by 20 updates of an optimizer that divides small gradients by their size.
+        atol = 2e-2 * float(other.abs().max()) + 1e-5 if other.numel() else 0.
+        torch.testing.assert_close(one, other, rtol=0, atol=atol, msg=lambda text: f'{path}: {text}')
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            if key not in ('duration', 'data_wait'):
+                assert_close(one[key], other[key], f'{path}.{key}')
+    elif isinstance(one, list):
+        assert len(one) == len(other), path
+        for index, (first, second) in enumerate(zip(one, other)):
+            assert_close(first, second, f'{path}[{index}]')
+    elif isinstance(one, float):
+        assert one == pytest.approx(other, rel=5e-3, abs=1e-3), path
+    else:
+        assert one == other, path
+
+
+@pytest.fixture(scope='module', params=[2, pytest.param(4, marks=pytest.mark.slow)])
+def several(request, tmp_path_factory):
+    return run(tmp_path_factory.mktemp('several'), request.param, *LONG)
+
+
+def test_workers_train_what_one_trains_with_the_whole_batch(alone, several):
+    one, other = (checkpoint.load_checkpoint(xp / 'checkpoint.th')['state'] for xp in (alone, several))
+    assert one['updates'] == 20
+    assert {'model', 'adversaries', 'balancer', 'optimizer', 'schedule', 'ema'} <= one.keys()
+    revived = [stages['train']['revived_codes'] for stages in one['history']]
+    assert min(revived) > 0, 'the case must have dead codes'
+    used = [stages['train']['bandwidth'] for stages in one['history']]
+    assert min(used) < one['history'][0]['valid']['bandwidth'], 'the case must have dropped codebooks'
+    assert_close(one, other, 'state')
+
+
+def test_evaluation_and_generation_lose_and_repeat_no_item(alone, several):
+    names = [sorted(path.name for path in xp.rglob('*.reference.wav')) for xp in (alone, several)]
+    assert len(names[0]) == 3
+    assert names[0] == names[1]
+    histories = [json.loads((xp / 'history.json').read_text())[-1] for xp in (alone, several)]
+    for stage in ('valid', 'evaluate'):
+        assert_close(*(history[stage] for history in histories), stage)
+
+
+@pytest.mark.parametrize('rank', [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_failing_worker_ends_all_with_its_error(tmp_path, rank):
+    begin = time.monotonic()
+    processes = start(tmp_path, f'raise:{rank}', 2)
+    texts = [process.communicate(timeout=60)[1] for process in processes]
+    assert time.monotonic() - begin < 60
+    assert [process.returncode for process in processes] == [1, 1]
+    for text in texts:
+        assert 'the third update is one too many' in text
+    assert f'worker {rank}:' in texts[1 - rank]
+
+
+@pytest.mark.parametrize('rank', [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_worker_that_is_killed_ends_all(tmp_path, rank):
+    processes = start(tmp_path, f'die:{rank}', 2)
+    texts = [process.communicate(timeout=60)[1] for process in processes]
+    assert processes[rank].returncode == -9
+    assert processes[1 - rank].returncode == 1
+    assert f'worker {rank}: died without a word' in texts[1 - rank]
