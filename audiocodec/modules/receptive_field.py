@@ -48,7 +48,8 @@ def reads(module: nn.Module, first: float, last: float, recurrence: bool = True)
         return _transposed(module, first, last)
     if isinstance(module, StreamableLSTM):
         return Reach(-math.inf if recurrence else first, last)
-    if isinstance(module, nn.Identity | nn.ELU) or type(module).__module__ == 'torch.nn.modules.activation':
+    if isinstance(module, nn.Identity) or any(kind.__module__ == 'torch.nn.modules.activation'
+                                              for kind in type(module).__mro__):
         return Reach(first, last)
     raise ValueError(f'the receptive field of {type(module).__name__} is not known')
 

@@ -14,6 +14,14 @@ _DRAW_EMBED, _DRAW_SAMPLES, _DRAW_KMEANS, _DRAW_REVIVAL = 0x52565101, 0x52565102
 
 # A share of the average entry's cluster size below which an entry counts as unused, and as dead if nothing else is set.
 UNUSED_SHARE = 0.1
+# The moving averages reach back over this share of a codebook's updates so far, but over at least so many, and at most
+# over the 1 / (1 - decay) that they have in the long run.
+YOUTH_SHARE, SHORTEST_WINDOW = 0.1, 5
+# Updates that a codebook of unknown age is taken to have had: enough for the long run of any decay in use.
+MATURE = 2 ** 20
+# Of the moving average that tells usage. It reaches back over some ten updates: over more, entries that drifting
+# latents have left behind would seem to be in use.
+USAGE_DECAY = 0.9
 # K-means sees at most this many vectors for each entry.
 KMEANS_SAMPLES_PER_ENTRY = 16
 
@@ -91,11 +99,16 @@ class Codebooks(nn.Module):
     Entries follow the mean of the vectors assigned to them by exponential moving averages (VQ-VAE, arXiv 1711.00937,
     appendix A.1) with Laplace-smoothed counts.
 
+    The averages begin short and grow to what `decay` says (with 0.99 in some thousand updates). The latents of a model
+    that has just started to learn drift, and change their scale, within a few updates. Entries that follow a hundred
+    updates behind are left aside: the few at the near end take all vectors, and as the averages remember the others
+    for as long, none of them is found dead.
+
     Args:
         levels: number of codebooks K.
         bins: entries of each.
         dimension: channels D of an entry.
-        decay: of the moving averages, in [0, 1).
+        decay: of the moving averages in the long run, in [0, 1).
         dead_share: entries with less than this share of the average entry's cluster size are replaced, see
             `ResidualVectorQuantizer`; 0: never.
         kmeans_iters: iterations of k-means for the first batch; 0: keep the random entries.
@@ -107,10 +120,11 @@ class Codebooks(nn.Module):
         embed_avg: [K, bins, D], moving average of the sum of the vectors assigned to an entry in one update.
         cluster_size: [K, bins], moving average of their number, over the batch of all workers.
         inited: [K], 1 once the entries of a level are initialised.
-        usage: [K, bins], moving average of the share of the vectors that an entry takes. Unlike `cluster_size` it is
-            not reset when an entry is replaced: one that is replaced again and again without being used shows.
+        usage: [K, bins], moving average, over some ten updates, of the share of the vectors that an entry takes. Unlike
+            `cluster_size` it is not reset when an entry is replaced: one that is replaced again and again without
+            being used shows.
         dead: [K], share of the entries found dead at the latest update of the level.
-        updates: int64, number of training updates, the counter of the random draws.
+        updates: int64, number of training updates: the age of the averages, and the counter of the random draws.
     """
 
     embed: torch.Tensor
@@ -136,8 +150,9 @@ class Codebooks(nn.Module):
         self.bins, self.dimension = bins, dimension
         self.decay, self.dead_share, self.kmeans_iters, self.epsilon = decay, dead_share, kmeans_iters, epsilon
         self.seed = seed
-        # A new entry gets some hundred updates to be used before it is dead, and follows its vectors faster than one
-        # with the average cluster size. On log-mel frames of speech and music, 2 and 3 did slightly better than 10.
+        # A new entry gets as many updates to be used, before it is dead, as the averages about reach back over, and
+        # follows its vectors faster than one with the average cluster size. On log-mel frames of speech and music, 2
+        # and 3 did slightly better than 10.
         self.restart_share = min(1.0, 3 * (dead_share or UNUSED_SHARE))
         # Uniform of variance 2 / D: a norm of about sqrt(2) whatever D.
         embed = torch.empty(levels, bins, dimension)
@@ -154,12 +169,12 @@ class Codebooks(nn.Module):
         self._all_inited = kmeans_iters == 0
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Load; statistics and counter that a foreign checkpoint lacks start from its cluster sizes and from 0."""
+        """Load; statistics that a foreign checkpoint lacks start from its cluster sizes, and it counts as mature."""
         sizes = state_dict.get(prefix + 'cluster_size')
         if sizes is not None:
             state_dict.setdefault(prefix + 'usage', sizes / sizes.sum(-1, keepdim=True).clamp(min=self.epsilon))
             state_dict.setdefault(prefix + 'dead', torch.zeros_like(self.dead))
-            state_dict.setdefault(prefix + 'updates', torch.zeros_like(self.updates))
+            state_dict.setdefault(prefix + 'updates', torch.full_like(self.updates, MATURE))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._updates, self._all_inited = None, False
 
@@ -169,12 +184,14 @@ class Codebooks(nn.Module):
 
         The entries of a file may be averages over many updates, and its statistics those of one, or zeros. Entries that
         were hardly used get as much time to find vectors in other data as restarted ones. Where the sizes of a level
-        say nothing, it starts as if every entry had been chosen once in an update.
+        say nothing, it starts as if every entry had been chosen once in an update. The averages are not short at first.
         """
         mean = self.cluster_size.mean(-1, keepdim=True)
         known = (mean > 0) & mean.isfinite()
         self.cluster_size.copy_(torch.where(known, torch.maximum(self.cluster_size, self.restart_share * mean), 1))
         self.embed_avg.copy_(self.embed * self.cluster_size[..., None])
+        self.updates.clamp_(min=MATURE)
+        self._updates = None
 
     def drop_statistics(self) -> None:
         """Keep the entries alone, to encode and decode with: nothing can be learnt any more."""
@@ -193,7 +210,7 @@ class Codebooks(nn.Module):
     @torch.no_grad()
     def encode(self, vectors: torch.Tensor, levels: int) -> ResidualCodes:
         """Quantize vectors [N, D] with the first `levels` codebooks."""
-        return self._quantize(vectors, levels, tally=None)
+        return self._quantize(vectors, levels, levels, tally=None)
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
@@ -204,8 +221,8 @@ class Codebooks(nn.Module):
         return quantized
 
     @torch.no_grad()
-    def learn(self, vectors: torch.Tensor, levels: int) -> ResidualCodes:
-        """Quantize vectors [N, D] as `encode` does, then move the first `levels` codebooks towards them.
+    def learn(self, vectors: torch.Tensor, levels: int, used: int) -> ResidualCodes:
+        """Quantize vectors [N, D] as `encode` does with `used` codebooks, then move the first `levels` towards them.
 
         Vectors that are not finite are not learnt from, and make the errors NaN.
         Collective: every worker calls it, with the same shapes.
@@ -218,14 +235,16 @@ class Codebooks(nn.Module):
             draws = spread_indices(distrib.world_size() * len(vectors), (levels, self.bins), generator)
             draws = _to_device(draws, vectors.device)
         tally = _Tally(self.embed[:levels], valid, draws)
-        found = self._quantize(vectors, levels, tally)
+        found = self._quantize(vectors, levels, used, tally)
         tally.reduce()
         self._update(tally, levels)
-        self._updates = self.count() + 1
-        self.updates += 1
+        if self._all_inited:  # their age, else, would not be that of the entries
+            self._updates = self.count() + 1
+            self.updates += 1
         return found._replace(errors=torch.where(valid.all(), found.errors, torch.nan))
 
-    def _quantize(self, vectors: torch.Tensor, levels: int, tally: _Tally | None) -> ResidualCodes:
+    def _quantize(self, vectors: torch.Tensor, levels: int, used: int, tally: _Tally | None) -> ResidualCodes:
+        """Quantize with `used` levels; count what reaches any of `levels`."""
         residual, quantized, remainders = vectors, torch.zeros_like(vectors), torch.zeros_like(vectors)
         codes, errors = [], []
         for level in range(levels):
@@ -234,6 +253,8 @@ class Codebooks(nn.Module):
                 tally.add(level, residual, indices)
             entries = F.embedding(indices, self.embed[level])
             residual = residual - entries
+            if level >= used:
+                continue
             quantized += entries
             remainders += residual
             codes.append(indices)
@@ -243,10 +264,11 @@ class Codebooks(nn.Module):
     def _update(self, tally: _Tally, levels: int) -> None:
         """Moving averages, then the entries, of the first `levels` codebooks."""
         size, average = self.cluster_size[:levels], self.embed_avg[:levels]
-        size.mul_(self.decay).add_(tally.counts, alpha=1 - self.decay)
-        average.lerp_(tally.sums, 1 - self.decay)
+        new = max(1 - self.decay, 1 / (SHORTEST_WINDOW + YOUTH_SHARE * self.count()))
+        size.mul_(1 - new).add_(tally.counts, alpha=new)
+        average.lerp_(tally.sums, new)
         shares = tally.counts / tally.counts.sum(-1, keepdim=True).clamp(min=1)
-        self.usage[:levels].mul_(self.decay).add_(shares, alpha=1 - self.decay)
+        self.usage[:levels].lerp_(shares, 1 - min(self.decay, USAGE_DECAY))
 
         total = size.sum(-1, keepdim=True)
         smoothed = (size + self.epsilon) / (total + self.bins * self.epsilon) * total

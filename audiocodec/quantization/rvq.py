@@ -32,9 +32,11 @@ class ResidualVectorQuantizer(BaseQuantizer):
     Args:
         dimension: channels D of the latents.
         n_q: number of codebooks.
-        q_dropout: in training, use a number of codebooks drawn uniformly from 1 to `num_codebooks`, for each batch.
+        q_dropout: in training, use a number of codebooks drawn uniformly from 1 to `num_codebooks`, for each batch. The
+            others learn from the batch too: what reaches them does not depend on the draw, and the last one, drawn once
+            in `num_codebooks` updates, could not keep up with the latents.
         bins: entries of each codebook.
-        decay: of the moving averages, in [0, 1).
+        decay: of the moving averages, in [0, 1); they begin shorter, see `Codebooks`.
         kmeans_init: initialise the codebooks by k-means on the first training batch; otherwise they start random.
             Before that batch they are random as well.
         kmeans_iters: iterations of k-means.
@@ -125,7 +127,7 @@ class ResidualVectorQuantizer(BaseQuantizer):
             [num_codebooks], 'usage', 'perplexity', 'dead' and 'revived' (see `codebook_stats`); their means
             'codebook_usage', in 0..1, 'codebook_perplexity', in 1..bins, 'dead_codes' and 'revived_codes', in 0..1, and
             the worst codebook's usage 'codebook_usage_min'. The mean of 'revived' over updates is what one update
-            replaces: a codebook that was not drawn, or a batch that was not learnt from, counts as 0.
+            replaces: a batch that was not learnt from counts as 0.
 
         Raises:
             ValueError: the shape or type of the latents does not fit.
@@ -138,7 +140,7 @@ class ResidualVectorQuantizer(BaseQuantizer):
             vectors = self._to_vectors(latents)
             if self.training:
                 self.codebooks.initialise(vectors)
-                found = self.codebooks.learn(vectors, self._draw_active())
+                found = self.codebooks.learn(vectors, self.num_codebooks, used=self._draw_active())
             else:
                 found = self.codebooks.encode(vectors, self.num_codebooks)
             # Zeros that carry the gradient: the results are exactly those of encode and decode.
@@ -150,7 +152,7 @@ class ResidualVectorQuantizer(BaseQuantizer):
                 codes=self._to_codes(found.codes, len(latents)),
                 bandwidth=torch.full((), bandwidth, device=latents.device),
                 commitment_loss=found.errors.mean() + (pull * carrier).sum(),
-                metrics=self._metrics(learnt=len(found.codes) if self.training else 0),
+                metrics=self._metrics(),
             )
 
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -188,7 +190,7 @@ class ResidualVectorQuantizer(BaseQuantizer):
         """Figures of each codebook, [total_codebooks], on the device: 'usage', 'perplexity', 'dead', 'revived'.
 
         'usage' is the share of the entries that lately took at least a tenth of an average entry's vectors and
-        'perplexity' that of the entries' shares, both over moving averages of the training batches; 'dead' is the share
+        'perplexity' that of the entries' shares, both over some ten training batches; 'dead' is the share
         of the entries below the threshold (a tenth of the average where `threshold_ema_dead_code` is 0) at the latest
         update of the codebook, 'revived' the share replaced then.
         """
@@ -209,12 +211,12 @@ class ResidualVectorQuantizer(BaseQuantizer):
         generator = distrib.shared_generator(self.seed, _DRAW_DROPOUT, self.codebooks.count())
         return int(torch.randint(1, self.num_codebooks + 1, (), generator=generator))
 
-    def _metrics(self, learnt: int) -> dict[str, torch.Tensor]:
-        """Metrics after a batch that the first `learnt` codebooks have learnt from."""
+    def _metrics(self) -> dict[str, torch.Tensor]:
         stats = {name: values[: self.num_codebooks] for name, values in self.codebooks.stats().items()}
         if not stats:
             return {}
-        stats['revived'][learnt:] = 0  # what was replaced at an earlier update has been reported with it
+        if not self.training:
+            stats['revived'].zero_()  # what was replaced at an earlier update has been reported with it
         return {
             **stats,
             'codebook_usage': stats['usage'].mean(),

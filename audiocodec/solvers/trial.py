@@ -209,15 +209,17 @@ def _typed_key(plain: Mapping[str, Any], problem: str) -> str:
 @contextmanager
 def _bounded() -> Iterator[None]:
     """Refuse, before they are filled, parameters that this machine cannot hold, and more layers than make sense."""
-    memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    # A parameter comes with its gradient and, mostly, two moments.
+    most = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 4
     total = number = 0
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal total, number
         number += 1
         total += 0 if parameter is None else parameter.numel() * parameter.element_size()
-        if total > memory:
-            raise RuntimeError(f'the parameters take more than the {memory / 2 ** 30:.0f} GiB of this machine')
+        if total > most:
+            raise RuntimeError(f'with more than {most / 4e9:.1f} billion parameters, an update takes more memory than '
+                               'this machine has')
         if number > MOST_PARAMETERS:
             raise RuntimeError(f'there are more than {MOST_PARAMETERS} weights and biases')
 

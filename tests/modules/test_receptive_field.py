@@ -71,6 +71,13 @@ def test_a_norm_over_time_reads_everything():
     assert reads(SEANetDecoder(norm='time_group_norm', n_filters=2), 0, 0) == (-math.inf, math.inf)
 
 
+def test_an_activation_of_ones_own_reads_what_it_writes():
+    class Quick(torch.nn.ELU):
+        pass
+
+    assert reads(torch.nn.Sequential(Quick(), torch.nn.Tanh()), 3, 5) == (3, 5)
+
+
 def test_layers_that_are_not_known_are_not_guessed():
     with pytest.raises(ValueError, match='receptive field of Conv1d is not known'):
         reads(torch.nn.Sequential(torch.nn.Conv1d(1, 1, 3)), 0, 0)

@@ -13,7 +13,7 @@ UPDATES, GLOBAL_BATCH, FRAMES, DIMENSION = 20, 4, 20, 6
 def train(rank: int = 0, world_size: int = 1) -> dict[str, torch.Tensor]:
     torch.set_num_threads(1)
     quantizer = ResidualVectorQuantizer(
-        DIMENSION, n_q=3, q_dropout=True, bins=16, decay=0.7, kmeans_iters=5, threshold_ema_dead_code=4, seed=3
+        DIMENSION, n_q=3, q_dropout=True, bins=16, decay=0.7, kmeans_iters=5, threshold_ema_dead_code=8, seed=3
     )
     quantizer.train()
     rows = slice(rank * GLOBAL_BATCH // world_size, (rank + 1) * GLOBAL_BATCH // world_size)

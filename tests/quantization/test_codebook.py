@@ -157,8 +157,71 @@ def test_levels_left_out_are_not_touched():
         assert not torch.equal(after[:2], before[name][:2])
 
 
+@pytest.mark.parametrize(('decay', 'weights'), [
+    (0.99, {0: 1 / 5, 1: 1 / 5.1, 200: 1 / 25, 940: 1 / 99, 960: 0.01, 10 ** 6: 0.01}), (0.5, {0: 0.5, 1000: 0.5}),
+    (0.9, {0: 0.2, 40: 1 / 9, 60: 0.1})])
+def test_the_averages_begin_short(decay, weights):
+    for updates, weight in weights.items():
+        rvq = quantizer(decay=decay, threshold_ema_dead_code=0)
+        rvq(latents(), 75.0)
+        rvq.codebooks.updates.fill_(updates)
+        rvq.load_state_dict({name: value.clone() for name, value in rvq.state_dict().items()})
+        size, average = rvq.codebooks.cluster_size.clone(), rvq.codebooks.embed_avg.clone()
+        embed, values = rvq.codebooks.embed.clone(), latents(seed=1)
+        codes = rvq(values, 75.0).codes[:, 0].flatten()
+        counts = codes.bincount(minlength=32).float()
+        sums = torch.zeros(32, 8).index_add_(0, codes, values.transpose(1, 2).reshape(-1, 8))
+        torch.testing.assert_close(rvq.codebooks.cluster_size[0], size[0] + weight * (counts - size[0]))
+        torch.testing.assert_close(rvq.codebooks.embed_avg[0], average[0] + weight * (sums - average[0]))
+        assert not torch.equal(rvq.codebooks.embed, embed)
+
+
+def test_codebooks_of_other_programs_are_not_young():
+    rvq = quantizer(threshold_ema_dead_code=0)
+    rvq(latents(), 75.0)
+    foreign = {name: value for name, value in rvq.state_dict().items() if name.split('.')[-1] in (
+        'embed', 'embed_avg', 'cluster_size', 'inited')}
+    fresh, settled = quantizer(threshold_ema_dead_code=0), quantizer(threshold_ema_dead_code=0)
+    fresh.load_state_dict(dict(foreign))
+    settled.load_state_dict(rvq.state_dict())
+    settled.settle_statistics()
+    for other in (fresh, settled):
+        size = other.codebooks.cluster_size.sum().item()
+        other(latents(batch=8, seed=1), 75.0)
+        assert other.codebooks.cluster_size.sum().item() == pytest.approx(0.99 * size + 0.01 * 4 * 400, rel=1e-5)
+
+
+def drifting(rvq, updates, speed):
+    """Train on latents that move by a part of their spread per update; the last ones."""
+    for update in range(updates):
+        values = latents(batch=8, seed=update) + speed * update
+        rvq(values, 75.0)
+    return latents(batch=8, seed=-1) + speed * updates
+
+
+@pytest.mark.parametrize('dropout', [False, True])
+def test_codebooks_keep_up_with_latents_that_drift(dropout):
+    rvq = quantizer(n_q=6, bins=64, q_dropout=dropout)
+    held_out = drifting(rvq, 60, 0.05)
+    codes = rvq.eval().encode(held_out)
+    assert all(len(codes[:, level].unique()) > 40 for level in range(6)), 'of 64, held-out latents use most'
+    assert all(after < before for before, after in pairwise(residuals_db(rvq, held_out)))
+
+
+def test_usage_is_that_of_late():
+    rvq = quantizer(bins=64, threshold_ema_dead_code=0, decay=0.999)
+    rvq(latents(), 75.0)
+    rvq.codebooks.updates.fill_(codebook.MATURE)
+    rvq.load_state_dict({name: value.clone() for name, value in rvq.state_dict().items()})
+    for seed in range(40):
+        result = rvq(latents(seed=seed) + 20, 75.0)
+    used = len(result.codes[:, 0].unique()) / 64
+    assert used < 0.3
+    assert result.metrics['usage'][0] <= 1.5 * used
+
+
 def test_vectors_that_are_not_finite_leave_the_codebooks_sound():
-    rvq, values = quantizer(), latents(seed=1)
+    rvq, values = quantizer(decay=0.5), latents(seed=1)
     rvq(latents(), 75.0)
     values[0, 3, 7], values[1, 0, 0], values[2, 0, 0] = float('nan'), float('inf'), 1e30
     size = rvq.codebooks.cluster_size[0].sum().item()
@@ -167,7 +230,7 @@ def test_vectors_that_are_not_finite_leave_the_codebooks_sound():
     assert not result.latents[0, 3, 7].isfinite()
     assert all(value.isfinite().all() for value in rvq.state_dict().values())
     # The other vectors are learnt from as ever.
-    assert rvq.codebooks.cluster_size[0].sum() == pytest.approx(0.99 * size + 0.01 * 197, rel=1e-5)
+    assert rvq.codebooks.cluster_size[0].sum() == pytest.approx(0.5 * size + 0.5 * 197, rel=1e-5)
 
 
 def test_a_first_batch_that_is_not_finite_initialises_nothing():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from audiocodec.utils import config
-from audiocodec.utils.config import ConfigError, build, node_problems
+from audiocodec.utils.config import ConfigError, attempt, build, node_problems
 
 
 def test_build_makes_nested_objects_and_leaves_out_the_weight():
@@ -87,3 +87,59 @@ def test_config_errors_cross_process_borders():
     error = pickle.loads(pickle.dumps(ConfigError(['a', 'b'])))
     assert error.problems == ['a', 'b']
     assert str(error) == '2 problems in the configuration:\n- a\n- b'
+
+
+@pytest.mark.parametrize(('target', 'message'), [
+    (3, '_target_ 3: expected the dotted name of a class'), ('torch.nn.functional', 'is no class or function, but mod'),
+    ('audiocodec.models.export.nothing.at.all', "has no 'nothing'")])
+def test_a_target_that_is_no_class_is_said_to_be_none(target, message):
+    (problem,) = node_problems({'_target_': target}, 'model')
+    assert problem.startswith('model._target_: ')
+    assert message in problem
+
+
+def test_arguments_of_another_class_are_not_listed_one_by_one():
+    node = {'_target_': 'torch.nn.L1Loss', 'a': 1, 'b': 2, 'c': 3, 'd': 4}
+    assert node_problems(node, 'x') == [
+        'x._target_=torch.nn.L1Loss has no arguments a, b, c, d; it takes size_average, reduce, reduction']
+
+
+def test_arguments_that_are_passed_on_are_known():
+    node = {'_target_': 'audiocodec.adversarial.MultiPeriodDiscriminator', 'filters': 'x', 'n_layer': 3}
+    assert node_problems(node, 'mpd') == [
+        "mpd.filters='x': expected an integer",
+        "mpd.n_layer=3: audiocodec.adversarial.MultiPeriodDiscriminator has no argument 'n_layer'; did you mean "
+        "'n_layers'?"]
+
+
+@pytest.mark.parametrize(('extra', 'problem'), [
+    ({'_args_': 3}, 'x._args_=3: expected a list'), ({'_partial_': 'yes'}, "x._partial_='yes': expected true or false"),
+    ({'_args_': [1, 2], 'in_features': 3}, 'x._args_=[1, 2]: in_features is given by name too'),
+    ({'_args_': [1]}, 'x.out_features is missing: torch.nn.Linear needs it'), ({'_args_': [1, 2]}, None),
+    ({'_partial_': True}, None)])
+def test_arguments_by_place(extra, problem):
+    assert node_problems({'_target_': 'torch.nn.Linear', **extra}, 'x') == [] if problem is None else [problem]
+
+
+def test_an_attempt_says_what_every_part_says():
+    linear = {'_target_': 'torch.nn.Linear', 'in_features': 3, 'out_features': 4}
+    node = {'_target_': 'torch.nn.ModuleDict', 'modules': {
+        'a': linear, 'b': {**linear, 'out_features': -1}, 'c': {'_target_': 'audiocodec.losses.SISNR', 'segment': 0}}}
+    made, problems = attempt(node, 'parts')
+    assert made is None
+    assert len(problems) == 2
+    assert problems[0].startswith('parts.modules.b: torch.nn.Linear does not work with in_features=3, out_features=-1')
+    assert problems[1].startswith('parts.modules.c.segment must ')
+    made, problems = attempt({**node, 'modules': {'a': linear}, 'weight': 3.})
+    assert problems == []
+    assert made['a'].weight.shape == (4, 3)
+
+
+def test_an_attempt_makes_factories_and_takes_arguments_from_the_caller():
+    factory, problems = attempt({'_target_': 'torch.nn.Linear', '_partial_': True, 'in_features': 3}, out_features=4)
+    assert (factory().out_features, problems) == (4, [])
+
+
+def test_a_weight_inside_a_component_is_its_argument():
+    node = {'_target_': 'torch.nn.Sequential', '_args_': [{'_target_': 'torch.nn.ReLU', 'weight': 3}], 'weight': 1.}
+    assert node_problems(node) == ["_args_[0].weight=3: torch.nn.ReLU has no argument 'weight'"]
