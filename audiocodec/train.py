@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 import dora
-from dora.hydra import HydraMain
+from dora.hydra import HydraMain, _compare_config
 from dora.xp import XP
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -62,6 +62,7 @@ class CodecMain(HydraMain):
         if problems:
             good = [argument for argument in argv if argument not in problems]
             raise ConfigError(dict.fromkeys([*problems.values(), *self._value_problems(good)]))
+        _compare_config.__defaults__[0].clear()  # Dora leaves keys in it after an error, and signatures would be others
         with _readable_errors():
             xp = super().get_xp(argv)
             OmegaConf.resolve(xp.cfg)
