@@ -70,17 +70,12 @@ class BadFiles:
         return {'skipped_files': float(len(self._shared.files))}
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts of this pass; of all workers only after `sync`."""
-        together = _Counts()
-        together.merge(self._shared)
-        together.merge(self._own)
-        return {'draws': together.draws, 'files': {path: [times, why] for path, (times, why) in together.files.items()}}
+        """The counts of this pass: those of all workers at the latest `sync`, and this worker's since then."""
+        return {'shared': self._shared.state_dict(), 'own': self._own.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` gave: go on in the middle of a pass."""
-        self.start_pass()
-        self._shared.draws = state['draws']
-        self._shared.files = {path: (times, why) for path, (times, why) in state['files'].items()}
+        self._shared, self._own = _Counts.of(state['shared']), _Counts.of(state['own'])
 
     def _name(self, path: str, reason: str) -> None:
         if path not in self._named:
@@ -116,6 +111,18 @@ class _Counts:
         self.draws += items + len(skipped)
         for path, reason in skipped:
             self.files[path] = (self.files.get(path, (0, ''))[0] + 1, reason)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts, in lists and dicts."""
+        return {'draws': self.draws, 'files': {path: list(count) for path, count in self.files.items()}}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> '_Counts':
+        """What `state_dict` gave."""
+        counts = cls()
+        counts.draws = state['draws']
+        counts.files = {path: (times, why) for path, (times, why) in state['files'].items()}
+        return counts
 
     def merge(self, other: '_Counts') -> None:
         """Add other counts."""

@@ -78,7 +78,6 @@ class Balancer(nn.Module):
             input: what the losses depend on the model through, usually `wav_hat` [B, C, T].
             beside: a scalar, weighted loss that reaches the model without passing through `input` (the commitment
                 loss). Its gradient is added as it is, in the same pass: the encoder is gone through once, not twice.
-
             shares: factors of the weights of some losses this time; 1 for the others. The averages do not depend on
                 them.
 
@@ -101,12 +100,13 @@ class Balancer(nn.Module):
             self.metrics = {f'ratio_{name}': ratio for name, ratio in zip(names, averages / averages.sum())}
 
         weights = {name: self.weights[name] * (shares or {}).get(name, 1.) for name in names}
+        total_weight = sum(weights.values())
         total_grad = torch.zeros_like(grads[0])
         effective_loss = torch.zeros_like(averages[0])
         for name, grad, average in zip(names, grads, averages):
             scale = torch.full_like(average, weights[name])
             if self.balance_grads:
-                scale = weights[name] / sum(weights.values()) * self.total_norm / (self.epsilon + average)
+                scale = weights[name] / total_weight * self.total_norm / (self.epsilon + average)
             total_grad.addcmul_(grad, scale)
             effective_loss += scale * losses[name].detach()
         roots, root_grads = [input], [total_grad.to(input.dtype)]

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import flashy
 import torch
 from flashy.logging import ResultLogger
 from omegaconf import DictConfig, OmegaConf
 
-from audiocodec.data import SPLITS
+from audiocodec.data import SPLITS, AudioLoader, LoaderDiedError
 from audiocodec.solvers import sources
 from audiocodec.solvers.environment import resolve_device, seed_everything
 from audiocodec.solvers.guard import UpdateGuard
@@ -29,13 +29,20 @@ from audiocodec.utils.lock import FolderLock
 from audiocodec.utils.progress import Progress
 
 logger = logging.getLogger('audiocodec')
-T = TypeVar('T')
 
 _BUILD, _STAGE, _UPDATE = 0, 1, 2  # purposes of the seeds of the global generators
 
 
 class _AbandonedStageError(Exception):
     """Leaves a stage that will be run again."""
+
+
+def _with_messages(loader: Iterable[Any]) -> Iterator[Any]:
+    """The batches of a loader; what is wrong with the data is a message, without a traceback."""
+    try:
+        yield from loader
+    except (ValueError, LoaderDiedError) as error:
+        raise RunError(str(error)) from error
 
 
 class StandardSolver(flashy.BaseSolver, ABC):
@@ -153,8 +160,9 @@ class StandardSolver(flashy.BaseSolver, ABC):
         workers = position['workers']
         own = workers[distrib.rank()] if len(workers) == distrib.world_size() else None
         if own is None:  # another number of workers goes on: the first of them holds what all have summed up
-            merged = [worker['means'] for worker in workers] if distrib.is_rank_zero() else []
-            own = {**workers[0], 'means': Averager.merge(merged)}
+            is_first = distrib.is_rank_zero()
+            own = {**workers[0], 'means': Averager.merge([worker['means'] for worker in workers] if is_first else []),
+                   'bad_files': workers[0]['bad_files'] if is_first else None}
         self.means.load_state_dict(own['means'], self.device)
         self.guard.load_state_dict(own['guard'])
         self._bad_files = own['bad_files']
@@ -339,6 +347,7 @@ class StandardSolver(flashy.BaseSolver, ABC):
     def _stop(self) -> None:
         """Save and end, as a signal asked."""
         self.save_checkpoint()
+        self.watch.finish()  # the first worker may leave before the others
         self.interrupts.obey(self._place())
 
     def batches_of(self, stage: str, metrics: Callable[[], dict[str, float]] | None = None) -> Iterator[Any]:
@@ -361,11 +370,12 @@ class StandardSolver(flashy.BaseSolver, ABC):
             return False
         return self.epoch % every == 0 or self.epoch == self.cfg.optim.epochs
 
-    def progress(self, stage: str, loader: Iterable[T], metrics: Callable[[], dict[str, float]] | None = None,
-                 initial: int = 0) -> Progress[T]:
+    def progress(self, stage: str, loader: AudioLoader | sources.RepeatFirst,
+                 metrics: Callable[[], dict[str, float]] | None = None, initial: int = 0) -> Progress[Any]:
         """A live bar on a terminal, evenly spaced lines in the log, with the metrics so far."""
-        bar = Progress(loader, desc=f'{stage.capitalize()} | Epoch {self.epoch}', updates=self.cfg.logging.log_updates,
-                       initial=initial, logger=self.logger, enabled=distrib.is_rank_zero())
+        bar = Progress(_with_messages(loader), total=len(loader), desc=f'{stage.capitalize()} | Epoch {self.epoch}',
+                       updates=self.cfg.logging.log_updates, initial=initial, logger=self.logger,
+                       enabled=distrib.is_rank_zero())
         if metrics is not None:
             bar.set_postfix(lambda: self.get_formatter(stage)(metrics()))
         return bar

@@ -90,7 +90,7 @@ class CompressionSolver(StandardSolver):
         balanced = {name: loss for name, loss in losses.items() if name in self.balancer.weights}
         g_loss = self.balancer.backward(balanced, out.wav, beside=self.commitment_weight * out.commitment_loss,
                                         shares=dict.fromkeys(adversarial, self.adversaries.share))
-        update = self.update_model(g_loss)
+        update = self.update_model(g_loss, d_losses.get('d_grad_norm'))
         return {**self.reported(losses), **self.reports(out.wav, wav), **d_losses, **out.metrics,
                 **self.balancer.metrics, 'commitment': out.commitment_loss, 'bandwidth': out.bandwidth, **update}
 
@@ -116,8 +116,13 @@ class CompressionSolver(StandardSolver):
         return {name: getattr(self.losses[name], 'reported', _same)(value) if name in self.losses else value
                 for name, value in losses.items()}
 
-    def update_model(self, g_loss: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Average the gradient over the workers, clip it, and step, unless it or the loss is not finite.
+    def update_model(self, g_loss: torch.Tensor, d_grad_norm: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """Average the gradient over the workers, clip it, and step, unless something is not finite.
+
+        Args:
+            g_loss: 0-d, the loss whose gradient the parameters have.
+            d_grad_norm: 0-d, of the discriminators' gradient in the same update: where it is not finite, they were left
+                as they are, and so is the model. None if they did not train.
 
         Returns:
             The loss averaged over the workers, the gradient's norm before clipping, and whether the step was left out.
@@ -128,6 +133,8 @@ class CompressionSolver(StandardSolver):
         if self.cfg.optim.max_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.cfg.optim.max_norm, norm)
         ok = norm.isfinite() & g_loss.isfinite()
+        if d_grad_norm is not None:
+            ok = ok & d_grad_norm.isfinite()
         step_if(self.optimizer, ok)
         self.optimizer.zero_grad()
         self.schedule.step()

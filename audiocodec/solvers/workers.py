@@ -36,11 +36,9 @@ class WorkerWatch:
 
     Args:
         folder: the experiment's folder.
-        silence: seconds without a pulse after which a worker counts as dead.
     """
 
-    def __init__(self, folder: Path, silence: float = SILENCE) -> None:
-        self.silence = silence
+    def __init__(self, folder: Path) -> None:
         self.rank, self.workers = distrib.rank(), distrib.world_size()
         made = tempfile.mkdtemp(dir=folder, prefix='.workers.') if self.rank == 0 and self.workers > 1 else ''
         self.folder = Path(distrib.all_gather_object(made)[0])
@@ -54,8 +52,7 @@ class WorkerWatch:
         """Around what workers do together: whichever error comes first ends all of them, and is what they show."""
         try:
             yield
-        except InterruptedRunError:  # of all workers
-            self.finish()
+        except InterruptedRunError:  # of all workers, which have finished
             raise
         except Exception as error:
             if self.workers > 1:
@@ -74,7 +71,7 @@ class WorkerWatch:
         """Say what went wrong first: here, or in another worker, of which the error here is a consequence."""
         # A collective that breaks off: another worker is gone, and says why, or is found dead when its pulse stops.
         is_consequence = isinstance(error, distributed.DistError) or 'onnection' in str(error) or 'gloo' in str(error)
-        until = time.monotonic() + (self.silence + _GRACE if is_consequence else 0.)
+        until = time.monotonic() + (SILENCE + _GRACE if is_consequence else 0.)
         while self._first_error() is None and time.monotonic() < until:
             time.sleep(0.1)
         if self._first_error() is None:
@@ -116,10 +113,10 @@ class WorkerWatch:
                 pulse = self._pulse(rank)
                 heard[rank] = (pulse, now) if pulse != last else (last, when)
             if self._first_error() is None:
-                dead = [rank for rank, (_, when) in heard.items() if now - when > self.silence]
+                dead = [rank for rank, (_, when) in heard.items() if now - when > SILENCE]
                 if not dead:
                     continue
-                self._leave(f'worker {dead[0]}: died without a word (no pulse for {self.silence:g} s): killed from '
+                self._leave(f'worker {dead[0]}: died without a word (no pulse for {SILENCE:g} s): killed from '
                             'outside, most often for want of memory')
             # The main thread may be waiting in a collective for ever; given a moment, it ends in its own way.
             if not self._done.wait(_GRACE):

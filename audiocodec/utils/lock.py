@@ -38,9 +38,11 @@ class FolderLock:
         file = self.path.open('a+')
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise RunError(f'{self.what} is being run already, {_describe(file.read())}: two runs would overwrite each '
+        except (BlockingIOError, PermissionError) as error:
+            with file:
+                file.seek(0)
+                holder = _describe(file.read())
+            raise RunError(f'{self.what} is being run already, {holder}: two runs would overwrite each '
                            f"other's checkpoints. Wait for it, end it, or change a value; {self.path} is released when "
                            'its holder ends') from error
         except OSError as error:  # a file system without locks

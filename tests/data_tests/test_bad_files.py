@@ -36,7 +36,7 @@ def test_bad_files_are_named_once_and_counted(tmp_path, caplog, workers):
             skipped = [one for _, infos in loader for info in infos for one in info.skipped]
         assert len(skipped) > 30
         assert loader.bad_files.metrics() == {'skipped_files': 3.0}
-        assert loader.bad_files.state_dict()['draws'] == 64 + len(skipped)
+        assert loader.bad_files.state_dict()['shared']['draws'] == 64 + len(skipped)
     lines = [record.getMessage() for record in caplog.records]
     assert sorted(lines) == [f'Skipped: {tmp_path}/d/bad0{number}.wav: cannot be read as audio: Format not recognised'
                              for number in range(3)]
@@ -49,7 +49,7 @@ def test_too_many_bad_files_stop_the_epoch(tmp_path):
         list(loader)
     bad, draws, files = map(int, re.findall(r'^(\d+) of (\d+) draws .* that cannot be read \((\d+) different ones\), '
                                             r'more than dataset\.max_bad_fraction=0\.01', str(caught.value))[0])
-    state = loader.bad_files.state_dict()
+    state = loader.bad_files.state_dict()['own']
     assert (draws, files) == (state['draws'], len(state['files']))
     assert bad == sum(times for times, _ in state['files'].values())
     assert 10 < files <= bad
@@ -102,5 +102,21 @@ def test_workers_counts_come_together(monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         assert workers[1].metrics() == {'skipped_files': 3.0}
     assert len(caplog.records) == 1
-    assert workers[0].state_dict() == workers[1].state_dict() == {'draws': 8, 'files': {
-        '/a.wav': [2, '/a.wav: broken'], '/b.wav': [1, '/b.wav: broken'], '/c.wav': [1, '/c.wav: broken']}}
+    shared = {'draws': 8, 'files': {'/a.wav': [2, '/a.wav: broken'], '/b.wav': [1, '/b.wav: broken'],
+                                    '/c.wav': [1, '/c.wav: broken']}}
+    for worker in workers:
+        assert worker.state_dict() == {'shared': shared, 'own': {'draws': 0, 'files': {}}}
+
+
+def test_what_other_workers_counted_before_an_interruption_is_counted_too(monkeypatch):
+    workers = [BadFiles(), BadFiles()]
+    workers[0].update([info('/a.wav')])
+    workers[1].update([info('/b.wav')])
+    states = [worker.state_dict() for worker in workers]
+    resumed = [BadFiles(), BadFiles()]
+    for worker, state in zip(resumed, states):
+        worker.load_state_dict(state)
+    resumed[0].update([info('/c.wav')])
+    gathered = [worker._own for worker in resumed]
+    monkeypatch.setattr(distrib, 'all_gather_object', lambda own: gathered)
+    assert resumed[0].metrics() == {'skipped_files': 3.0}

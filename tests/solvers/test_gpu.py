@@ -73,6 +73,7 @@ def test_an_update_never_waits_for_the_device(make_solver, autocast):
     finally:
         if DEVICE == 'cuda':
             torch.cuda.set_sync_debug_mode(mode)
+    assert solver.updates == len(wavs)
 
 
 def test_kmeans_is_that_of_a_cpu():

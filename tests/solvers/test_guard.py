@@ -60,6 +60,26 @@ def test_a_skipped_update_changes_nothing(make_solver, fused, value):
     assert not solver.run_step(wav)['skipped']
 
 
+def test_discriminators_that_are_not_finite_skip_the_whole_update(make_solver, monkeypatch):
+    solver = make_solver()
+    solver.model.train()
+    wav = 0.1 * torch.randn(4, 1, 4000)
+    solver.run_step(wav)
+    before = weights(solver)
+    plain = solver.adversaries.criterion
+    broken = plain._replace(real=lambda logits: plain.real(logits) * float('inf'))
+    monkeypatch.setattr(solver.adversaries, 'criterion', broken)
+    metrics = solver.run_step(wav)
+    assert metrics['grad_norm'].isfinite()
+    assert not metrics['d_grad_norm'].isfinite()
+    assert metrics['skipped']
+    for one, other in zip(tensors(before[1:4]), tensors(weights(solver)[1:4])):
+        assert torch.equal(one, other)
+    learnt = [name for name, tensor in before[0].items() if 'codebooks' not in name and not torch.equal(
+        tensor, solver.model.state_dict()[name])]
+    assert learnt == []
+
+
 def test_the_batch_is_kept_and_the_means_are_clean(make_solver):
     solver = make_solver()
     poison(solver, {2})
