@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .checks import require_int
-from .narrow import NarrowConv2d
+from .fast_conv import FastConv1d, FastConv2d, FastConvTranspose1d
 from .norm import normalize_weight, output_norm
 
 PAD_MODES = ('constant', 'reflect', 'replicate', 'circular')
@@ -29,7 +29,7 @@ class NormConv1d(nn.Module):
     def __init__(self, *args: Any, causal: bool = False, norm: str = 'none',
                  norm_kwargs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__()
-        self.conv = normalize_weight(nn.Conv1d(*args, **kwargs), norm)
+        self.conv = normalize_weight(FastConv1d(*args, **kwargs), norm)
         self.norm = output_norm(self.conv.out_channels, norm, norm_kwargs, causal)
 
     def forward(self, x: torch.Tensor, zeros: int | None = None) -> torch.Tensor:
@@ -39,10 +39,7 @@ class NormConv1d(nn.Module):
             x: see above.
             zeros: to add on both sides, without a copy, instead of the padding of the convolution.
         """
-        conv = self.conv
-        if zeros is None:
-            return self.norm(conv(x))
-        return self.norm(F.conv1d(x, conv.weight, conv.bias, conv.stride, zeros, conv.dilation, conv.groups))
+        return self.norm(self.conv(x, zeros))
 
 
 class NormConv2d(nn.Module):
@@ -51,7 +48,7 @@ class NormConv2d(nn.Module):
     def __init__(self, *args: Any, norm: str = 'none', norm_kwargs: Mapping[str, Any] | None = None,
                  **kwargs: Any) -> None:
         super().__init__()
-        self.conv = normalize_weight(NarrowConv2d(*args, **kwargs), norm)
+        self.conv = normalize_weight(FastConv2d(*args, **kwargs), norm)
         self.norm = output_norm(self.conv.out_channels, norm, norm_kwargs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -65,7 +62,7 @@ class NormConvTranspose1d(nn.Module):
     def __init__(self, *args: Any, causal: bool = False, norm: str = 'none',
                  norm_kwargs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__()
-        self.convtr = normalize_weight(nn.ConvTranspose1d(*args, **kwargs), norm)
+        self.convtr = normalize_weight(FastConvTranspose1d(*args, **kwargs), norm)
         self.norm = output_norm(self.convtr.out_channels, norm, norm_kwargs, causal)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from audiocodec import train
 from audiocodec.adversarial import AdversarialTrainer, FeatureMatchingLoss
 from audiocodec.adversarial import losses as adversarial_losses
 from audiocodec.losses import SISNR, MelSpectrogramL1Loss, MRSTFTLoss, MultiScaleMelSpectrogramLoss
-from audiocodec.modules import activation, conv, lstm, narrow
+from audiocodec.modules import activation, fast_conv, lstm, winograd
 from audiocodec.solvers import precision
 from audiocodec.utils.config import ConfigError
 
@@ -50,10 +50,8 @@ def gradients(solver):
 
 def plainly(monkeypatch):
     """Undo what is there for speed and for memory alone."""
-    monkeypatch.setattr(narrow.NarrowConv2d, '_is_faster', lambda self, x: False)
+    monkeypatch.setattr(fast_conv, '_is_covered', lambda conv, x: False)
     monkeypatch.setattr(activation.ELU, 'forward', nn.ELU.forward)
-    monkeypatch.setattr(conv.NormConv1d, 'forward', lambda self, x, zeros=None: self.norm(
-        self.conv(x if zeros is None else F.pad(x, (zeros, zeros)))))
     monkeypatch.setattr(lstm.StreamableLSTM, '_run', without_onednn)
     monkeypatch.setattr(FeatureMatchingLoss, 'forward', lambda self, fake, real: sum(map(F.l1_loss, fake, real)) / len(
         fake))
@@ -78,24 +76,28 @@ def all_at_once(self, name, discriminator, fake, real):
 # ---- same mathematics ------------------------------------------------------------------------------------------------
 
 
-def test_fast_paths_give_the_gradients_of_plain_ones(make_solver, monkeypatch):
+@pytest.mark.parametrize('is_winograd', [False, True])
+def test_fast_paths_give_the_gradients_of_plain_ones(make_solver, monkeypatch, is_winograd):
     # discriminators that do not move: Adam's first step is of a fixed size, in whatever direction rounding says
-    overrides = [*FULL, 'adversarial.lr_ratio=1e-9']
+    overrides = [*FULL, 'adversarial.lr_ratio=1e-9', 'adversarial.discriminators.msstftd.filters=16']
+    monkeypatch.setattr(winograd, 'IS_FASTER', is_winograd)
     fast = gradients(make_solver(*overrides))
     plainly(monkeypatch)
     plain = gradients(make_solver(*overrides, *PLAIN))
     for actual, expected in zip(fast, plain, strict=True):
-        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+        # rounding puts some of a million values near zero on the other side of a leaky ReLU's corner
+        assert (actual - expected).norm() < 3e-4 * expected.norm()
 
 
 def test_fast_paths_give_the_curve_of_plain_ones(make_solver, monkeypatch):
-    # Slowly: at 1e-3 the adversary lets rounding grow to a fifth of a loss within 35 updates, whatever the path.
-    overrides = [*FULL, 'optim.lr=3e-4']
+    # Slowly: at 3e-4 the adversary lets rounding grow to tens of percents within 50 updates, whatever the path.
+    overrides = [*FULL, 'optim.lr=1e-4']
     fast = curve(make_solver(*overrides), 50)
     plainly(monkeypatch)
     plain = curve(make_solver(*overrides, *PLAIN), 50)
     torch.testing.assert_close(fast[:5], plain[:5], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(fast, plain, rtol=5e-2, atol=1e-3)
+    torch.testing.assert_close(fast, plain, rtol=2e-2, atol=1e-4)
     msspec = plain[:, NAMES.index('msspec')]
     assert msspec[-1] < 0.8 * msspec[0], 'little was learnt: the curves say nothing'
 
@@ -176,7 +178,7 @@ def test_under_autocast_losses_quantizer_spectra_and_balancer_see_float32(make_s
             return out
         monkeypatch.setattr(owner, name, call)
 
-    watch(conv.F, 'conv1d', 'convolution')
+    watch(fast_conv.FastConv1d, '_conv_forward', 'convolution', lambda args: args[1])
     watch(torch.Tensor, 'float', 'upcast')
     watch(solver.model.quantizer.codebooks, 'learn', 'quantizer')
     watch(torch.fft, 'rfft', 'spectra')
