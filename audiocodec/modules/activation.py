@@ -34,6 +34,10 @@ class ELU(nn.ELU):
             return super().forward(input)
         return _ELU.apply(input, self.alpha)
 
+    def overwrite(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [...] to [...], in place where its gradient allows it."""
+        return F.elu(x, self.alpha, inplace=True) if self.alpha >= 0 else self(x)
+
 
 def make_activation(name: str, params: Mapping[str, Any] | None = None) -> nn.Module:
     """Make the activation `torch.nn.<name>(**params)`, ELU in a form that takes less memory.

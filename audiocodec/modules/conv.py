@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .activation import ELU
 from .checks import require_int
 from .fast_conv import FastConv1d, FastConv2d, FastConvTranspose1d
 from .norm import normalize_weight, output_norm
@@ -93,7 +94,7 @@ def pad1d(x: torch.Tensor, paddings: tuple[int, int], mode: str = 'constant') ->
     if missing:
         x = F.pad(x, (0, missing))
     padded = F.pad(x, paddings, mode)
-    return padded[..., :padded.shape[-1] - missing]
+    return padded[..., :-missing] if missing else padded
 
 
 def unpad1d(x: torch.Tensor, paddings: tuple[int, int]) -> torch.Tensor:
@@ -152,14 +153,41 @@ class StreamableConv1d(nn.Module):
         self.causal = causal
         self.pad_mode = pad_mode
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [B, in_channels, T] to [B, out_channels, ceil(T / stride)]."""
+    def forward(self, x: torch.Tensor, activation: ELU | None = None) -> torch.Tensor:
+        """Map [B, in_channels, T] to [B, out_channels, ceil(T / stride)].
+
+        Args:
+            x: see above.
+            activation: of x, before the convolution. It is computed behind the padding: that adds zeros, which an ELU
+                leaves zero, or repeats samples. The copy that padding makes is then all that the gradient needs.
+        """
         extra = -x.shape[-1] % self.stride
         right = 0 if self.causal else self.padding_total // 2
         left = self.padding_total - right
+        zeros = None
         if self.pad_mode == 'constant' and left == right:
-            return self.conv(pad1d(x, (0, extra)), zeros=left)
-        return self.conv(pad1d(x, (left, right + extra), self.pad_mode))
+            zeros, left, right = left, 0, 0
+        padded = pad1d(x, (left, right + extra), self.pad_mode)
+        if activation is not None:
+            padded = activation(x) if padded is x else activation.overwrite(padded)
+        return self.conv(padded, zeros)
+
+
+class Layers(nn.Sequential):
+    """Layers one after the other; each ELU is left to the `StreamableConv1d` behind it, if there is one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map what the first layer takes to what the last one gives."""
+        layers = list(self)
+        left = None
+        for layer, following in zip(layers, [*layers[1:], None]):
+            if isinstance(layer, ELU) and isinstance(following, StreamableConv1d):
+                left = layer
+            elif left is not None:
+                x, left = layer(x, left), None
+            else:
+                x = layer(x)
+        return x
 
 
 class StreamableConvTranspose1d(nn.Module):

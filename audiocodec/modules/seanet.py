@@ -10,7 +10,7 @@ from torch import nn
 
 from .activation import make_activation
 from .checks import require_int, require_ints
-from .conv import StreamableConv1d, StreamableConvTranspose1d
+from .conv import Layers, StreamableConv1d, StreamableConvTranspose1d
 from .init import initialize
 from .lstm import StreamableLSTM
 from .norm import check_norm
@@ -50,7 +50,7 @@ class SEANetResnetBlock(nn.Module):
         for index, (kernel_size, dilation) in enumerate(zip(kernel_sizes, dilations)):
             block.append(make_activation(activation, activation_params))
             block.append(conv(widths[index], widths[index + 1], kernel_size=kernel_size, dilation=dilation))
-        self.block = nn.Sequential(*block)
+        self.block: nn.Sequential = Layers(*block)
         self.shortcut = nn.Identity() if true_skip else conv(dim, dim, kernel_size=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -167,7 +167,7 @@ class SEANetEncoder(_SEANet):
         if lstm:
             layers.append(StreamableLSTM(width, num_layers=lstm))
         layers += [self._act(), self._conv(width, dimension, last_kernel_size, **self._norm_kwargs(self.n_blocks))]
-        self.model = nn.Sequential(*layers)
+        self.model: nn.Sequential = Layers(*layers)
         initialize(self.model, init)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -237,7 +237,7 @@ class SEANetDecoder(_SEANet):
         layers += [self._act(), self._conv(width, channels, last_kernel_size, **self._norm_kwargs(1))]
         if final_activation is not None:
             layers.append(make_activation(final_activation, final_activation_params))
-        self.model = nn.Sequential(*layers)
+        self.model: nn.Sequential = Layers(*layers)
         initialize(self.model, init)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:

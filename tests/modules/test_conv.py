@@ -1,10 +1,13 @@
 import itertools
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from audiocodec.modules import NormConv1d, StreamableConv1d, StreamableConvTranspose1d
-from audiocodec.modules.conv import pad1d, unpad1d
+from audiocodec.modules.activation import ELU
+from audiocodec.modules.conv import PAD_MODES, Layers, pad1d, unpad1d
 
 
 def row(*values):
@@ -136,3 +139,46 @@ def test_zeros_added_by_the_convolution_itself_are_those_of_a_padding(monkeypatc
     total = kernel_size - stride
     padded = torch.nn.functional.pad(x, (total - total // 2, total // 2 + -length % stride))
     torch.testing.assert_close(layer(x), layer.conv(padded))
+
+
+# ---- an ELU behind the padding ---------------------------------------------------------------------------------------
+
+
+def with_gradients(layers, x):
+    layers.zero_grad()
+    x = x.clone().requires_grad_()
+    y = layers(x)
+    y.square().sum().backward()
+    return [y.detach(), x.grad, *(parameter.grad.clone() for parameter in layers.parameters())]
+
+
+@pytest.mark.parametrize('alpha', [1.0, 0.3, -0.5])
+@pytest.mark.parametrize('length', [3, 10, 11])
+@pytest.mark.parametrize('causal', [True, False])
+@pytest.mark.parametrize('pad_mode', PAD_MODES)
+def test_layers_give_what_they_give_one_by_one(pad_mode, causal, length, alpha):
+    torch.manual_seed(0)
+    conv = partial(StreamableConv1d, causal=causal, pad_mode=pad_mode)
+    layers = Layers(ELU(alpha), conv(3, 4, 7), ELU(alpha), conv(4, 4, 4, stride=2), ELU(alpha), conv(4, 3, 1),
+                    ELU(alpha), nn.Identity(), ELU(alpha), ELU(alpha), conv(3, 2, 3), ELU(alpha))
+    x = torch.randn(2, 3, length)
+    one_by_one = nn.Sequential(*layers)
+    for actual, expected in zip(with_gradients(layers, x), with_gradients(one_by_one, x), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        kept = x.clone()
+        torch.testing.assert_close(layers(x), one_by_one(x), rtol=1e-5, atol=1e-6)
+        assert torch.equal(x, kept), 'the input was overwritten'
+
+
+def test_padding_and_activation_keep_one_tensor():
+    layers, kept = Layers(ELU(), StreamableConv1d(1, 1, 7, causal=True, pad_mode='constant')), set()
+
+    def keep(tensor):
+        kept.add((tensor.untyped_storage().data_ptr(), tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y = layers(torch.randn(1, 1, 100, requires_grad=True) + 0.)
+    assert [shape for _, shape in kept if shape[-1] >= 100] == [(1, 1, 106)]
+    assert y.shape == (1, 1, 100)
