@@ -11,7 +11,7 @@ def keep_freed_memory() -> bool:
 
     By default, the C library asks the system for every large tensor and gives it back: the system clears each page of
     it, at the first touch, in every update. That is a tenth of the time of an update on a CPU, and up to a third of a
-    convolution's. The peak is the same; the process stays at it.
+    convolution's. The process stays at its peak, which is higher, by the gaps between tensors: a tenth or so.
 
     Returns:
         Whether it was done: only where the C library is glibc (Linux).

@@ -190,3 +190,15 @@ def test_a_peer_that_cannot_be_compared_is_a_message(main, capsys, monkeypatch, 
         {'ms': {'total': 1.0}} if 'benchmark.py' in str(command) else real(command)))
     assert main(['codec', '--against', peer.replace('python', sys.executable)]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec('audiocraft') is not None, reason='AudioCraft is installed here')
+@pytest.mark.parametrize('options', [
+    ['step', '--recipe', 'musicgen_32khz', '--batch', '2', '--seconds', '1', '--steps', '3', '--warmup', '1',
+     '--threads', '1', '--device', 'cpu'],
+    ['loader', '--source', '.', '--sample_rate', '24000', '--channels', '1', '--seconds', '1', '--batch', '4',
+     '--workers', '0', '--steps', '3']])
+def test_audiocraft_as_a_peer_takes_our_options_and_says_where_it_runs(options):
+    done = subprocess.run([sys.executable, SCRIPTS / 'peer_audiocraft.py', *options], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("No module named 'audiocraft': run this with the Python of an environment that has")
