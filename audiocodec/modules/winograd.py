@@ -46,7 +46,7 @@ def suits(x: torch.Tensor, weight: torch.Tensor, geometry: 'Geometry') -> bool:
     """Whether this is a way, and the faster one here, to convolve x with a kernel; arguments as of `convolve`."""
     return (IS_FASTER and weight.dim() == 4 and not geometry.transposed and weight.shape[2] == _TAPS
             and geometry.stride[0] == 1 and weight.shape[3] >= _WIDTH and min(weight.shape[:2]) >= _CHANNELS
-            and x.is_contiguous(memory_format=torch.channels_last)
+            and x.is_contiguous(memory_format=torch.channels_last) and len(x) > 0
             and x.shape[2] + 2 * geometry.padding[0] > (_TAPS - 1) * geometry.dilation[0])
 
 
