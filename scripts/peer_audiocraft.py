@@ -24,7 +24,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import torch
-from benchmarks.common import Stopwatch, add_shared_arguments, peak_bytes, summary
+from benchmarks.common import Stopwatch, add_shared_arguments, peak_bytes, summary, time_batches
 
 UNUSED = ('xformers', 'xformers.ops', 'spacy', 'demucs', 'demucs.apply', 'demucs.audio', 'demucs.pretrained',
           'audioseal', 'audioseal.models', 'gradio', 'torchtext', 'laion_clap', 'hear21passt', 'pesq', 'pystoi',
@@ -35,6 +35,7 @@ RECIPES: dict[str, tuple[Any, ...]] = {
     'musicgen_32khz': (32000, False, 64, [8, 5, 4, 4], 4, 2048, False),
     'audiogen_16khz': (16000, False, 64, [8, 5, 4, 2], 4, 2048, False),
 }
+ADAM: dict[str, Any] = {'lr': 3e-4, 'betas': (0.5, 0.9)}
 
 
 class _Empty(types.ModuleType):
@@ -58,9 +59,9 @@ def import_audiocraft() -> None:
                          f'{__file__}') from error
 
 
-def make_update(recipe: str, device: str, watch: Stopwatch) -> Callable[[torch.Tensor], None]:
-    """One update of a batch [B, 1, T], as AudioCraft's CompressionSolver makes it with its own losses and weights."""
-    from audiocraft import adversarial, losses, models, modules, optim, quantization
+def make_model(recipe: str) -> Any:
+    """A codec of AudioCraft, past the initialisation of its codebooks, which is measured apart."""
+    from audiocraft import models, modules, quantization
 
     sample_rate, causal, n_filters, ratios, n_q, bins, q_dropout = RECIPES[recipe]
     seanet = {'dimension': 128, 'channels': 1, 'causal': causal, 'n_filters': n_filters, 'n_residual_layers': 1,
@@ -71,30 +72,49 @@ def make_update(recipe: str, device: str, watch: Stopwatch) -> Callable[[torch.T
     quantizer = quantization.ResidualVectorQuantizer(
         dimension=128, n_q=n_q, q_dropout=q_dropout, bins=bins, decay=0.99, kmeans_init=True, kmeans_iters=50,
         threshold_ema_dead_code=2)
-    model = models.EncodecModel(encoder, decoder, quantizer, frame_rate=sample_rate // encoder.hop_length,
-                                sample_rate=sample_rate, channels=1, causal=causal).to(device).train()
-    for layer in quantizer.vq.layers:  # past the initialisation of the codebooks, which is measured apart
+    for layer in quantizer.vq.layers:
         book = layer._codebook
         book.embed.normal_()
         book.embed_avg.copy_(book.embed * 10)
         book.cluster_size.fill_(10.0)
         book.inited.fill_(1.0)
+    return models.EncodecModel(encoder, decoder, quantizer, frame_rate=sample_rate // encoder.hop_length,
+                               sample_rate=sample_rate, channels=1, causal=causal)
+
+
+def make_adversary(device: str) -> Any:
+    """The MS-STFT discriminator and its optimizer."""
+    from audiocraft import adversarial
+
     discriminator = adversarial.MultiScaleSTFTDiscriminator(
         filters=32, norm='weight_norm', n_ffts=[1024, 2048, 512, 256, 128], hop_lengths=[256, 512, 128, 64, 32],
         win_lengths=[1024, 2048, 512, 256, 128], activation='LeakyReLU',
         activation_params={'negative_slope': 0.3}).to(device)
-    adam = {'lr': 3e-4, 'betas': (0.5, 0.9)}
-    adversary = adversarial.AdversarialLoss(
-        discriminator, torch.optim.Adam(discriminator.parameters(), **adam),
+    return adversarial.AdversarialLoss(
+        discriminator, torch.optim.Adam(discriminator.parameters(), **ADAM),
         loss=adversarial.get_adv_criterion('hinge'), loss_real=adversarial.get_real_criterion('hinge'),
         loss_fake=adversarial.get_fake_criterion('hinge'), loss_feat=adversarial.FeatureMatchingLoss(torch.nn.L1Loss()))
+
+
+def make_losses(sample_rate: int, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those that are trained, and those that are only watched."""
+    from audiocraft import losses
+
     mel = {'sample_rate': sample_rate, 'n_mels': 64, 'f_min': 64, 'f_max': None, 'floor_level': 1e-5}
     trained = {'l1': torch.nn.L1Loss(), 'msspec': losses.MultiScaleMelSpectrogramLoss(
         range_start=6, range_end=11, normalized=True, alphas=False, **mel).to(device)}
-    watched = {'mel': losses.MelSpectrogramL1Loss(n_fft=1024, hop_length=256, win_length=1024, **mel).to(device),
-               'sisnr': losses.SISNR(sample_rate=sample_rate, segment=5.0)}
+    return trained, {'mel': losses.MelSpectrogramL1Loss(n_fft=1024, hop_length=256, win_length=1024, **mel).to(device),
+                     'sisnr': losses.SISNR(sample_rate=sample_rate, segment=5.0)}
+
+
+def make_update(recipe: str, device: str, watch: Stopwatch) -> Callable[[torch.Tensor], None]:
+    """One update of a batch [B, 1, T], as AudioCraft's CompressionSolver makes it with its own losses and weights."""
+    from audiocraft import losses, optim
+
+    model, adversary = make_model(recipe).to(device).train(), make_adversary(device)
+    trained, watched = make_losses(model.sample_rate, device)
     balancer = losses.Balancer({'adv': 4.0, 'feat': 4.0, 'l1': 0.1, 'msspec': 2.0}, ema_decay=0.999)
-    optimizer = torch.optim.Adam(model.parameters(), **adam)
+    optimizer = torch.optim.Adam(model.parameters(), **ADAM)
     average = optim.ModuleDictEMA(torch.nn.ModuleDict({'model': model}), decay=0.99, device=device)
 
     def squared_norm() -> Any:
@@ -133,9 +153,7 @@ def run_step(args: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
     watch = Stopwatch(args.device)
     update = make_update(args.recipe, args.device, watch)
-    for step in range(args.warmup + args.steps):
-        if step == args.warmup:
-            watch.times.clear()
+    for _ in watch.rounds(args.steps, args.warmup):
         wav = 0.1 * torch.randn(args.batch, 1, int(RECIPES[args.recipe][0] * args.seconds), device=args.device)
         with watch.measure('total'):
             update(wav)
@@ -154,20 +172,9 @@ def run_loader(args: argparse.Namespace) -> dict[str, Any]:
             metas.append(AudioMeta(path=str(path), duration=info.duration, sample_rate=info.samplerate))
     dataset = AudioDataset(metas, args.seconds, num_samples=args.batch * (args.warmup + args.steps),
                            sample_rate=args.sample_rate, channels=args.channels)
-    batches = iter(torch.utils.data.DataLoader(dataset, args.batch, num_workers=args.workers, shuffle=True,
-                                               collate_fn=dataset.collater))
-    watch = Stopwatch()
-    for step in range(args.warmup + args.steps):
-        if step == args.warmup:
-            watch.times.clear()
-        with watch.measure('batch'):
-            next(batches)
-    seconds = sum(watch.times['batch']) / 1000
-    rate = args.batch * args.steps / seconds
-    result = summary(watch.times)
-    result['ms']['total'] = round(1000 * seconds / args.steps, 3)
-    return {**result, 'per_second': {'segments': round(rate, 1),
-                                     'segments_of_a_worker': round(rate / max(1, args.workers), 1)}}
+    batches = torch.utils.data.DataLoader(dataset, args.batch, num_workers=args.workers, shuffle=True,
+                                          collate_fn=dataset.collater)
+    return time_batches(batches, args.batch, args.workers, args.steps, args.warmup)
 
 
 def main() -> None:

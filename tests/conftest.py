@@ -1,6 +1,31 @@
 import subprocess
 
 import pytest
+import torch
+
+
+@pytest.fixture(scope='session')
+def assert_equal():
+    """Asserts that two states are equal bit for bit; of times, which no two runs share, only that they are there."""
+    return _assert_equal
+
+
+def _assert_equal(one, other, path='state'):
+    for kind in (torch.Tensor, dict, list):
+        assert isinstance(one, kind) == isinstance(other, kind), path
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    elif isinstance(one, dict):
+        assert list(one) == list(other), path
+        for key in one:
+            if key not in ('duration', 'data_wait'):
+                _assert_equal(one[key], other[key], f'{path}.{key}')
+    elif isinstance(one, list):
+        assert len(one) == len(other), path
+        for index, pair in enumerate(zip(one, other)):
+            _assert_equal(*pair, f'{path}[{index}]')
+    else:
+        assert one == other, path
 
 
 @pytest.fixture

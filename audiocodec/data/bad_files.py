@@ -77,6 +77,14 @@ class BadFiles:
         """Restore what `state_dict` gave: go on in the middle of a pass."""
         self._shared, self._own = _Counts.of(state['shared']), _Counts.of(state['own'])
 
+    @staticmethod
+    def merge(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The state of one worker that had all the draws of several."""
+        own = _Counts()
+        for state in states:
+            own.merge(_Counts.of(state['own']))
+        return {'shared': states[0]['shared'], 'own': own.state_dict()}
+
     def _name(self, path: str, reason: str) -> None:
         if path not in self._named:
             self._named.add(path)

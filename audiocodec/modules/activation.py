@@ -19,7 +19,6 @@ class _ELU(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         y, = ctx.saved_tensors
         return torch.ops.aten.elu_backward(grad, ctx.alpha, 1.0, 1.0, True, y), None

@@ -45,8 +45,8 @@ class FastConv1d(nn.Conv1d):
         """Map [B, C_in, T] to [B, C_out, T_out]; `zeros` stands for the padding of the module."""
         padding = self.padding if zeros is None else (zeros,)
         weight = self.weight
-        if _is_covered(self, x) and torch.is_grad_enabled():
-            return convolve(x, weight, self.bias, Geometry(self.stride, padding, self.dilation))  # type: ignore[arg-type]
+        if _is_covered(self, x):
+            return convolve(x, weight, self.bias, _geometry(self, padding))
         if zeros is None:
             return self._conv_forward(x, weight, self.bias)
         return F.conv1d(x, weight, self.bias, self.stride, zeros, self.dilation, self.groups)
@@ -57,12 +57,9 @@ class FastConv2d(nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, C_in, H, W] to [B, C_out, H_out, W_out]."""
-        weight = self.weight
         if _is_covered(self, x):
-            geometry = Geometry(self.stride, self.padding, self.dilation)  # type: ignore[arg-type]
-            if torch.is_grad_enabled() or winograd.suits(x, weight, geometry):
-                return convolve(x, weight, self.bias, geometry)
-        return self._conv_forward(x, weight, self.bias)
+            return convolve(x, self.weight, self.bias, _geometry(self, self.padding))
+        return super().forward(x)
 
 
 class FastConvTranspose1d(nn.ConvTranspose1d):
@@ -70,9 +67,8 @@ class FastConvTranspose1d(nn.ConvTranspose1d):
 
     def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         """Map [B, C_in, T] to [B, C_out, T_out]."""
-        if output_size is None and _is_covered(self, x) and torch.is_grad_enabled():
-            geometry = Geometry(self.stride, self.padding, self.dilation, True)  # type: ignore[arg-type]
-            return convolve(x, self.weight, self.bias, geometry)
+        if output_size is None and _is_covered(self, x):
+            return convolve(x, self.weight, self.bias, _geometry(self, self.padding))
         return super().forward(x, output_size)
 
 
@@ -82,6 +78,10 @@ def _is_covered(conv: nn.modules.conv._ConvNd, x: torch.Tensor) -> bool:
             and not torch.is_autocast_enabled('cpu') and not torch.compiler.is_compiling()
             and conv.groups == 1 and conv.padding_mode == 'zeros' and not isinstance(conv.padding, str)
             and not any(conv.output_padding))
+
+
+def _geometry(conv: nn.modules.conv._ConvNd, padding: Any) -> Geometry:
+    return Geometry(conv.stride, padding, conv.dilation, conv.transposed)
 
 
 def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, geometry: Geometry) -> torch.Tensor:
@@ -119,8 +119,6 @@ class _Convolution(torch.autograd.Function):
         geometry: Geometry = ctx.geometry
         of_x, of_weight, of_bias = ctx.needs_input_grad[:3]
         bias_grad = grad.sum([0, *range(2, grad.dim())]) if of_bias else None
-        if torch.is_grad_enabled():  # the gradient is to have a gradient of its own
-            return (*_plain_gradients(grad, x, weight, geometry, of_x, of_weight), bias_grad, None)
         if winograd.suits(x, weight, geometry):
             return (*winograd.gradients(grad, x, weight, geometry, of_x, of_weight), bias_grad, None)
         x_grad = weight_grad = None

@@ -15,7 +15,7 @@ import torch
 from flashy.logging import ResultLogger
 from omegaconf import DictConfig, OmegaConf
 
-from audiocodec.data import SPLITS, AudioLoader, LoaderDiedError
+from audiocodec.data import SPLITS, AudioLoader, BadFiles, LoaderDiedError
 from audiocodec.solvers import sources
 from audiocodec.solvers.environment import resolve_device, seed_everything
 from audiocodec.solvers.guard import UpdateGuard
@@ -160,9 +160,10 @@ class StandardSolver(flashy.BaseSolver, ABC):
         workers = position['workers']
         own = workers[distrib.rank()] if len(workers) == distrib.world_size() else None
         if own is None:  # another number of workers goes on: the first of them holds what all have summed up
-            is_first = distrib.is_rank_zero()
-            own = {**workers[0], 'means': Averager.merge([worker['means'] for worker in workers] if is_first else []),
-                   'bad_files': workers[0]['bad_files'] if is_first else None}
+            held = workers if distrib.is_rank_zero() else []
+            bad_files = [worker['bad_files'] for worker in held if worker['bad_files'] is not None]
+            own = {**workers[0], 'means': Averager.merge([worker['means'] for worker in held]),
+                   'bad_files': BadFiles.merge(bad_files) if bad_files else None}
         self.means.load_state_dict(own['means'], self.device)
         self.guard.load_state_dict(own['guard'])
         self._bad_files = own['bad_files']

@@ -29,7 +29,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -77,6 +77,13 @@ class Stopwatch:
         self.wait()
         self.times.setdefault(name, []).append((time.perf_counter() - self._begins.pop(name)) * 1000)
 
+    def rounds(self, steps: int, warmup: int) -> Iterator[None]:
+        """Go on so many times, `steps` after `warmup`; only what is measured in `steps` of them stays."""
+        for step in range(warmup + steps):
+            if step == warmup:
+                self.times.clear()
+            yield
+
     def wait(self) -> None:
         """Until the device has done all it was sent."""
         if self.device.startswith('cuda'):
@@ -94,13 +101,36 @@ def in_turn(functions: Mapping[str, Callable[[], Any]], steps: int, warmup: int,
         device: waited for after every call.
     """
     watch = Stopwatch(device)
-    for step in range(warmup + steps):
-        if step == warmup:
-            watch.times.clear()
+    for _ in watch.rounds(steps, warmup):
         for name, function in functions.items():
             with watch.measure(name):
                 function()
     return watch.times
+
+
+def time_batches(batches: Iterable[Any], size: int, workers: int, steps: int, warmup: int) -> dict[str, Any]:
+    """Time batches as they come, `warmup + steps` of them.
+
+    Args:
+        batches: of a loader.
+        size: segments in each.
+        workers: loading processes, at most one of which works in this one.
+        steps: batches that count.
+        warmup: batches before them.
+
+    Returns:
+        A result, see the module's docstring.
+    """
+    watch, source = Stopwatch(), iter(batches)
+    for _ in watch.rounds(steps, warmup):
+        with watch.measure('batch'):
+            next(source)
+    seconds = sum(watch.times['batch']) / 1000  # batches come in bursts, of several processes: all of them count
+    rate = size * steps / seconds
+    result: dict[str, Any] = summary(watch.times)
+    result['ms']['total'] = round(1000 * seconds / steps, 3)
+    return {**result, 'peak_bytes': peak_bytes(), 'per_second': {
+        'segments': round(rate, 1), 'segments_of_a_worker': round(rate / max(1, workers), 1)}}
 
 
 def summary(times: Times) -> dict[str, dict[str, float]]:

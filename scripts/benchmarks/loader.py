@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from audiocodec.data import AudioDataset, is_shards, load_shards, load_source, make_loader
-from benchmarks.common import Stopwatch, peak_bytes, summary
+from benchmarks.common import time_batches
 
 HELP = 'segments a second of a folder, manifest or shards'
 DEFAULTS = {'steps': 30, 'warmup': 4, 'threads': 1}
@@ -32,16 +32,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     metas = load_shards(args.source) if is_shards(args.source) else load_source(args.source)
     dataset = AudioDataset(metas, args.sample_rate, args.channels, args.seconds,
                            args.batch * (args.warmup + args.steps))
-    watch = Stopwatch()
-    batches = iter(make_loader(dataset, args.batch, args.workers))
-    for step in range(args.warmup + args.steps):
-        if step == args.warmup:
-            watch.times.clear()
-        with watch.measure('batch'):
-            next(batches)
-    seconds = sum(watch.times['batch']) / 1000  # batches come in bursts, of several processes: all of them count
-    rate = args.batch * args.steps / seconds
-    result = summary(watch.times)
-    result['ms']['total'] = round(1000 * seconds / args.steps, 3)
-    return {'files': len(metas), **result, 'peak_bytes': peak_bytes(),
-            'per_second': {'segments': round(rate, 1), 'segments_of_a_worker': round(rate / max(1, args.workers), 1)}}
+    loader = make_loader(dataset, args.batch, args.workers)
+    return {'files': len(metas), **time_batches(loader, args.batch, args.workers, args.steps, args.warmup)}

@@ -58,9 +58,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         with watch.measure('total'):
             averager.update(solver.run_step(wav))
 
-    for step in range(args.warmup + args.steps):
-        if step == args.warmup:
-            watch.times.clear()
+    for _ in watch.rounds(args.steps, args.warmup):
         update()
     result = {**summary(watch.times), 'peak_bytes': peak_bytes(args.device),
               'parameters': sum(parameter.numel() for parameter in solver.model.parameters())}

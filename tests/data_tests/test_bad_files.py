@@ -120,3 +120,13 @@ def test_what_other_workers_counted_before_an_interruption_is_counted_too(monkey
     gathered = [worker._own for worker in resumed]
     monkeypatch.setattr(distrib, 'all_gather_object', lambda own: gathered)
     assert resumed[0].metrics() == {'skipped_files': 3.0}
+
+
+def test_one_worker_that_goes_on_for_several_has_all_their_counts():
+    workers = [BadFiles(1.), BadFiles(1.)]
+    workers[0].update([info('/a.wav')])
+    workers[1].update([info('/a.wav', '/b.wav'), info()])
+    alone = BadFiles(1.)
+    alone.load_state_dict(BadFiles.merge([worker.state_dict() for worker in workers]))
+    assert alone.state_dict()['own']['draws'] == 6
+    assert alone.metrics() == {'skipped_files': 2.}

@@ -52,23 +52,6 @@ def states(folder):
     return checkpoint.load_checkpoint(experiment(folder) / 'checkpoint.th')
 
 
-def assert_equal(one, other, path='state'):
-    assert type(one) is type(other), path
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), path
-    elif isinstance(one, dict):
-        assert list(one) == list(other), path
-        for key in one:
-            if key not in ('duration', 'data_wait'):
-                assert_equal(one[key], other[key], f'{path}.{key}')
-    elif isinstance(one, list):
-        assert len(one) == len(other), path
-        for index, pair in enumerate(zip(one, other)):
-            assert_equal(*pair, f'{path}[{index}]')
-    else:
-        assert one == other, path
-
-
 @pytest.fixture(scope='module')
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp('uninterrupted')
@@ -117,7 +100,7 @@ def test_tensorboard_holds_scalars_audio_and_images(uninterrupted):
     assert sum(tag.endswith('reference/spectrogram') for tag in tags['images']) == 3
 
 
-def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path):
+def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path, assert_equal):
     process = subprocess.Popen([sys.executable, '-m', 'dora', 'run', '--', *RECIPE, 'optim.epochs=3'], cwd=ROOT,
                                env=environment(tmp_path), stderr=subprocess.DEVNULL, start_new_session=True)
     end = time.monotonic() + 300
@@ -135,7 +118,7 @@ def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path):
     assert_equal(resumed, whole)
 
 
-def test_single_stages_run_on_the_last_checkpoint(uninterrupted):
+def test_single_stages_run_on_the_last_checkpoint(uninterrupted, assert_equal):
     folder, _ = uninterrupted
     before = states(folder)
     done = run(folder, 'optim.epochs=3', 'execute_only=evaluate')

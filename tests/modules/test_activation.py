@@ -34,3 +34,12 @@ def test_elu_is_that_of_pytorch_and_keeps_only_its_result(alpha):
     actual, = torch.autograd.grad(y, x, weights)
     expected, = torch.autograd.grad(plain(x), x, weights)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+
+
+def test_elu_has_second_derivatives():
+    found = []
+    for elu in (make_activation('ELU'), nn.ELU()):
+        x = torch.linspace(-3, 3, 21).requires_grad_()
+        slope, = torch.autograd.grad(elu(x).square().sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(slope.square().sum(), x)[0])
+    torch.testing.assert_close(*found)

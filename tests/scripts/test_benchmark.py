@@ -202,3 +202,16 @@ def test_audiocraft_as_a_peer_takes_our_options_and_says_where_it_runs(options):
     done = subprocess.run([sys.executable, SCRIPTS / 'peer_audiocraft.py', *options], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("No module named 'audiocraft': run this with the Python of an environment that has")
+
+
+def test_rounds_before_those_that_count_leave_no_times(main):
+    from benchmarks.common import Stopwatch, in_turn
+    watch = Stopwatch()
+    for _ in watch.rounds(steps=3, warmup=2):
+        with watch.measure('all'):
+            pass
+    assert len(watch.times['all']) == 3
+    called = []
+    times = in_turn({'one': lambda: called.append(1), 'two': lambda: called.append(2)}, steps=2, warmup=1)
+    assert {name: len(values) for name, values in times.items()} == {'one': 2, 'two': 2}
+    assert called == [1, 2] * 3

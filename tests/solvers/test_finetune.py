@@ -62,22 +62,6 @@ def copied(state):
     return [copied(value) for value in state] if isinstance(state, list) else state
 
 
-def assert_equal(one, other, path='state'):
-    assert isinstance(one, torch.Tensor) == isinstance(other, torch.Tensor), path
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), path
-    elif isinstance(one, dict):
-        assert list(one) == list(other), path
-        for key in one:
-            assert_equal(one[key], other[key], f'{path}.{key}')
-    elif isinstance(one, list):
-        assert len(one) == len(other), path
-        for index, pair in enumerate(zip(one, other)):
-            assert_equal(*pair, f'{path}[{index}]')
-    else:
-        assert one == other, path
-
-
 GENERATOR = ('model', 'ema', 'optimizer', 'schedule', 'balancer')
 
 
@@ -97,7 +81,7 @@ def trained(runs):
                'bundle': bundle, 'compact': compact, 'hf': runs / 'hf', 'state': copied(solver.state_dict())}
 
 
-def test_the_first_update_after_a_bundle_is_that_of_the_run_itself(runs, trained, caplog):
+def test_the_first_update_after_a_bundle_is_that_of_the_run_itself(runs, trained, caplog, assert_equal):
     caplog.set_level(logging.INFO)
     for source in ('bundle', 'checkpoint', 'sig', 'folder'):
         with solver_of(runs) as solver:
@@ -136,7 +120,7 @@ def test_without_optimizers_it_starts_from_averaged_weights(runs, trained):
 
 
 @pytest.mark.parametrize('kind', ['compact', 'hf'])
-def test_fresh_discriminators_train_alone_first_and_the_generator_stands_still(runs, trained, kind):
+def test_fresh_discriminators_train_alone_first_and_the_generator_stands_still(runs, trained, kind, assert_equal):
     with solver_of(runs, 'adversarial.warmup=3', 'adversarial.every=2') as solver:
         solver.initialize_from(str(trained[kind]))
         before = copied(solver.state_dict())
@@ -162,7 +146,7 @@ def test_fresh_discriminators_train_alone_first_and_the_generator_stands_still(r
                 assert_equal(solver.state_dict()[part], before[part])
 
 
-def test_interrupted_while_they_are_alone_it_goes_on_where_it_was(runs, trained):
+def test_interrupted_while_they_are_alone_it_goes_on_where_it_was(runs, trained, assert_equal):
     overrides = (f'continue_from={trained["compact"]}', 'adversarial.warmup=3')
     with solver_of(runs, *overrides) as solver:
         solver.initialize_from(str(trained['compact']))
