@@ -158,6 +158,22 @@ def test_sep_channels_judges_each_channel_as_an_item():
         torch.testing.assert_close(logits[::2], left)
 
 
+def test_the_largest_maps_are_made_first_and_given_in_the_order_of_the_scales():
+    torch.manual_seed(0)
+    n_ffts = [64, 128, 32]
+    discriminator = MultiScaleSTFTDiscriminator(filters=2, n_ffts=n_ffts, hop_lengths=[16, 32, 8], win_lengths=n_ffts)
+    wav = torch.randn(2, 1, 1000)
+    logits, features = discriminator(wav)
+    assert [maps[0].shape[-1] for maps in features] == [33, 65, 17]
+    alone = [scale(wav)[0] for scale in discriminator.discriminators]
+    sizes = []
+    for index, (said, maps) in zip(discriminator.turns(), discriminator.verdicts(wav), strict=True):
+        torch.testing.assert_close(said, alone[index], rtol=0, atol=0)
+        torch.testing.assert_close(logits[index], alone[index], rtol=0, atol=0)
+        sizes.append(maps[0].numel())
+    assert sizes == sorted(set(sizes), reverse=True)
+
+
 def test_downsample_halves_the_audio_from_scale_to_scale():
     torch.manual_seed(0)
     wav = torch.randn(1, 1, 4096)

@@ -1,6 +1,6 @@
 """What the discriminators have in common."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,8 +33,15 @@ class MultiDiscriminator(nn.Module):
         """Number of sub-discriminators."""
         return len(self.discriminators)
 
-    def prepare(self, wav: torch.Tensor, index: int) -> torch.Tensor:
-        """Give the input of sub-discriminator `index`, from that of the one before, or from the audio for the first."""
+    def turns(self) -> Sequence[int]:
+        """Indices of the sub-discriminators in the order in which they are asked.
+
+        Those with the largest maps should come first: the memory that is free after them then fits the next ones.
+        """
+        return range(len(self.discriminators))
+
+    def prepare(self, wav: torch.Tensor, turn: int) -> torch.Tensor:
+        """Give the input of the sub-discriminator whose turn it is, from that of the one before, or from the audio."""
         return wav
 
     def verdicts(self, wav: torch.Tensor) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
@@ -44,7 +51,7 @@ class MultiDiscriminator(nn.Module):
             wav: [B, in_channels, T].
 
         Yields:
-            Per sub-discriminator, logits and feature maps, see `forward`.
+            Per sub-discriminator, in the order of `turns`, logits and feature maps, see `forward`.
 
         Raises:
             ValueError: wrong shape or channels, or audio too short for a sub-discriminator.
@@ -52,9 +59,9 @@ class MultiDiscriminator(nn.Module):
         if wav.dim() != 3 or wav.shape[1] != self.in_channels:
             raise ValueError(f'{type(self).__name__} expects audio [B, {self.in_channels}, T], got '
                              f'{list(wav.shape)}: in_channels must be the channels of the audio.')
-        for index, discriminator in enumerate(self.discriminators):
-            wav = self.prepare(wav, index)
-            yield discriminator(wav)
+        for turn, index in enumerate(self.turns()):
+            wav = self.prepare(wav, turn)
+            yield self.discriminators[index](wav)
 
     def forward(self, wav: torch.Tensor) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
         """Judge audio.
@@ -69,7 +76,8 @@ class MultiDiscriminator(nn.Module):
         Raises:
             ValueError: wrong shape or channels, or audio too short for a sub-discriminator.
         """
-        logits, feature_maps = zip(*self.verdicts(wav))
+        said = dict(zip(self.turns(), self.verdicts(wav)))
+        logits, feature_maps = zip(*(said[index] for index in range(len(said))))
         return list(logits), list(feature_maps)
 
 

@@ -131,9 +131,9 @@ class MultiScaleDiscriminator(MultiDiscriminator):
         self.pool = nn.AvgPool1d(2 * downsample_factor, downsample_factor,
                                  padding=downsample_factor) if downsample else None
 
-    def prepare(self, wav: torch.Tensor, index: int) -> torch.Tensor:
+    def prepare(self, wav: torch.Tensor, turn: int) -> torch.Tensor:
         """Pool the audio of the scale before, if that was asked for."""
-        return self.pool(wav) if self.pool is not None and index else wav
+        return self.pool(wav) if self.pool is not None and turn else wav
 
 
 def _per_scale(name: str, values: Sequence[int] | None, count: int, minimum: int) -> tuple[int | None, ...]:

@@ -146,10 +146,16 @@ class MultiScaleSTFTDiscriminator(MultiDiscriminator):
             for n_fft, hop_length, win_length in zip(n_ffts, hop_lengths, win_lengths)
         ], in_channels)
         self.sep_channels = sep_channels
+        bins = [(n_fft // 2 + 1) / hop_length for n_fft, hop_length in zip(n_ffts, hop_lengths)]
+        self._turns = sorted(range(len(bins)), key=bins.__getitem__, reverse=True)
 
-    def prepare(self, wav: torch.Tensor, index: int) -> torch.Tensor:
+    def turns(self) -> Sequence[int]:
+        """Most bins per sample first."""
+        return self._turns
+
+    def prepare(self, wav: torch.Tensor, turn: int) -> torch.Tensor:
         """Turn channels into items, once, if they are judged alone."""
-        return wav.reshape(-1, 1, wav.shape[-1]) if self.sep_channels and index == 0 else wav
+        return wav.reshape(-1, 1, wav.shape[-1]) if self.sep_channels and turn == 0 else wav
 
 
 def _pair(name: str, values: Sequence[int]) -> tuple[int, int]:
