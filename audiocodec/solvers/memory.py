@@ -91,12 +91,13 @@ def _moments(factory: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> 
 def _extrapolate(update: '_Update', batch_size: int, samples: int) -> int:
     """The peak of an update on `batch_size` items of `samples`, from small ones: items x (samples x slope + constant).
 
-    An item costs a constant too, of a size that depends on the lengths of windows.
+    An item costs a constant too, of a size that depends on the lengths of windows. Two and three items are measured: of
+    one alone, it may be another moment that takes most.
     """
     short = min(SHORT, samples)
-    one, two = update.peak(1, short), update.peak(2, short)
-    slope = 0. if short == samples else (update.peak(1, min(LONG, samples)) - one) / (min(LONG, samples) - short)
-    return round(one + (batch_size - 1) * (two - one) + batch_size * (samples - short) * slope)
+    two, three = update.peak(2, short), update.peak(3, short)
+    slope = 0. if short == samples else (update.peak(2, min(LONG, samples)) - two) / (min(LONG, samples) - short) / 2
+    return round(two + (batch_size - 2) * (three - two) + batch_size * (samples - short) * slope)
 
 
 class _Update:
