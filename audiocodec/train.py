@@ -5,6 +5,8 @@ build the solver, run it.
 """
 
 import contextlib
+import copy
+import functools
 import json
 import logging
 import os
@@ -58,6 +60,19 @@ class CodecMain(HydraMain):
             ConfigError: for unknown groups and keys and values that cannot be read, all of them at once; where there
                 are some, also for values of the other overrides that `validate` would not accept.
         """
+        composed = self._composed(tuple(argv))
+        cfg, where = copy.deepcopy(composed.cfg), self.dora
+        if cfg.dora.dir is None:
+            cfg.dora.dir = str(where.dir)
+        elif not isinstance(cfg.dora.dir, str):
+            raise ConfigError(f'dora.dir={cfg.dora.dir}: expected a path, or null for the default')
+        else:
+            where = replace(where, dir=Path(cfg.dora.dir))
+        return XP(dora=where, cfg=cfg, argv=list(composed.argv), delta=composed.delta)
+
+    @functools.lru_cache(maxsize=16)  # noqa: B019 - there is one main, and it lives as long as the process
+    def _composed(self, argv: tuple[str, ...]) -> XP:
+        """Check and compose a configuration, once: Dora asks for it three times before a run begins."""
         problems = self._override_problems(argv)
         if problems:
             good = [argument for argument in argv if argument not in problems]
@@ -66,12 +81,6 @@ class CodecMain(HydraMain):
         with _readable_errors():
             xp = super().get_xp(argv)
             OmegaConf.resolve(xp.cfg)
-        if xp.cfg.dora.dir is None:
-            xp.cfg.dora.dir = str(self.dora.dir)
-        elif not isinstance(xp.cfg.dora.dir, str):
-            raise ConfigError(f'dora.dir={xp.cfg.dora.dir}: expected a path, or null for the default')
-        else:
-            xp = XP(dora=replace(self.dora, dir=Path(xp.cfg.dora.dir)), cfg=xp.cfg, argv=xp.argv, delta=xp.delta)
         return xp
 
     def init_xp(self, xp: XP) -> XP:

@@ -49,3 +49,19 @@ def test_names_are_the_overrides_that_count():
     names, base = train.main.get_names(xps)
     assert names == ['opt.lr=0.001', 'opt.lr=0.0001']
     assert base == 'solver=compression/debug'
+
+
+def test_a_configuration_is_composed_once_and_every_experiment_has_its_own(monkeypatch):
+    composed = []
+    get_config = train.main._get_config
+    monkeypatch.setattr(train.main, '_get_config', lambda *args: composed.append(args) or get_config(*args))
+    argv = ['solver=compression/debug', 'seed=1234321']
+    first = train.main.get_xp(argv)
+    count = len(composed)
+    first.cfg.seed = 0
+    second = train.main.get_xp(argv)
+    assert count > 0
+    assert len(composed) == count
+    assert second.cfg.seed == 1234321
+    assert (second.sig, second.argv, second.delta) == (first.sig, first.argv, first.delta)
+    assert train.main.get_xp([*argv, 'optim.lr=1e-5']).sig != first.sig
