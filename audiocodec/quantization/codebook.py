@@ -52,36 +52,22 @@ class _Tally:
     """
 
     def __init__(self, like: torch.Tensor, valid: torch.Tensor, draws: torch.Tensor | None) -> None:
-        levels, self._bins, dimension = like.shape
-        # The vectors that do not count go to one entry more.
-        self._counts = like.new_zeros(levels, self._bins + 1)
-        self._sums = like.new_zeros(levels, self._bins + 1, dimension)
+        self.counts = torch.zeros_like(like[..., 0])
+        self.sums = torch.zeros_like(like)
         self.candidates = None if draws is None else torch.empty_like(like)
-        self._valid = valid
-        self._ones = torch.ones_like(valid, dtype=like.dtype)
+        self._valid = valid.to(like.dtype)
         self._draws = draws
-
-    @property
-    def counts(self) -> torch.Tensor:
-        """See above."""
-        return self._counts[:, :self._bins]
-
-    @property
-    def sums(self) -> torch.Tensor:
-        """See above."""
-        return self._sums[:, :self._bins]
 
     def add(self, level: int, residual: torch.Tensor, codes: torch.Tensor) -> None:
         """Count the vectors [N, D] that reached a level."""
-        codes = torch.where(self._valid, codes, self._bins)
-        self._counts[level].index_add_(0, codes, self._ones)
-        self._sums[level].index_add_(0, codes, residual)
+        self.counts[level].index_add_(0, codes, self._valid)
+        self.sums[level].index_add_(0, codes, residual * self._valid[:, None])
         if self.candidates is not None and self._draws is not None:
             _share_of_rows(residual, self._draws[level], out=self.candidates[level])
 
     def reduce(self) -> None:
         """Sum over the workers, in one collective."""
-        distrib.all_reduce_sum_(part for part in (self._counts, self._sums, self.candidates) if part is not None)
+        distrib.all_reduce_sum_(part for part in (self.counts, self.sums, self.candidates) if part is not None)
 
 
 def _share_of_rows(rows: torch.Tensor, indices: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
