@@ -20,6 +20,7 @@ the table and then the result as one line of JSON, the last line of the output. 
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -31,10 +32,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 PEER_OPTIONS = ('--against', '--rounds')
 Times = dict[str, list[float]]  # milliseconds, by name
+LONG_ENOUGH = 20  # milliseconds: what is started and waited for is little beside it
 
 
 def add_shared_arguments(parser: argparse.ArgumentParser, defaults: Mapping[str, Any]) -> None:
@@ -189,7 +194,7 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def matrix_rate(device: str = 'cpu', dtype: str = 'float32', size: int = 2048) -> float:
+def matrix_rate(device: str = 'cpu', dtype: str = 'float32') -> float:
     """FLOPs per second that this machine reaches: in matrix products, or on a CPU in convolutions, if they are faster.
 
     On a CPU, PyTorch's products are those of a library that knows some makers' processors better than others'; its
@@ -197,17 +202,34 @@ def matrix_rate(device: str = 'cpu', dtype: str = 'float32', size: int = 2048) -
     """
     import torch
     kind = getattr(torch, dtype)
-    first = torch.randn(size, size, device=device).to(kind)
-    functions: dict[str, Callable[[], Any]] = {'product': lambda: first @ first}
-    flops = {'product': 2 * size ** 3}
-    if device == 'cpu':
-        image = torch.randn(4, 256, size // 64, size // 64).to(kind).contiguous(memory_format=torch.channels_last)
-        weight = torch.randn(256, 256, 3, 3).to(kind).contiguous(memory_format=torch.channels_last)
-        functions['convolution'] = lambda: torch.nn.functional.conv2d(image, weight, padding=1)
-        flops['convolution'] = 2 * 4 * (size // 64) ** 2 * 256 * 256 * 9
+    works = [_product, _convolution] if device == 'cpu' else [_product]
     with torch.no_grad():
-        times = in_turn(functions, steps=10, warmup=2, device=device)
-    return max(flops[name] / (min(values) / 1000) for name, values in times.items())
+        return max(_rate(functools.partial(work, device, kind), device) for work in works)
+
+
+def _rate(work: Callable[[int], tuple[Callable[[], Any], int]], device: str) -> float:
+    """FLOPs per second of work of a size that takes long enough to be timed: machines and types differ thousandfold."""
+    for size in (2 ** exponent for exponent in range(8, 15)):
+        function, flops = work(size)
+        if in_turn({'': function}, steps=1, warmup=1, device=device)[''][0] > LONG_ENOUGH:
+            break
+    return flops / (min(in_turn({'': function}, steps=10, warmup=0, device=device)['']) / 1000)
+
+
+def _product(device: str, kind: 'torch.dtype', size: int) -> tuple[Callable[[], Any], int]:
+    """A matrix product, and its FLOPs."""
+    import torch
+    first = torch.randn(size, size, device=device).to(kind)
+    return lambda: first @ first, 2 * size ** 3
+
+
+def _convolution(device: str, kind: 'torch.dtype', size: int) -> tuple[Callable[[], Any], int]:
+    """A convolution of images, and its FLOPs."""
+    import torch
+    side = size // 64
+    image = torch.randn(4, 256, side, side, device=device).to(kind).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(256, 256, 3, 3, device=device).to(kind).contiguous(memory_format=torch.channels_last)
+    return lambda: torch.nn.functional.conv2d(image, weight, padding=1), 2 * 4 * side ** 2 * 256 * 256 * 9
 
 
 def memory_rate(device: str = 'cpu', size: int = 2 ** 28) -> float:

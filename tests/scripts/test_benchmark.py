@@ -58,6 +58,23 @@ def tiny_rates(monkeypatch, run):
     monkeypatch.setattr(step, 'memory_rate', lambda device: 1e9)
 
 
+@pytest.mark.parametrize(('milliseconds', 'sizes'), [
+    (0.05, [256, 512, 1024]), (100, [256]), (1e-9, [2 ** power for power in range(8, 15)])])
+def test_the_machines_rate_is_taken_where_work_takes_long_enough_and_no_longer(main, monkeypatch, milliseconds, sizes):
+    from benchmarks import common
+    monkeypatch.setattr(common, 'in_turn', lambda functions, steps, warmup, device: {
+        name: [function() for _ in range(steps)] for name, function in functions.items()})
+    asked = []
+
+    def work(size):
+        asked.append(size)
+        return lambda: milliseconds * (size / 256) ** 5, size ** 3
+
+    rate = common._rate(work, 'cpu')
+    assert asked == sizes
+    assert rate == pytest.approx(asked[-1] ** 3 / (milliseconds / 1000 * (asked[-1] / 256) ** 5))
+
+
 TINY_STEP = ('step', '--recipe', 'debug', '--batch', '2', '--seconds', '0.25', '--steps', '2', '--threads', '1')
 ADVERSARY = ('adversarial=msstftd', 'adversarial.discriminators.msstftd.filters=2',
              'adversarial.discriminators.msstftd.n_ffts=[128]', 'adversarial.discriminators.msstftd.hop_lengths=[32]',
