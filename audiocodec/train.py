@@ -60,7 +60,8 @@ class CodecMain(HydraMain):
             ConfigError: for unknown groups and keys and values that cannot be read, all of them at once; where there
                 are some, also for values of the other overrides that `validate` would not accept.
         """
-        composed = self._composed(tuple(argv))
+        composed = self._composed(tuple(argv), frozenset(
+            (path, path.stat().st_mtime_ns) for path in self.full_config_path.rglob('*.yaml')))
         cfg, where = copy.deepcopy(composed.cfg), self.dora
         if cfg.dora.dir is None:
             cfg.dora.dir = str(where.dir)
@@ -71,8 +72,13 @@ class CodecMain(HydraMain):
         return XP(dora=where, cfg=cfg, argv=list(composed.argv), delta=composed.delta)
 
     @functools.lru_cache(maxsize=16)  # noqa: B019 - there is one main, and it lives as long as the process
-    def _composed(self, argv: tuple[str, ...]) -> XP:
-        """Check and compose a configuration, once: Dora asks for it three times before a run begins."""
+    def _composed(self, argv: tuple[str, ...], files: frozenset[tuple[Path, int]]) -> XP:
+        """Check and compose a configuration, once: Dora asks for it three times before a run begins.
+
+        Args:
+            argv: overrides.
+            files: of all configurations, with the times of their last change: after one, it is composed again.
+        """
         problems = self._override_problems(argv)
         if problems:
             good = [argument for argument in argv if argument not in problems]

@@ -1,6 +1,8 @@
 """The functions of `audiocodec.train` that users call."""
 
 import json
+import os
+import shutil
 
 import pytest
 
@@ -65,3 +67,19 @@ def test_a_configuration_is_composed_once_and_every_experiment_has_its_own(monke
     assert second.cfg.seed == 1234321
     assert (second.sig, second.argv, second.delta) == (first.sig, first.argv, first.delta)
     assert train.main.get_xp([*argv, 'optim.lr=1e-5']).sig != first.sig
+
+
+def test_a_configuration_that_was_edited_is_composed_again(monkeypatch, tmp_path):
+    folder = shutil.copytree(train.main.full_config_path, tmp_path / 'config')
+    files = list(folder.rglob('*.yaml'))
+    monkeypatch.setattr(train.main, 'full_config_path', folder)
+    composed = []
+    get_config = train.main._get_config
+    monkeypatch.setattr(train.main, '_get_config', lambda *args: composed.append(args) or get_config(*args))
+    argv = ['solver=compression/debug', 'seed=1234322']
+    train.main.get_xp(argv)
+    count = len(composed)
+    os.utime(files[0], ns=(1, 1))
+    train.main.get_xp(argv)
+    assert count > 0
+    assert len(composed) == 2 * count
