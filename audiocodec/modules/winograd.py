@@ -64,17 +64,13 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, g
     """
     kernels = _at_points(weight)
     stride, padding, dilation, _ = geometry
-    width = (x.shape[3] + 2 * padding[1] - (weight.shape[3] - 1) * dilation[1] - 1) // stride[1] + 1
     out = None
     for part, transforms in _chunks(x, geometry):
         values = _images(transforms.to_points(_rows(x[part])), transforms, x)
-        rows = x.new_empty(transforms.values, width * len(weight))
-        products = rows.view(_POINTS, transforms.items, transforms.tiles, width, len(weight)).permute(0, 1, 4, 2, 3)
-        for point, kernel in enumerate(kernels):
-            products[point] = F.conv2d(values[point], kernel, bias if point == _ONE else None, (1, stride[1]),
-                                       (0, padding[1]), (1, dilation[1]))
-        del values  # large, and not needed beside what is made next
-        images = transforms.from_points(rows).view(transforms.items, -1, width, len(weight)).permute(0, 3, 1, 2)
+        products = [F.conv2d(value, kernel, bias if point == _ONE else None, (1, stride[1]), (0, padding[1]),
+                             (1, dilation[1])) for point, (value, kernel) in enumerate(zip(values, kernels))]
+        rows = transforms.from_points(torch.cat([_rows(product) for product in products]))
+        images = rows.view(transforms.items, -1, products[0].shape[3], len(weight)).permute(0, 3, 1, 2)
         if out is None:
             out = torch.empty(len(x), *images.shape[1:], memory_format=torch.channels_last)
         out[part] = images
@@ -100,31 +96,37 @@ def gradients(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, geometr
         return None, None
     grad = grad.contiguous(memory_format=torch.channels_last)
     kernels = _at_points(weight)
-    stride, padding, dilation, _ = geometry
     x_grad = torch.empty_like(x) if of_x else None
-    kernel_grads = torch.zeros(_POINTS, *kernels[0].shape)
+    kernel_grads = torch.zeros(_POINTS, *kernels[0].shape) if of_weight else None
     for part, transforms in _chunks(x, geometry):
-        grads = _images(transforms.from_points_transposed(_rows(grad[part])), transforms, grad)
-        values = _images(transforms.to_points(_rows(x[part])) if of_weight else
-                         x.new_empty(transforms.values, x.shape[3] * x.shape[1]), transforms, x)
-        # In the same place, unless they are still wanted, for second derivatives.
-        value_grads = torch.empty_like(values) if torch.is_grad_enabled() else values
-        for point in range(_POINTS):
-            value_grad, kernel_grad, _ = torch.ops.aten.convolution_backward(
-                grads[point], values[point], kernels[point], None, [1, stride[1]], [0, padding[1]], [1, dilation[1]],
-                False, [0, 0], 1, [of_x, of_weight, False])
-            if of_x:
-                value_grads[point] = value_grad
-            if of_weight:
-                kernel_grads[point] += kernel_grad
-        del grads  # large, and not needed beside what is made next
-        if x_grad is not None:
-            rows = transforms.to_points_transposed(_rows(value_grads.flatten(0, 1)))
-            x_grad[part] = rows.view(transforms.items, x.shape[2], x.shape[3], x.shape[1]).permute(0, 3, 1, 2)
-            del rows
-        del values, value_grads
-    return (x_grad,
-            torch.einsum('pt,pocf->octf', _G, kernel_grads.squeeze(3)) if of_weight else None)
+        images = _part_gradients(grad[part], x[part], kernels, geometry, transforms, of_x, kernel_grads)
+        if x_grad is not None and images is not None:
+            x_grad[part] = images
+    return x_grad, None if kernel_grads is None else torch.einsum('pt,pocf->octf', _G, kernel_grads.squeeze(3))
+
+
+def _part_gradients(grad: torch.Tensor, x: torch.Tensor, kernels: list[torch.Tensor], geometry: 'Geometry',
+                    transforms: '_Transforms', of_x: bool, kernel_grads: torch.Tensor | None) -> torch.Tensor | None:
+    """Gradient at some items, if it is wanted; those of the kernels are added to `kernel_grads`."""
+    stride, padding, dilation, _ = geometry
+    grads = _images(transforms.from_points_transposed(_rows(grad)), transforms, grad)
+    rows = transforms.to_points(_rows(x)) if kernel_grads is not None else x.new_empty(
+        _POINTS * transforms.items * transforms.tiles, x.shape[3] * x.shape[1])
+    values = _images(rows, transforms, x)
+    # Each gradient takes the place of the values it belongs to, unless second derivatives will want these.
+    value_grads = torch.empty_like(values) if torch.is_grad_enabled() else values
+    for point, kernel in enumerate(kernels):
+        value_grad, kernel_grad, _ = torch.ops.aten.convolution_backward(
+            grads[point], values[point], kernel, None, [1, stride[1]], [0, padding[1]], [1, dilation[1]], False,
+            [0, 0], 1, [of_x, kernel_grads is not None, False])
+        if of_x:
+            value_grads[point] = value_grad
+        if kernel_grads is not None:
+            kernel_grads[point] += kernel_grad
+    if not of_x:
+        return None
+    rows = transforms.to_points_transposed(_rows(value_grads.flatten(0, 1)))
+    return rows.view(transforms.items, x.shape[2], x.shape[3], x.shape[1]).permute(0, 3, 1, 2)
 
 
 class _SparseMatrix:
@@ -157,7 +159,6 @@ class _Transforms(NamedTuple):
 
     items: int
     tiles: int
-    values: int
     to_points: _SparseMatrix
     to_points_transposed: _SparseMatrix
     from_points: _SparseMatrix
@@ -184,7 +185,7 @@ def _transforms(items: int, length: int, padding: int, dilation: int) -> _Transf
     values = _POINTS * items * tiles
     to_value, of_row, weights = entries(_BT, padding, length)
     of_value, to_row, back_weights = entries(_AT.T, 0, out_length)
-    return _Transforms(items, tiles, values, _SparseMatrix(to_value, of_row, weights, values),
+    return _Transforms(items, tiles, _SparseMatrix(to_value, of_row, weights, values),
                        _SparseMatrix(of_row, to_value, weights, items * length),
                        _SparseMatrix(to_row, of_value, back_weights, items * out_length),
                        _SparseMatrix(of_value, to_row, back_weights, values))

@@ -167,7 +167,7 @@ def test_the_largest_maps_are_made_first_and_given_in_the_order_of_the_scales():
     assert [maps[0].shape[-1] for maps in features] == [33, 65, 17]
     alone = [scale(wav)[0] for scale in discriminator.discriminators]
     sizes = []
-    for index, (said, maps) in zip(discriminator.turns(), discriminator.verdicts(wav), strict=True):
+    for index, (said, maps) in zip(discriminator.turns, discriminator.verdicts(wav), strict=True):
         torch.testing.assert_close(said, alone[index], rtol=0, atol=0)
         torch.testing.assert_close(logits[index], alone[index], rtol=0, atol=0)
         sizes.append(maps[0].numel())

@@ -15,14 +15,18 @@ class MultiDiscriminator(nn.Module):
     Args:
         discriminators: modules that map [B, in_channels, T] to (logits, feature maps).
         in_channels: channels of the audio.
+        turns: indices of the sub-discriminators in the order in which they are asked, by default their own. Those with
+            the largest maps should come first: the memory that is free after them then fits the next ones.
 
     Raises:
         ValueError: no sub-discriminator.
     """
 
-    def __init__(self, discriminators: Iterable[nn.Module], in_channels: int) -> None:
+    def __init__(self, discriminators: Iterable[nn.Module], in_channels: int,
+                 turns: Sequence[int] | None = None) -> None:
         super().__init__()
         self.discriminators = nn.ModuleList(discriminators)
+        self.turns = range(len(self.discriminators)) if turns is None else turns
         self.in_channels = in_channels
         if not self.discriminators:
             raise ValueError(f'{type(self).__name__} needs at least one sub-discriminator: '
@@ -32,13 +36,6 @@ class MultiDiscriminator(nn.Module):
     def num_discriminators(self) -> int:
         """Number of sub-discriminators."""
         return len(self.discriminators)
-
-    def turns(self) -> Sequence[int]:
-        """Indices of the sub-discriminators in the order in which they are asked.
-
-        Those with the largest maps should come first: the memory that is free after them then fits the next ones.
-        """
-        return range(len(self.discriminators))
 
     def prepare(self, wav: torch.Tensor, turn: int) -> torch.Tensor:
         """Give the input of the sub-discriminator whose turn it is, from that of the one before, or from the audio."""
@@ -59,7 +56,7 @@ class MultiDiscriminator(nn.Module):
         if wav.dim() != 3 or wav.shape[1] != self.in_channels:
             raise ValueError(f'{type(self).__name__} expects audio [B, {self.in_channels}, T], got '
                              f'{list(wav.shape)}: in_channels must be the channels of the audio.')
-        for turn, index in enumerate(self.turns()):
+        for turn, index in enumerate(self.turns):
             wav = self.prepare(wav, turn)
             yield self.discriminators[index](wav)
 
@@ -76,7 +73,7 @@ class MultiDiscriminator(nn.Module):
         Raises:
             ValueError: wrong shape or channels, or audio too short for a sub-discriminator.
         """
-        said = dict(zip(self.turns(), self.verdicts(wav)))
+        said = dict(zip(self.turns, self.verdicts(wav)))
         logits, feature_maps = zip(*(said[index] for index in range(len(said))))
         return list(logits), list(feature_maps)
 

@@ -144,14 +144,9 @@ class MultiScaleSTFTDiscriminator(MultiDiscriminator):
             STFTDiscriminator(filters, 1 if sep_channels else in_channels, out_channels, n_fft=n_fft,
                               hop_length=hop_length, win_length=win_length, **kwargs)
             for n_fft, hop_length, win_length in zip(n_ffts, hop_lengths, win_lengths)
-        ], in_channels)
+        ], in_channels, turns=sorted(range(len(n_ffts)), reverse=True,  # most bins per sample first
+                                     key=lambda index: (n_ffts[index] // 2 + 1) / hop_lengths[index]))
         self.sep_channels = sep_channels
-        bins = [(n_fft // 2 + 1) / hop_length for n_fft, hop_length in zip(n_ffts, hop_lengths)]
-        self._turns = sorted(range(len(bins)), key=bins.__getitem__, reverse=True)
-
-    def turns(self) -> Sequence[int]:
-        """Most bins per sample first."""
-        return self._turns
 
     def prepare(self, wav: torch.Tensor, turn: int) -> torch.Tensor:
         """Turn channels into items, once, if they are judged alone."""
