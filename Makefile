@@ -10,7 +10,7 @@ types:
 	mypy
 
 test:
-	pytest
+	pytest -n auto
 
 debug:          ## train a small codec on the example recordings
 	dora run solver=compression/debug

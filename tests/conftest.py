@@ -1,7 +1,14 @@
+import os
 import subprocess
 
 import pytest
 import torch
+
+
+def pytest_configure(config):
+    """Tests that run beside others (`pytest -n auto`) take their share of the cores: with more they would wait."""
+    beside = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
+    torch.set_num_threads(max(1, torch.get_num_threads() // beside))
 
 
 @pytest.fixture(scope='session')

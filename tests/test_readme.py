@@ -61,7 +61,7 @@ def shortened(command):
 def test_the_two_commands_are_one_line_each_and_complete():
     install = "python3 -m venv .venv && . .venv/bin/activate && pip install -e "
     assert COMMANDS[0] == f'{install}. && dora run solver=compression/debug'
-    assert COMMANDS[1] == f"{install}'.[dev]' && pytest"
+    assert COMMANDS[1] == f"{install}'.[dev]' && pytest -n auto"
 
 
 @pytest.mark.parametrize('number', [index for index in range(len(COMMANDS)) if index != 1],
