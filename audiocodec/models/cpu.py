@@ -14,6 +14,8 @@ from audiocodec.modules.seanet import SEANetDecoder, SEANetEncoder, SEANetResnet
 
 from .base import CompressionModel
 
+_CACHED = 2**17  # values that stay in the cache of a core from one operator to the next
+
 
 def for_cpu(model: CompressionModel) -> CompressionModel:
     """See `CompressionModel.for_cpu`."""
@@ -166,7 +168,8 @@ def _padded(x: torch.Tensor, left: int, right: int, mode: str, activation: nn.Mo
     if elu is None:
         x = x if activation is None else activation(x)
     elif left == right == 0 or length <= max(left, right):
-        x = F.elu(x, elu.alpha, inplace=owned)
+        x = x.transpose(1, 2)
+        x = _elu(x, elu.alpha, out=x if owned else torch.empty_like(x)).transpose(1, 2)
     if length <= max(left, right):  # what is repeated is not all there
         x = pad1d(x, (left, right), mode)
         left = right = 0
@@ -177,10 +180,25 @@ def _padded(x: torch.Tensor, left: int, right: int, mode: str, activation: nn.Mo
     if elu is None:
         middle.copy_(x.transpose(1, 2))
     else:
-        torch.ops.aten.elu.out(x.transpose(1, 2), elu.alpha, out=middle)  # instead of a copy
+        _elu(x.transpose(1, 2), elu.alpha, out=middle)  # instead of a copy
     before, after = _around(middle, left, right, mode)
     rows[:, :left], rows[:, left + length:] = before, after
     return rows.transpose(1, 2).unsqueeze(2)
+
+
+def _elu(x: torch.Tensor, alpha: float, out: torch.Tensor) -> torch.Tensor:
+    """ELU of x [B, T, C], into `out`, which may be x.
+
+    PyTorch's takes twice as long as an exponential, for relative precision close to zero. This one's error is that of
+    the one subtracted: 6e-8. For alpha up to 1, the exponential lies above the line where x is negative.
+    """
+    if alpha > 1:
+        return torch.ops.aten.elu.out(x, alpha, out=out)
+    frames = max(1, torch.get_num_threads() * _CACHED // (len(x) * x.shape[2]))
+    for part, y in zip(x.split(frames, 1), out.split(frames, 1)):
+        exponential = torch.clamp(part, max=0, out=None if out is x else y).exp_().sub_(1)
+        torch.maximum(part, exponential if alpha == 1 else exponential.mul_(alpha), out=y)
+    return out
 
 
 def _around(x: torch.Tensor, left: int, right: int, mode: str) -> tuple[torch.Tensor | float, torch.Tensor | float]:

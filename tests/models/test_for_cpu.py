@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from audiocodec.models import EncodecModel
+from audiocodec.models import EncodecModel, cpu
 from audiocodec.models.cpu import _Conv, _ConvTranspose
 from audiocodec.modules import SEANetDecoder, SEANetEncoder
 from audiocodec.quantization import NoQuantizer, ResidualVectorQuantizer
@@ -52,6 +52,24 @@ def test_codes_of_single_precision_are_equal():
                        quantizer=ResidualVectorQuantizer(dimension=6, n_q=8, bins=64, kmeans_init=False))
     wav = 0.3 * torch.randn(2, 1, 16000)
     assert torch.equal(model.for_cpu().encode(wav)[0], model.encode(wav)[0])
+
+
+@pytest.mark.parametrize('alpha', [-1.0, 0.0, 0.3, 1.0, 2.5])
+@pytest.mark.parametrize('cached', [1, 20, 2**17])  # one frame at once, some, all
+def test_elu_is_within_a_rounding_error_of_the_exact_one(monkeypatch, alpha, cached):
+    monkeypatch.setattr(cpu, '_CACHED', cached)
+    torch.manual_seed(0)
+    edges = torch.tensor([0, -torch.inf, torch.inf, 1e-30])
+    x = torch.cat([torch.randn(996) * 10 ** torch.linspace(-9, 2, 996), edges]).view(2, 125, 4)
+    x[0, 7, 1] = torch.nan
+    expected = nn.functional.elu(x.double(), alpha)
+    out = torch.full((2, 130, 4), 5.0)
+    assert cpu._elu(x.clone(), alpha, out[:, 3:128]).data_ptr() == out[:, 3:].data_ptr()
+    in_place = x.clone()
+    cpu._elu(in_place, alpha, in_place)
+    for found in (out[:, 3:128], in_place):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1.2e-7, equal_nan=True)
+    assert (torch.cat([out[:, :3], out[:, 128:]], dim=1) == 5).all()
 
 
 def test_every_convolution_has_its_channels_last():
