@@ -27,12 +27,20 @@ class LargestTensor(TorchDispatchMode):
         return out
 
 
-def test_nearest_is_the_brute_force_nearest_for_any_chunk():
-    vectors, embed = torch.randn(101, 7, generator=generator()), torch.randn(30, 7, generator=generator(1))
+@pytest.mark.parametrize('bins', [30, 64, 256])  # no groups, one, several
+def test_nearest_is_the_brute_force_nearest_for_any_chunk(bins):
+    vectors, embed = torch.randn(101, 7, generator=generator()), torch.randn(bins, 7, generator=generator(1))
     expected = (vectors[:, None] - embed[None]).square().sum(-1).argmin(1)
     for chunk in (1, 13, 101, 1000, None):
         assert torch.equal(nearest(vectors, embed, chunk=chunk), expected)
     assert nearest(vectors[:0], embed).shape == (0,)
+
+
+@pytest.mark.parametrize('bins', [30, 64, 256])
+def test_nearest_is_the_first_of_equals(bins):
+    entries = torch.randint(-8, 8, (10, 7), generator=generator()).float()  # their distances are exact
+    embed = entries.repeat(bins // 10 + 1, 1)[:bins]
+    assert torch.equal(nearest(embed, embed), torch.arange(bins) % 10)
 
 
 def test_nearest_without_an_excluded_entry_is_the_second_nearest():
