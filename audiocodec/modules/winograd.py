@@ -99,15 +99,14 @@ def gradients(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, geometr
     x_grad = torch.empty_like(x) if of_x else None
     kernel_grads = torch.zeros(_POINTS, *kernels[0].shape) if of_weight else None
     for part, transforms in _chunks(x, geometry):
-        images = _part_gradients(grad[part], x[part], kernels, geometry, transforms, of_x, kernel_grads)
-        if x_grad is not None and images is not None:
-            x_grad[part] = images
+        _add_gradients(grad[part], x[part], kernels, geometry, transforms,
+                       None if x_grad is None else x_grad[part], kernel_grads)
     return x_grad, None if kernel_grads is None else torch.einsum('pt,pocf->octf', _G, kernel_grads.squeeze(3))
 
 
-def _part_gradients(grad: torch.Tensor, x: torch.Tensor, kernels: list[torch.Tensor], geometry: 'Geometry',
-                    transforms: '_Transforms', of_x: bool, kernel_grads: torch.Tensor | None) -> torch.Tensor | None:
-    """Gradient at some items, if it is wanted; those of the kernels are added to `kernel_grads`."""
+def _add_gradients(grad: torch.Tensor, x: torch.Tensor, kernels: list[torch.Tensor], geometry: 'Geometry',
+                   transforms: '_Transforms', x_grad: torch.Tensor | None, kernel_grads: torch.Tensor | None) -> None:
+    """Put the gradient at some items into `x_grad`, and add the kernels' to `kernel_grads`, if they are wanted."""
     stride, padding, dilation, _ = geometry
     grads = _images(transforms.from_points_transposed(_rows(grad)), transforms, grad)
     rows = transforms.to_points(_rows(x)) if kernel_grads is not None else x.new_empty(
@@ -118,15 +117,14 @@ def _part_gradients(grad: torch.Tensor, x: torch.Tensor, kernels: list[torch.Ten
     for point, kernel in enumerate(kernels):
         value_grad, kernel_grad, _ = torch.ops.aten.convolution_backward(
             grads[point], values[point], kernel, None, [1, stride[1]], [0, padding[1]], [1, dilation[1]], False,
-            [0, 0], 1, [of_x, kernel_grads is not None, False])
-        if of_x:
+            [0, 0], 1, [x_grad is not None, kernel_grads is not None, False])
+        if x_grad is not None:
             value_grads[point] = value_grad
         if kernel_grads is not None:
             kernel_grads[point] += kernel_grad
-    if not of_x:
-        return None
-    rows = transforms.to_points_transposed(_rows(value_grads.flatten(0, 1)))
-    return rows.view(transforms.items, x.shape[2], x.shape[3], x.shape[1]).permute(0, 3, 1, 2)
+    if x_grad is not None:
+        rows = transforms.to_points_transposed(_rows(value_grads.flatten(0, 1)))
+        x_grad.copy_(rows.view(transforms.items, x.shape[2], x.shape[3], x.shape[1]).permute(0, 3, 1, 2))
 
 
 class _SparseMatrix:
