@@ -166,8 +166,9 @@ class CompressionModel(nn.Module, ABC):
         return model
 
     def for_cpu(self) -> 'CompressionModel':
-        """A copy as `for_inference` makes, laid out for speed on a CPU.
+        """A copy as `for_inference` makes, laid out for speed on a CPU, with memory that hardly grows with the length.
 
+        What it computes of a long signal is done part by part, where normalisation and padding allow it.
         Its results differ from the model's by float rounding, so that a code between two nearly equal ones may, rarely,
         be the other. Its weights have other names and shapes: it cannot be exported.
         """

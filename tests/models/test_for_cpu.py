@@ -26,6 +26,8 @@ OPTIONS = {
     'replicate': {'pad_mode': 'replicate', 'true_skip': False},
     'circular': {'pad_mode': 'circular', 'activation': 'Softplus'},  # not zero at zero
     'group norm': {'norm': 'time_group_norm', 'lstm': 0},
+    'over time': {'activation': 'Softmax', 'activation_params': {'dim': -1}},
+    'long padding': {'n_residual_layers': 3, 'dilation_base': 3, 'causal': True},
     'stereo': {'channels': 2, 'norm': 'spectral_norm', 'final_activation': 'Tanh'},
 }
 
@@ -45,6 +47,59 @@ def test_it_computes_the_same(name, length):
     latents = fast.decode_latent(codes)
     torch.testing.assert_close(fast.decoder(latents), model.decoder(latents), rtol=0, atol=1e-10)
     assert torch.equal(latents, model.decode_latent(codes))
+
+
+@pytest.mark.parametrize('name', OPTIONS)
+@pytest.mark.parametrize('overlap', [1, 0.3])  # parts no longer than what one output reads, and longer ones
+def test_parts_make_the_whole(monkeypatch, name, overlap):
+    monkeypatch.setattr(cpu, '_PART', 1)
+    monkeypatch.setattr(cpu, '_OVERLAP', overlap)
+    model = make_model(**OPTIONS[name])
+    fast = model.for_cpu()
+    parts = {}
+    part = cpu._Chain.part
+
+    def counted(chain, x, start, stop, length, owned):
+        parts.setdefault(chain, []).append((start, stop))
+        return part(chain, x, start, stop, length, owned)
+
+    wav = torch.randn(2, model.channels, 4999, dtype=torch.float64)
+    latents = model.encoder(wav)
+    before = latents.clone()
+    expected = model.decoder(latents)
+    monkeypatch.setattr(cpu._Chain, 'part', counted)
+    torch.testing.assert_close(fast.encoder(wav), latents, rtol=0, atol=1e-10)
+    torch.testing.assert_close(fast.decoder(latents), expected, rtol=0, atol=1e-10)
+    assert torch.equal(latents, before)
+    chains = {name: [module for module in getattr(fast, name).model if isinstance(module, cpu._Chain)]
+              for name in ('encoder', 'decoder')}
+    if name in ('circular', 'group norm', 'over time'):  # only the outer convolutions are local, if at all
+        assert all(len(chain.layers) == 1 for some in chains.values() for chain in some)
+        return
+    for some in chains.values():
+        longest = max(some, key=lambda chain: len(chain.layers))
+        bounds = parts[longest]
+        half = len(bounds) // 2  # one item after the other
+        assert bounds[:half] == bounds[half:]
+        assert half >= 3
+        assert [start for start, _ in bounds[1:half]] == [stop for _, stop in bounds[:half - 1]]
+
+
+def test_memory_does_not_grow_with_the_length(monkeypatch):
+    monkeypatch.setattr(cpu, '_PART', 4000)
+    fast = make_model(torch.float32, causal=True, true_skip=False).for_cpu()
+    sizes, convolved = [], cpu._convolved
+
+    def measured(*args, **kwargs):
+        y = convolved(*args, **kwargs)
+        sizes.append(y.numel())
+        return y
+
+    monkeypatch.setattr(cpu, '_convolved', measured)
+    for length in (10000, 40000):
+        sizes.clear()
+        fast.decoder(fast.encoder(torch.randn(1, 1, length)))
+        assert max(sizes) < 1.2 * 4000, length
 
 
 def test_codes_of_single_precision_are_equal():
