@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from audiocodec.models import EncodecModel
 from audiocodec.modules import SEANetDecoder, SEANetEncoder
 from audiocodec.quantization import ResidualVectorQuantizer
-from benchmarks.common import in_turn, peak_bytes, ratio, summary
+from benchmarks.common import Stopwatch, apart, in_turn, peak_bytes, ratio, summary
 
 HELP = 'encode and decode at 24 kHz, and the same by the encodec package and transformers'
 DEFAULTS = {'threads': 1}
@@ -60,18 +61,34 @@ def _transformers(wav: torch.Tensor, bandwidth: float) -> Callable[[], Any]:
     return code
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Time encoding and decoding of noise; `total` is both."""
+def _noise(args: argparse.Namespace) -> torch.Tensor:
+    """What is coded, the same in every process."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    wav = 0.1 * torch.randn(args.batch, 1, round(24000 * args.seconds), device=args.device)
+    return 0.1 * torch.randn(args.batch, 1, round(24000 * args.seconds), device=args.device)
+
+
+def make_peer(name: str, args: argparse.Namespace) -> Callable[[], None]:
+    """Encoding and decoding by a peer."""
+    code = {'encodec': _encodec, 'transformers': _transformers}[name](_noise(args), args.bandwidth)
+
+    def run() -> None:
+        with torch.inference_mode():
+            code()
+        Stopwatch(args.device).wait()
+    return run
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Time encoding and decoding of noise, each peer in a process of its own; `total` is both."""
+    wav = _noise(args)
     model = make_model(args.layout, args.device)
     model.set_num_codebooks(_CODEBOOKS[args.bandwidth])
     codes, _ = model.encode(wav)
-    makers = {'encodec': _encodec, 'transformers': _transformers}
-    functions = {'encode': lambda: model.encode(wav), 'decode': lambda: model.decode(codes),
-                 **{name: makers[name](wav, args.bandwidth) for name in args.peers}}
-    with torch.inference_mode():
+    functions: dict[str, Callable[[], Any]] = {'encode': lambda: model.encode(wav),
+                                               'decode': lambda: model.decode(codes)}
+    with ExitStack() as peers, torch.inference_mode():
+        functions |= {name: peers.enter_context(apart(make_peer, name, args)) for name in args.peers}
         times = in_turn(functions, args.steps, args.warmup, args.device)
     times['total'] = [encode + decode for encode, decode in zip(times['encode'], times['decode'])]
     result: dict[str, Any] = {**summary(times), 'peak_bytes': peak_bytes(args.device)}

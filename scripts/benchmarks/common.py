@@ -22,6 +22,8 @@ the table and then the result as one line of JSON, the last line of the output. 
 import argparse
 import functools
 import json
+import multiprocessing
+import multiprocessing.connection
 import os
 import platform
 import resource
@@ -111,6 +113,65 @@ def in_turn(functions: Mapping[str, Callable[[], Any]], steps: int, warmup: int,
             with watch.measure(name):
                 function()
     return watch.times
+
+
+@contextmanager
+def apart(make: Callable[..., Callable[[], Any]], *args: Any) -> Iterator[Callable[[], None]]:
+    """What `make(*args)` gives, to be called in a process of its own: memory that one side frees is not the other's.
+
+    Args:
+        make: a function of a module, not of the main program.
+        args: what can be sent to another process.
+
+    Raises:
+        Exception: what `make` raises, and what each call raises.
+    """
+    context = multiprocessing.get_context('spawn')
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, make, args), daemon=True)
+    process.start()
+    there.close()
+
+    def answer() -> None:
+        try:
+            error = here.recv()
+        except EOFError:
+            process.join()
+            raise ValueError(f'{make.__name__}{args}: its process ended, exit code {process.exitcode}.') from None
+        if error is not None:
+            raise error
+
+    def call() -> None:
+        here.send(None)
+        answer()
+
+    try:
+        answer()
+        yield call
+    finally:
+        here.close()
+        process.join()
+
+
+def _serve(connection: 'multiprocessing.connection.Connection', make: Callable[..., Callable[[], Any]],
+           args: tuple[Any, ...]) -> None:
+    """The other side of `apart`: it ends when this one closes the connection."""
+    try:
+        function = make(*args)
+        connection.send(None)
+    except Exception as error:
+        connection.send(error)
+        return
+    while True:
+        try:
+            connection.recv()
+        except EOFError:
+            return
+        try:
+            function()
+            connection.send(None)
+        except Exception as error:
+            connection.send(error)
 
 
 def time_batches(batches: Iterable[Any], size: int, workers: int, steps: int, warmup: int) -> dict[str, Any]:

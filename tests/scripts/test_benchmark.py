@@ -1,5 +1,8 @@
+import functools
 import importlib.util
 import json
+import multiprocessing
+import os
 import shlex
 import subprocess
 import sys
@@ -18,6 +21,8 @@ SHARED = {'benchmark', 'ms', 'spread', 'machine', 'cores', 'load', 'date', 'vers
           'device'}
 STUB = """
 import json
+import multiprocessing
+import os
 print('a peer may say anything before')
 print(json.dumps({'peer': 'stub', 'ms': {'total': 1e9, 'other': 1.0}, 'peak_bytes': 1}))
 """
@@ -154,6 +159,39 @@ def test_codec(run):
     assert result['ms']['total'] == pytest.approx(result['ms']['encode'] + result['ms']['decode'], abs=0.01)
     assert result['real_time'] == pytest.approx(100 / result['ms']['total'], rel=0.01)
     assert result['ratio'] == {}
+
+
+def test_codec_in_turn_with_a_peer(run):
+    pytest.importorskip('transformers')
+    result = run('codec', '--seconds', '0.1', '--steps', '2', '--peers', 'transformers')
+    assert result['ms'].keys() == {'encode', 'decode', 'transformers', 'total'}
+    assert result['ratio']['transformers'] > 0
+    assert multiprocessing.active_children() == []
+
+
+def test_what_is_apart_runs_in_one_other_process(main, tmp_path):
+    from benchmarks.common import apart
+    line = 'import os; file = open(path, "a"); file.write(f"{os.getpid()} "); file.close()'
+    with apart(functools.partial, exec, line, {'path': str(tmp_path / 'pids')}) as call:
+        call()
+        call()
+    first, second = (tmp_path / 'pids').read_text().split()
+    assert first == second != str(os.getpid())
+    assert multiprocessing.active_children() == []
+
+
+def test_errors_of_what_is_apart_are_raised_here(main, tmp_path):
+    from benchmarks.common import apart
+    with pytest.raises(ModuleNotFoundError, match='no_such_package'), apart(importlib.import_module, 'no_such_package'):
+        pass
+    with apart(functools.partial, os.mkdir, str(tmp_path / 'new')) as call:
+        call()
+        for _ in range(2):  # it goes on
+            with pytest.raises(FileExistsError):
+                call()
+    with apart(functools.partial, os._exit, 3) as call, pytest.raises(ValueError, match='ended, exit code 3'):
+        call()
+    assert multiprocessing.active_children() == []
 
 
 def test_startup(run, monkeypatch):
