@@ -11,7 +11,7 @@ inputs a part of its output `reads`. Parts give what the whole gives, to float r
 
 import math
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import cast
 
 import torch
@@ -193,14 +193,15 @@ class _Chain(_Layer):
         first, last = self.reads(0, 1)
         count = max(1, min(math.ceil(values / _PART), int(_OVERLAP * lengths[0] / (last - first))))
         bounds = [index * lengths[-1] // count for index in range(count + 1)]
-        made = []
-        for items in x.split(max(1, _PART // values)):
-            parts = []
-            for start, stop in pairwise(bounds):
-                first, last = self.reads(start, stop)
-                parts.append(self.part(items[..., max(0, first):last], start, stop, lengths[0], owned=False))
-            made.append(torch.cat([part.transpose(1, 2) for part in parts], dim=1))
-        return torch.cat(made).transpose(1, 2)
+        y: torch.Tensor | None = None
+        size = max(1, _PART // values)
+        for item, (start, stop) in product(range(0, len(x), size), pairwise(bounds)):
+            first, last = self.reads(start, stop)
+            part = self.part(x[item:item + size, :, max(0, first):last], start, stop, lengths[0], owned=False)
+            y = part.new_empty(len(x), lengths[-1], part.shape[1]) if y is None else y
+            y[item:item + size, start:stop] = part.transpose(1, 2)
+        assert y is not None
+        return y.transpose(1, 2)
 
 
 class _Activation(_Layer):
