@@ -302,8 +302,7 @@ class _Block(_Layer):
         self.local = self.branch.local and (self.shortcut is None or self.shortcut.local)
 
     def reads(self, start: int, stop: int) -> tuple[int, int]:
-        first, last = self.branch.reads(start, stop)
-        return min(first, start), max(last, stop)
+        return self.branch.reads(start, stop)  # as the shortcut, the frame itself, and others around it
 
     def part(self, x: torch.Tensor, start: int, stop: int, length: int, owned: bool) -> torch.Tensor:
         y = self.branch.part(x, start, stop, length, owned=False)

@@ -102,6 +102,15 @@ def test_memory_does_not_grow_with_the_length(monkeypatch):
         assert max(sizes) < 1.2 * 4000, length
 
 
+def test_layers_of_many_weights_are_computed_whole(monkeypatch):
+    monkeypatch.setattr(cpu, '_WEIGHTS', 600)
+    fast = make_model(n_filters=8).for_cpu()
+    layers = [*fast.encoder.model, *fast.decoder.model]
+    most = {in_parts: [max(parameter.numel() for parameter in layer.parameters()) for layer in layers
+                       if isinstance(layer, cpu._Chain) == in_parts] for in_parts in (True, False)}
+    assert 100 < max(most[True]) <= 600 < min(most[False])
+
+
 def test_codes_of_single_precision_are_equal():
     model = make_model(torch.float32, n_filters=8, ratios=[8, 5, 4, 2],
                        quantizer=ResidualVectorQuantizer(dimension=6, n_q=8, bins=64, kmeans_init=False))
