@@ -23,7 +23,6 @@ import argparse
 import functools
 import json
 import multiprocessing
-import multiprocessing.connection
 import os
 import platform
 import resource
@@ -33,6 +32,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 PEER_OPTIONS = ('--against', '--rounds')
 Times = dict[str, list[float]]  # milliseconds, by name
+_made: Callable[[], Any]  # in a process of `apart`
 LONG_ENOUGH = 20  # milliseconds: what is started and waited for is little beside it
 
 
@@ -126,52 +127,18 @@ def apart(make: Callable[..., Callable[[], Any]], *args: Any) -> Iterator[Callab
     Raises:
         Exception: what `make` raises, and what each call raises.
     """
-    context = multiprocessing.get_context('spawn')
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, make, args), daemon=True)
-    process.start()
-    there.close()
-
-    def answer() -> None:
-        try:
-            error = here.recv()
-        except EOFError:
-            process.join()
-            raise ValueError(f'{make.__name__}{args}: its process ended, exit code {process.exitcode}.') from None
-        if error is not None:
-            raise error
-
-    def call() -> None:
-        here.send(None)
-        answer()
-
-    try:
-        answer()
-        yield call
-    finally:
-        here.close()
-        process.join()
+    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as process:
+        process.submit(_make, make, args).result()
+        yield lambda: process.submit(_call).result()
 
 
-def _serve(connection: 'multiprocessing.connection.Connection', make: Callable[..., Callable[[], Any]],
-           args: tuple[Any, ...]) -> None:
-    """The other side of `apart`: it ends when this one closes the connection."""
-    try:
-        function = make(*args)
-        connection.send(None)
-    except Exception as error:
-        connection.send(error)
-        return
-    while True:
-        try:
-            connection.recv()
-        except EOFError:
-            return
-        try:
-            function()
-            connection.send(None)
-        except Exception as error:
-            connection.send(error)
+def _make(make: Callable[..., Callable[[], Any]], args: tuple[Any, ...]) -> None:
+    global _made
+    _made = make(*args)
+
+
+def _call() -> None:
+    _made()
 
 
 def time_batches(batches: Iterable[Any], size: int, workers: int, steps: int, warmup: int) -> dict[str, Any]:
