@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from audiocodec.modules.conv import StreamableConv1d, StreamableConvTranspose1d, pad1d
+from audiocodec.modules.conv import StreamableConv1d, StreamableConvTranspose1d
+from audiocodec.modules.cpu_conv import LOG2_E, Kernel, ScaledELU, make_kernel, padded
 from audiocodec.modules.lstm import StreamableLSTM
 from audiocodec.modules.seanet import SEANetDecoder, SEANetEncoder, SEANetResnetBlock
 
@@ -26,10 +27,9 @@ from .base import CompressionModel
 
 _PART = 2**21  # values of the largest tensor of a part
 _OVERLAP = 1 / 8  # of a part, at most, is computed for its neighbour as well
-_WEIGHTS = 2**19  # of a layer that is computed in parts, at most: oneDNN lays them out anew for each
-_CACHED = 2**19  # values that stay in the cache of a core from one operator to the next
-_LOG2_E = 1 / math.log(2)
-_POINTWISE = (nn.ELU, nn.GELU, nn.LeakyReLU, nn.ReLU, nn.SiLU, nn.Softplus, nn.Tanh)
+_WEIGHTS = 2**19  # of a layer that is computed in parts, at most: they are laid out anew for each
+_POINTWISE = (ScaledELU, nn.GELU, nn.LeakyReLU, nn.ReLU, nn.SiLU, nn.Softplus, nn.Tanh)
+_SCALABLE = (nn.Conv1d, nn.ConvTranspose1d, nn.ELU, nn.Identity, nn.LSTM)
 
 
 def for_cpu(model: CompressionModel) -> CompressionModel:
@@ -38,19 +38,38 @@ def for_cpu(model: CompressionModel) -> CompressionModel:
     for module in model.modules():
         if isinstance(module, SEANetEncoder | SEANetDecoder):
             assert isinstance(module.model, nn.Sequential)
-            module.model = _WithoutGradient(*_chained(_channels_last(module.model)))
+            scale = _scale_of(module.model)
+            module.model = _Network(_chained(_channels_last(module.model, scale)), scale)
     return model
 
 
-class _WithoutGradient(nn.Sequential):
-    """Layers that overwrite what they no longer need."""
+class _Network(nn.Sequential):
+    """Layers that overwrite what they no longer need, with signals between them that are multiplied by `scale`.
+
+    Args:
+        layers: at least one.
+        scale: see `_scale_of`.
+    """
+
+    def __init__(self, layers: Iterable[nn.Module], scale: float) -> None:
+        super().__init__(*layers)
+        self.scale = scale
 
     @torch.no_grad()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x)
+        return super().forward(x * self.scale).div_(self.scale)
 
 
-def _channels_last(layers: nn.Sequential) -> list[nn.Module]:
+def _scale_of(network: nn.Sequential) -> float:
+    """What the signals in a network are multiplied by: log2(e), of which ELUs take powers of two, or 1.
+
+    Convolutions are linear, so this takes no more than biases multiplied by it.
+    """
+    leaves = (module for module in network.modules() if not list(module.children()))
+    return LOG2_E if all(isinstance(leaf, _SCALABLE) for leaf in leaves) else 1.0
+
+
+def _channels_last(layers: nn.Sequential, scale: float) -> list[nn.Module]:
     """The layers of a network or of a residual block's branch, an activation and the convolution behind it in one."""
     made: list[nn.Module] = []
     activation: nn.Module | None = None
@@ -61,18 +80,18 @@ def _channels_last(layers: nn.Sequential) -> list[nn.Module]:
             made.append(_Activation(activation))
             activation = None
         if isinstance(layer, StreamableConv1d):
-            made.append(_Conv(layer, activation))
+            made.append(_Conv(layer, activation, scale))
             activation = None
         elif is_conv:
             assert isinstance(layer, StreamableConvTranspose1d)
-            made.append(_ConvTranspose(layer, activation))
+            made.append(_ConvTranspose(layer, activation, scale))
             activation = None
         elif isinstance(layer, SEANetResnetBlock):
-            made.append(_Block(layer))
+            made.append(_Block(layer, scale))
         elif isinstance(layer, StreamableLSTM):
-            made.append(_LSTM(layer))
+            made.append(_LSTM(layer, scale))
         else:
-            activation = layer
+            activation = ScaledELU(layer.alpha, scale) if isinstance(layer, nn.ELU) else layer
     return made if activation is None else [*made, _Activation(activation)]
 
 
@@ -217,7 +236,7 @@ class _Activation(_Layer):
         return start, stop
 
     def part(self, x: torch.Tensor, start: int, stop: int, length: int, owned: bool) -> torch.Tensor:
-        return self.activation(x)
+        return padded(x, 0, 0, 'constant', self.activation, owned)[:, :, 0]
 
 
 class _Conv(_Layer):
@@ -226,19 +245,20 @@ class _Conv(_Layer):
     Args:
         source: the convolution, its weight folded.
         activation: applied first.
+        scale: of the signals.
     """
 
-    def __init__(self, source: StreamableConv1d, activation: nn.Module | None) -> None:
+    def __init__(self, source: StreamableConv1d, activation: nn.Module | None, scale: float) -> None:
         super().__init__()
         conv = source.conv.conv
-        self.weight = _frozen(conv.weight[:, :, None].contiguous(memory_format=torch.channels_last))
-        self.bias = conv.bias
-        self.stride, self.dilation, self.groups = conv.stride[0], conv.dilation[0], conv.groups
+        self.stride = conv.stride[0]
+        bias = None if conv.bias is None else conv.bias * scale
+        self.kernel = make_kernel(conv.weight, bias, self.stride, conv.dilation[0], conv.groups)
         self.covered, self.pad_mode = source.padding_total + self.stride, source.pad_mode
         self.left = source.padding_total - (0 if source.causal else source.padding_total // 2)
         self.activation, self.norm = activation, source.conv.norm
         self.width = conv.out_channels
-        self.local = _is_local(self.weight, activation) and (
+        self.local = _is_local(self.kernel, activation) and (
             self.pad_mode != 'circular' and isinstance(self.norm, nn.Identity))
 
     def frames(self, length: int) -> int:
@@ -249,9 +269,8 @@ class _Conv(_Layer):
 
     def part(self, x: torch.Tensor, start: int, stop: int, length: int, owned: bool) -> torch.Tensor:
         left, right = self._padding(x, start, stop, length)
-        rows = _padded(x, left, right, self.pad_mode, self.activation, owned)
-        y = _convolved(rows, self.weight, self.bias, self.stride, self.dilation, self.groups)
-        return self.norm(y[:, :, 0])
+        rows = padded(x, left, right, self.pad_mode, self.activation, owned)
+        return self.norm(self.kernel(rows))
 
 
 class _ConvTranspose(_Layer):
@@ -260,7 +279,7 @@ class _ConvTranspose(_Layer):
     Sample r of frame t is the sum over j of weight[j * stride + r] times frame t - j.
     """
 
-    def __init__(self, source: StreamableConvTranspose1d, activation: nn.Module | None) -> None:
+    def __init__(self, source: StreamableConvTranspose1d, activation: nn.Module | None, scale: float) -> None:
         super().__init__()
         conv = source.convtr.convtr
         self.stride, self.trim = conv.stride[0], source.trims[0]
@@ -268,12 +287,11 @@ class _ConvTranspose(_Layer):
         self.reach = -(-kernel_size // self.stride) - 1  # frames before the current one
         weight = F.pad(conv.weight, (0, (self.reach + 1) * self.stride - kernel_size))
         weight = weight.view(inputs, outputs, self.reach + 1, self.stride).flip(2)
-        weight = weight.permute(3, 1, 0, 2).reshape(self.stride * outputs, inputs, 1, self.reach + 1)
-        self.weight = _frozen(weight.contiguous(memory_format=torch.channels_last))
-        self.bias = None if conv.bias is None else _frozen(conv.bias.repeat(self.stride))
+        weight = weight.permute(3, 1, 0, 2).reshape(self.stride * outputs, inputs, self.reach + 1)
+        self.kernel = make_kernel(weight, None if conv.bias is None else conv.bias.repeat(self.stride) * scale)
         self.activation = activation
         self.width = outputs
-        self.local = _is_local(self.weight, activation)
+        self.local = _is_local(self.kernel, activation)
 
     def frames(self, length: int) -> int:
         return length * self.stride
@@ -283,114 +301,62 @@ class _ConvTranspose(_Layer):
 
     def part(self, x: torch.Tensor, start: int, stop: int, length: int, owned: bool) -> torch.Tensor:
         left, right = self._padding(x, start, stop, length)
-        rows = _padded(x, left, right, 'constant', self.activation, owned)
-        y = _convolved(rows, self.weight, self.bias)[:, :, 0].transpose(1, 2)  # [B, frames, stride * width]
+        rows = padded(x, left, right, 'constant', self.activation, owned)
+        y = self.kernel(rows).transpose(1, 2)  # [B, frames, stride * width]
         y = y.reshape(len(y), y.shape[1] * self.stride, self.width)
         skipped = (start + self.trim) % self.stride
         return y[:, skipped:skipped + stop - start].transpose(1, 2)
 
 
 class _Block(_Layer):
-    """`SEANetResnetBlock`."""
+    """`SEANetResnetBlock`, whose last product is added onto the shortcut where possible."""
 
-    def __init__(self, source: SEANetResnetBlock) -> None:
+    def __init__(self, source: SEANetResnetBlock, scale: float) -> None:
         super().__init__()
-        self.branch = _Chain(_channels_last(source.block))
+        branch = _channels_last(source.block, scale)
         shortcut = source.shortcut
-        self.shortcut = _Conv(shortcut, None) if isinstance(shortcut, StreamableConv1d) else None
-        self.width = self.branch.width
+        self.shortcut = _Conv(shortcut, None, scale) if isinstance(shortcut, StreamableConv1d) else None
+        last = branch[-1]
+        assert isinstance(last, _Conv)
+        self.width = last.width
+        self.product: Kernel | None = None
+        if self.shortcut is not None and last.kernel.is_product and isinstance(last.norm, nn.Identity):
+            self.product = last.kernel
+            self.shortcut.kernel.bias.add_(self.product.bias)
+            branch[-1:] = [] if last.activation is None else [_Activation(last.activation)]
+        self.branch = _Chain(branch)
         self.local = self.branch.local and (self.shortcut is None or self.shortcut.local)
 
     def reads(self, start: int, stop: int) -> tuple[int, int]:
         return self.branch.reads(start, stop)  # as the shortcut, the frame itself, and others around it
 
     def part(self, x: torch.Tensor, start: int, stop: int, length: int, owned: bool) -> torch.Tensor:
-        y = self.branch.part(x, start, stop, length, owned=False)
         offset = max(0, self.reads(start, stop)[0])
-        x = x[..., start - offset:stop - offset]
-        return y.add_(x if self.shortcut is None else self.shortcut.part(x, start, stop, length, owned=False))
+        skipped = x[..., start - offset:stop - offset]
+        if self.shortcut is None:
+            return self.branch.part(x, start, stop, length, owned=False).add_(skipped)
+        y = self.shortcut.part(skipped, start, stop, length, owned=False)
+        x = self.branch.part(x, start, stop, length, owned=False)
+        if self.product is None:
+            return y.add_(x)
+        self.product.add_product(x, onto=y)
+        return y
 
 
 class _LSTM(nn.Module):
     """`StreamableLSTM` by oneDNN's kernels."""
 
-    def __init__(self, source: StreamableLSTM) -> None:
+    def __init__(self, source: StreamableLSTM, scale: float) -> None:
         super().__init__()
-        self.lstm, self.skip = source.lstm, source.skip
+        self.lstm, self.skip, self.scale = source.lstm, source.skip, scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, dimension, T] to [B, dimension, T]."""
         x = x.permute(2, 0, 1)
-        y, _ = self.lstm(x)
+        y, _ = self.lstm(x / self.scale)
+        y = y.mul_(self.scale)
         return (y.add_(x) if self.skip else y).permute(1, 2, 0)
 
 
-def _is_local(weight: torch.Tensor, activation: nn.Module | None) -> bool:
-    return weight.numel() <= _WEIGHTS and isinstance(activation, (*_POINTWISE, type(None)))
-
-
-def _frozen(tensor: torch.Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor.detach(), requires_grad=False)
-
-
-def _convolved(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: int = 1, dilation: int = 1,
-               groups: int = 1) -> torch.Tensor:
-    """`F.conv2d` along rows, by oneDNN: with one thread, PyTorch does kernels of 1 otherwise, three times slower."""
-    if torch.backends.mkldnn.is_available() and rows.dtype == torch.float32:
-        return torch.mkldnn_convolution(rows, weight, bias, (0, 0), (1, stride), (1, dilation), groups)
-    return F.conv2d(rows, weight, bias, (1, stride), 0, (1, dilation), groups)
-
-
-def _padded(x: torch.Tensor, left: int, right: int, mode: str, activation: nn.Module | None,
-            owned: bool) -> torch.Tensor:
-    """`pad1d(activation(x))` of x [B, C, T] as [B, C, 1, left + T + right], channels last."""
-    length = x.shape[-1]
-    elu = activation if isinstance(activation, nn.ELU) else None
-    if elu is None:
-        x = x if activation is None else activation(x)
-    elif left == right == 0 or length <= max(left, right):
-        x = x.transpose(1, 2)
-        x = _elu(x, elu.alpha, out=x if owned else torch.empty_like(x)).transpose(1, 2)
-    if length <= max(left, right):  # what is repeated is not all there
-        x = pad1d(x, (left, right), mode)
-        left = right = 0
-    if left == right == 0:
-        rows = x.transpose(1, 2).flatten().view(len(x), -1, x.shape[1])
-        return rows.transpose(1, 2).unsqueeze(2)
-    rows = x.new_empty(len(x), left + length + right, x.shape[1])
-    middle = rows[:, left:left + length]
-    if elu is None:
-        middle.copy_(x.transpose(1, 2))
-    else:
-        _elu(x.transpose(1, 2), elu.alpha, out=middle)  # instead of a copy
-    before, after = _around(middle, left, right, mode)
-    rows[:, :left], rows[:, left + length:] = before, after
-    return rows.transpose(1, 2).unsqueeze(2)
-
-
-def _elu(x: torch.Tensor, alpha: float, out: torch.Tensor) -> torch.Tensor:
-    """ELU of x [B, T, C], into `out`, which may be x.
-
-    PyTorch's takes twice as long as an exponential, and that twice as long as a power of two, for relative precision
-    close to zero. This one's error is that of the one subtracted: 6e-8. For alpha up to 1, the exponential lies above
-    the line where x is negative.
-    """
-    if alpha > 1:
-        return torch.ops.aten.elu.out(x, alpha, out=out)
-    frames = max(1, torch.get_num_threads() * _CACHED // (len(x) * x.shape[2]))
-    for part, y in zip(x.split(frames, 1), out.split(frames, 1)):
-        exponential = torch.clamp(part, max=0, out=None if out is x else y).mul_(_LOG2_E).exp2_().sub_(1)
-        torch.maximum(part, exponential if alpha == 1 else exponential.mul_(alpha), out=y)
-    return out
-
-
-def _around(x: torch.Tensor, left: int, right: int, mode: str) -> tuple[torch.Tensor | float, torch.Tensor | float]:
-    """What `mode` puts before and after x [B, T, C]."""
-    length = x.shape[1]
-    if mode == 'reflect':
-        return x[:, 1:left + 1].flip(1), x[:, length - 1 - right:length - 1].flip(1)
-    if mode == 'replicate':
-        return x[:, :1], x[:, -1:]
-    if mode == 'circular':
-        return x[:, length - left:], x[:, :right]
-    return 0.0, 0.0
+def _is_local(kernel: Kernel, activation: nn.Module | None) -> bool:
+    return kernel.weight.numel() <= _WEIGHTS and isinstance(activation, (*_POINTWISE, type(None)))

@@ -3,8 +3,7 @@ import torch
 from torch import nn
 
 from audiocodec.models import EncodecModel, cpu
-from audiocodec.models.cpu import _Conv, _ConvTranspose
-from audiocodec.modules import SEANetDecoder, SEANetEncoder
+from audiocodec.modules import SEANetDecoder, SEANetEncoder, cpu_conv
 from audiocodec.quantization import NoQuantizer, ResidualVectorQuantizer
 
 
@@ -19,9 +18,18 @@ def make_model(dtype=torch.float64, quantizer=None, **options):
     return model.to(dtype).eval()
 
 
+@pytest.fixture(params=['products', 'convolutions'])
+def fast(request, monkeypatch):
+    """`for_cpu()` as it is for processors with AVX2 and others, and for layers of any size."""
+    monkeypatch.setattr(cpu_conv, '_PRODUCTS', request.param == 'products')
+    monkeypatch.setattr(cpu_conv, '_PAIRED', 1)
+    return lambda model: model.for_cpu()
+
+
 OPTIONS = {
     'plain': {},
     'causal': {'causal': True},
+    'steep': {'activation_params': {'alpha': 2.5}, 'true_skip': False},
     'zeros': {'pad_mode': 'constant', 'causal': True, 'trim_right_ratio': 0.5},
     'replicate': {'pad_mode': 'replicate', 'true_skip': False},
     'circular': {'pad_mode': 'circular', 'activation': 'Softplus'},  # not zero at zero
@@ -34,9 +42,9 @@ OPTIONS = {
 
 @pytest.mark.parametrize('name', OPTIONS)
 @pytest.mark.parametrize('length', [1, 5, 333])  # shorter than the padding, and of no whole frames
-def test_it_computes_the_same(name, length):
+def test_it_computes_the_same(fast, name, length):
     model = make_model(**OPTIONS[name])
-    fast = model.for_cpu()
+    fast = fast(model)
     wav = torch.randn(2, model.channels, length, dtype=torch.float64)
     before = wav.clone()
     expected, out = model(wav), fast(wav)
@@ -51,11 +59,11 @@ def test_it_computes_the_same(name, length):
 
 @pytest.mark.parametrize('name', OPTIONS)
 @pytest.mark.parametrize('overlap', [1, 0.3])  # parts no longer than what one output reads, and longer ones
-def test_parts_make_the_whole(monkeypatch, name, overlap):
+def test_parts_make_the_whole(monkeypatch, fast, name, overlap):
     monkeypatch.setattr(cpu, '_PART', 1)
     monkeypatch.setattr(cpu, '_OVERLAP', overlap)
     model = make_model(**OPTIONS[name])
-    fast = model.for_cpu()
+    fast = fast(model)
     parts = {}
     part = cpu._Chain.part
 
@@ -88,18 +96,14 @@ def test_parts_make_the_whole(monkeypatch, name, overlap):
 def test_memory_does_not_grow_with_the_length(monkeypatch):
     monkeypatch.setattr(cpu, '_PART', 4000)
     fast = make_model(torch.float32, causal=True, true_skip=False).for_cpu()
-    sizes, convolved = [], cpu._convolved
-
-    def measured(*args, **kwargs):
-        y = convolved(*args, **kwargs)
-        sizes.append(y.numel())
-        return y
-
-    monkeypatch.setattr(cpu, '_convolved', measured)
+    sizes = []
+    for module in fast.modules():
+        if isinstance(module, cpu_conv.Kernel):
+            module.register_forward_hook(lambda module, args, y: sizes.append(y.numel()))
     for length in (10000, 40000):
         sizes.clear()
         fast.decoder(fast.encoder(torch.randn(1, 1, length)))
-        assert max(sizes) < 1.2 * 4000, length
+        assert 1000 < max(sizes) < 1.2 * 4000, length
 
 
 def test_layers_of_many_weights_are_computed_whole(monkeypatch):
@@ -111,37 +115,44 @@ def test_layers_of_many_weights_are_computed_whole(monkeypatch):
     assert 100 < max(most[True]) <= 600 < min(most[False])
 
 
-def test_codes_of_single_precision_are_equal():
+def test_codes_of_single_precision_are_equal(fast):
     model = make_model(torch.float32, n_filters=8, ratios=[8, 5, 4, 2],
                        quantizer=ResidualVectorQuantizer(dimension=6, n_q=8, bins=64, kmeans_init=False))
     wav = 0.3 * torch.randn(2, 1, 16000)
-    assert torch.equal(model.for_cpu().encode(wav)[0], model.encode(wav)[0])
+    assert torch.equal(fast(model).encode(wav)[0], model.encode(wav)[0])
 
 
-@pytest.mark.parametrize('alpha', [-1.0, 0.0, 0.3, 1.0, 2.5])
-@pytest.mark.parametrize('cached', [1, 20, 2**17])  # one frame at once, some, all
-def test_elu_is_within_a_rounding_error_of_the_exact_one(monkeypatch, alpha, cached):
-    monkeypatch.setattr(cpu, '_CACHED', cached)
-    torch.manual_seed(0)
-    edges = torch.tensor([0, -torch.inf, torch.inf, 1e-30])
-    x = torch.cat([torch.randn(996) * 10 ** torch.linspace(-9, 2, 996), edges]).view(2, 125, 4)
-    x[0, 7, 1] = torch.nan
-    expected = nn.functional.elu(x.double(), alpha)
-    out = torch.full((2, 130, 4), 5.0)
-    assert cpu._elu(x.clone(), alpha, out[:, 3:128]).data_ptr() == out[:, 3:].data_ptr()
-    in_place = x.clone()
-    cpu._elu(in_place, alpha, in_place)
-    for found in (out[:, 3:128], in_place):
-        torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1.2e-7, equal_nan=True)
-    assert (torch.cat([out[:, :3], out[:, 128:]], dim=1) == 5).all()
+def kernels_of(model):
+    kernels = [module for module in model.modules() if isinstance(module, cpu_conv.Kernel)]
+    return {kind: [kernel for kernel in kernels if type(kernel) is kind]
+            for kind in (cpu_conv.Kernel, cpu_conv.FewOutputs, cpu_conv.Pairs)}
 
 
-def test_every_convolution_has_its_channels_last():
-    fast = make_model(true_skip=False).for_cpu()
+def test_every_convolution_has_its_channels_last(monkeypatch):
+    monkeypatch.setattr(cpu_conv, '_PRODUCTS', False)
+    fast = make_model(n_filters=8, true_skip=False).for_cpu()
     assert not [module for module in fast.modules() if isinstance(module, nn.Conv1d | nn.ConvTranspose1d)]
-    weights = [module.weight for module in fast.modules() if isinstance(module, _Conv | _ConvTranspose)]
-    assert len(weights) == 2 * (2 + 3 + 3 * 2 * 3)
-    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+    kernels = kernels_of(fast)
+    assert len(kernels[cpu_conv.Kernel]) == 2 * (2 + 3 + 3 * 2 * 3) - 1
+    assert all(kernel.weight.is_contiguous(memory_format=torch.channels_last) for kernel in kernels[cpu_conv.Kernel])
+    assert len(kernels[cpu_conv.FewOutputs]) == 1  # the waveform
+
+
+@pytest.mark.parametrize('are_fast', [True, False])
+@pytest.mark.parametrize('norm', ['weight_norm', 'time_group_norm'])
+def test_what_is_computed_by_products(monkeypatch, are_fast, norm):
+    monkeypatch.setattr(cpu_conv, '_PRODUCTS', are_fast)
+    monkeypatch.setattr(cpu_conv, '_PAIRED', 16 * 32 * 6)  # weights of the layers of stride 3
+    model = make_model(n_filters=8, true_skip=False, norm=norm)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fast = model.for_cpu()
+    if norm == 'weight_norm':  # otherwise transposed convolutions are the model's
+        strides = [kernel.stride for kernel in kernels_of(fast)[cpu_conv.Pairs]]
+        assert strides == ([3, 4, 1, 1] if are_fast else [])
+    products = [block.product for block in fast.modules() if isinstance(block, cpu._Block)]
+    assert len(products) == 2 * 3 * 2
+    assert all((product is not None) == (are_fast and norm == 'weight_norm') for product in products)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_the_model_stays_as_it_was():
