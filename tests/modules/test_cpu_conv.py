@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from audiocodec.modules import cpu_conv
-from audiocodec.modules.cpu_conv import FewOutputs, Pairs, ScaledELU
+from audiocodec.modules.cpu_conv import FewOutputs, Kernel, Pairs, ScaledELU, make_kernel
 
 
 @pytest.mark.parametrize('frames', [1, 2, 3, 8, 9])
@@ -31,9 +31,42 @@ def test_few_outputs(outputs, taps, dilation, has_bias):
     torch.testing.assert_close(y, nn.functional.conv1d(x, weight, bias, dilation=dilation), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(('shape', 'options', 'kind', 'is_product'), [
+    ((5, 4, 1), {}, Kernel, True),
+    ((5, 4, 3), {}, Kernel, False),
+    ((5, 4, 1), {'stride': 2}, Kernel, False),
+    ((6, 2, 1), {'groups': 2}, Kernel, False),
+    ((2, 4, 1), {}, FewOutputs, False),
+    ((2, 4, 7), {'dilation': 2}, FewOutputs, False),
+    ((2, 4, 3), {'stride': 2}, Kernel, False),
+    ((2, 2, 3), {'groups': 2}, Kernel, False),
+    ((5, 4, 2), {}, Pairs, False),
+    ((5, 4, 6), {'stride': 3}, Pairs, False),
+    ((5, 4, 2), {'dilation': 2}, Kernel, False),
+    ((6, 2, 2), {'groups': 2}, Kernel, False),
+    ((3, 4, 2), {}, Kernel, False),  # of few weights
+])
+def test_which_kernel_it_is(monkeypatch, shape, options, kind, is_product):
+    monkeypatch.setattr(cpu_conv, '_PRODUCTS', True)
+    monkeypatch.setattr(cpu_conv, '_PAIRED', 40)
+    torch.manual_seed(0)
+    weight, bias = torch.randn(shape, dtype=torch.float64), torch.randn(shape[0], dtype=torch.float64)
+    x = torch.randn(3, 24, shape[1] * options.get('groups', 1), dtype=torch.float64).transpose(1, 2)
+    kernel = make_kernel(weight, bias, **options)
+    assert type(kernel) is kind
+    assert kernel.is_product == is_product
+    expected = nn.functional.conv1d(x, weight, bias, **options)
+    torch.testing.assert_close(kernel(x[:, :, None]), expected, rtol=0, atol=1e-12)
+    if is_product:
+        onto = torch.randn(3, 24, 5, dtype=torch.float64).transpose(1, 2)
+        expected += onto - bias[:, None]
+        kernel.add_product(x, onto)
+        torch.testing.assert_close(onto, expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize('alpha', [-1.0, 0.0, 0.3, 1.0, 2.5])
 @pytest.mark.parametrize('cached', [1, 20, 2**17])  # one frame at once, some, all
-@pytest.mark.parametrize('scale', [1.0, cpu_conv.LOG2_E])
+@pytest.mark.parametrize('scale', [1.0, 3.0, cpu_conv.LOG2_E])
 def test_elu_is_within_a_rounding_error_of_the_exact_one(monkeypatch, alpha, cached, scale):
     monkeypatch.setattr(cpu_conv, '_CACHED', cached)
     torch.manual_seed(0)
