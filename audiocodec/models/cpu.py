@@ -318,12 +318,13 @@ class _Block(_Layer):
         self.shortcut = _Conv(shortcut, None, scale) if isinstance(shortcut, StreamableConv1d) else None
         last = branch[-1]
         assert isinstance(last, _Conv)
+        assert last.activation is not None
         self.width = last.width
         self.product: Kernel | None = None
         if self.shortcut is not None and last.kernel.is_product and isinstance(last.norm, nn.Identity):
             self.product = last.kernel
             self.shortcut.kernel.bias.add_(self.product.bias)
-            branch[-1:] = [] if last.activation is None else [_Activation(last.activation)]
+            branch[-1] = _Activation(last.activation)
         self.branch = _Chain(branch)
         self.local = self.branch.local and (self.shortcut is None or self.shortcut.local)
 
