@@ -11,8 +11,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from audiocodec import train
+from audiocodec.recipe.rules import ACCEPTED, SECTIONS
 from audiocodec.solvers import validate
-from audiocodec.solvers.accepted import ACCEPTED, SECTIONS
 from audiocodec.utils.config import ConfigError, build
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,7 +123,8 @@ def test_every_key_is_checked_by_a_rule_or_by_a_component():
     (['optim.epochs=many'], 'optim.epochs=many: expected a positive integer'),
     (['losses.l1._target_=torch.nn.L1Los'], "did you mean 'L1Loss'?"),
     (['seanet=3'], "'seanet' is a section"),
-    (['~losses.l1'], 'losses.l1.weight=null'),
+    (['~losses'], '~losses: every run needs the section losses'),
+    (['~losses.l3'], "there is no key 'losses.l3'"),
     (['losses.l1=null'], 'losses.l1.weight=null'),
     (['justaword'], 'expected key=value'),
     (['execute_only=train'], 'execute_only=train: expected null, evaluate, generate or valid'),

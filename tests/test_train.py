@@ -55,8 +55,8 @@ def test_names_are_the_overrides_that_count():
 
 def test_a_configuration_is_composed_once_and_every_experiment_has_its_own(monkeypatch):
     composed = []
-    get_config = train.main._get_config
-    monkeypatch.setattr(train.main, '_get_config', lambda *args: composed.append(args) or get_config(*args))
+    compose = train.compose
+    monkeypatch.setattr(train, 'compose', lambda *args: composed.append(args) or compose(*args))
     argv = ['solver=compression/debug', 'seed=1234321']
     first = train.main.get_xp(argv)
     count = len(composed)
@@ -74,8 +74,8 @@ def test_a_configuration_that_was_edited_is_composed_again(monkeypatch, tmp_path
     files = list(folder.rglob('*.yaml'))
     monkeypatch.setattr(train.main, 'full_config_path', folder)
     composed = []
-    get_config = train.main._get_config
-    monkeypatch.setattr(train.main, '_get_config', lambda *args: composed.append(args) or get_config(*args))
+    compose = train.compose
+    monkeypatch.setattr(train, 'compose', lambda *args: composed.append(args) or compose(*args))
     argv = ['solver=compression/debug', 'seed=1234322']
     train.main.get_xp(argv)
     count = len(composed)
@@ -83,3 +83,4 @@ def test_a_configuration_that_was_edited_is_composed_again(monkeypatch, tmp_path
     train.main.get_xp(argv)
     assert count > 0
     assert len(composed) == 2 * count
+    assert count == 1

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from audiocodec.data import SPLITS
-from audiocodec.solvers.accepted import ACCEPTED, SECTIONS, SWITCH
+from audiocodec.recipe.rules import ACCEPTED, SECTIONS, SWITCH
 from audiocodec.solvers.trial import component_problems
 from audiocodec.utils import config
 from audiocodec.utils.annotations import is_number, misfit
@@ -32,7 +32,7 @@ def validate(cfg: DictConfig) -> None:
     forms = list(_form_problems(plain))
     if not forms:
         mismatches = list(_mismatches(plain))
-        for find in (_weight_problems, _trains_nothing, _rate_problems, _data_problems, _metric_problems,
+        for find in (_weight_problems, _trains_nothing, _data_problems, _metric_problems,
                      _slurm_problems, _solver_problems):
             problems += find(plain)
         problems += mismatches
@@ -133,19 +133,6 @@ def _metric_problems(plain: Mapping[str, Any]) -> Iterator[str]:
     for name, node in plain['metrics'].items():
         if not isinstance(node, Mapping):
             yield f'metrics.{name}={node!r}: expected a section; turn a metric off with evaluate.metrics.{name}=false'
-
-
-def _rate_problems(plain: Mapping[str, Any]) -> Iterator[str]:
-    """Components hold copies of the rate and the channels; they stand outside the signature, so they must agree."""
-    expected = {'sample_rate': plain['sample_rate'], 'channels': plain['channels'], 'in_channels': plain['channels']}
-    for section in ('model', 'losses', 'adversarial', 'metrics'):
-        for where, node in config.targets(plain[section], section):
-            if node.get('weight', 0) is None:
-                continue
-            for name, value in expected.items():
-                if name in node and node[name] != value:
-                    root = 'channels' if name == 'in_channels' else name
-                    yield f'{where}.{name}={node[name]}: must agree with {root}={value}; set {root} alone'
 
 
 def _mismatches(plain: Mapping[str, Any]) -> Iterator[str]:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from audiocodec.utils.annotations import misfit
 
@@ -72,6 +72,13 @@ def to_plain(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
+def unresolved(node: Any) -> dict[str, Any]:
+    """An OmegaConf mapping as dicts and lists, with interpolations as they are written."""
+    from omegaconf import OmegaConf
+
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=False))
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """The hint `; did you mean 'x'?` for a name nearly among the choices, else an empty string."""
     known = list(choices)
@@ -90,6 +97,15 @@ def leaf_keys(node: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
         yield f'{prefix}{key}'
         if isinstance(value, Mapping):
             yield from leaf_keys(value, f'{prefix}{key}.')
+
+
+def leaf_items(node: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of the leaves of nested mappings; lists and empty mappings are leaves."""
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaf_items(value, f'{prefix}{key}.')
+        else:
+            yield f'{prefix}{key}', value
 
 
 def select(node: Mapping[str, Any], key: str) -> Any:
@@ -209,6 +225,18 @@ def _argument_problems(node: Mapping[str, Any], target: Any, provided: set[str])
                 if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     return problems + [f"{name} is missing: {node['_target_']} needs it"
                        for name in sorted(required - {*given, *by_place, *provided})]
+
+
+def arguments(target: Any) -> dict[str, Any] | None:
+    """Arguments by name of the class or function that a `_target_` names, with their annotations.
+
+    None where it takes any name, or there is no such class: that is for `node_problems` to say.
+    """
+    try:
+        parameters, takes_more = _parameters(locate(target))
+    except ValueError:
+        return None
+    return None if takes_more else {name: p.annotation for name, p in parameters.items()}
 
 
 def _parameters(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
