@@ -24,7 +24,7 @@ from dora.xp import XP
 from omegaconf import DictConfig, OmegaConf
 
 from audiocodec.recipe.compose import Composed, compose, config_groups, readable_errors
-from audiocodec.recipe.overrides import key_of
+from audiocodec.recipe.overrides import key_of, spell
 from audiocodec.recipe.signature import signature_delta
 from audiocodec.utils import config, logs, paths
 from audiocodec.utils.config import ConfigError
@@ -102,6 +102,15 @@ class CodecMain(HydraMain):
             raise ConfigError(f'no experiment with signature {sig!r} under {path.parent.parent}: run it first, or set '
                               'AUDIOCODEC_DORA_DIR to where it was run')
         return cast(list[str], json.loads(path.read_text()))
+
+    def value_to_argv(self, arg: Any) -> list[str]:
+        """Turns what a grid gives (overrides as text or as mappings, and lists of these) into arguments.
+
+        Dora's own writes strings as ASCII, which Hydra does not read back.
+        """
+        if isinstance(arg, Mapping):
+            return [f'{key}={value if key in self._config_groups else spell(value)}' for key, value in arg.items()]
+        return super().value_to_argv(arg)
 
     def get_xp_from_sig(self, sig: str) -> XP:
         """The experiment with a signature, also if its overrides would have another one today.

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / 'audiocodec'
 # what a room may import of audiocodec, besides itself; inside the rooms of one floor nobody visits a neighbour
-FLOORS = [{'utils'}, {'modules'}, {'quantization', 'losses', 'adversarial', 'metrics', 'data', 'optim'}, {'models'},
+FLOORS = [{'utils'}, {'modules', 'optim'}, {'quantization', 'losses', 'adversarial', 'metrics', 'data'}, {'models'},
           {'recipe'}, {'solvers'}, {'train'}]
 # framework -> rooms that may use it
 FRAMEWORKS = {'dora': {'solvers', 'train'}, 'flashy': {'solvers', 'train'}, 'hydra': {'utils.config', 'recipe'}}

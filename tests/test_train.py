@@ -7,6 +7,8 @@ import shutil
 import pytest
 
 from audiocodec import train
+from audiocodec.solvers import validate
+from audiocodec.utils import paths
 from audiocodec.utils.config import ConfigError
 
 
@@ -84,3 +86,31 @@ def test_a_configuration_that_was_edited_is_composed_again(monkeypatch, tmp_path
     assert count > 0
     assert len(composed) == 2 * count
     assert count == 1
+
+
+@pytest.mark.parametrize('values', [{'dataset.batch_size': 3, 'optim.lr': 0.25}, {'dataset': {'batch_size': 3},
+                                                                                   'optim.lr': 0.25}])
+def test_overrides_of_a_solver_may_be_dotted(tmp_path, values):
+    xp = train.main.get_xp(['solver=compression/debug', f'dora.dir={tmp_path}', 'device=cpu'])
+    solver = train.get_solver_from_xp(xp, values)
+    assert (solver.cfg.dataset.batch_size, solver.cfg.optim.lr) == (3, 0.25)
+    assert solver.optimizer.param_groups[0]['lr'] == 0.25
+
+
+def test_a_home_folder_is_found_wherever_experiments_are_told_to_live(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert train.main.get_xp(['solver=compression/debug', 'dora.dir=~/runs']).folder.parent == tmp_path / 'runs' / 'xps'
+    monkeypatch.setenv('AUDIOCODEC_DORA_DIR', '~/others')
+    assert paths.experiments_folder() == tmp_path / 'others'
+
+
+def test_a_dataset_file_of_audiocraft_is_enough(tmp_path, monkeypatch):
+    """It has no `folder`, which is ours."""
+    folder = shutil.copytree(train.main.full_config_path, tmp_path / 'config')
+    monkeypatch.setattr(train.main, 'full_config_path', folder)
+    (folder / 'dset' / 'audio' / 'theirs.yaml').write_text(
+        '# @package __global__\n\ndatasource:\n  max_sample_rate: 44100\n  max_channels: 2\n\n'
+        '  train: egs/train\n  valid: egs/valid\n  evaluate: egs/eval\n  generate: egs/gen\n'.replace('__', '_'))
+    cfg = train.main.get_xp(['solver=compression/debug', 'dset=audio/theirs']).cfg
+    validate(cfg)
+    assert (cfg.datasource.train, cfg.datasource.folder) == ('egs/train', None)

@@ -162,7 +162,8 @@ class SEANetEncoder(_SEANet):
         layers: list[nn.Module] = [self._conv(channels, width, kernel_size, **self._norm_kwargs(1))]
         for outer, ratio in enumerate(reversed(self.ratios), start=2):
             layers += self._residual_blocks(width, outer)
-            layers += [self._act(width), self._conv(width, 2 * width, 2 * ratio, stride=ratio, **self._norm_kwargs(outer))]
+            kwargs = self._norm_kwargs(outer)
+            layers += [self._act(width), self._conv(width, 2 * width, 2 * ratio, stride=ratio, **kwargs)]
             width *= 2
         if lstm:
             layers.append(StreamableLSTM(width, num_layers=lstm))
@@ -231,7 +232,8 @@ class SEANetDecoder(_SEANet):
             layers.append(StreamableLSTM(width, num_layers=lstm))
         for index, ratio in enumerate(self.ratios):
             outer = self.n_blocks - 1 - index
-            layers += [self._act(width), transposed(width, width // 2, 2 * ratio, stride=ratio, **self._norm_kwargs(outer))]
+            kwargs = self._norm_kwargs(outer)
+            layers += [self._act(width), transposed(width, width // 2, 2 * ratio, stride=ratio, **kwargs)]
             width //= 2
             layers += self._residual_blocks(width, outer)
         layers += [self._act(width), self._conv(width, channels, last_kernel_size, **self._norm_kwargs(1))]

@@ -13,6 +13,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+import audiocodec.recipe.resolvers  # noqa: F401 - registers what the files refer to
 from audiocodec.recipe.inheritance import drop_inherited
 from audiocodec.recipe.overrides import Override, apply, key_of, problem, read, typed_keys
 from audiocodec.utils import config
@@ -103,11 +104,11 @@ def _apply_values(cfg: DictConfig, arguments: Sequence[str], groups: Collection[
 
 
 def _with_classes(cfg: DictConfig, arguments: Sequence[str]) -> dict[str, Any]:
-    """The configuration with the classes that overrides name, plain: these decide which other keys there are."""
+    """The configuration with the classes and keys that overrides add, plain: other keys depend on them."""
     changed, plain = cfg.copy(), config.unresolved(cfg)
     for argument in arguments:
         value = argument.partition('=')[2].lstrip()
-        if key_of(argument).endswith('_target_') or value.startswith('{'):
+        if key_of(argument).endswith('_target_') or value.startswith('{') or '${' in value:
             try:
                 override = read(argument, plain)
             except ValueError:

@@ -41,8 +41,23 @@ class Override(NamedTuple):
         value = self.value
         if kind == 'path' or paths.find(value).exists():
             value = str(paths.find(value))
-        quoted = value if _literal(f'{self.key}={value}') == value else json.dumps(value, ensure_ascii=False)
-        return f'{self.argument.split("=", 1)[0]}={quoted}'
+        typed = value if _literal(f'{self.key}={value}') == value else spell(value)
+        return f'{self.argument.split("=", 1)[0]}={typed}'
+
+
+def spell(value: Any) -> str:
+    """Writes a plain value in Hydra's grammar, strings in quotes."""
+    if isinstance(value, Mapping):
+        return '{' + ', '.join(f'{key}: {spell(item)}' for key, item in value.items()) + '}'
+    if isinstance(value, list | tuple):
+        return '[' + ', '.join(spell(item) for item in value) + ']'
+    return _quoted(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _quoted(text: str) -> str:
+    """A string in quotes, in which Hydra reads backslashes as they are, but for those before a quote."""
+    escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ''), text)
+    return f'"{escaped}"'
 
 
 def key_of(argument: str) -> str:
@@ -69,7 +84,7 @@ def read(argument: str, present: Mapping[str, Any]) -> Override:
         parsed, = OverridesParser.create().parse_overrides([argument])
     except OverrideParseException as error:
         reason = error.args[0].splitlines()[0]
-        quoted = json.dumps(argument.split('=', 1)[1] if '=' in argument else '', ensure_ascii=False)
+        quoted = spell(argument.partition('=')[2])
         raise ValueError(f"override {argument!r} cannot be read: {reason}. If the value is a string, quote it: "
                          f"'{key}={quoted}'") from error
     if parsed.is_sweep_override():

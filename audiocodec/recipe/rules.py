@@ -80,6 +80,7 @@ ACCEPTED: dict[str, Rule] = {
     'dataset.max_bad_fraction': SHARE,
     'optim.epochs': POSITIVE_INTEGER,
     'optim.updates_per_epoch': or_null(POSITIVE_INTEGER, 'for one pass over the data'),
+    'optim.total_updates': or_null(POSITIVE_INTEGER, 'if it follows from the data alone'),
     'optim.lr': positive('a learning rate'),
     'optim.max_norm': or_null(positive('a norm'), 'for no clipping'),
     'optim.ema.decay': or_null(Rule(lambda value: is_number(value) and 0 <= value < 1, 'from 0 to below 1'),

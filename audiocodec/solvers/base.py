@@ -383,7 +383,7 @@ class StandardSolver(flashy.BaseSolver, ABC):
 
     def get_formatter(self, stage_name: str) -> flashy.Formatter:
         """How metrics are written in the log; those of each codebook are for the history and the trackers alone."""
-        return flashy.Formatter({'lr': '.2e', '*accuracy*': '.1%', '*usage*': '.1%', 'bandwidth': '.2f',
+        return flashy.Formatter({'lr': '.2e', 'd_lr': '.2e', '*accuracy*': '.1%', '*usage*': '.1%', 'bandwidth': '.2f',
                                  'duration': '.1f'}, default_format='.4g', include_formatted=False,
                                 exclude_keys=[f'{name}_[0-9]*' for name in ('usage', 'perplexity', 'dead', 'revived')])
 

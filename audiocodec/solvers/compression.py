@@ -11,7 +11,7 @@ from torch import nn
 from audiocodec.data import write_audio
 from audiocodec.metrics import MetricSuite
 from audiocodec.models import CompressionModel, pretrained
-from audiocodec.optim import ModuleEMA
+from audiocodec.optim import ModuleEMA, advance
 from audiocodec.solvers import finetune, precision
 from audiocodec.solvers.base import StandardSolver
 from audiocodec.solvers.description import describe
@@ -137,7 +137,7 @@ class CompressionSolver(StandardSolver):
             ok = ok & d_grad_norm.isfinite()
         step_if(self.optimizer, ok)
         self.optimizer.zero_grad()
-        self.schedule.step()
+        advance(self.schedule)
         if self.ema is not None:
             self.ema.step()
         self.updates += 1
@@ -153,10 +153,15 @@ class CompressionSolver(StandardSolver):
             metrics = self.run_step(wav.to(self.device, non_blocking=True))
             self.end_update(metrics, metrics.pop('skipped'), wav, infos)
         loader = self.dataloaders['train']
-        means = {**self.means.read(over_workers=True), 'lr': self.optimizer.param_groups[0]['lr'],
+        means = {**self.means.read(over_workers=True), **self.learning_rates(),
                  'data_wait': loader.wait_time / (time.monotonic() - begin), **loader.bad_files.metrics()}
         self.warn(means)
         return means
+
+    def learning_rates(self) -> dict[str, float]:
+        """The present rates of the generator, `lr`, and of the discriminators, `d_lr`, where there are some."""
+        optimizers = {'lr': self.optimizer, 'd_lr': self.adversaries.optimizer}
+        return {name: optimizer.param_groups[0]['lr'] for name, optimizer in optimizers.items() if optimizer}
 
     def warn(self, metrics: Mapping[str, float]) -> None:
         """Say in the log what an epoch's metrics show to be going wrong."""

@@ -89,7 +89,9 @@ def _model_problems(plain: Mapping[str, Any], fitting: bool) -> list[str]:
 
 
 def _adversarial_problems(plain: Mapping[str, Any]) -> list[str]:
-    node, wav = plain['adversarial'], _moment(plain)
+    node, wav = dict(plain['adversarial']), _moment(plain)
+    if node.get('schedule') == plain['optim']['schedule']:  # the generator's, which is tried there
+        node.pop('schedule')
     heard: list[str] = []
 
     def run(adversaries: AdversarialTrainer) -> None:

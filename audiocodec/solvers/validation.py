@@ -35,7 +35,7 @@ def validate(cfg: DictConfig) -> None:
         for find in (_weight_problems, _trains_nothing, _data_problems, _metric_problems,
                      _slurm_problems, _solver_problems):
             problems += find(plain)
-        problems += mismatches
+        problems += [*mismatches, *_length_problems(plain)]
         if all(ACCEPTED[key].check(plain[key]) for key in ('sample_rate', 'channels')):  # else nothing would fit
             problems += component_problems(plain, fitting=not mismatches)
     problems += forms
@@ -160,6 +160,14 @@ def _data_problems(plain: Mapping[str, Any]) -> Iterator[str]:
     if source['max_channels'] < plain['channels']:
         yield (f"datasource.max_channels={source['max_channels']} is below channels={plain['channels']}: "
                'a stereo recipe needs stereo data; choose a mono recipe, or other data')
+
+
+def _length_problems(plain: Mapping[str, Any]) -> Iterator[str]:
+    """A schedule that ends with a run of which nobody knows the length."""
+    length, schedule = plain['optim'].get('total_updates'), plain['optim']['schedule']
+    if length is None and any(key.endswith('_steps') and value is None for key, value in schedule.items()):
+        yield (f"optim.total_updates=None: the schedule {schedule.get('_target_')} needs the length of the run, which "
+               'optim.updates_per_epoch=null leaves to the data; type optim.total_updates=N')
 
 
 def _slurm_problems(plain: Mapping[str, Any]) -> Iterator[str]:
