@@ -191,16 +191,13 @@ def get_solver_from_xp(xp: XP, override_cfg: Mapping[str, Any] | None = None) ->
             `{'dataset': {'batch_size': 8}}`, `{'dataset.batch_size': 8}`.
 
     Raises:
-        ConfigError: for keys that do not exist.
+        ConfigError: for keys that do not exist, and values that are not accepted.
     """
-    xp.cfg.execute_only, xp.cfg.show = None, False  # the experiment's last command may have asked for one stage alone
     values = dict(config.leaf_items(override_cfg or {}))
-    known = list(config.leaf_keys(config.to_plain(xp.cfg)))
-    unknown = [f"there is no key '{key}'{config.nearest(key, known)}" for key in values if key not in known]
-    if unknown:
-        raise ConfigError(unknown)
-    for key, value in values.items():
-        OmegaConf.update(xp.cfg, key, value, merge=False)
+    if values:  # composed again, so that what refers to a value follows it
+        changed = main.get_xp([*xp.argv, *main.value_to_argv(values)])
+        xp = XP(dora=xp.dora, cfg=changed.cfg, argv=xp.argv, delta=xp.delta, sig=xp.sig)
+    xp.cfg.execute_only, xp.cfg.show = None, False  # the experiment's last command may have asked for one stage alone
     with xp.enter(stack=True):
         solver = get_solver(xp.cfg)
         solver.restore()
