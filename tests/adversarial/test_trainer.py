@@ -1,4 +1,6 @@
+import copy
 import functools
+import math
 import socket
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from audiocodec.adversarial import (
     MultiScaleSTFTDiscriminator,
     get_criterion,
 )
+from audiocodec.optim import CosineSchedule
 
 ADAM = functools.partial(torch.optim.Adam, lr=3e-3, betas=(0.5, 0.9))
 
@@ -374,3 +377,29 @@ def test_two_workers_equal_one_with_the_whole_batch(tmp_path):
         first, second = (end['state'][f'discriminators.{name}'] for end in ends)
         assert torch.equal(first, second)
         torch.testing.assert_close(first, value, rtol=1e-3, atol=1e-5)
+
+
+def test_the_rate_follows_a_schedule_counted_in_calls_and_resumes(assert_equal):
+    """Half a cosine over 8 calls; every second one trains, and the rate goes on all the same."""
+    schedule = functools.partial(CosineSchedule, total_steps=8, warmup_steps=0)
+
+    def make():
+        return make_trainer(schedule=schedule, every=2, lr_ratio=0.5)
+
+    def rate(trainer):
+        return trainer.optimizer.param_groups[0]['lr']
+
+    trainer, rates = make(), []
+    for index in range(8):
+        if index == 3:
+            state = copy.deepcopy(trainer.state_dict())
+        rates.append(rate(trainer))
+        trainer.train_step(*batch(index))
+    assert rates == pytest.approx([0.5 * 3e-3 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)])
+    assert rate(trainer) == pytest.approx(0., abs=1e-9)
+    resumed = make()
+    resumed.load_state_dict(state)
+    assert rate(resumed) == rates[3]
+    for index in range(3, 8):
+        resumed.train_step(*batch(index))
+    assert_equal(resumed.state_dict(), trainer.state_dict())

@@ -89,5 +89,5 @@ def test_an_activation_of_ones_own_must_be_allowed_and_keep_the_shape(snake, mon
     with pytest.raises(ValueError, match=r"activation='GLU' makes \[1, 2, 1\] of a signal of shape \[1, 4, 1\]"):
         make_activation('GLU', {'dim': 1}, 4)
     monkeypatch.setattr(config, 'ALLOWED_PREFIXES', ['torch.nn.'])
-    with pytest.raises(ValueError, match="_target_ 'wavy.Snake' is not allowed"):
+    with pytest.raises(ValueError, match=r"_target_ 'wavy.Snake' is not allowed"):
         make_activation(snake)

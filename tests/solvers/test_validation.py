@@ -174,6 +174,43 @@ def test_components_of_other_packages_are_looked_at_but_not_built(plains, monkey
     sys.modules.pop('theirs')
 
 
+def test_components_may_have_arguments_named_as_the_audios_are(plains, monkeypatch, tmp_path):
+    """A teacher that listens at 8 kHz to 80 mel bands; what are the audio's channels is known from `${channels}`."""
+    (tmp_path / 'teachers.py').write_text(
+        'import torch\n'
+        'class Teacher(torch.nn.Module):\n'
+        '    def __init__(self, sample_rate: int, in_channels: int, channels: int) -> None:\n'
+        '        super().__init__()\n'
+        '        self.scale = sample_rate * in_channels * channels\n'
+        '    def forward(self, wav_hat, wav):\n'
+        '        return (wav_hat - wav).abs().mean() / self.scale\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(config, 'ALLOWED_PREFIXES', [*config.ALLOWED_PREFIXES, 'teachers.'])
+    node = '{_target_: teachers.Teacher, sample_rate: 8000, in_channels: 80, channels: 512, weight: 1.0}'
+    cfg = train.main.get_xp([*TINY, f'losses.teacher={node}']).cfg
+    validate(cfg)
+    assert config.build(cfg.losses.teacher).scale == 8000 * 80 * 512
+    sys.modules.pop('teachers')
+
+
+def test_a_model_of_another_rate_is_refused(plains):
+    found = problems(plains[0], **{'model.sample_rate': 24000})
+    assert found == ['model: its sample_rate is 24000, which must agree with sample_rate=16000']
+
+
+@pytest.mark.parametrize('key', ['losses.mel.sample_rate', 'metrics.sisnr.sample_rate', 'encoder.channels',
+                                 'adversarial.discriminators.msstftd.in_channels'])
+def test_a_copy_of_the_rate_or_the_channels_is_not_set_alone(key):
+    with pytest.raises(ConfigError, match=rf'{key}=2: must agree with (sample_rate|channels)=\d+; set \w+ alone'):
+        train.main.get_xp([*TINY, f'{key}=2'])
+
+
+def test_a_schedule_needs_the_length_of_the_run(plains):
+    found = problems(plains[1], **{'optim.updates_per_epoch': None, 'dataset.train.num_samples': None})
+    assert found[0].startswith('optim.total_updates=None: the schedule audiocodec.optim.CosineSchedule needs')
+    assert problems(plains[1], **{'optim.updates_per_epoch': None, 'dataset.train.num_samples': 8000}) == []
+
+
 # Mutated configurations
 
 VALUES = [None, True, False, 0, -1, 1, 2, 3, 7, 100, 0.5, -0.5, 1e9, 1e-12, float('nan'), float('inf'), '', 'x', 'none',
