@@ -201,6 +201,7 @@ class WeightsAndBiases:
     def _begin_offline(self, run_id: str, reason: str) -> Any:
         logger.warning('Weights & Biases cannot be reached, the run is kept in %s/wandb (`wandb sync` uploads it): %s',
                        self._options['dir'], reason)
+        self.wandb.teardown()  # its service keeps the id of a run that could not begin, as one in use
         return self.wandb.init(id=run_id, mode='offline', **self._options)
 
     def scalars(self, named: Mapping[str, float], updates: int, epoch: int) -> None:

@@ -83,14 +83,20 @@ class FakeWandb(types.ModuleType):
         self.refuse = lambda run_id: None
         self.disabled, self.broken = False, False
         self.begun, self.points, self.axes, self.finished = [], [], [], 0
+        self.in_use = set()
 
     def init(self, id, mode='online', **options):
         assert options['resume'] == 'allow'
+        assert id not in self.in_use, f'run ID {id} is in use'
+        self.in_use.add(id)
         if mode == 'online' and self.refuse(id):
             raise RuntimeError(self.refuse(id))
         self.begun.append((id, mode))
         return types.SimpleNamespace(disabled=self.disabled and mode == 'online', log=self.log, finish=self.finish,
                                      define_metric=lambda *names, **axis: self.axes.append((names, axis)))
+
+    def teardown(self):
+        self.in_use.clear()
 
     def log(self, point):
         if self.broken:
@@ -119,11 +125,17 @@ def wandb(monkeypatch):
     return fake
 
 
+def start(wandb, folder, **trackers):
+    """A tracker in a process of its own."""
+    wandb.teardown()
+    return Tracker(config(wandb=True, **trackers), folder, 'sig', 0)
+
+
 def test_a_run_is_continued_and_a_cleared_folder_begins_another(wandb, tmp_path):
     for _ in range(2):
-        assert not Tracker(config(wandb=True), tmp_path, 'sig', 0).failures.counts
+        assert not start(wandb, tmp_path).failures.counts
     (tmp_path / '.wandb_id').unlink()  # as `dora run --clear` does
-    Tracker(config(wandb=True), tmp_path, 'sig', 0)
+    start(wandb, tmp_path)
     ids = [run_id for run_id, _ in wandb.begun]
     assert ids[0] == ids[1] != ids[2]
     assert all(run_id.startswith('sig-') for run_id in ids)
@@ -131,7 +143,7 @@ def test_a_run_is_continued_and_a_cleared_folder_begins_another(wandb, tmp_path)
 
 
 def test_points_of_wandb_are_on_the_axis_of_updates(wandb, tmp_path):
-    tracker = Tracker(config(wandb=True), tmp_path, 'sig', 0)
+    tracker = start(wandb, tmp_path)
     tracker.scalars('valid', {'mel': 2.}, 40, 2)
     tracker.audio('a', torch.rand(2, 2048), 16000, 40, 2)
     tracker.close()
@@ -142,11 +154,11 @@ def test_points_of_wandb_are_on_the_axis_of_updates(wandb, tmp_path):
 
 
 def test_a_run_deleted_on_the_server_gets_a_new_one(wandb, tmp_path, caplog):
-    Tracker(config(wandb=True), tmp_path, 'sig', 0)
+    start(wandb, tmp_path)
     (deleted, _), = wandb.begun
     wandb.refuse = lambda run_id: f'run me/p/{run_id} was previously created and deleted' if run_id == deleted else None
     for _ in range(2):
-        Tracker(config(wandb=True), tmp_path, 'sig', 0)
+        start(wandb, tmp_path)
     _, (second, mode), third = wandb.begun
     assert third == (second, mode) == (second, 'online')
     assert second != deleted
@@ -156,7 +168,7 @@ def test_a_run_deleted_on_the_server_gets_a_new_one(wandb, tmp_path, caplog):
 
 def test_without_login_or_network_the_run_is_kept_offline(wandb, tmp_path, caplog):
     wandb.refuse = lambda run_id: 'No API key configured. Use `wandb login` to log in.'
-    tracker = Tracker(config(wandb=True), tmp_path, 'sig', 0)
+    tracker = start(wandb, tmp_path)
     tracker.scalars('valid', {'mel': 2.}, 40, 2)
     assert [mode for _, mode in wandb.begun] == ['offline']
     assert len(wandb.points) == 1
@@ -164,21 +176,21 @@ def test_without_login_or_network_the_run_is_kept_offline(wandb, tmp_path, caplo
     assert message == (f'Weights & Biases cannot be reached, the run is kept in {tmp_path}/wandb (`wandb sync` uploads '
                        'it): No API key configured. Use `wandb login` to log in.')
     wandb.refuse = lambda run_id: None
-    Tracker(config(wandb=True), tmp_path, 'sig', 40)  # the same run, once there is a connection
+    start(wandb, tmp_path)  # the same run, once there is a connection
     assert wandb.begun == [(wandb.begun[0][0], 'offline'), (wandb.begun[0][0], 'online')]
 
 
 def test_a_prompt_that_nobody_answers_is_offline_but_a_wish_is_respected(wandb, tmp_path, monkeypatch):
     wandb.disabled = True  # what becomes of a run when the prompt has timed out
-    Tracker(config(wandb=True), tmp_path, 'sig', 0)
+    start(wandb, tmp_path)
     assert [mode for _, mode in wandb.begun] == ['online', 'offline']
     monkeypatch.setenv('WANDB_MODE', 'disabled')
-    Tracker(config(wandb=True), tmp_path, 'sig', 0)
+    start(wandb, tmp_path)
     assert [mode for _, mode in wandb.begun] == ['online', 'offline', 'online']
 
 
 def test_a_tracker_that_fails_leaves_the_other(wandb, tmp_path, caplog):
-    tracker = Tracker(config(tensorboard=True, wandb=True), tmp_path, 'sig', 0)
+    tracker = start(wandb, tmp_path, tensorboard=True)
     wandb.broken = True
     for updates in (10, 20):
         tracker.scalars('train', {'a': 1.}, updates, 1)
@@ -189,7 +201,7 @@ def test_a_tracker_that_fails_leaves_the_other(wandb, tmp_path, caplog):
 
 def test_a_wandb_that_cannot_begin_at_all_is_a_warning(wandb, tmp_path, caplog):
     (tmp_path / '.wandb_id').mkdir()
-    tracker = Tracker(config(wandb=True), tmp_path, 'sig', 0)
+    tracker = start(wandb, tmp_path)
     tracker.scalars('train', {'a': 1.}, 10, 1)
     assert tracker.failures.counts == {'Weights & Biases': 1}
     assert len(caplog.records) == 1
