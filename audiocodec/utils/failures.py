@@ -48,4 +48,4 @@ class Failures:
                 self.add(kind, f'{reasons[kind]} (worker {rank})')
 
     def __str__(self) -> str:
-        return ', '.join(f'{kind} ({count} times)' for kind, count in self.counts.items())
+        return ', '.join(f'{kind} ({count}x)' for kind, count in self.counts.items())
