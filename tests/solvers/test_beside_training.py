@@ -12,6 +12,7 @@ import torch
 
 from audiocodec import train
 from audiocodec.utils import checkpoint
+from audiocodec.utils.averager import Averager
 from audiocodec.utils.errors import RunError
 
 STAGES = ['evaluate.every=1', 'generate.every=1', 'dataset.evaluate.num_samples=3', 'dataset.generate.num_samples=3',
@@ -252,3 +253,13 @@ def test_a_stage_alone_that_fails_is_an_error(make_solver):
     solver.metrics.metrics['mel'].measure = None
     with pytest.raises(RunError, match=r'execute_only=evaluate: failed: metric mel \(1x\)'):
         solver.run()
+
+
+def test_figures_are_read_from_the_device_when_a_point_is_due_alone(make_solver, monkeypatch):
+    reads = []
+    plain = Averager._read_sums
+    monkeypatch.setattr(Averager, '_read_sums', lambda self: reads.append(solver.updates) or plain(self))
+    solver = make_solver('logging.tensorboard=true', 'logging.every_updates=4', 'logging.log_updates=1',
+                         'optim.updates_per_epoch=8', 'valid.every=null')
+    run(solver)
+    assert reads == [4, 8, 8, 8]  # two points, the line of the log, the means of the epoch
