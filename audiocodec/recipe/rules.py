@@ -1,5 +1,6 @@
 """What each key of a configuration may hold, where no component says so itself."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -90,6 +91,9 @@ ACCEPTED: dict[str, Rule] = {
     'optim.max_skipped': COUNT,
     'checkpoint.every_updates': or_null(POSITIVE_INTEGER, 'for the end of an epoch alone'),
     'checkpoint.save_every': or_null(Rule(COUNT.check, 'a number of epochs'), 'for the latest alone'),
+    'checkpoint.keep_best': or_null(Rule(
+        lambda value: isinstance(value, str) and re.fullmatch(r'(train|valid|evaluate)\.\w+', value) is not None,
+        'STAGE.METRIC, e.g. valid.mel or evaluate.sisnr'), 'for none'),
     'checkpoint.keep_last': or_null(POSITIVE_INTEGER, 'for all'),
     'valid.every': EPOCHS,
     'evaluate.every': EPOCHS,
@@ -99,6 +103,7 @@ ACCEPTED: dict[str, Rule] = {
     'generate.audio.strategy': one_of(*HEADROOM_DB),
     'logging.level': one_of('DEBUG', 'INFO', 'WARNING', 'ERROR'),
     'logging.log_updates': COUNT,
+    'logging.every_updates': or_null(POSITIVE_INTEGER, 'for the end of an epoch alone'),
     'logging.warn_codebook_usage': SHARE,
     'logging.warn_discriminator': SHARE,
     'logging.tensorboard': SWITCH,

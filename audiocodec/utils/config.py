@@ -142,7 +142,7 @@ def locate(target: str) -> Any:
         raise ValueError(f'_target_ {target!r}: expected the dotted name of a class, e.g. torch.nn.L1Loss')
     if not is_allowed(target):
         raise ValueError(f"_target_ '{target}' is not allowed: it must start with one of "
-                         f"{', '.join(ALLOWED_PREFIXES)}; opt in with allow_targets=[{target.split('.')[0]}.]")
+                         f"{', '.join(ALLOWED_PREFIXES)}; {_opt_in(target.split('.')[0])}")
     module_name = target
     attributes: list[str] = []
     while True:
@@ -165,8 +165,14 @@ def locate(target: str) -> Any:
         home = found.__name__ if isinstance(found, ModuleType) else str(getattr(found, '__module__', None))
         if not is_allowed(f'{home}.' if isinstance(found, ModuleType) else f'{home}.{attribute}'):
             raise ValueError(f"_target_ '{target}' is not allowed: '{attribute}' belongs to {home}; "
-                             f'opt in with allow_targets=[{home}.]')
+                             + _opt_in(home))
     return found
+
+
+def _opt_in(package: str) -> str:
+    """How to allow a package, in each of the places where a target may be refused."""
+    return (f'to allow it, add allow_targets=[{package}.] to dora run, call '
+            f"audiocodec.utils.config.allow_targets('{package}.'), or set AUDIOCODEC_ALLOW_TARGETS={package}.")
 
 
 def node_problems(node: Any, path: str = '', provided: Iterable[str] = ()) -> list[str]:

@@ -1,9 +1,15 @@
-"""Where things lie: the project's folder, the experiments, files named relatively."""
+"""Where things lie, and how files are named: the project's folder, the experiments, names of samples."""
 
+import hashlib
 import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent  # of a clone: it holds config/, grids/ and dataset/
+
+# With a number, a kind, a suffix and what a temporary file adds, a name stays within the 143 bytes
+# that an encrypted file system allows (others: 255).
+_STEM_BYTES = 80
+_REFUSED = '/\\:*?"<>|'  # by one file system or another
 
 
 def experiments_folder() -> Path:
@@ -29,3 +35,17 @@ def canonical(path: str | os.PathLike[str]) -> str:
     if '..' in found.parts:
         found = found.resolve()
     return str(found.relative_to(ROOT) if found.is_relative_to(ROOT) else found)
+
+
+def safe_stem(path: str | os.PathLike[str]) -> str:
+    """Returns the name of a file, without its suffix, in a form that any file system and terminal takes.
+
+    Characters that cannot be printed or stored become '_', and names beyond 80 bytes are cut. A name that is changed
+    ends in eight digits of its hash, so that different names stay different.
+    """
+    stem = Path(path).stem
+    cleaned = ''.join(char if char.isprintable() and char not in _REFUSED else '_' for char in stem)
+    if cleaned == stem and len(stem.encode()) <= _STEM_BYTES:
+        return stem
+    digest = hashlib.sha256(stem.encode(errors='surrogatepass')).hexdigest()[:8]
+    return cleaned.encode()[:_STEM_BYTES - 9].decode(errors='ignore') + f'-{digest}'

@@ -60,8 +60,12 @@ def test_interpolations_cannot_bring_in_other_nodes(tmp_path):
 def test_other_packages_can_be_opted_in(monkeypatch):
     monkeypatch.setattr(config, 'ALLOWED_PREFIXES', list(config.ALLOWED_PREFIXES))
     node = {'_target_': 'collections.OrderedDict'}
-    with pytest.raises(ConfigError):
+    advice = (r"to allow it, add allow_targets=\[collections\.\] to dora run, call audiocodec\.utils\.config\."
+              r"allow_targets\('collections\.'\), or set AUDIOCODEC_ALLOW_TARGETS=collections\.$")
+    with pytest.raises(ConfigError, match=advice):
         build(node)
+    with pytest.raises(ConfigError, match=f"'OrderedDict' belongs to collections; {advice}"):
+        build({'_target_': 'audiocodec.train.OrderedDict'})
     config.allow_targets('collections.')
     assert build(node) == {}
 
