@@ -6,10 +6,9 @@ from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
-from torch.nn.utils import parametrize
 
 from audiocodec.quantization import BaseQuantizer
+from audiocodec.utils.parametrizations import PicklableModule, fold
 
 
 class CodecOutput(NamedTuple):
@@ -35,7 +34,7 @@ class CodecOutput(NamedTuple):
     metrics: dict[str, torch.Tensor]
 
 
-class CompressionModel(nn.Module, ABC):
+class CompressionModel(PicklableModule, ABC):
     """Waveform to discrete codes and back.
 
     Waveforms are float [B, C, T], in [-1, 1], with C = `channels`, at `sample_rate` (Hz). Codes are int64
@@ -160,7 +159,7 @@ class CompressionModel(nn.Module, ABC):
         """
         model = copy.deepcopy(self).eval().requires_grad_(False)
         for module in model.modules():
-            _fold_parametrizations(module)
+            fold(module)
             if isinstance(module, BaseQuantizer):
                 module.drop_statistics()
         return model
@@ -214,19 +213,3 @@ class CompressionModel(nn.Module, ABC):
         lowest, highest = torch.stack(torch.aminmax(codes)).tolist()
         if lowest < 0 or highest >= self.cardinality:
             raise ValueError(f'codes go from {lowest} to {highest}: expected 0 to {self.cardinality - 1}.')
-
-
-def _fold_parametrizations(module: nn.Module) -> None:
-    """Replace parametrised weights, such as of weight_norm, by what they evaluate to, in place.
-
-    `torch.nn.utils.parametrize.remove_parametrizations` would break every copy of the module: a module and its copies
-    share the class that it undoes.
-    """
-    if not parametrize.is_parametrized(module):
-        return
-    assert isinstance(module.parametrizations, nn.ModuleDict)
-    weights = {name: getattr(module, name).detach().clone() for name in module.parametrizations}
-    module.__class__ = parametrize.type_before_parametrizations(module)
-    del module.parametrizations
-    for name, weight in weights.items():
-        module.register_parameter(name, nn.Parameter(weight, requires_grad=False))
