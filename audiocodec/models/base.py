@@ -251,7 +251,11 @@ class CompressionModel(PicklableModule, ABC):
         Raises:
             ValueError: wrong shape, type or device, or codes out of range.
         """
-        return check_codes(codes, self.total_codebooks, self.cardinality, self._weight().device)
+        codes = check_codes(codes, self.total_codebooks, self.cardinality, self._weight().device)
+        if codes.numel() == 0:
+            raise ValueError(f'codes have shape {list(codes.shape)}: expected [B, K, T] (items, '
+                             f'codebooks, frames), none of them 0.')
+        return codes
 
     def _to_floats(self, name: str, values: Any, which: str) -> torch.Tensor:
         """Returns floats as a tensor; arrays get the type and the device of the model."""

@@ -14,7 +14,7 @@ def check_codes(codes: torch.Tensor | np.ndarray, codebooks: int, cardinality: i
     """Checks codes and converts them. Reads their range: waits for the device.
 
     Args:
-        codes: integers [B, K, T] of any type, signed or not.
+        codes: integers [B, K, T] of any type, signed or not; B and T may be 0.
         codebooks: the most there may be.
         cardinality: entries of each codebook.
         device: where a tensor must be, and an array is moved to.
@@ -28,14 +28,16 @@ def check_codes(codes: torch.Tensor | np.ndarray, codebooks: int, cardinality: i
     if codebooks == 0:
         raise ValueError('codes were given to a continuous autoencoder (NoQuantizer): it has none.')
     integers = _integers(codes)
-    if integers.dim() != 3 or integers.numel() == 0 or integers.shape[1] > codebooks:
+    if integers.dim() != 3 or not 1 <= integers.shape[1] <= codebooks:
         raise ValueError(f'codes have shape {list(integers.shape)}: expected [B, K, T] (items, '
-                         f'codebooks, frames), none of them 0, with K from 1 to {codebooks}.')
+                         f'codebooks, frames), with K from 1 to {codebooks}.')
     if isinstance(codes, np.ndarray):
         integers = integers.to(device)
     elif integers.device != device:
         raise ValueError(f'codes are on {integers.device} and the model on {device}: move one '
                          f'with .to(device).')
+    if integers.numel() == 0:
+        return integers
     lowest, highest = torch.stack(torch.aminmax(integers)).tolist()
     if lowest < 0 or highest >= cardinality:  # from 2^63 on, uint64 has become negative
         given = codes if isinstance(codes, np.ndarray) else codes.cpu().numpy()
