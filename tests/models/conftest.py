@@ -1,5 +1,4 @@
 import functools
-import warnings
 from typing import NamedTuple
 
 import pytest
@@ -17,16 +16,17 @@ from audiocodec.models import (
 from audiocodec.modules import SEANetDecoder, SEANetEncoder
 from audiocodec.quantization import ResidualVectorQuantizer
 from audiocodec.utils.config import build
+from audiocodec.utils.weight_norm import hook_names
 
 LEVELS, BINS = 4, 16
 
 
 def fitted(model):
-    """Give the codebooks entries of the size of what they quantize."""
+    """Give the codebooks entries where the latents are."""
+    latents = model.encoder(0.3 * torch.randn(2, model.channels, 50 * model.hop_length))
     books = model.quantizer.codebooks.embed
-    size = model.encoder(0.3 * torch.randn(2, model.channels, 50 * model.hop_length)).std()
-    for level in range(LEVELS):
-        books[level].normal_(std=size * 0.7 ** level)
+    books.normal_().mul_(latents.std(dim=(0, 2)))
+    books[0] += latents.mean(dim=(0, 2))
     return model
 
 
@@ -82,15 +82,18 @@ def hf():
 
 
 def of_encodec_package():
-    import encodec
-
-    with warnings.catch_warnings():  # the package is older than this PyTorch
-        warnings.simplefilter('ignore', FutureWarning)
-        parts = [kind(n_filters=2, dimension=8, norm='weight_norm', causal=True, channels=1)
-                 for kind in (encodec.modules.SEANetEncoder, encodec.modules.SEANetDecoder)]
-    quantizer = encodec.quantization.ResidualVectorQuantizer(dimension=8, n_q=LEVELS, bins=BINS)
-    state = encodec.EncodecModel(*parts, quantizer, [1.], 24000, 1).state_dict()
-    return fitted(weights.make_model(*encodec_package.read(state)))
+    """From weights under the names of the package."""
+    seanet = {'dimension': 8, 'n_filters': 2, 'lstm': 2, 'norm': 'weight_norm', 'causal': True}
+    quantizer = ResidualVectorQuantizer(dimension=8, n_q=LEVELS, bins=BINS)
+    state = EncodecModel(SEANetEncoder(**seanet), SEANetDecoder(**seanet), quantizer, 24000, 1).state_dict()
+    names = {}
+    for name, value in hook_names(state).items():
+        head, found, buffer = name.partition('codebooks.')
+        if not found:
+            names[name] = value
+        elif buffer in weights.CODEBOOK_BUFFERS:
+            names.update({f'{head}vq.layers.{level}._codebook.{buffer}': row for level, row in enumerate(value)})
+    return fitted(weights.make_model(*encodec_package.read(names)))
 
 
 def foreign_parametrization():
