@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from audiocodec.optim import advance
 from audiocodec.utils import distrib
 from audiocodec.utils.optimizers import step_if
+from audiocodec.utils.parametrizations import PicklableModule
 
 from .discriminators import MultiDiscriminator
 from .losses import Criterion, FeatureMatchingLoss, get_criterion
@@ -23,7 +24,7 @@ _ADAM = functools.partial(torch.optim.Adam, lr=3e-4, betas=(0.5, 0.9))
 _L1_FEATURES = FeatureMatchingLoss()
 
 
-class AdversarialTrainer(nn.Module):
+class AdversarialTrainer(PicklableModule):
     """Discriminators that learn to tell real from fake audio, and the losses they give to the generator.
 
     One update of the generator is one call of `train_step` and then one of `generator_losses`. Everything that shapes

@@ -161,7 +161,7 @@ class CompressionSolver(StandardSolver):
         return means
 
     def current_figures(self) -> dict[str, float]:
-        """The present learning rates of the generator, `lr`, and of the discriminators, `d_lr`, where there are some."""
+        """The learning rates of the generator, `lr`, and of the discriminators, `d_lr`, where there are some."""
         optimizers = {'lr': self.optimizer, 'd_lr': self.adversaries.optimizer}
         return {name: optimizer.param_groups[0]['lr'] for name, optimizer in optimizers.items() if optimizer}
 

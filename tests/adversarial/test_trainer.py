@@ -1,6 +1,7 @@
 import copy
 import functools
 import math
+import pickle
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from audiocodec.adversarial import (
     get_criterion,
 )
 from audiocodec.optim import CosineSchedule
+from audiocodec.solvers.precision import compile_parts
 
 ADAM = functools.partial(torch.optim.Adam, lr=3e-3, betas=(0.5, 0.9))
 
@@ -43,6 +45,39 @@ def batch(index=0, size=2, length=600):
 
 def parameters(trainer):
     return [parameter.detach().clone() for parameter in trainer.parameters()]
+
+
+class ForeignDiscriminator(nn.Module):
+    """Parametrized by itself, not by this package."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.utils.parametrizations.weight_norm(nn.Conv1d(1, 2, 5))
+
+    def forward(self, wav):
+        hidden = self.conv(wav).relu()
+        return [hidden.mean(1)], [[hidden]]
+
+
+@pytest.mark.parametrize('copied', [copy.deepcopy, lambda trainer: pickle.loads(pickle.dumps(trainer))])
+@pytest.mark.parametrize('compiled', [False, True])
+def test_copies_train_alike_and_share_nothing(copied, compiled, assert_equal):
+    torch.manual_seed(0)
+    discriminators = {**make_discriminators(), 'scale': MultiScaleDiscriminator(
+        scale_norms=['spectral_norm', 'weight_norm'], filters=2, max_filters=8), 'foreign': ForeignDiscriminator()}
+    trainer = AdversarialTrainer(discriminators, optimizer=ADAM)
+    if compiled:
+        compile_parts(nn.Module(), trainer)
+    with torch.compiler.set_stance('force_eager'):
+        trainer.train_step(*batch(0))
+        state = copy.deepcopy(trainer.state_dict())
+        other = copied(trainer)
+        assert_equal(dict(other.state_dict()), dict(state))
+        assert_equal(other.train_step(*batch(1)), copied(trainer).train_step(*batch(1)))
+        assert_equal(dict(trainer.state_dict()), dict(state))
+        trainer.train_step(*batch(1))
+        assert_equal(dict(other.state_dict()), dict(trainer.state_dict()))
+        assert_equal(other.generator_losses(*batch(2)), trainer.generator_losses(*batch(2)))
 
 
 @pytest.mark.parametrize('criterion', ['hinge', 'mse'])
