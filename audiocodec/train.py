@@ -24,9 +24,12 @@ from typing import TYPE_CHECKING, Any, cast
 import dora
 from dora.hydra import HydraMain, _compare_config
 from dora.xp import XP
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -40,17 +43,32 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+class OwnConfigs(SearchPathPlugin):
+    """Hydra looks in `config/` of the working directory too, after the project's configurations."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Adds the folder, if there is one."""
+        folder = paths.own_config_folder()
+        if folder is not None:
+            search_path.append('audiocodec', f'file://{folder}')
+
+
+Plugins.instance().register(OwnConfigs)
+
+
 class CodecMain(HydraMain):
     """Dora's main, with the messages and the habits of this project.
 
     - What is wrong with the overrides is raised at once, as a `ConfigError`.
-    - Experiments go to `dora.dir`, else the environment's AUDIOCODEC_DORA_DIR, else `outputs/` beside `config/`.
+    - Experiments go to `dora.dir`, else to `paths.experiments_folder()`; grids come from `paths.grid_package()`.
     - The configuration is composed once; Hydra's own main, which would compose it again, is not used.
     """
 
     def _get_dora(self) -> dora.conf.DoraConfig:
         if self._base_cfg.dora.dir is None:
             self._base_cfg.dora.dir = str(paths.experiments_folder())
+        if self._base_cfg.dora.grid_package is None:
+            self._base_cfg.dora.grid_package = paths.grid_package()
         return super()._get_dora()
 
     def get_xp(self, argv: Sequence[str]) -> XP:
@@ -60,8 +78,9 @@ class CodecMain(HydraMain):
             ConfigError: for unknown groups and keys and values that cannot be read, all of them at once; where there
                 are some, also for values of the other overrides that `validate` would not accept.
         """
+        folders = [self.full_config_path, *filter(None, [paths.own_config_folder()])]
         composed = self._composed(tuple(argv), frozenset(
-            (path, path.stat().st_mtime_ns) for path in self.full_config_path.rglob('*.yaml')))
+            (path, path.stat().st_mtime_ns) for folder in folders for path in folder.rglob('*.yaml')))
         cfg, where = copy.deepcopy(composed.cfg), self.dora
         if cfg.dora.dir is None:
             cfg.dora.dir = str(where.dir)
@@ -289,7 +308,7 @@ def get_solver_from_sig(sig: str, override_cfg: Mapping[str, Any] | None = None)
 
 
 def _codec_main(run: Callable[[DictConfig], None]) -> CodecMain:
-    return CodecMain(run, config_name='config', config_path='../config', version_base='1.3')
+    return CodecMain(run, config_name='config', config_path=str(paths.ROOT / 'config'), version_base='1.3')
 
 
 @_codec_main  # Dora pickles it by this name
