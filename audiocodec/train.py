@@ -40,13 +40,15 @@ class CodecMain(HydraMain):
     """Dora's main, with the messages and the habits of this project.
 
     - What is wrong with the overrides is raised at once, as a `ConfigError`.
-    - Experiments go to `dora.dir`, else the environment's AUDIOCODEC_DORA_DIR, else `outputs/` beside `config/`.
+    - Experiments go to `dora.dir`, else to `paths.experiments_folder()`; grids come from `paths.grid_package()`.
     - The configuration is composed once; Hydra's own main, which would compose it again, is not used.
     """
 
     def _get_dora(self) -> dora.conf.DoraConfig:
         if self._base_cfg.dora.dir is None:
             self._base_cfg.dora.dir = str(paths.experiments_folder())
+        if self._base_cfg.dora.grid_package is None:
+            self._base_cfg.dora.grid_package = paths.grid_package()
         return super()._get_dora()
 
     def get_xp(self, argv: Sequence[str]) -> XP:
@@ -56,8 +58,9 @@ class CodecMain(HydraMain):
             ConfigError: for unknown groups and keys and values that cannot be read, all of them at once; where there
                 are some, also for values of the other overrides that `validate` would not accept.
         """
+        folders = [self.full_config_path, *filter(None, [paths.own_config_folder()])]
         composed = self._composed(tuple(argv), os.getcwd(), frozenset(
-            (path, path.stat().st_mtime_ns) for path in self.full_config_path.rglob('*.yaml')))
+            (path, path.stat().st_mtime_ns) for folder in folders for path in folder.rglob('*.yaml')))
         if composed.problems:
             raise ConfigError(dict.fromkeys([*composed.problems.values(), *_value_problems(composed)]))
         where = self.dora
@@ -210,7 +213,7 @@ def get_solver_from_sig(sig: str, override_cfg: Mapping[str, Any] | None = None)
 
 
 def _codec_main(run: Callable[[DictConfig], None]) -> CodecMain:
-    return CodecMain(run, config_name='config', config_path='../config', version_base='1.3')
+    return CodecMain(run, config_name='config', config_path=str(paths.ROOT / 'config'), version_base='1.3')
 
 
 @_codec_main  # Dora pickles it by this name

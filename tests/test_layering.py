@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / 'audiocodec'
 FLOORS = [{'utils'}, {'modules', 'optim'}, {'quantization', 'losses', 'adversarial', 'metrics', 'data'}, {'models'},
           {'recipe'}, {'solvers'}, {'train'}]
 # framework -> rooms that may use it
-FRAMEWORKS = {'dora': {'solvers', 'train'}, 'flashy': {'solvers', 'train'}, 'hydra': {'utils.config', 'recipe'}}
+FRAMEWORKS = {'dora': {'solvers', 'train'}, 'flashy': {'solvers', 'train'}, 'hydra': {'utils.config', 'recipe'},
+              'torchaudio': set()}  # it has ended, and cannot be imported beside a CPU-only PyTorch
 
 
 def room(path):

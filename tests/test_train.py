@@ -114,3 +114,26 @@ def test_a_dataset_file_of_audiocraft_is_enough(tmp_path, monkeypatch):
     cfg = train.main.get_xp(['solver=compression/debug', 'dset=audio/theirs']).cfg
     validate(cfg)
     assert (cfg.datasource.train, cfg.datasource.folder) == ('egs/train', None)
+
+
+def test_a_recipe_in_the_working_directory_is_one_of_the_options(tmp_path, monkeypatch):
+    recipe = tmp_path / 'config/solver/compression/mine.yaml'
+    recipe.parent.mkdir(parents=True)
+    recipe.write_text('# @package _global_\noptim:\n  lr: 0.125\n')
+    with pytest.raises(ConfigError, match=r"solver=compression/mine: no such option"):
+        train.main.get_xp(['solver=compression/mine'])
+    monkeypatch.chdir(tmp_path)
+    assert train.main.get_xp(['solver=compression/mine']).cfg.optim.lr == 0.125
+    recipe.write_text('# @package _global_\noptim:\n  lr: 0.25\n')
+    os.utime(recipe, ns=(1, 1))
+    assert train.main.get_xp(['solver=compression/mine']).cfg.optim.lr == 0.25
+
+
+def test_the_projects_recipes_are_not_replaced_by_those_of_the_working_directory(tmp_path, monkeypatch):
+    before = train.main.get_xp(['solver=compression/debug'])
+    recipe = tmp_path / 'config/solver/compression/debug.yaml'
+    recipe.parent.mkdir(parents=True)
+    recipe.write_text('# @package _global_\noptim:\n  lr: 0.125\n')
+    monkeypatch.chdir(tmp_path)
+    after = train.main.get_xp(['solver=compression/debug'])
+    assert (after.sig, after.cfg.optim.lr) == (before.sig, before.cfg.optim.lr)

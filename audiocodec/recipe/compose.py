@@ -7,21 +7,37 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import hydra
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 import audiocodec.recipe.resolvers  # noqa: F401 - registers what the files refer to
 from audiocodec.recipe.inheritance import drop_inherited
 from audiocodec.recipe.overrides import Override, apply, key_of, problem, read, typed_keys
-from audiocodec.utils import config
+from audiocodec.utils import config, paths
 from audiocodec.utils.config import ConfigError
 
 CONFIG = 'config'
 # Keys that every component copies from the top. A copy with a value of its own would contradict the waveforms.
 _SHARED = ('${sample_rate}', '${channels}')
+
+
+class OwnConfigs(SearchPathPlugin):
+    """Hydra looks in `config/` of the working directory too, after the project's configurations."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Adds the folder, if there is one."""
+        folder = paths.own_config_folder()
+        if folder is not None:
+            search_path.append('audiocodec', f'file://{folder}')
+
+
+Plugins.instance().register(OwnConfigs)
 
 
 class Composed(NamedTuple):

@@ -10,7 +10,7 @@ import inspect
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any, cast
 
@@ -59,10 +59,14 @@ def allow_targets(*prefixes: str) -> None:
             ALLOWED_PREFIXES.append(prefix)
 
 
+def _allowed_prefixes() -> list[str]:
+    extra = os.environ.get('AUDIOCODEC_ALLOW_TARGETS', '').split(os.pathsep)
+    return [*ALLOWED_PREFIXES, *filter(None, extra)]
+
+
 def is_allowed(target: str) -> bool:
     """Whether a `_target_` may be called."""
-    extra = [prefix for prefix in os.environ.get('AUDIOCODEC_ALLOW_TARGETS', '').split(os.pathsep) if prefix]
-    return any(target.startswith(prefix) for prefix in (*ALLOWED_PREFIXES, *extra))
+    return target.startswith(tuple(_allowed_prefixes()))
 
 
 def to_plain(node: Any) -> Any:
@@ -298,7 +302,8 @@ def build(node: Any, **runtime: Any) -> Any:
         raise ConfigError(problems)
     arguments = _without_weight(plain)
     try:
-        made = instantiate(arguments, _convert_='all', **runtime)
+        with _whitelisted():
+            made = instantiate(arguments, _convert_='all', **runtime)
     except InstantiationException as error:
         cause = error.__cause__
         while cause is not None and isinstance(cause, InstantiationException):
@@ -309,6 +314,17 @@ def build(node: Any, **runtime: Any) -> Any:
     if hasattr(made, 'built_from'):  # a model knows what rebuilds it, for its exports
         made.built_from = arguments
     return made
+
+
+def _whitelisted() -> AbstractContextManager[Any]:
+    """Passes our allowlist on to Hydra, which has one of its own from 1.4 on."""
+    from hydra import utils
+
+    if not hasattr(utils, 'execution_whitelist'):
+        return nullcontext()
+    names = [prefix.rstrip('.') for prefix in _allowed_prefixes()]
+    entries = [entry for name in names for entry in (name, f'{name}.*')]
+    return cast(AbstractContextManager[Any], utils.execution_whitelist(entries))
 
 
 def attempt(node: Any, path: str = '', **runtime: Any) -> tuple[Any, list[str]]:

@@ -4,7 +4,9 @@ import hashlib
 import os
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent  # of a clone: it holds config/, grids/ and dataset/
+_PACKAGE = Path(__file__).resolve().parent.parent
+INSTALLED = (_PACKAGE / 'config').is_dir()            # from a wheel; in a clone, config/ lies beside the package
+ROOT = _PACKAGE if INSTALLED else _PACKAGE.parent     # the folder that holds config/, grids/ and dataset/
 
 # With a number, a kind, a suffix and what a temporary file adds, a name stays within the 143 bytes
 # that an encrypted file system allows (others: 255).
@@ -13,8 +15,25 @@ _REFUSED = '/\\:*?"<>|'  # by one file system or another
 
 
 def experiments_folder() -> Path:
-    """The folder of all experiments: the environment's AUDIOCODEC_DORA_DIR, else `outputs/` in the project's folder."""
-    return Path(os.environ.get('AUDIOCODEC_DORA_DIR') or ROOT / 'outputs').expanduser().absolute()
+    """Returns the folder of all experiments.
+
+    That is the environment's AUDIOCODEC_DORA_DIR, else `outputs/`: in the clone, or in the working
+    directory for an installed package.
+    """
+    outputs = Path('outputs') if INSTALLED else ROOT / 'outputs'
+    return Path(os.environ.get('AUDIOCODEC_DORA_DIR') or outputs).expanduser().absolute()
+
+
+def own_config_folder() -> Path | None:
+    """Returns `config/` of the working directory, for recipes beside those of the project, if any."""
+    folder = Path('config').absolute()
+    return folder if folder.is_dir() and not folder.samefile(ROOT / 'config') else None
+
+
+def grid_package() -> str:
+    """Returns the package of the grids: `grids` of the working directory, else the project's."""
+    own = Path('grids/__init__.py').is_file()
+    return 'audiocodec.grids' if INSTALLED and not own else 'grids'
 
 
 def find(path: str | os.PathLike[str]) -> Path:

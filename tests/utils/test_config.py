@@ -1,4 +1,5 @@
 import pickle
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -73,6 +74,17 @@ def test_other_packages_can_be_opted_in(monkeypatch):
 def test_the_environment_opts_in(monkeypatch):
     monkeypatch.setenv('AUDIOCODEC_ALLOW_TARGETS', 'collections.')
     assert build({'_target_': 'collections.OrderedDict'}) == {}
+
+
+def test_what_is_allowed_is_passed_on_to_a_hydra_that_has_a_whitelist(monkeypatch):
+    entries = []
+    monkeypatch.setattr('hydra.utils.execution_whitelist', lambda given: nullcontext(entries.extend(given)),
+                        raising=False)  # of Hydra 1.4
+    monkeypatch.setattr(config, 'ALLOWED_PREFIXES', ['audiocodec.', 'torch.nn.', 'mine.Loss'])
+    monkeypatch.setenv('AUDIOCODEC_ALLOW_TARGETS', 'collections.')
+    build({'_target_': 'collections.OrderedDict'})
+    assert entries == ['audiocodec', 'audiocodec.*', 'torch.nn', 'torch.nn.*', 'mine.Loss', 'mine.Loss.*',
+                       'collections', 'collections.*']
 
 
 def test_a_components_own_complaint_comes_through():
