@@ -92,6 +92,7 @@ class CodecMain(HydraMain):
         temporary = xp.folder / f'.argv.json.{os.getpid()}'
         temporary.write_text(json.dumps(xp.argv))
         temporary.replace(xp.folder / '.argv.json')
+        paths.note_experiment(xp.folder)
         return xp
 
     def get_argv_from_sig(self, sig: str) -> Sequence[str]:
@@ -100,11 +101,16 @@ class CodecMain(HydraMain):
         Raises:
             ConfigError: if there is no such experiment; the message says where it was looked for.
         """
-        path = self.dora.dir / self.dora.xps / sig / '.argv.json'
-        if not path.exists():
-            raise ConfigError(f'no experiment with signature {sig!r} under {path.parent.parent}: run it first, or set '
-                              'AUDIOCODEC_DORA_DIR to where it was run')
-        return cast(list[str], json.loads(path.read_text()))
+        return cast(list[str], json.loads((self._folder_of(sig) / '.argv.json').read_text()))
+
+    def _folder_of(self, sig: str) -> Path:
+        places = paths.experiment_places(sig, Path(self.dora.dir))
+        for folder in places:
+            if (folder / '.argv.json').exists():
+                return folder
+        raise ConfigError(f'no experiment with signature {sig!r} under '
+                          f'{" or ".join(str(folder.parent) for folder in places)}: run it first, or set '
+                          'AUDIOCODEC_DORA_DIR to where it was run')
 
     def value_to_argv(self, arg: Any) -> list[str]:
         """Turns what a grid gives (overrides as text or as mappings, and lists of these) into arguments.
@@ -116,13 +122,16 @@ class CodecMain(HydraMain):
         return super().value_to_argv(arg)
 
     def get_xp_from_sig(self, sig: str) -> XP:
-        """The experiment with a signature, also if its overrides would have another one today.
+        """The experiment with a signature, in the folder in which it is found.
+
+        It keeps its signature even if the same overrides would give another one today.
 
         Raises:
             ConfigError: as `get_argv_from_sig`.
         """
         xp = self.get_xp(self.get_argv_from_sig(sig))
-        return XP(dora=xp.dora, cfg=xp.cfg, argv=xp.argv, delta=xp.delta, sig=sig)
+        xp.cfg.dora.dir = str(self._folder_of(sig).parent.parent)
+        return XP(dora=replace(xp.dora, dir=Path(xp.cfg.dora.dir)), cfg=xp.cfg, argv=xp.argv, delta=xp.delta, sig=sig)
 
     def get_slurm_config(self) -> dora.conf.SlurmConfig:
         """Slurm's options from the configuration; without a partition, the cluster's default, which Dora must name."""
@@ -198,7 +207,7 @@ def get_solver_from_xp(xp: XP, override_cfg: Mapping[str, Any] | None = None) ->
     """
     values = dict(config.leaf_items(override_cfg or {}))
     if values:  # composed again, so that what refers to a value follows it
-        changed = main.get_xp([*xp.argv, *main.value_to_argv(values)])
+        changed = main.get_xp([*xp.argv, *main.value_to_argv(values), f'dora.dir={spell(str(xp.dora.dir))}'])
         xp = XP(dora=xp.dora, cfg=changed.cfg, argv=xp.argv, delta=xp.delta, sig=xp.sig)
     xp.cfg.execute_only, xp.cfg.show = None, False  # the experiment's last command may have asked for one stage alone
     with xp.enter(stack=True):
@@ -219,10 +228,10 @@ def _codec_main(run: Callable[[DictConfig], None]) -> CodecMain:
 @_codec_main  # Dora pickles it by this name
 def main(cfg: DictConfig) -> None:
     """Run the experiment that Dora has entered."""
-    from dora.distrib import get_distrib_spec
+    from audiocodec.solvers.launch import find_place
 
     xp = dora.get_xp()
-    logs.setup(xp.folder, get_distrib_spec().rank, cfg.logging.level)
+    logs.setup(xp.folder, find_place().rank, cfg.logging.level)
     with config.shown_as_messages():
         solver = get_solver(cfg)
     logger.info('experiment %s in %s', xp.sig, xp.folder)

@@ -59,6 +59,7 @@ ACCEPTED: dict[str, Rule] = {
     'device': Rule(lambda value: isinstance(value, str) and value.split(':')[0] in ('auto', 'cpu', 'cuda'),
                    'auto, cpu, cuda or cuda:N'),
     'num_threads': FEW,
+    'distributed.timeout': positive('seconds'),
     'seed': COUNT,
     'compile': SWITCH,
     'channels_last': SWITCH,
@@ -118,9 +119,9 @@ ACCEPTED: dict[str, Rule] = {
 # Sections that must be there, with what stands in each besides the keys of ACCEPTED; None: anything, as it is a
 # component or made of components, which say for themselves what they take.
 SECTIONS: dict[str, tuple[str, ...] | None] = {
-    'datasource': (), 'dataset': None, 'dataset.train': None, 'dataset.valid': None, 'dataset.evaluate': None,
-    'dataset.generate': None, 'model': None, 'adversarial': None, 'losses': None, 'balancer': None,
-    'optim': ('optimizer', 'schedule'), 'optim.optimizer': None, 'optim.schedule': None, 'optim.ema': (),
+    'distributed': (), 'datasource': (), 'dataset': None, 'dataset.train': None, 'dataset.valid': None,
+    'dataset.evaluate': None, 'dataset.generate': None, 'model': None, 'adversarial': None, 'losses': None,
+    'balancer': None, 'optim': ('optimizer', 'schedule'), 'optim.optimizer': None, 'optim.schedule': None, 'optim.ema': (),
     'finetune': (), 'checkpoint': (), 'valid': (), 'evaluate': ('metrics',), 'evaluate.metrics': None, 'generate': (),
     'generate.audio': (), 'metrics': None, 'logging': (), 'logging.wandb': (), 'slurm': None,
 }

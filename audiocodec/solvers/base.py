@@ -1,8 +1,6 @@
 """What every solver shares: stages, epochs, the state that makes resuming exact, checkpoints, progress, tracking."""
 
 import logging
-import os
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +14,7 @@ from flashy.logging import ResultLogger
 from omegaconf import DictConfig, OmegaConf
 
 from audiocodec.data import SPLITS, AudioLoader, BadFiles, LoaderDiedError
-from audiocodec.solvers import kept, sources
+from audiocodec.solvers import kept, launch, sources
 from audiocodec.solvers.environment import resolve_device, seed_everything
 from audiocodec.solvers.guard import UpdateGuard
 from audiocodec.solvers.interrupts import Interrupts
@@ -63,14 +61,16 @@ class StandardSolver(flashy.BaseSolver, ABC):
         self.cfg = cfg
         self.logger = logger
         self.result_logger = ResultLogger(self.logger)
-        self.device = resolve_device(cfg.device)
+        place = launch.find_place()
+        self.device = resolve_device(cfg.device, place)
         # Numbers near zero, as decaying signals make them, slow a CPU's convolutions by ten. Threads started later
         # inherit this.
         torch.set_flush_denormal(True)
         if self.device.type == 'cpu':
             allocator.keep_freed_memory()
-        self._start_workers()
-        self.watch = WorkerWatch(self.folder)
+        launch.join_workers(place, self.device, cfg.distributed.timeout)
+        torch.set_num_threads(cfg.num_threads or launch.share_of_threads(place))
+        self.watch = WorkerWatch(place, cfg.distributed.timeout)
         self.interrupts = Interrupts()
         self.guard = UpdateGuard(self.folder / 'nonfinite', self.device, cfg.optim.max_skipped, cfg.seed)
         self.updates = 0  # done since the very first epoch
@@ -85,17 +85,6 @@ class StandardSolver(flashy.BaseSolver, ABC):
         with self.watch.ending_together():
             self.build()
         self.tracker: Tracker | None = None
-
-    def _start_workers(self) -> None:
-        from dora.distrib import get_distrib_spec
-        from dora.distrib import init as init_process_group
-
-        local_workers = get_distrib_spec().world_size if self.device.type == 'cpu' else 1
-        if self.cfg.num_threads:
-            torch.set_num_threads(self.cfg.num_threads)
-        elif local_workers > 1:  # they would each take every core, and wait for one another
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_workers))
-        init_process_group('nccl' if self.device.type == 'cuda' else 'gloo')
 
     # ---- parts ------------------------------------------------------------------------------------------------------
 
@@ -219,6 +208,7 @@ class StandardSolver(flashy.BaseSolver, ABC):
         """
         if self.cfg.show:
             print(self.show())
+            self.watch.finish()
             return
         with self.watch.ending_together():
             if self.cfg.execute_only:
@@ -274,18 +264,11 @@ class StandardSolver(flashy.BaseSolver, ABC):
             raise RunError(problem)
         try:
             if distrib.is_rank_zero():
-                self._clear_leftovers()
+                with self.failures.caught('removing temporary files'):
+                    checkpoint.remove_leftovers(self.checkpoint_path)
             yield
         finally:
             lock.release()
-
-    def _clear_leftovers(self) -> None:
-        """Remove what killed runs of this experiment have left behind."""
-        with self.failures.caught('removing temporary files'):
-            checkpoint.remove_leftovers(self.checkpoint_path)
-        for old in self.folder.glob('.workers.*'):
-            if old != self.watch.folder:
-                shutil.rmtree(old, ignore_errors=True)
 
     def prepare(self) -> bool:
         """All that can fail for a reason that a user can mend: checkpoint, other weights, data, trackers.

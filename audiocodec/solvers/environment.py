@@ -1,14 +1,12 @@
-"""What a run finds around it: seeds, the device, the folder of an experiment."""
+"""Seeds of the global random generators, and the device of a run."""
 
-import os
 import random
-from pathlib import Path
 
-import dora
 import numpy as np
 import torch
 
-from audiocodec.utils import distrib, paths
+from audiocodec.solvers.launch import Place
+from audiocodec.utils import distrib
 from audiocodec.utils.config import ConfigError
 
 
@@ -20,11 +18,15 @@ def seed_everything(*numbers: int) -> None:
     random.seed(seed)
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device that `device=` names; `auto` is CUDA when there is one.
+def resolve_device(name: str, place: Place) -> torch.device:
+    """Returns the device that `device=` names, for this worker; makes it the current one if it is a GPU.
+
+    Args:
+        name: `auto` (CUDA when there is one), `cpu`, `cuda` or `cuda:N`.
+        place: of this worker: each worker of a machine takes a GPU of its own.
 
     Raises:
-        ConfigError: for a name that PyTorch does not know, or CUDA where there is none.
+        ConfigError: PyTorch does not know the name, or the machine has not the GPUs.
     """
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -33,15 +35,23 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise ConfigError(f'device={name}: expected auto, cpu, cuda or cuda:N') from error
     if device.type == 'cuda':
-        if not torch.cuda.is_available():
-            raise ConfigError(f'device={name}: PyTorch finds no CUDA device here; use device=cpu or device=auto')
-        if device.index is None:
-            device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
+        device = _own_gpu(device, place)
         torch.cuda.set_device(device)
     return device
 
 
-def experiment_folder(sig: str) -> Path:
-    """The folder of the experiment with signature `sig`: beside the running experiment, else where experiments live."""
-    root = Path(dora.get_xp().dora.dir) if dora.is_xp() else paths.experiments_folder()
-    return root / 'xps' / sig
+def _own_gpu(device: torch.device, place: Place) -> torch.device:
+    if not torch.cuda.is_available():
+        raise ConfigError(f'device={device}: PyTorch finds no CUDA device here; use device=cpu or device=auto')
+    visible = torch.cuda.device_count()
+    if device.index is not None:
+        if place.local_world_size > 1:
+            raise ConfigError(f'device={device} is one GPU, and {place.local_world_size} workers run on this machine, '
+                              'each of which needs one; use device=cuda')
+        return device
+    if visible == 1:  # the machine has one, or the launcher shows each worker its own alone
+        return torch.device('cuda', 0)
+    if place.local_rank >= visible:
+        raise ConfigError(f'device=cuda: {place.local_world_size} workers run on this machine, and {visible} GPUs are '
+                          'visible; start one worker for each GPU')
+    return torch.device('cuda', place.local_rank)

@@ -10,17 +10,17 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import dora
 import torch
 import yaml
 
 from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.losses import Balancer
-from audiocodec.models import CompressionModel, pretrained
+from audiocodec.models import CompressionModel, pretrained, sources
 from audiocodec.models.weights import load_weights
 from audiocodec.optim import ModuleEMA
 from audiocodec.quantization import BaseQuantizer
 from audiocodec.solvers.differences import check_model, differences
-from audiocodec.solvers.environment import experiment_folder
 from audiocodec.utils import checkpoint, config
 
 if TYPE_CHECKING:
@@ -40,24 +40,12 @@ class Past(NamedTuple):
 
 
 def find_source(source: str | Path) -> Path:
-    """The file or folder that `//sig/SIG`, `//pretrained/NAME` or a path stands for; see `pretrained.find`.
+    """Returns the file or folder of a model, see `sources.find`; looks beside the running experiment first.
 
     Raises:
         ValueError: there is none.
     """
-    name = str(source)
-    if name.startswith('//pretrained/'):
-        return pretrained.find(name.removeprefix('//pretrained/'))
-    if name.startswith('//sig/'):
-        path = experiment_folder(name.removeprefix('//sig/')) / 'checkpoint.th'
-        if not path.is_file():
-            raise ValueError(f'{name}: no checkpoint at {path}; was the experiment run elsewhere '
-                             '(AUDIOCODEC_DORA_DIR), and has it ended an epoch?')
-        return path
-    if not Path(name).expanduser().exists():
-        raise ValueError(f'{name}: no such file or folder; expected //sig/SIG, //pretrained/NAME, an experiment '
-                         'folder, a checkpoint or an exported model')
-    return pretrained.find(name)
+    return sources.find(source, Path(dora.get_xp().dora.dir) if dora.is_xp() else None)
 
 
 def read_past(path: Path) -> Past:

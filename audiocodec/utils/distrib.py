@@ -37,7 +37,8 @@ def is_rank_zero() -> bool:
 def barrier() -> None:
     """Wait for every worker."""
     if is_distributed():
-        distributed.barrier()
+        on_gpu = distributed.get_backend() == 'nccl'
+        distributed.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)
 
 
 def all_reduce_sum_(tensors: Iterable[torch.Tensor]) -> None:

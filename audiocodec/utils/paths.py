@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -68,3 +69,40 @@ def safe_stem(path: str | os.PathLike[str]) -> str:
         return stem
     digest = hashlib.sha256(stem.encode(errors='surrogatepass')).hexdigest()[:8]
     return cleaned.encode()[:_STEM_BYTES - 9].decode(errors='ignore') + f'-{digest}'
+
+
+def experiment_places(sig: str, beside: Path | None = None) -> list[Path]:
+    """Returns the folders in which to look for an experiment, in order.
+
+    These are `beside`, the folder of all experiments, and the folder that `note_experiment` has noted there.
+
+    Args:
+        sig: its signature.
+        beside: another folder of experiments.
+    """
+    roots = [experiments_folder()] if beside is None else [beside.absolute(), experiments_folder()]
+    places = [root / 'xps' / sig for root in roots]
+    with suppress(OSError):
+        places.append(Path(_note(sig).read_text(encoding='utf-8', errors='surrogateescape')))
+    return list(dict.fromkeys(places))
+
+
+def note_experiment(folder: Path) -> None:
+    """Notes in the folder of all experiments where one is that is not in it, so that its signature alone finds it.
+
+    Args:
+        folder: of the experiment; its name is the signature.
+    """
+    folder = folder.absolute()
+    if folder.parent == experiments_folder() / 'xps':
+        return
+    note = _note(folder.name)
+    temporary = note.with_name(f'.{note.name}.{os.getpid()}')
+    with suppress(OSError):  # it only spares typing the folder
+        note.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(str(folder), encoding='utf-8', errors='surrogateescape')
+        temporary.replace(note)
+
+
+def _note(sig: str) -> Path:
+    return experiments_folder() / 'elsewhere' / sig

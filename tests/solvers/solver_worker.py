@@ -1,34 +1,49 @@
 """Trains a tiny codec as one of several workers, or misbehaves. Usage: solver_worker.py FOLDER WHAT OVERRIDE...
 
-WHAT: `train`; `raise:RANK` (a worker fails at update 2); `die:RANK` (it is killed).
+WHAT: `train`, or what a worker does at update 2: `raise:RANK` (it fails), `die:RANK` (it is killed, and a process that
+it has started lives on), `hang:RANK`, `pause:RANK` (it stops until it gets SIGCONT). With `+alone`, the others do not
+wait for it in a collective, but for ever elsewhere, as for a GPU.
 """
 
 import os
 import signal
 import sys
+import time
 
 from conftest import TINY
 
 from audiocodec import train
-from audiocodec.solvers import workers
+
+
+def fail(how):
+    if how == 'raise':
+        raise IndexError('the third update is one too many')
+    if how == 'hang':
+        time.sleep(1000)
+    if how == 'pause':
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if how == 'die':
+        if os.fork() == 0:
+            os.closerange(0, 3)  # whoever waits for the end of the output does not wait for this process
+            time.sleep(120)
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def misbehave(solver, how):
     plain = solver.run_step
 
     def run_step(wav):
-        if solver.updates == 2 and how == 'raise':
-            raise IndexError('the third update is one too many')
-        if solver.updates == 2 and how == 'die':
-            os.kill(os.getpid(), signal.SIGKILL)
+        if solver.updates == 2:
+            fail(how)
         return plain(wav)
 
     solver.run_step = run_step
 
 
 def main(folder, what, *overrides):
-    workers.SILENCE = 5.
     sys.excepthook = train.show_config_errors
+    what, *alone = what.split('+')
     how, _, rank = what.partition(':')
     xp = train.main.get_xp([*TINY, f'dora.dir={folder}', *overrides])
     train.main.init_xp(xp)
@@ -36,6 +51,8 @@ def main(folder, what, *overrides):
         solver = train.get_solver(xp.cfg)
         if rank == os.environ.get('RANK', '0'):
             misbehave(solver, how)
+        elif alone:
+            misbehave(solver, 'hang')
         solver.run()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -112,22 +113,66 @@ def test_what_fails_beside_training_on_one_worker_leaves_no_other_waiting(tmp_pa
     assert list(json.loads((xp / 'history.json').read_text())[0]) == ['train', 'valid', 'evaluate', 'generate']
 
 
+def outcome(folder, what, *overrides):
+    """Exit codes and what is on the screen of two workers, which must end in time."""
+    processes = start(folder, what, 2, *overrides)
+    texts = [process.communicate(timeout=90)[1] for process in processes]
+    return [process.returncode for process in processes], texts
+
+
 @pytest.mark.parametrize('rank', [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_failing_worker_ends_all_with_its_error(tmp_path, rank):
-    begin = time.monotonic()
-    processes = start(tmp_path, f'raise:{rank}', 2)
-    texts = [process.communicate(timeout=60)[1] for process in processes]
-    assert time.monotonic() - begin < 60
-    assert [process.returncode for process in processes] == [1, 1]
-    for text in texts:
-        assert 'the third update is one too many' in text
-    assert f'worker {rank}:' in texts[1 - rank]
+    codes, texts = outcome(tmp_path, f'raise:{rank}')
+    assert codes == [1, 1]
+    assert texts[rank].count('IndexError: the third update is one too many') == 1
+    assert texts[1 - rank].count('IndexError: the third update is one too many') == 1
+    assert f'Error: worker {rank}: Traceback' in texts[1 - rank]
+    assert 'gloo' not in ''.join(texts)  # the error of the collective, a consequence
 
 
-@pytest.mark.parametrize('rank', [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_worker_that_is_killed_ends_all(tmp_path, rank):
-    processes = start(tmp_path, f'die:{rank}', 2)
+def test_a_failing_worker_ends_those_that_do_not_wait_in_a_collective(tmp_path):
+    codes, texts = outcome(tmp_path, 'raise:1+alone')
+    assert codes == [1, 1]
+    assert 'Error: worker 1: Traceback' in texts[0]
+    assert 'worker 0 ends because of that error; it was at:' in texts[0]
+    assert 'time.sleep(1000)' in texts[0]
+
+
+@pytest.mark.parametrize('what', ['die:0', pytest.param('die:1', marks=pytest.mark.slow), 'die:1+alone'])
+def test_a_worker_that_is_killed_ends_all(tmp_path, what):
+    """Also while a process that it has started lives on, which has inherited its files and sockets."""
+    rank = int(what[4])
+    codes, texts = outcome(tmp_path, what)
+    assert (codes[rank], codes[1 - rank]) == (-9, 1)
+    assert f'Error: worker {rank}: its process ended without an error of its own: killed' in texts[1 - rank]
+    assert 'gloo' not in texts[1 - rank]
+
+
+def test_a_worker_that_hangs_ends_all_after_the_timeout(tmp_path):
+    codes, texts = outcome(tmp_path, 'hang:1', 'distributed.timeout=8')
+    assert codes == [1, 1]
+    assert 'worker 0: Traceback' in texts[1]
+    assert 'imed out' in texts[0]
+    assert 'imed out' in texts[1]
+    assert 'worker 1 ends because of that error; it was at:' in texts[1]
+    assert 'time.sleep(1000)' in texts[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('rank', [0, 1])
+def test_a_worker_that_is_paused_for_40_seconds_goes_on(tmp_path, rank):
+    processes = start(tmp_path, f'pause:{rank}', 2)
+    state = Path(f'/proc/{processes[rank].pid}/stat')
+    while state.read_text().rsplit(') ')[1][0] != 'T':
+        time.sleep(0.1)
+    time.sleep(40)
+    assert [process.poll() for process in processes] == [None, None]
+    processes[rank].send_signal(signal.SIGCONT)
     texts = [process.communicate(timeout=60)[1] for process in processes]
-    assert processes[rank].returncode == -9
-    assert processes[1 - rank].returncode == 1
-    assert f'worker {rank}: died without a word' in texts[1 - rank]
+    assert [process.returncode for process in processes] == [0, 0], texts
+    (path,) = tmp_path.glob('xps/*/checkpoint.th')
+    assert checkpoint.load_checkpoint(path)['state']['updates'] == 4
+
+
+def test_workers_leave_nothing_beside_the_run(several):
+    assert [path.name for path in several.iterdir() if 'worker' in path.name] == []

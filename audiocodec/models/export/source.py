@@ -2,14 +2,13 @@
 
 import copy
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from audiocodec.models import pretrained
+from audiocodec.models import pretrained, sources
 from audiocodec.models.base import CompressionModel
-from audiocodec.utils import checkpoint, paths
+from audiocodec.utils import checkpoint
 
 
 @dataclass
@@ -35,16 +34,14 @@ def open_source(source: str | os.PathLike[str] | CompressionModel) -> Source:
     """Load what is to be exported.
 
     Args:
-        source: a model, as it is (a copy is taken); the signature of an experiment, as `SIG` or `//sig/SIG`; an
-            experiment's folder; a checkpoint or an exported file; or `//pretrained/NAME`, with any name that
-            `CompressionModel.get_pretrained` takes.
+        source: a model, as it is (a copy is taken); or what `sources.find` takes.
 
     Raises:
         ValueError: nothing of that name, or unreadable.
     """
     if isinstance(source, CompressionModel):
         return Source(f'a model of type {type(source).__name__}', copy.deepcopy(source).cpu().eval())
-    found = _find(os.fspath(source))
+    found = sources.find(source)
     name = found.name if found.exists() else os.fspath(source)
     if not found.is_file():
         return Source(name, pretrained.load(str(found)))
@@ -61,25 +58,3 @@ def open_source(source: str | os.PathLike[str] | CompressionModel) -> Source:
     own = content if content.get('format') == checkpoint.CHECKPOINT_FORMAT else None
     return Source(name, model, found, own, origin)
 
-
-def _find(name: str) -> Path:
-    """The file or folder that a source's name stands for."""
-    experiments = paths.experiments_folder() / 'xps'
-    if name.startswith('//sig/'):
-        path = experiments / name.removeprefix('//sig/') / 'checkpoint.th'
-        if not path.is_file():
-            raise ValueError(f'{name}: there is no checkpoint at {path}; was the experiment run elsewhere '
-                             f'(AUDIOCODEC_DORA_DIR), and has it ended an epoch?')
-        return path
-    if name.startswith('//pretrained/'):
-        return pretrained.find(name.removeprefix('//pretrained/'))
-    own = experiments / name / 'checkpoint.th'
-    if '/' not in name and not Path(name).exists() and own.is_file():
-        return own
-    try:
-        return pretrained.find(name)
-    except ValueError as error:
-        if re.fullmatch(r'[0-9a-f]{8}', name):
-            raise ValueError(f'{error}; nor is there a checkpoint of an experiment {name} in {experiments} '
-                             f'(AUDIOCODEC_DORA_DIR)') from error
-        raise

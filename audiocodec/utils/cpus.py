@@ -1,0 +1,61 @@
+"""CPU cores that this process may use: its affinity, and the quota of its control groups (containers, batch jobs)."""
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+_GROUPS, _MOUNT = Path('/proc/self/cgroup'), Path('/sys/fs/cgroup')
+
+
+def usable_cores() -> int:
+    """Number of cores that this process may keep busy; at least 1."""
+    return max(1, int(min(len(affinity()), quota())))
+
+
+def affinity() -> list[int]:
+    """Numbers of the cores that this process may run on, ascending."""
+    if hasattr(os, 'sched_getaffinity'):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def quota() -> float:
+    """Cores' worth of CPU time that the control groups (v1 and v2) grant; infinity without a limit."""
+    try:
+        lines = _GROUPS.read_text().splitlines()
+    except OSError:  # not Linux
+        return math.inf
+    lowest = math.inf
+    for line in lines:
+        _, controllers, group = line.split(':', 2)
+        if not controllers:
+            lowest = min(lowest, _lowest(_MOUNT, group, _limit_v2))
+        elif 'cpu' in controllers.split(','):
+            lowest = min(lowest, _lowest(_MOUNT / 'cpu', group, _limit_v1))
+    return lowest
+
+
+def _lowest(mount: Path, group: str, limit: Callable[[Path], float]) -> float:
+    """The lowest limit of a group and those above it; inside a container only the mount itself may be there."""
+    folder, lowest = mount, limit(mount)
+    for name in Path(group).parts[1:]:
+        folder /= name
+        lowest = min(lowest, limit(folder))
+    return lowest
+
+
+def _limit_v2(folder: Path) -> float:
+    try:
+        granted, period = (folder / 'cpu.max').read_text().split()
+        return math.inf if granted == 'max' else int(granted) / int(period)
+    except (OSError, ValueError):
+        return math.inf
+
+
+def _limit_v1(folder: Path) -> float:
+    try:
+        granted = int((folder / 'cpu.cfs_quota_us').read_text())
+        return math.inf if granted < 0 else granted / int((folder / 'cpu.cfs_period_us').read_text())
+    except (OSError, ValueError):
+        return math.inf
