@@ -35,6 +35,18 @@ def _assert_equal(one, other, path='state'):
         assert one == other, path
 
 
+@pytest.fixture(scope='session')
+def torchaudio():
+    """The peer for mel filters and spectrograms; its last release cannot be imported beside a CPU-only PyTorch."""
+    try:
+        import torchaudio
+        import torchaudio.functional
+        import torchaudio.transforms
+    except (ImportError, OSError) as error:
+        pytest.skip(f'torchaudio cannot be imported beside torch {torch.__version__}: {error}')
+    return torchaudio
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A folder on a file system of 2 MiB of its own."""

@@ -11,8 +11,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from audiocodec import train
+from audiocodec.recipe.rules import ACCEPTED, SECTIONS
 from audiocodec.solvers import validate
-from audiocodec.solvers.accepted import ACCEPTED, SECTIONS
 from audiocodec.utils.config import ConfigError, build
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,6 +101,31 @@ def test_every_option_of_every_group_is_accepted(group, option):
         assert 0 <= lr <= cfg.optim.lr
 
 
+@pytest.mark.parametrize('name', ['cosine', 'polynomial_decay', 'linear_warmup', 'inverse_sqrt'])
+def test_schedules_know_the_length_of_the_run(name):
+    """The debug recipe's 280 updates: warm-up is over after the first, and what ends does so at the last."""
+    cfg = compose('solver=compression/debug', f'schedule={name}')
+    assert cfg.optim.total_updates == 280
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.)
+    schedule = build(cfg.optim.schedule)(optimizer)
+    rates = []
+    for _ in range(280):
+        optimizer.step()
+        schedule.step()
+        rates.append(optimizer.param_groups[0]['lr'])
+    assert rates[0] == pytest.approx(2**-0.5 if name == 'inverse_sqrt' else 1., abs=0.01)
+    if name in ('cosine', 'polynomial_decay'):
+        assert rates[139] == pytest.approx(0.5, abs=0.01)
+        assert rates[-1] == pytest.approx(0., abs=1e-6)
+
+
+def test_the_published_warm_up_is_that_of_the_published_length():
+    cfg = compose('solver=compression/encodec_base_24khz', 'schedule=cosine')
+    assert (cfg.optim.schedule.total_steps, cfg.optim.schedule.warmup_steps) == (400000, 1000)
+    shorter = compose('solver=compression/debug', 'schedule=cosine', 'optim.total_updates=99')
+    assert shorter.optim.schedule.total_steps == 99
+
+
 def test_every_key_is_checked_by_a_rule_or_by_a_component():
     cfg = compose()
     assert [key for key in (*ACCEPTED, *SECTIONS) if OmegaConf.select(cfg, key, default='absent') == 'absent'] == []
@@ -123,7 +148,8 @@ def test_every_key_is_checked_by_a_rule_or_by_a_component():
     (['optim.epochs=many'], 'optim.epochs=many: expected a positive integer'),
     (['losses.l1._target_=torch.nn.L1Los'], "did you mean 'L1Loss'?"),
     (['seanet=3'], "'seanet' is a section"),
-    (['~losses.l1'], 'losses.l1.weight=null'),
+    (['~losses'], '~losses: every run needs the section losses'),
+    (['~losses.l3'], "there is no key 'losses.l3'"),
     (['losses.l1=null'], 'losses.l1.weight=null'),
     (['justaword'], 'expected key=value'),
     (['execute_only=train'], 'execute_only=train: expected null, evaluate, generate or valid'),

@@ -7,6 +7,8 @@ import shutil
 import pytest
 
 from audiocodec import train
+from audiocodec.solvers import validate
+from audiocodec.utils import paths
 from audiocodec.utils.config import ConfigError
 
 
@@ -55,8 +57,8 @@ def test_names_are_the_overrides_that_count():
 
 def test_a_configuration_is_composed_once_and_every_experiment_has_its_own(monkeypatch):
     composed = []
-    get_config = train.main._get_config
-    monkeypatch.setattr(train.main, '_get_config', lambda *args: composed.append(args) or get_config(*args))
+    compose = train.compose
+    monkeypatch.setattr(train, 'compose', lambda *args: composed.append(args) or compose(*args))
     argv = ['solver=compression/debug', 'seed=1234321']
     first = train.main.get_xp(argv)
     count = len(composed)
@@ -74,8 +76,8 @@ def test_a_configuration_that_was_edited_is_composed_again(monkeypatch, tmp_path
     files = list(folder.rglob('*.yaml'))
     monkeypatch.setattr(train.main, 'full_config_path', folder)
     composed = []
-    get_config = train.main._get_config
-    monkeypatch.setattr(train.main, '_get_config', lambda *args: composed.append(args) or get_config(*args))
+    compose = train.compose
+    monkeypatch.setattr(train, 'compose', lambda *args: composed.append(args) or compose(*args))
     argv = ['solver=compression/debug', 'seed=1234322']
     train.main.get_xp(argv)
     count = len(composed)
@@ -83,3 +85,55 @@ def test_a_configuration_that_was_edited_is_composed_again(monkeypatch, tmp_path
     train.main.get_xp(argv)
     assert count > 0
     assert len(composed) == 2 * count
+    assert count == 1
+
+
+@pytest.mark.parametrize('values', [{'dataset.batch_size': 3, 'optim.lr': 0.25}, {'dataset': {'batch_size': 3},
+                                                                                   'optim.lr': 0.25}])
+def test_overrides_of_a_solver_may_be_dotted(tmp_path, values):
+    xp = train.main.get_xp(['solver=compression/debug', f'dora.dir={tmp_path}', 'device=cpu'])
+    solver = train.get_solver_from_xp(xp, values)
+    assert (solver.cfg.dataset.batch_size, solver.cfg.optim.lr) == (3, 0.25)
+    assert solver.optimizer.param_groups[0]['lr'] == 0.25
+
+
+def test_a_home_folder_is_found_wherever_experiments_are_told_to_live(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert train.main.get_xp(['solver=compression/debug', 'dora.dir=~/runs']).folder.parent == tmp_path / 'runs' / 'xps'
+    monkeypatch.setenv('AUDIOCODEC_DORA_DIR', '~/others')
+    assert paths.experiments_folder() == tmp_path / 'others'
+
+
+def test_a_dataset_file_of_audiocraft_is_enough(tmp_path, monkeypatch):
+    """It has no `folder`, which is ours."""
+    folder = shutil.copytree(train.main.full_config_path, tmp_path / 'config')
+    monkeypatch.setattr(train.main, 'full_config_path', folder)
+    (folder / 'dset' / 'audio' / 'theirs.yaml').write_text(
+        '# @package __global__\n\ndatasource:\n  max_sample_rate: 44100\n  max_channels: 2\n\n'
+        '  train: egs/train\n  valid: egs/valid\n  evaluate: egs/eval\n  generate: egs/gen\n'.replace('__', '_'))
+    cfg = train.main.get_xp(['solver=compression/debug', 'dset=audio/theirs']).cfg
+    validate(cfg)
+    assert (cfg.datasource.train, cfg.datasource.folder) == ('egs/train', None)
+
+
+def test_a_recipe_in_the_working_directory_is_one_of_the_options(tmp_path, monkeypatch):
+    recipe = tmp_path / 'config/solver/compression/mine.yaml'
+    recipe.parent.mkdir(parents=True)
+    recipe.write_text('# @package _global_\noptim:\n  lr: 0.125\n')
+    with pytest.raises(ConfigError, match=r"solver=compression/mine: no such option"):
+        train.main.get_xp(['solver=compression/mine'])
+    monkeypatch.chdir(tmp_path)
+    assert train.main.get_xp(['solver=compression/mine']).cfg.optim.lr == 0.125
+    recipe.write_text('# @package _global_\noptim:\n  lr: 0.25\n')
+    os.utime(recipe, ns=(1, 1))
+    assert train.main.get_xp(['solver=compression/mine']).cfg.optim.lr == 0.25
+
+
+def test_the_projects_recipes_are_not_replaced_by_those_of_the_working_directory(tmp_path, monkeypatch):
+    before = train.main.get_xp(['solver=compression/debug'])
+    recipe = tmp_path / 'config/solver/compression/debug.yaml'
+    recipe.parent.mkdir(parents=True)
+    recipe.write_text('# @package _global_\noptim:\n  lr: 0.125\n')
+    monkeypatch.chdir(tmp_path)
+    after = train.main.get_xp(['solver=compression/debug'])
+    assert (after.sig, after.cfg.optim.lr) == (before.sig, before.cfg.optim.lr)

@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
+from audiocodec.optim import advance
 from audiocodec.utils import distrib
 from audiocodec.utils.optimizers import step_if
+from audiocodec.utils.parametrizations import PicklableModule
 
 from .discriminators import MultiDiscriminator
 from .losses import Criterion, FeatureMatchingLoss, get_criterion
@@ -21,7 +24,7 @@ _ADAM = functools.partial(torch.optim.Adam, lr=3e-4, betas=(0.5, 0.9))
 _L1_FEATURES = FeatureMatchingLoss()
 
 
-class AdversarialTrainer(nn.Module):
+class AdversarialTrainer(PicklableModule):
     """Discriminators that learn to tell real from fake audio, and the losses they give to the generator.
 
     One update of the generator is one call of `train_step` and then one of `generator_losses`. Everything that shapes
@@ -47,9 +50,12 @@ class AdversarialTrainer(nn.Module):
         lr_ratio: multiplies the optimizer's learning rate: below 1, the discriminators learn slower than the generator
             whose rate they are configured with.
         seed: of the draws of `every`.
+        schedule: makes the schedule of their learning rate from the optimizer, see `audiocodec.optim`; it counts the
+            calls of `train_step`. None for a constant rate.
 
     Attributes:
         optimizer: the optimizer, or None without discriminators.
+        schedule: the schedule, or None without one.
         updates: calls of `train_step` so far. An integer kept on the host, so that reading it never waits for a device.
         is_late: whether the generator was trained before the first of these updates.
 
@@ -61,7 +67,8 @@ class AdversarialTrainer(nn.Module):
                  optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = _ADAM,
                  criterion: str | Criterion = 'hinge', feature_loss: nn.Module | None = _L1_FEATURES,
                  normalize: bool = True, every: float = 1, start: int = 0, warmup: int = 300,
-                 max_norm: float | None = None, lr_ratio: float = 1., seed: int = 0) -> None:
+                 max_norm: float | None = None, lr_ratio: float = 1., seed: int = 0,
+                 schedule: Callable[[torch.optim.Optimizer], LRScheduler] | None = None) -> None:
         super().__init__()
         if not every >= 1:
             raise ValueError(f'every={every!r}: expected a number >= 1, the updates per update of the discriminators.')
@@ -86,6 +93,7 @@ class AdversarialTrainer(nn.Module):
         self.optimizer = optimizer(self._trained) if self._trained else None
         for group in self.optimizer.param_groups if self.optimizer else ():
             group['lr'] *= lr_ratio
+        self.schedule = schedule(self.optimizer) if self.optimizer and schedule else None
 
     def broadcast(self) -> None:
         """Give every worker the discriminators of the first one; call it once before training."""
@@ -132,10 +140,15 @@ class AdversarialTrainer(nn.Module):
             ValueError: shapes that differ.
         """
         _check_pair(fake, real)
-        due = self._is_due()
+        metrics = self._update(fake, real) if self.optimizer is not None and self._is_due() else {}
         self.updates += 1
-        if self.optimizer is None or not due:
-            return {}
+        if self.schedule is not None:
+            advance(self.schedule)
+        return metrics
+
+    def _update(self, fake: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Train the discriminators on one batch, see `train_step`."""
+        assert self.optimizer is not None
         metrics: dict[str, torch.Tensor] = {}
         self.optimizer.zero_grad()
         for name, discriminator in self.discriminators.items():
@@ -170,9 +183,10 @@ class AdversarialTrainer(nn.Module):
         return losses
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The state besides tensors of modules: optimizer, number of updates, `is_late`. See `torch.nn.Module`."""
+        """The state besides tensors of modules: optimizer, schedule, updates, `is_late`. See `torch.nn.Module`."""
         return {'updates': self.updates, 'is_late': self.is_late,
-                'optimizer': self.optimizer.state_dict() if self.optimizer else {}}
+                'optimizer': self.optimizer.state_dict() if self.optimizer else {},
+                'schedule': self.schedule.state_dict() if self.schedule else {}}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` gave."""
@@ -180,6 +194,8 @@ class AdversarialTrainer(nn.Module):
         if self.optimizer is not None:
             # A copy: the optimizer would go on to update the very tensors it is given.
             self.optimizer.load_state_dict(copy.deepcopy(state['optimizer']))
+        if self.schedule is not None and state.get('schedule'):
+            self.schedule.load_state_dict(state['schedule'])
 
     def _is_due(self) -> bool:
         since_start = self.updates - self.start

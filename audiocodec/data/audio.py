@@ -6,6 +6,7 @@ comes out as one ValueError that names it.
 
 import math
 import os
+import shutil
 import struct
 import threading
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ LOUDEST = 10.0  # absolute sample; beyond, they are not scaled to [-1, 1] (decod
 _BLOCK = 2 ** 20  # frames decoded at a time: a header may promise more than there is memory
 _MP3_REACH = 12 * 1152  # samples; a frame may use bits of those before it (511 bytes), which must then be decoded too
 _OGG_TAIL = 2 * 65307  # bytes: the two largest possible last pages
+_SYSTEM_ERROR = 2  # libsndfile's code for what the system refused: no space, no permission
 
 # How each suffix is written: format, subtype and further options of soundfile. (LAME makes MP3 of constant rate 5 %
 # too quiet below 32 kHz.)
@@ -102,7 +104,7 @@ def open_audio(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
     if not os.path.isfile(path):
         raise ValueError(f'{path}: {"is not a file" if os.path.exists(path) else "no such file"}')
     try:
-        name = os.fsencode(path) if os.name == 'posix' else path  # where it need not be text
+        name = _as_bytes(path)
         with _Silence.kept(), _Reader(name) as file:
             low, high = SAMPLE_RATES
             if not low <= file.samplerate <= high:
@@ -357,8 +359,9 @@ def write_audio(path: str | os.PathLike[str], wav: torch.Tensor, sample_rate: in
             for begin in range(0, len(data), 2 ** 16):  # libvorbis puts on the stack what it gets in one piece
                 file.write(data[begin:begin + 2 ** 16])
         os.replace(temporary, path)
-    except RuntimeError as error:
-        raise OSError(f'{path}: {error}') from error
+    except RuntimeError as error:  # libsndfile does not say why
+        free = shutil.disk_usage(path.parent).free / 1e6
+        raise OSError(f'{path}: could not be written ({free:.1f} MB free there): {error}') from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
@@ -370,6 +373,13 @@ def _created(path: Path, temporary: Path, sample_rate: int, channels: int) -> so
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f'{path.parent}: is not writable')
     try:
-        return soundfile.SoundFile(temporary, 'w', sample_rate, channels, subtype, format=name, **options)
-    except (RuntimeError, ValueError) as error:
+        return soundfile.SoundFile(_as_bytes(temporary), 'w', sample_rate, channels, subtype, format=name, **options)
+    except soundfile.LibsndfileError as error:
+        if error.code == _SYSTEM_ERROR:
+            raise
         raise ValueError(f'{path}: {name} cannot hold {channels} channels at {sample_rate} Hz') from error
+
+
+def _as_bytes(path: str | os.PathLike[str]) -> str | bytes:
+    """The name of a file for libsndfile; where it need not be text, its bytes."""
+    return os.fsencode(path) if os.name == 'posix' else os.fspath(path)

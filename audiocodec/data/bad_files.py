@@ -26,16 +26,17 @@ class BadFiles:
 
     Args:
         max_fraction: share of the draws, 0 to 1. At 1 a run is never stopped, at 0 by the first bad file.
+        named: files that were named already; several loaders that share it name a file once.
 
     Raises:
         ValueError: if `max_fraction` is not from 0 to 1.
     """
 
-    def __init__(self, max_fraction: float = MAX_FRACTION) -> None:
+    def __init__(self, max_fraction: float = MAX_FRACTION, named: set[str] | None = None) -> None:
         if not 0 <= max_fraction <= 1:
             raise ValueError(f'max_bad_fraction={max_fraction}: expected a share of the draws, 0 to 1')
         self.max_fraction = max_fraction
-        self._named: set[str] = set()
+        self._named = set() if named is None else named
         self.start_pass()
 
     def start_pass(self) -> None:

@@ -21,6 +21,7 @@ import soundfile
 from audiocodec.data.audio import EXTENSIONS, audio_info, read_audio
 from audiocodec.data.manifest import AudioMeta, load_manifest, printable, write_bytes
 from audiocodec.data.pool import map_files
+from audiocodec.utils.logs import warn_once
 
 logger = logging.getLogger(__name__)
 
@@ -170,10 +171,12 @@ def _probe_entry(folder: Path, amplitude: bool, file: tuple[str, int, int]) -> l
 
 
 def _warn_left_out(folder: Path, reasons: Sequence[str], total: int) -> None:
+    """Names files once, however many splits are taken from a folder."""
     if reasons:
+        named = '; '.join(one.removeprefix(f'{folder}{os.sep}') for one in reasons[:_NAMED])
         more = f'; and {len(reasons) - _NAMED} more' if len(reasons) > _NAMED else ''
-        logger.warning('%s: %d of %d audio files left out: %s%s', folder, len(reasons), total,
-                       printable('; '.join(one.removeprefix(f'{folder}{os.sep}') for one in reasons[:_NAMED])), more)
+        text = printable(f'{folder}: {len(reasons)} of {total} audio files left out: {named}{more}')
+        warn_once(logger, text, text)
 
 
 def _cache_file(folder: Path) -> Path | None:

@@ -212,7 +212,7 @@ class AudioLoader:
 def make_loader(dataset: AudioDataset, batch_size: int, num_workers: int = 0, *, drop_last: bool | None = None,
                 max_batches: int | None = None, rank: int | None = None, world_size: int | None = None,
                 pin_memory: bool | None = None, prefetch_factor: int = 4,
-                max_bad_fraction: float = MAX_FRACTION) -> AudioLoader:
+                max_bad_fraction: float = MAX_FRACTION, named: set[str] | None = None) -> AudioLoader:
     """A loader of this worker's share of a dataset, see `BatchPlan`.
 
     Args:
@@ -227,6 +227,7 @@ def make_loader(dataset: AudioDataset, batch_size: int, num_workers: int = 0, *,
         prefetch_factor: batches decoded ahead by each process.
         max_bad_fraction: share of draws of unreadable files above which iterating raises, see `bad_files.BadFiles`;
             where the dataset returns no infos, it is not watched.
+        named: bad files that were named already, shared by the loaders of a run.
 
     Raises:
         ValueError: a batch larger than the epoch's items, sizes below 1, or a share that is none.
@@ -241,4 +242,4 @@ def make_loader(dataset: AudioDataset, batch_size: int, num_workers: int = 0, *,
         raise ValueError(f'an epoch of {len(dataset)} items is less than one batch of {batch_size} on each of '
                          f'{world_size} workers: raise num_samples or lower batch_size')
     plan = BatchPlan(len(dataset), batch_size, drop_last, max_batches, rank, world_size)
-    return AudioLoader(dataset, plan, num_workers, pin_memory, prefetch_factor, BadFiles(max_bad_fraction))
+    return AudioLoader(dataset, plan, num_workers, pin_memory, prefetch_factor, BadFiles(max_bad_fraction, named))

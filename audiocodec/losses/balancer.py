@@ -35,6 +35,10 @@ class Balancer(nn.Module):
         ema_decay: decay of the averages of the norms, in (0, 1]; 1: the mean over all calls.
         per_batch_item: whether the norm is averaged over the items of the batch and not taken over all of it.
         epsilon: added to the averages that divide.
+        reference_batch_size: scale the gradient to that of a batch of so many items, whatever the batch of all workers
+            holds. The rescaled gradient grows with the batch: with `per_batch_item` it is a sum of one of norm R for
+            each item. A loss beside it, such as the commitment, is a mean over the items and does not, so that their
+            ratio would follow the batch size. None: as the batch is, the definition of the paper.
         monitor: whether `metrics` holds, after a call, the share of each loss in the sum of the norms before
             rescaling, as `ratio_NAME`.
 
@@ -47,7 +51,7 @@ class Balancer(nn.Module):
 
     def __init__(self, weights: Mapping[str, float], balance_grads: bool = True, total_norm: float = 1.,
                  ema_decay: float = 0.999, per_batch_item: bool = True, epsilon: float = 1e-12,
-                 monitor: bool = False) -> None:
+                 monitor: bool = False, reference_batch_size: int | None = None) -> None:
         super().__init__()
         _check_weights(weights)
         if not (total_norm > 0 and math.isfinite(total_norm)):
@@ -56,12 +60,15 @@ class Balancer(nn.Module):
             raise ValueError(f'ema_decay must be in (0, 1] (1: the mean over all updates), got {ema_decay}.')
         if not epsilon >= 0:
             raise ValueError(f'epsilon must not be negative, got {epsilon}.')
+        if reference_batch_size is not None and reference_batch_size < 1:
+            raise ValueError(f'reference_batch_size must be at least 1, or null, got {reference_batch_size}.')
         self.weights = dict(weights)
         self.balance_grads = balance_grads
         self.total_norm = total_norm
         self.ema_decay = ema_decay
         self.per_batch_item = per_batch_item
         self.epsilon = epsilon
+        self.reference_batch_size = reference_batch_size
         self.monitor = monitor
         self.metrics: dict[str, torch.Tensor] = {}
         for name in self.weights:
@@ -101,12 +108,13 @@ class Balancer(nn.Module):
 
         weights = {name: self.weights[name] * (shares or {}).get(name, 1.) for name in names}
         total_weight = sum(weights.values())
+        total_norm = self.total_norm * self._batch_factor(input.shape[0])
         total_grad = torch.zeros_like(grads[0])
         effective_loss = torch.zeros_like(averages[0])
         for name, grad, average in zip(names, grads, averages):
             scale = torch.full_like(average, weights[name])
             if self.balance_grads:
-                scale = weights[name] / total_weight * self.total_norm / (self.epsilon + average)
+                scale = weights[name] / total_weight * total_norm / (self.epsilon + average)
             total_grad.addcmul_(grad, scale)
             effective_loss += scale * losses[name].detach()
         roots, root_grads = [input], [total_grad.to(input.dtype)]
@@ -114,6 +122,18 @@ class Balancer(nn.Module):
             roots, root_grads = [*roots, beside], [*root_grads, torch.ones_like(beside)]
         torch.autograd.backward(roots, root_grads)
         return effective_loss
+
+    def _batch_factor(self, batch_size: int) -> float:
+        """What brings the rescaled gradient of a worker's batch to that of `reference_batch_size` items.
+
+        Beside a loss that is a mean over N items, a sum of N gradients of norm R each is N times as large as it would
+        be for one item; a gradient of norm R over the whole batch, in which each item has R / sqrt(N), is sqrt(N) times
+        as large.
+        """
+        if self.reference_batch_size is None:
+            return 1.
+        ratio = self.reference_batch_size / (batch_size * world_size())
+        return ratio if self.per_batch_item else math.sqrt(ratio)
 
     def _check_losses(self, losses: Mapping[str, torch.Tensor], input: torch.Tensor) -> list[str]:
         """Names of the losses in the order of the weights, equal on every worker."""

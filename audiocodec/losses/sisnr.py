@@ -19,6 +19,8 @@ class SISNR(nn.Module):
         ValueError: a segment without samples, or an overlap that leaves no stride.
     """
 
+    higher_is_better = True  # of what is reported
+
     def __init__(self, sample_rate: int = 16000, segment: float | None = 20, overlap: float = 0.5,
                  epsilon: float = EPSILON) -> None:
         super().__init__()

@@ -1,25 +1,27 @@
 """What a metric is: a measurement of a batch, added up, then one computation over all workers."""
 
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 import torch
-from torch import distributed
 
 from ..modules.signal import check_pair
-from ..utils.distrib import all_reduce_sum_, is_distributed
-
-_warned: set[str] = set()
+from ..utils.distrib import all_gather_object
 
 
 class Metric(ABC):
     """A figure of merit of reconstructions.
 
     `measure` has no effect on the metric, so that it may run in another process, on a pickled copy; `add` takes what it
-    returned. `compute` is called by every worker, also by one that has measured nothing, and makes the same collectives
-    whatever was measured.
+    returned. A metric talks to no other worker: its `partial` results are gathered for it, and every worker combines
+    them. So a failure on one worker leaves none of the others waiting.
+
+    Attributes:
+        higher_is_better: whether a better reconstruction has a higher figure.
     """
+
+    higher_is_better: ClassVar[bool] = False
 
     def update(self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None) -> None:
         """Measure a batch and add the result (see `measure`)."""
@@ -45,8 +47,20 @@ class Metric(ABC):
         """Add what `measure` returned for a batch."""
 
     @abstractmethod
+    def partial(self) -> Any:
+        """Returns what this worker has added up, on the CPU and picklable; also when it has measured nothing."""
+
+    @abstractmethod
+    def combine(self, partials: Sequence[Any]) -> dict[str, float]:
+        """Returns the figures by name, without those for which nothing could be measured.
+
+        Args:
+            partials: what `partial` returned on each worker.
+        """
+
     def compute(self) -> dict[str, float]:
-        """The figures over all batches and workers, by name; without those for which nothing could be measured."""
+        """Returns the figures over all batches and workers; every worker must call it."""
+        return self.combine(all_gather_object(self.partial()))
 
     @abstractmethod
     def reset(self) -> None:
@@ -76,11 +90,13 @@ class MeanMetric(Metric):
         self.total += scores.nansum()
         self.count += scores.isnan().logical_not().sum()
 
-    def compute(self) -> dict[str, float]:
-        """The mean over all items of all workers, by `name`; empty if there is none."""
-        totals = torch.stack([self.total, self.count]).to(_collective_device())
-        all_reduce_sum_([totals])
-        total, count = totals.tolist()
+    def partial(self) -> torch.Tensor:
+        """Returns the sum of the scores and their number, float64 [2]."""
+        return torch.stack([self.total, self.count])
+
+    def combine(self, partials: Sequence[torch.Tensor]) -> dict[str, float]:
+        """Returns the mean over all items of all workers, by `name`; empty if there is none."""
+        total, count = torch.stack(list(partials)).sum(0).tolist()
         return {self.name: total / count} if count else {}
 
     def reset(self) -> None:
@@ -111,16 +127,3 @@ def without_padding(estimate: torch.Tensor, reference: torch.Tensor,
         raise ValueError(f'lengths must be {n_items} numbers from 0 to {n_samples}, one per item, got {ends}.')
     for item, end in enumerate(ends):
         yield estimate[item:item + 1, :, :end], reference[item:item + 1, :, :end]
-
-
-def warn_once(logger: logging.Logger, key: str, message: str) -> None:
-    """Log a warning the first time that `key` is seen in this process."""
-    if key not in _warned:
-        _warned.add(key)
-        logger.warning(message)
-
-
-def _collective_device() -> torch.device:
-    """Where tensors must be for a collective: NCCL takes none from the CPU."""
-    on_gpu = is_distributed() and distributed.get_backend() == 'nccl'
-    return torch.device('cuda' if on_gpu else 'cpu')

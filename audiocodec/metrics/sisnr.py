@@ -20,6 +20,7 @@ class SISNR(MeanMetric):
     """
 
     name = 'sisnr'
+    higher_is_better = True
 
     def __init__(self, sample_rate: int, segment: float | None = 5., overlap: float = 0.5,
                  epsilon: float = EPSILON) -> None:

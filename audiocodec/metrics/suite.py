@@ -1,26 +1,27 @@
 """Several metrics run together."""
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import pickle
+from collections.abc import Mapping
 
 import torch
 
-from .base import Metric, warn_once
-
-logger = logging.getLogger(__name__)
+from ..utils.distrib import all_gather_object
+from ..utils.failures import Failures
+from .base import Metric
 
 
 class MetricSuite:
-    """Runs several metrics. One that fails misses that batch, is reported once, and never ends the run.
+    """Runs several metrics. One that fails on a batch misses that batch, is reported once, and never ends the run.
 
     Args:
         metrics: the metrics by the name their figure is reported under (a metric with several figures reports each as
             NAME_FIGURE). The same on every worker.
+        failures: where failures are reported; None: only here, as `failures`.
     """
 
-    def __init__(self, metrics: Mapping[str, Metric]) -> None:
+    def __init__(self, metrics: Mapping[str, Metric], failures: Failures | None = None) -> None:
         self.metrics = dict(metrics)
+        self.failures = Failures() if failures is None else failures
 
     def update(self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None) -> None:
         """Measure a batch with every metric and add the results (see `Metric.measure`)."""
@@ -35,36 +36,43 @@ class MetricSuite:
         """
         measured = {}
         for name, metric in self.metrics.items():
-            with _reported(name):
+            with self.failures.caught(f'metric {name}'):
                 measured[name] = metric.measure(estimate, reference, lengths)
         return measured
 
     def add(self, measured: Mapping[str, torch.Tensor]) -> None:
         """Add what `measure` returned for a batch."""
         for name, measurement in measured.items():
-            with _reported(name):
+            with self.failures.caught(f'metric {name}'):
                 self.metrics[name].add(measurement)
 
     def compute(self) -> dict[str, float]:
-        """The figures of all metrics over all workers. Every worker calls it, and every metric takes part."""
+        """Returns the figures over all workers, all of which call it, without those that one of them failed to give.
+
+        There is one collective, in which every worker takes part whatever fails.
+        """
+        partials: dict[str, bytes] = {}
+        for name, metric in self.metrics.items():
+            with self.failures.caught(f'metric {name}'):
+                partials[name] = pickle.dumps(metric.partial())
+        workers = all_gather_object(partials)
         figures = {}
         for name, metric in self.metrics.items():
-            with _reported(name):
-                computed = metric.compute()
+            if not all(name in worker for worker in workers):
+                continue
+            with self.failures.caught(f'metric {name}'):
+                computed = metric.combine([pickle.loads(worker[name]) for worker in workers])
                 for figure, value in computed.items():
                     figures[name if len(computed) == 1 else f'{name}_{figure}'] = value
         return figures
 
     def reset(self) -> None:
         """Forget all measurements."""
-        for metric in self.metrics.values():
-            metric.reset()
+        for name, metric in self.metrics.items():
+            with self.failures.caught(f'metric {name}'):
+                metric.reset()
 
-
-@contextmanager
-def _reported(name: str) -> Iterator[None]:
-    """Turn any failure of a metric, whoever wrote it, into one warning: hours of training hang on it."""
-    try:
-        yield
-    except Exception as error:
-        warn_once(logger, f'suite.{name}', f'The metric {name} failed, its figure is missing or partial: {error!r}')
+    def higher_is_better(self, figure: str) -> bool:
+        """Whether a figure that `compute` returns is better the higher it is."""
+        names = [name for name in self.metrics if figure == name or figure.startswith(f'{name}_')]
+        return bool(names) and self.metrics[max(names, key=len)].higher_is_better

@@ -12,7 +12,8 @@ import soundfile
 import torch
 from torch.nn import functional as F
 
-from .base import MeanMetric, warn_once, without_padding
+from ..utils.logs import warn_once
+from .base import MeanMetric, without_padding
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class ViSQOL(MeanMetric):
     """
 
     name = 'visqol'
+    higher_is_better = True
 
     def __init__(self, sample_rate: int, bin: str | Path | None, mode: str = 'audio', model: str | None = None,
                  pad_with_silence: bool = False, timeout: float = 600.) -> None:

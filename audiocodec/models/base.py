@@ -5,11 +5,14 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import nn
-from torch.nn.utils import parametrize
 
-from audiocodec.quantization import BaseQuantizer
+from audiocodec.quantization import BaseQuantizer, check_codes
+from audiocodec.utils.parametrizations import PicklableModule, fold
+
+_FLOATS = ('float16', 'float32', 'float64')  # of numpy
+_ROUNDING = 1e-3  # of bandwidths, as they are shown
 
 
 class CodecOutput(NamedTuple):
@@ -35,12 +38,18 @@ class CodecOutput(NamedTuple):
     metrics: dict[str, torch.Tensor]
 
 
-class CompressionModel(nn.Module, ABC):
+class CompressionModel(PicklableModule, ABC):
     """Waveform to discrete codes and back.
 
     Waveforms are float [B, C, T], in [-1, 1], with C = `channels`, at `sample_rate` (Hz). Codes are int64
     [B, K, T_frames], from 0 to `cardinality` - 1, with T_frames = ceil(T / hop_length); segments that overlap (see
     `EncodecModel`) give some more. Latents are float [B, D, T_frames].
+
+    What comes in may also be a numpy array: waveforms and scales of any float type, codes of any integer type. Arrays
+    are brought to the device of the model, floats to its type. Tensors have to be on that device already.
+
+    A model can be copied (`copy.deepcopy`), pickled, saved by `torch.save`, loaded by `torch.load` with
+    `weights_only=False`, and sent to another process. All of its state goes along, but not that it was compiled.
 
     Attributes:
         built_from: the `_target_` node that `utils.config.build` made the model of, which exports need; None where the
@@ -50,7 +59,7 @@ class CompressionModel(nn.Module, ABC):
     built_from: dict[str, Any] | None = None
 
     @abstractmethod
-    def forward(self, wav: torch.Tensor) -> CodecOutput:
+    def forward(self, wav: torch.Tensor | np.ndarray) -> CodecOutput:
         """Encode, quantize and decode a waveform [B, C, T] of any length.
 
         Raises:
@@ -58,7 +67,7 @@ class CompressionModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def encode(self, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def encode(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Encode a waveform [B, C, T] of any length, with the active codebooks.
 
         Returns:
@@ -70,7 +79,20 @@ class CompressionModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def decode(self, codes: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+    def encode_latent(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Encodes a waveform [B, C, T] of any length, without quantizing it; the gradient goes through.
+
+        Returns:
+            The latents that the quantizer takes, float [B, D, T_frames] (`decode_latent` gives those that it makes of
+            them), and the scale that `decode` takes, see `encode`.
+
+        Raises:
+            ValueError: wrong shape, number of channels, type or device.
+        """
+
+    @abstractmethod
+    def decode(self, codes: torch.Tensor | np.ndarray,
+               scale: torch.Tensor | np.ndarray | None = None) -> torch.Tensor:
         """Decode codes [B, K, T_frames], 1 <= K <= total_codebooks, and the scale given by `encode`, if any.
 
         Returns:
@@ -81,7 +103,7 @@ class CompressionModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def decode_latent(self, codes: torch.Tensor) -> torch.Tensor:
+    def decode_latent(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Latents [B, D, T_frames] of the codes [B, K, T_frames], 1 <= K <= total_codebooks.
 
         Raises:
@@ -127,6 +149,30 @@ class CompressionModel(nn.Module, ABC):
         """
 
     @property
+    def possible_num_codebooks(self) -> range:
+        """Numbers of codebooks that `set_num_codebooks` takes, in rising order; empty without codebooks."""
+        return range(1, self.total_codebooks + 1)
+
+    def set_bandwidth(self, kbps: float) -> None:
+        """Uses as many codebooks as a bandwidth allows: the most whose `bandwidth` does not exceed it.
+
+        Args:
+            kbps: kilobits per second. Up to 0.1 % less than an exact bandwidth is taken for it: 7.75 for 7.752.
+
+        Raises:
+            ValueError: less than the lowest bandwidth of the model, or a model that does not quantize.
+        """
+        if self.cardinality == 0:
+            raise ValueError(f'{kbps} kbps asked of a model that does not quantize: it has no codes, and no bandwidth.')
+        per_codebook = self.bandwidth / self.num_codebooks
+        possible = {n: n * per_codebook for n in self.possible_num_codebooks}
+        allowed = [n for n, bandwidth in possible.items() if bandwidth <= kbps * (1 + _ROUNDING)]
+        if not allowed:
+            listed = ', '.join(f'{bandwidth:g}' for bandwidth in possible.values())
+            raise ValueError(f'{kbps} kbps is below the lowest bandwidth of this model: use one of {listed}.')
+        self.set_num_codebooks(allowed[-1])
+
+    @property
     def frame_rate(self) -> float:
         """Frames per second (Hz)."""
         return self.sample_rate / self.hop_length
@@ -160,7 +206,7 @@ class CompressionModel(nn.Module, ABC):
         """
         model = copy.deepcopy(self).eval().requires_grad_(False)
         for module in model.modules():
-            _fold_parametrizations(module)
+            fold(module)
             if isinstance(module, BaseQuantizer):
                 module.drop_statistics()
         return model
@@ -175,58 +221,57 @@ class CompressionModel(nn.Module, ABC):
         from .cpu import for_cpu  # late: it imports this module
         return for_cpu(self)
 
-    def check_wav(self, wav: torch.Tensor) -> None:
-        """Check the input of `forward` and `encode`, without waiting for the device.
+    def check_wav(self, wav: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """Checks the input of `forward` and `encode`, without waiting for the device.
+
+        Returns:
+            The waveform as a tensor, float [B, C, T].
 
         Raises:
             ValueError: wrong shape, number of channels, type or device.
         """
+        wav = self._to_floats('wav', wav, 'in [-1, 1]. Divide integers by their full scale, such '
+                                          'as 32768 for 16 bits.')
         if wav.dim() != 3 or wav.shape[1] != self.channels or wav.numel() == 0:
-            raise ValueError(f'wav has shape {list(wav.shape)}: expected [B, {self.channels}, T] (items, channels, '
-                             f'samples), none of them 0. Use wav[None] for a single item, and convert the channels.')
-        if not wav.is_floating_point():
-            raise ValueError(f'wav has type {wav.dtype}: expected floats in [-1, 1]. '
-                             f'Divide integers by their full scale, such as 32768 for 16 bits.')
-        parameter = next(self.parameters(), None)
-        if parameter is None:
-            return
-        if wav.device != parameter.device:
-            raise ValueError(f'wav is on {wav.device} and the model on {parameter.device}: move one with .to(device).')
-        if wav.dtype != parameter.dtype and not torch.is_autocast_enabled(wav.device.type):
-            raise ValueError(f'wav has type {wav.dtype} and the model {parameter.dtype}: convert one with .to(dtype), '
-                             f'or run under torch.autocast.')
+            raise ValueError(f'wav has shape {list(wav.shape)}: expected [B, {self.channels}, T] '
+                             f'(items, channels, samples), none of them 0. Use wav[None] for a '
+                             f'single item, and convert the channels.')
+        dtype = self._weight().dtype
+        if wav.dtype != dtype and not torch.is_autocast_enabled(wav.device.type):
+            raise ValueError(f'wav has type {wav.dtype} and the model {dtype}: convert one with '
+                             f'.to(dtype), or run under torch.autocast.')
+        return wav
 
-    def check_codes(self, codes: torch.Tensor) -> None:
-        """Check the input of `decode` and `decode_latent`. Reads the range of the codes: waits for the device.
+    def check_codes(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """Checks the input of `decode` and `decode_latent`. Reads the range: waits for the device.
+
+        Returns:
+            The codes as a tensor, int64 [B, K, T_frames].
 
         Raises:
             ValueError: wrong shape, type or device, or codes out of range.
         """
-        if codes.dim() != 3 or codes.numel() == 0 or codes.shape[1] > self.total_codebooks:
-            raise ValueError(f'codes have shape {list(codes.shape)}: expected [B, K, T] (items, codebooks, frames), '
-                             f'none of them 0, with K from 1 to {self.total_codebooks}.')
-        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-            raise ValueError(f'codes have type {codes.dtype}: expected integers, as given by encode.')
-        parameter = next(self.parameters(), None)
-        if parameter is not None and codes.device != parameter.device:
-            raise ValueError(f'codes are on {codes.device} and the model on {parameter.device}: '
-                             f'move one with .to(device).')
-        lowest, highest = torch.stack(torch.aminmax(codes)).tolist()
-        if lowest < 0 or highest >= self.cardinality:
-            raise ValueError(f'codes go from {lowest} to {highest}: expected 0 to {self.cardinality - 1}.')
+        codes = check_codes(codes, self.total_codebooks, self.cardinality, self._weight().device)
+        if codes.numel() == 0:
+            raise ValueError(f'codes have shape {list(codes.shape)}: expected [B, K, T] (items, '
+                             f'codebooks, frames), none of them 0.')
+        return codes
 
+    def _to_floats(self, name: str, values: Any, which: str) -> torch.Tensor:
+        """Returns floats as a tensor; arrays get the type and the device of the model."""
+        if not isinstance(values, torch.Tensor | np.ndarray):
+            raise ValueError(f'{name} is a {type(values).__name__}: expected a tensor or a numpy '
+                             f'array of floats, {which}')
+        weight = self._weight()
+        if isinstance(values, np.ndarray) and values.dtype.newbyteorder('=').name in _FLOATS:
+            return torch.from_numpy(values.astype(values.dtype.newbyteorder('='))).to(weight)
+        if isinstance(values, np.ndarray) or not values.is_floating_point():
+            raise ValueError(f'{name} has type {values.dtype}: expected floats {which}')
+        if values.device != weight.device:
+            raise ValueError(f'{name} is on {values.device} and the model on {weight.device}: move '
+                             f'one with .to(device).')
+        return values
 
-def _fold_parametrizations(module: nn.Module) -> None:
-    """Replace parametrised weights, such as of weight_norm, by what they evaluate to, in place.
-
-    `torch.nn.utils.parametrize.remove_parametrizations` would break every copy of the module: a module and its copies
-    share the class that it undoes.
-    """
-    if not parametrize.is_parametrized(module):
-        return
-    assert isinstance(module.parametrizations, nn.ModuleDict)
-    weights = {name: getattr(module, name).detach().clone() for name in module.parametrizations}
-    module.__class__ = parametrize.type_before_parametrizations(module)
-    del module.parametrizations
-    for name, weight in weights.items():
-        module.register_parameter(name, nn.Parameter(weight, requires_grad=False))
+    def _weight(self) -> torch.Tensor:
+        """Returns a tensor of the type and on the device of the model."""
+        return next(self.parameters(), torch.empty(0))

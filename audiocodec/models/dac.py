@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -71,38 +72,45 @@ class DAC(CompressionModel):
             raise ValueError(f'{n} codebooks asked for: this model can use 1 to {self.total_codebooks}.')
         self._num_codebooks = n
 
-    def forward(self, wav: torch.Tensor) -> CodecOutput:
+    def forward(self, wav: torch.Tensor | np.ndarray) -> CodecOutput:
         """Encode, quantize and decode a waveform [B, 1, T]; see `CompressionModel`.
 
         The commitment loss is the weighted sum of DAC's two losses of the codebooks. Training uses all codebooks.
         """
-        self.check_wav(wav)
+        wav = self.check_wav(wav)
         loss, latents, codes, _ = self._encode(wav)
         wav_hat = self._decode(latents)[..., :wav.shape[-1]]
         bandwidth = torch.full((), self.bandwidth * codes.shape[1] / self.num_codebooks, device=wav.device)
         return CodecOutput(wav_hat, codes, latents, None, bandwidth, loss.mean(), {})
 
     @torch.no_grad()
-    def encode(self, wav: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def encode(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, None]:
         """Codes [B, num_codebooks, ceil(T / hop_length)], and no scale; see `CompressionModel`."""
-        self.check_wav(wav)
+        wav = self.check_wav(wav)
         return self._encode(wav)[2][:, :self.num_codebooks], None
 
-    def decode(self, codes: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+    def encode_latent(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, None]:
+        """Latents [B, D, ceil(T / hop_length)] before the quantizer, and no scale; see `CompressionModel`."""
+        return self.model.encoder(self._completed(self.check_wav(wav))), None
+
+    def decode(self, codes: torch.Tensor | np.ndarray,
+               scale: torch.Tensor | np.ndarray | None = None) -> torch.Tensor:
         """Waveform [B, 1, T_frames * hop_length] of codes; see `CompressionModel`."""
         if scale is not None:
             raise ValueError('scale was given to a model that does not renormalise: use decode(codes).')
         return self._decode(self.decode_latent(codes))
 
-    def decode_latent(self, codes: torch.Tensor) -> torch.Tensor:
+    def decode_latent(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Latents [B, D, T_frames] of codes; see `CompressionModel`."""
-        self.check_codes(codes)
-        return self.model.quantizer.from_codes(codes.long())[0]
+        return self.model.quantizer.from_codes(self.check_codes(codes))[0]
 
     def _encode(self, wav: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Loss [B], quantized latents [B, D, T_frames], codes [B, K, T_frames], and what was quantized."""
-        completed = F.pad(wav, (0, -wav.shape[-1] % self.hop_length))
-        return self.model.encode(completed, self.num_codebooks, return_dict=False)
+        return self.model.encode(self._completed(wav), self.num_codebooks, return_dict=False)
+
+    def _completed(self, wav: torch.Tensor) -> torch.Tensor:
+        """The waveform in whole frames."""
+        return F.pad(wav, (0, -wav.shape[-1] % self.hop_length))
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         wav = self.model.decode(latents, return_dict=False)[0].reshape(len(latents), 1, -1)

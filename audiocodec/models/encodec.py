@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -87,9 +88,9 @@ class EncodecModel(CompressionModel):
         """Use the first `n` codebooks; see `CompressionModel`."""
         self.quantizer.set_num_codebooks(n)
 
-    def forward(self, wav: torch.Tensor) -> CodecOutput:
+    def forward(self, wav: torch.Tensor | np.ndarray) -> CodecOutput:
         """Encode, quantize and decode a waveform [B, C, T] of any length; see `CompressionModel`."""
-        self.check_wav(wav)
+        wav = self.check_wav(wav)
         segments = None if self.training else self.segments
         latents, scale = self._to_latents(wav, segments)
         quantized = self.quantizer(latents, self.frame_rate)
@@ -100,27 +101,34 @@ class EncodecModel(CompressionModel):
                            quantized.bandwidth, quantized.commitment_loss, quantized.metrics)
 
     @torch.no_grad()
-    def encode(self, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def encode(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Codes [B, num_codebooks, T_frames] and scale or None, without gradient; see `CompressionModel`."""
-        self.check_wav(wav)
+        wav = self.check_wav(wav)
         latents, scale = self._to_latents(wav, self.segments)
         return self.quantizer.encode(latents), scale
 
-    def decode(self, codes: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+    def encode_latent(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Latents [B, D, T_frames] before the quantizer, and scale or None; see `CompressionModel`.
+
+        A model that renormalizes encodes `wav / scale`; with segments, latents and scales are those
+        of all segments, one after the other.
+        """
+        return self._to_latents(self.check_wav(wav), self.segments)
+
+    def decode(self, codes: torch.Tensor | np.ndarray,
+               scale: torch.Tensor | np.ndarray | None = None) -> torch.Tensor:
         """Waveform [B, C, T_frames * hop_length] of codes [B, K, T_frames]; see `CompressionModel`.
 
         A model that renormalises gives, without scale, what it encoded at a loudness of 1.
         """
         latents = self.decode_latent(codes)
         if scale is not None:
-            self._check_scale(scale, codes)
+            scale = self._check_scale(scale, latents)
         return self._to_wav(latents, scale, self.segments)
 
-    def decode_latent(self, codes: torch.Tensor) -> torch.Tensor:
+    def decode_latent(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Latents [B, D, T_frames] of codes [B, K, T_frames]; see `CompressionModel`."""
-        if self.total_codebooks > 0:  # else the quantizer says why there is nothing to decode
-            self.check_codes(codes)
-        return self.quantizer.decode(codes.long())
+        return self.quantizer.decode(self.check_codes(codes))
 
     def _to_latents(self, wav: torch.Tensor, segments: Segments | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Latents [B, D, T_frames] and scale of a waveform [B, C, T], of its segments one after the other."""
@@ -153,13 +161,15 @@ class EncodecModel(CompressionModel):
         """Undo `_normalize`."""
         return wav if scale is None else wav * scale.view(-1, 1, 1)
 
-    def _check_scale(self, scale: torch.Tensor, codes: torch.Tensor) -> None:
+    def _check_scale(self, scale: torch.Tensor | np.ndarray, latents: torch.Tensor) -> torch.Tensor:
         if not self.renormalize:
             raise ValueError('scale was given to a model that does not renormalise: use decode(codes).')
-        number = 1 if self.segments is None else len(self.segments.split(codes.shape[-1]))
-        if scale.shape != (codes.shape[0], number):
-            raise ValueError(f'scale has shape {list(scale.shape)}: expected [{codes.shape[0]}, {number}], one per '
+        number = 1 if self.segments is None else len(self.segments.split(latents.shape[-1]))
+        scale = self._to_floats('scale', scale, 'as given by encode.')
+        if scale.shape != (len(latents), number):
+            raise ValueError(f'scale has shape {list(scale.shape)}: expected [{len(latents)}, {number}], one per '
                              f'{"item" if self.segments is None else "segment"}.')
+        return scale
 
 
 def _cat(parts: list[torch.Tensor]) -> torch.Tensor:

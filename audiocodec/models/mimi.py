@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -69,34 +70,48 @@ class Mimi(CompressionModel):
         """Codebooks there are."""
         return int(self.model.config.num_quantizers)
 
+    @property
+    def possible_num_codebooks(self) -> range:
+        """Numbers of codebooks that `set_num_codebooks` takes."""
+        return range(int(self.model.config.num_semantic_quantizers), self.total_codebooks + 1)
+
     def set_num_codebooks(self, n: int) -> None:
         """Use the first `n` codebooks, at least the semantic ones; see `CompressionModel`."""
-        lowest = int(self.model.config.num_semantic_quantizers)
-        if not lowest <= n <= self.total_codebooks:
-            raise ValueError(f'{n} codebooks asked for: this model can use {lowest} to {self.total_codebooks}.')
+        if n not in self.possible_num_codebooks:
+            raise ValueError(f'{n} codebooks asked for: this model can use {self.possible_num_codebooks[0]} to '
+                             f'{self.total_codebooks}.')
         self._num_codebooks = n
 
-    def forward(self, wav: torch.Tensor) -> CodecOutput:
+    def forward(self, wav: torch.Tensor | np.ndarray) -> CodecOutput:
         """Encode, quantize and decode a waveform [B, C, T]; see `CompressionModel`. The commitment loss is 0."""
+        wav = self.check_wav(wav)
         codes, _ = self.encode(wav)
         bandwidth = torch.full((), self.bandwidth, device=wav.device)
         return CodecOutput(self.decode(codes)[..., :wav.shape[-1]], codes, self.decode_latent(codes), None, bandwidth,
                            torch.zeros((), device=wav.device), {})
 
     @torch.no_grad()
-    def encode(self, wav: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def encode(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, None]:
         """Codes [B, num_codebooks, ceil(T / hop_length)], and no scale; see `CompressionModel`."""
-        self.check_wav(wav)
+        wav = self.check_wav(wav)
         return self.model.encode(wav, num_quantizers=self.num_codebooks, return_dict=True).audio_codes, None
 
-    def decode(self, codes: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+    def encode_latent(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, None]:
+        """Latents [B, D, ceil(T / hop_length)] before the quantizer, and no scale; see `CompressionModel`."""
+        encoded = self.model.encoder(self.check_wav(wav))
+        if not isinstance(encoded, torch.Tensor):
+            return encoded.latents, None
+        # In older versions of transformers, `encoder` is the first of three parts.
+        hidden = self.model.encoder_transformer(encoded.transpose(1, 2), return_dict=True).last_hidden_state
+        return self.model.downsample(hidden.transpose(1, 2)), None
+
+    def decode(self, codes: torch.Tensor | np.ndarray,
+               scale: torch.Tensor | np.ndarray | None = None) -> torch.Tensor:
         """Waveform [B, C, T_frames * hop_length] of codes; see `CompressionModel`."""
         if scale is not None:
             raise ValueError('scale was given to a model that does not renormalise: use decode(codes).')
-        self.check_codes(codes)
-        return self.model.decode(codes.long(), return_dict=True).audio_values
+        return self.model.decode(self.check_codes(codes), return_dict=True).audio_values
 
-    def decode_latent(self, codes: torch.Tensor) -> torch.Tensor:
+    def decode_latent(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Latents [B, D, T_frames] of codes; see `CompressionModel`."""
-        self.check_codes(codes)
-        return self.model.quantizer.decode(codes.long())
+        return self.model.quantizer.decode(self.check_codes(codes))

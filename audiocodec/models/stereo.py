@@ -1,5 +1,6 @@
 """Stereo from a mono codec: both channels through it, their codes interleaved (Copet et al., arXiv 2306.05284)."""
 
+import numpy as np
 import torch
 
 from .base import CodecOutput, CompressionModel
@@ -60,6 +61,12 @@ class InterleaveStereoCompressionModel(CompressionModel):
         """Codebooks there are, after interleaving."""
         return self.model.total_codebooks * self._per_frame
 
+    @property
+    def possible_num_codebooks(self) -> range:
+        """Numbers of codebooks that `set_num_codebooks` takes."""
+        inner, factor = self.model.possible_num_codebooks, self._per_frame
+        return range(inner.start * factor, inner.stop * factor, inner.step * factor)
+
     def set_num_codebooks(self, n: int) -> None:
         """Use the first `n` codebooks, counted after interleaving: an even number where codebooks are interleaved.
 
@@ -71,30 +78,40 @@ class InterleaveStereoCompressionModel(CompressionModel):
                              f'{self.total_codebooks}.')
         self.model.set_num_codebooks(n // self._per_frame)
 
-    def forward(self, wav: torch.Tensor) -> CodecOutput:
+    def forward(self, wav: torch.Tensor | np.ndarray) -> CodecOutput:
         """Encode, quantize and decode a waveform [B, 2, T]; see `CompressionModel`."""
-        self.check_wav(wav)
+        wav = self.check_wav(wav)
         out = self.model(wav.reshape(-1, 1, wav.shape[-1]))
         return out._replace(
             wav=out.wav.reshape(wav.shape), codes=self._interleave(out.codes),
             latents=out.latents.reshape(len(wav), -1, out.latents.shape[-1]),
             scale=None if out.scale is None else out.scale.reshape(len(wav), -1), bandwidth=2 * out.bandwidth)
 
-    def encode(self, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def encode(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Interleaved codes and scale of a waveform [B, 2, T]; see `CompressionModel`."""
-        self.check_wav(wav)
+        wav = self.check_wav(wav)
         codes, scale = self.model.encode(wav.reshape(-1, 1, wav.shape[-1]))
         return self._interleave(codes), None if scale is None else scale.reshape(len(wav), -1)
 
-    def decode(self, codes: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+    def encode_latent(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Latents [B, 2 D, T_frames] of a waveform [B, 2, T], left then right, and scale; see `CompressionModel`."""
+        wav = self.check_wav(wav)
+        latents, scale = self.model.encode_latent(wav.reshape(-1, 1, wav.shape[-1]))
+        latents = latents.reshape(len(wav), -1, latents.shape[-1])
+        return latents, None if scale is None else scale.reshape(len(wav), -1)
+
+    def decode(self, codes: torch.Tensor | np.ndarray,
+               scale: torch.Tensor | np.ndarray | None = None) -> torch.Tensor:
         """Waveform [B, 2, T] of interleaved codes and scale; see `CompressionModel`."""
         apart = self._separate(codes)
-        if scale is not None and (scale.dim() != 2 or len(scale) != len(codes) or scale.shape[1] % 2):
-            raise ValueError(f'scale has shape {list(scale.shape)}: expected [{len(codes)}, 2], one per channel.')
-        wav = self.model.decode(apart, None if scale is None else scale.reshape(len(apart), -1))
-        return wav.reshape(len(codes), 2, -1)
+        if scale is not None:
+            scale = self._to_floats('scale', scale, 'as given by encode.')
+            if scale.dim() != 2 or len(scale) != len(codes) or scale.shape[1] % 2:
+                raise ValueError(f'scale has shape {list(scale.shape)}: expected [{len(codes)}, 2], one per channel.')
+            scale = scale.reshape(len(apart), -1)
+        return self.model.decode(apart, scale).reshape(len(codes), 2, -1)
 
-    def decode_latent(self, codes: torch.Tensor) -> torch.Tensor:
+    def decode_latent(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Latents [B, 2 D, T_frames] of interleaved codes; see `CompressionModel`."""
         latents = self.model.decode_latent(self._separate(codes))
         return latents.reshape(len(codes), -1, latents.shape[-1])
@@ -110,9 +127,9 @@ class InterleaveStereoCompressionModel(CompressionModel):
             return apart.permute(0, 2, 3, 1).flatten(2)
         return apart.transpose(1, 2).flatten(1, 2)
 
-    def _separate(self, codes: torch.Tensor) -> torch.Tensor:
+    def _separate(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Undo `_interleave`."""
-        self.check_codes(codes)
+        codes = self.check_codes(codes)
         dim = 2 if self.per_timestep else 1
         if codes.shape[dim] % 2:
             raise ValueError(f'codes have shape {list(codes.shape)}: expected an even number of '

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from audiocodec.utils.parametrizations import make_picklable
+
 CONV_NORMS = ('none', 'weight_norm', 'spectral_norm', 'time_group_norm')
 
 Conv = TypeVar('Conv', bound=nn.Module)
@@ -47,6 +49,7 @@ def normalize_weight(conv: Conv, norm: str) -> Conv:
         parametrizations.weight_norm(conv)
     elif norm == 'spectral_norm':
         parametrizations.spectral_norm(conv)
+    make_picklable(conv)
     return conv
 
 

@@ -23,7 +23,7 @@ class SEANetResnetBlock(nn.Module):
         dim: channels in and out.
         kernel_sizes: kernel of each convolution, in samples.
         dilations: dilation of each convolution.
-        activation: name of a module of `torch.nn`.
+        activation: class in `torch.nn`, or dotted name of any other (see `activation_class`).
         activation_params: its arguments.
         norm: one of `norm.CONV_NORMS`.
         norm_params: arguments of the normalisation.
@@ -48,7 +48,7 @@ class SEANetResnetBlock(nn.Module):
         widths = [dim] + [dim // compress] * (len(kernel_sizes) - 1) + [dim]
         block: list[nn.Module] = []
         for index, (kernel_size, dilation) in enumerate(zip(kernel_sizes, dilations)):
-            block.append(make_activation(activation, activation_params))
+            block.append(make_activation(activation, activation_params, widths[index]))
             block.append(conv(widths[index], widths[index + 1], kernel_size=kernel_size, dilation=dilation))
         self.block: nn.Sequential = Layers(*block)
         self.shortcut = nn.Identity() if true_skip else conv(dim, dim, kernel_size=1)
@@ -123,7 +123,7 @@ class SEANetEncoder(_SEANet):
         n_filters: channels after the first convolution; they double at every stage.
         n_residual_layers: residual blocks per stage.
         ratios: strides in the order of the *decoder*: the encoder goes through them from the last to the first.
-        activation: name of a module of `torch.nn`.
+        activation: class in `torch.nn`, or dotted name of any other (see `activation_class`).
         activation_params: its arguments.
         norm: one of `norm.CONV_NORMS`.
         norm_params: arguments of the normalisation (time_group_norm).
@@ -162,11 +162,12 @@ class SEANetEncoder(_SEANet):
         layers: list[nn.Module] = [self._conv(channels, width, kernel_size, **self._norm_kwargs(1))]
         for outer, ratio in enumerate(reversed(self.ratios), start=2):
             layers += self._residual_blocks(width, outer)
-            layers += [self._act(), self._conv(width, 2 * width, 2 * ratio, stride=ratio, **self._norm_kwargs(outer))]
+            kwargs = self._norm_kwargs(outer)
+            layers += [self._act(width), self._conv(width, 2 * width, 2 * ratio, stride=ratio, **kwargs)]
             width *= 2
         if lstm:
             layers.append(StreamableLSTM(width, num_layers=lstm))
-        layers += [self._act(), self._conv(width, dimension, last_kernel_size, **self._norm_kwargs(self.n_blocks))]
+        layers += [self._act(width), self._conv(width, dimension, last_kernel_size, **self._norm_kwargs(self.n_blocks))]
         self.model: nn.Sequential = Layers(*layers)
         initialize(self.model, init)
 
@@ -184,9 +185,9 @@ class SEANetDecoder(_SEANet):
         n_filters: channels before the last convolution; they halve at every stage.
         n_residual_layers: residual blocks per stage.
         ratios: strides, from the latents to the waveform.
-        activation: name of a module of `torch.nn`.
+        activation: class in `torch.nn`, or dotted name of any other (see `activation_class`).
         activation_params: its arguments.
-        final_activation: name of a module of `torch.nn` for the waveform, such as Tanh; None for none.
+        final_activation: of the waveform, such as Tanh; None for none.
         final_activation_params: its arguments.
         norm: one of `norm.CONV_NORMS`.
         norm_params: arguments of the normalisation (time_group_norm).
@@ -231,12 +232,13 @@ class SEANetDecoder(_SEANet):
             layers.append(StreamableLSTM(width, num_layers=lstm))
         for index, ratio in enumerate(self.ratios):
             outer = self.n_blocks - 1 - index
-            layers += [self._act(), transposed(width, width // 2, 2 * ratio, stride=ratio, **self._norm_kwargs(outer))]
+            kwargs = self._norm_kwargs(outer)
+            layers += [self._act(width), transposed(width, width // 2, 2 * ratio, stride=ratio, **kwargs)]
             width //= 2
             layers += self._residual_blocks(width, outer)
-        layers += [self._act(), self._conv(width, channels, last_kernel_size, **self._norm_kwargs(1))]
+        layers += [self._act(width), self._conv(width, channels, last_kernel_size, **self._norm_kwargs(1))]
         if final_activation is not None:
-            layers.append(make_activation(final_activation, final_activation_params))
+            layers.append(make_activation(final_activation, final_activation_params, channels))
         self.model: nn.Sequential = Layers(*layers)
         initialize(self.model, init)
 

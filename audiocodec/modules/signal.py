@@ -1,7 +1,6 @@
 """Signal maths shared by the losses and the metrics: framing, power and mel spectrograms, SI-SNR."""
 
 import math
-import warnings
 from typing import Any
 
 import torch
@@ -176,8 +175,9 @@ class MelSpectrogram(nn.Module):
     """Mel power spectrogram with one frame per started hop: [..., T] -> [..., ceil(T / hop_length), n_mels].
 
     The signal is mirrored by (n_fft - hop_length) / 2 samples on both sides, and its last frame is completed by zeros.
-    Always computed in float32. The filters are triangular on the HTK mel scale; where the FFT is so small that a
-    filter falls between two bins, that mel band is zero.
+    Always computed in float32. The filters are triangular on the HTK mel scale. A filter that
+    falls between two bins of a small FFT is empty, and its band is zero in every spectrogram:
+    EnCodec's multi-scale loss has 64 bands down to an FFT of 64 samples, of which 21 are empty at 24 kHz.
 
     Args:
         sample_rate: Hz.
@@ -240,10 +240,21 @@ class MelSpectrogram(nn.Module):
 
 
 def _mel_filters(n_fft: int, sample_rate: int, n_mels: int, f_min: float, f_max: float) -> torch.Tensor:
-    """Triangular mel filters [n_fft // 2 + 1, n_mels]."""
-    from torchaudio.functional import melscale_fbanks  # slow to import, and models need none of it
-    with warnings.catch_warnings():
-        # EnCodec's multi-scale loss keeps 64 mel bands down to an FFT of 64 samples, where some bands are empty. That
-        # is the published figure: an empty band is equal in every spectrogram, and is nothing for the user to act upon.
-        warnings.filterwarnings('ignore', 'At least one mel filterbank has all zero values', category=UserWarning)
-        return melscale_fbanks(n_fft // 2 + 1, f_min, f_max, n_mels, sample_rate)
+    """Triangular filters, equally spaced on the mel scale of HTK: mel(f) = 2595 log10(1 + f / 700).
+
+    Filter m rises from 0 at edge m to 1 at edge m + 1 and falls to 0 at edge m + 2:
+
+        filter[f, m] = max(0, min((f - e[m]) / (e[m+1] - e[m]), (e[m+2] - f) / (e[m+2] - e[m+1])))
+
+    Equal to torchaudio's `melscale_fbanks` bit for bit: computed in float32, with the highest bin
+    at sample_rate // 2 for odd rates too.
+
+    Returns:
+        [n_fft // 2 + 1, n_mels].
+    """
+    frequencies = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1)[:, None]
+    lowest, highest = (2595 * math.log10(1 + f / 700) for f in (f_min, f_max))
+    edges = 700 * (10 ** (torch.linspace(lowest, highest, n_mels + 2) / 2595) - 1)
+    left, center, right = edges[:-2], edges[1:-1], edges[2:]
+    rising, falling = (frequencies - left) / (center - left), (right - frequencies) / (right - center)
+    return torch.minimum(rising, falling).clamp(min=0)

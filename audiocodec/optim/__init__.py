@@ -1,7 +1,13 @@
 """Moving average of a model's weights, and learning rate schedules."""
 
 from .ema import ModuleEMA
-from .schedules import CosineSchedule, InverseSquareRootSchedule, LinearWarmupSchedule, PolynomialDecaySchedule
+from .schedules import (
+    CosineSchedule,
+    InverseSquareRootSchedule,
+    LinearWarmupSchedule,
+    PolynomialDecaySchedule,
+    advance,
+)
 
 __all__ = ['CosineSchedule', 'InverseSquareRootSchedule', 'LinearWarmupSchedule', 'ModuleEMA',
-           'PolynomialDecaySchedule']
+           'PolynomialDecaySchedule', 'advance']

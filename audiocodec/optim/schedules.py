@@ -1,4 +1,4 @@
-"""Learning rate schedules counted in updates, with warm-up; `step()` is called after every update.
+"""Learning rate schedules counted in updates, with warm-up; `advance` is called after every update.
 
 A constant schedule needs none; for steps and exponentials see `torch.optim.lr_scheduler`.
 """
@@ -12,6 +12,20 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 
+def advance(schedule: LRScheduler) -> None:
+    """Moves a schedule on by one update, whether or not the optimizer has run in it.
+
+    PyTorch warns of a schedule that steps before its optimizer ever has. Here it may: an update whose gradient is not
+    finite is counted and skipped, and discriminators may start later than the generator.
+    """
+    if schedule.last_epoch > 0:
+        schedule.step()
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='Detected call of `lr_scheduler.step', category=UserWarning)
+        schedule.step()
+
+
 class _Schedule(LRScheduler):
     """A learning rate that is a function of the base rate and of the number of updates done."""
 
@@ -22,16 +36,6 @@ class _Schedule(LRScheduler):
     def get_lr(self) -> list[float | torch.Tensor]:
         """The learning rate of each parameter group."""
         return [self.rate(float(lr), self.last_epoch) for lr in self.base_lrs]
-
-    def step(self, epoch: int | None = None) -> None:
-        """Go on by one update."""
-        if self._step_count != 1:
-            return super().step(epoch)
-        with warnings.catch_warnings():
-            # torch takes it for a mistake if the optimizer has not run before the first step. Here it may not have: an
-            # update whose gradient is not finite is counted and skipped.
-            warnings.filterwarnings('ignore', message='Detected call of `lr_scheduler.step', category=UserWarning)
-            return super().step(epoch)
 
 
 class CosineSchedule(_Schedule):

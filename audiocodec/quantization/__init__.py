@@ -1,7 +1,9 @@
 """Quantizers: from continuous latents to codes and back."""
 
 from audiocodec.quantization.base import BaseQuantizer, NoQuantizer, QuantizedResult
+from audiocodec.quantization.codes import check_codes
 from audiocodec.quantization.rvq import ResidualVectorQuantizer
 from audiocodec.quantization.usage import CodeUsage
 
-__all__ = ['BaseQuantizer', 'CodeUsage', 'NoQuantizer', 'QuantizedResult', 'ResidualVectorQuantizer']
+__all__ = ['BaseQuantizer', 'CodeUsage', 'NoQuantizer', 'QuantizedResult',
+           'ResidualVectorQuantizer', 'check_codes']

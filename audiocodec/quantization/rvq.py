@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import torch
 
 from audiocodec.quantization.base import BaseQuantizer, QuantizedResult
 from audiocodec.quantization.codebook import Codebooks
+from audiocodec.quantization.codes import check_codes
 from audiocodec.utils import distrib
 
 _DRAW_DROPOUT = 0x52565105  # purpose of the shared random stream
@@ -166,25 +168,14 @@ class ResidualVectorQuantizer(BaseQuantizer):
             vectors = self._to_vectors(latents.to(self.codebooks.embed.dtype))
             return self._to_codes(self.codebooks.encode(vectors, self.num_codebooks).codes, len(latents))
 
-    def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Latents float [B, D, T] of codes [B, K, T], of the first K codebooks.
+    def decode(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """Latents float [B, D, T] of codes [B, K, T], of the first K codebooks; see `check_codes` for what they may be.
 
         Raises:
-            ValueError: not integers, not of three dimensions, too many codebooks, or a code out of 0..bins-1.
+            ValueError: not integers, wrong shape or device, too many codebooks, or a code out of 0..bins-1.
         """
-        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-            raise ValueError(f'codes of type {codes.dtype}: expected integers; latents go to encode().')
-        if codes.dim() != 3 or not 1 <= codes.shape[1] <= self.total_codebooks:
-            raise ValueError(
-                f'codes of shape {tuple(codes.shape)}: expected [batch, codebooks, frames] with 1 to '
-                f'{self.total_codebooks} codebooks.'
-            )
-        if codes.numel() and not bool(((codes >= 0) & (codes < self.cardinality)).all()):
-            raise ValueError(
-                f'codes from {int(codes.min())} to {int(codes.max())}: expected 0 to {self.cardinality - 1}, the '
-                f'codebooks having {self.cardinality} entries.'
-            )
-        return self._to_latents(self.codebooks.decode(codes.long().transpose(0, 1).flatten(1)), len(codes))
+        codes = check_codes(codes, self.total_codebooks, self.cardinality, self.codebooks.embed.device)
+        return self._to_latents(self.codebooks.decode(codes.transpose(0, 1).flatten(1)), len(codes))
 
     def codebook_stats(self) -> dict[str, torch.Tensor]:
         """Figures of each codebook, [total_codebooks], on the device: 'usage', 'perplexity', 'dead', 'revived'.

@@ -17,9 +17,9 @@ class CodeUsage:
         self.counts = torch.zeros(levels, bins, dtype=torch.int64)
 
     def add(self, codes: torch.Tensor) -> None:
-        """Count codes int64 [B, K', T] of the first K' <= K codebooks."""
+        """Count codes [B, K', T], integers of any type, of the first K' <= K codebooks."""
         self.counts = self.counts.to(codes.device)
-        flat = codes.transpose(0, 1).flatten(1)
+        flat = codes.long().transpose(0, 1).flatten(1)
         self.counts[:len(flat)].scatter_add_(1, flat, torch.ones_like(flat))
 
     def compute(self, over_workers: bool = False) -> dict[str, torch.Tensor]:

@@ -1,8 +1,6 @@
 """What every solver shares: stages, epochs, the state that makes resuming exact, checkpoints, progress, tracking."""
 
 import logging
-import os
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +14,7 @@ from flashy.logging import ResultLogger
 from omegaconf import DictConfig, OmegaConf
 
 from audiocodec.data import SPLITS, AudioLoader, BadFiles, LoaderDiedError
-from audiocodec.solvers import launch, sources
+from audiocodec.solvers import kept, launch, sources
 from audiocodec.solvers.environment import resolve_device, seed_everything
 from audiocodec.solvers.guard import UpdateGuard
 from audiocodec.solvers.interrupts import Interrupts
@@ -25,6 +23,7 @@ from audiocodec.solvers.workers import WorkerWatch
 from audiocodec.utils import allocator, checkpoint, config, distrib
 from audiocodec.utils.averager import Averager
 from audiocodec.utils.errors import RunError
+from audiocodec.utils.failures import Failures
 from audiocodec.utils.lock import FolderLock
 from audiocodec.utils.progress import Progress
 
@@ -77,7 +76,9 @@ class StandardSolver(flashy.BaseSolver, ABC):
         self.updates = 0  # done since the very first epoch
         self.batches = 0  # done in this epoch
         self.means = Averager()  # of this epoch's updates
+        self.failures = Failures()  # of what is done beside training
         self._asked_to_stop = False
+        self._runs_alone = False  # a stage, on weights of the past
         self._bad_files: dict[str, Any] | None = None  # what was skipped in this epoch before an interruption
         self.register_stateful('updates')
         seed_everything(cfg.seed, _BUILD)
@@ -109,21 +110,27 @@ class StandardSolver(flashy.BaseSolver, ABC):
         """Every registered part; Flashy's own entries for the configuration and signature are kept apart."""
         return {name: value for name, value in super().state_dict().items() if not name.startswith('xp.')}
 
-    def commit(self, save_checkpoint: bool = True) -> None:
-        """Close the epoch: append its metrics to the history and save the checkpoint."""
+    def commit(self) -> None:
+        """Close the epoch: append its metrics to the history, save the checkpoint and what is made from it."""
         self.history.append(self._pending_metrics)
         self._start_epoch()
         self.batches, self.means = 0, Averager()
-        if save_checkpoint:
-            self.save_checkpoint()
-        if distrib.is_rank_zero():
-            if save_checkpoint:
-                self._keep_checkpoint(len(self.history))
-            try:
-                self.xp.link.update_history(self.history)
-            except OSError as error:
-                raise RunError(f'{self.folder} cannot be written to: {error.strerror}; the checkpoint of epoch '
-                               f'{len(self.history)} is intact') from error
+        self.save_checkpoint()
+        self._keep_records()
+
+    def _keep_records(self) -> None:
+        """Writes what an epoch leaves besides its checkpoint, which holds all of it: copies, and `history.json`."""
+        if not distrib.is_rank_zero():
+            return
+        options = self.cfg.checkpoint
+        with self.failures.caught('a kept checkpoint'):
+            kept.keep_epoch(self.checkpoint_path, len(self.history), options.save_every, options.keep_last)
+        if options.keep_best is not None:
+            with self.failures.caught(f'checkpoint.keep_best={options.keep_best}'):
+                kept.keep_best(self.checkpoint_path, self.history, options.keep_best,
+                               self.higher_is_better(*options.keep_best.split('.', 1)))
+        with self.failures.caught('history.json'):
+            self.xp.link.update_history(self.history)
 
     def save_checkpoint(self) -> None:
         """Write the latest checkpoint, at the end of an epoch or inside it; every worker calls it."""
@@ -159,18 +166,6 @@ class StandardSolver(flashy.BaseSolver, ABC):
         self.guard.load_state_dict(own['guard'])
         self._bad_files = own['bad_files']
 
-    def _keep_checkpoint(self, epoch: int) -> None:
-        every = self.cfg.checkpoint.save_every
-        if not every or epoch % every:
-            return
-        kept = self.folder / f'checkpoint_{epoch}.th'
-        kept.unlink(missing_ok=True)
-        try:
-            os.link(self.checkpoint_path, kept)  # the same bytes: the latest is replaced, never written to
-        except OSError:
-            shutil.copyfile(self.checkpoint_path, kept)
-        checkpoint.prune(self.folder, 'checkpoint_*.th', self.cfg.checkpoint.keep_last)
-
     def restore(self) -> bool:
         """Continue from this experiment's last checkpoint, if there is one.
 
@@ -195,6 +190,10 @@ class StandardSolver(flashy.BaseSolver, ABC):
         except (RuntimeError, KeyError) as error:
             raise ValueError(f'{source} does not fit the configured model: {error}') from error
 
+    def higher_is_better(self, stage: str, metric: str) -> bool:
+        """Whether a metric of a stage is better the higher it is."""
+        return False
+
     @abstractmethod
     def initialize_from(self, source: str) -> None:
         """Start from the weights of `continue_from`; only called where there is no checkpoint of this experiment."""
@@ -217,6 +216,8 @@ class StandardSolver(flashy.BaseSolver, ABC):
             else:
                 with self._locked_folder(), self.interrupts:
                     self._run_epochs()
+            if self.tracker is not None:
+                self.tracker.close()
         self.watch.finish()
 
     def _run_only(self, stage: str) -> None:
@@ -226,18 +227,27 @@ class StandardSolver(flashy.BaseSolver, ABC):
         if not resumed and self.cfg.continue_from is None:
             self.logger.warning('execute_only=%s: there is no checkpoint in %s, the model is untrained', stage,
                                 self.folder)
+        # Between two epochs, the weights are those of the last one.
+        self._runs_alone = not self.batches and not self._pending_metrics
         self._start_epoch()  # the stage may be one that a checkpoint inside an epoch has done
         self.run_stage(stage, getattr(self, stage))
+        self.failures.sync()
+        if self.failures.counts:  # beside training a warning, but here it is all that was asked for
+            raise RunError(f'execute_only={stage}: failed: {self.failures}')
 
     def _run_epochs(self) -> None:
         with config.shown_as_messages():
-            self.prepare()
+            resumed = self.prepare()
         self.logger.info('\n%s', self.show(brief=True))
         self.replay_history()
+        if resumed and not self.batches and not self._pending_metrics:
+            self._keep_records()  # it may have been interrupted just before
         while self.epoch <= self.cfg.optim.epochs:
             self.run_epoch()
             self.commit()
         self.logger.info('done: %d epochs, %d updates, in %s', len(self.history), self.updates, self.folder)
+        if self.failures.counts:
+            self.logger.warning('failed beside training: %s', self.failures)
 
     @contextmanager
     def _locked_folder(self) -> Iterator[None]:
@@ -254,7 +264,8 @@ class StandardSolver(flashy.BaseSolver, ABC):
             raise RunError(problem)
         try:
             if distrib.is_rank_zero():
-                checkpoint.remove_leftovers(self.checkpoint_path)
+                with self.failures.caught('removing temporary files'):
+                    checkpoint.remove_leftovers(self.checkpoint_path)
             yield
         finally:
             lock.release()
@@ -270,7 +281,7 @@ class StandardSolver(flashy.BaseSolver, ABC):
             self.initialize_from(self.cfg.continue_from)
         assert self.dataloaders  # made now, not at the first batch
         if distrib.is_rank_zero():
-            self.tracker = Tracker(self.cfg, self.folder, self.xp.sig)
+            self.tracker = Tracker(self.cfg, self.folder, self.xp.sig, None if self.cfg.execute_only else self.updates)
         return resumed
 
     def replay_history(self) -> None:
@@ -324,11 +335,20 @@ class StandardSolver(flashy.BaseSolver, ABC):
         self.means.update({'skipped': skipped})
         self._asked_to_stop |= self.guard.follow(self.updates, metrics, skipped, bool(self.interrupts.received), wav,
                                                  infos)
-        every = self.cfg.checkpoint.every_updates
+        if self.tracker is not None and self._every(self.cfg.logging.every_updates):
+            figures = {**self.means.read_recent(), **self.current_figures()}
+            self.tracker.scalars('updates', figures, self.updates, self.epoch)
         if self._asked_to_stop:
             self._stop()
-        elif every and self.updates % every == 0:
+        elif self._every(self.cfg.checkpoint.every_updates):
             self.save_checkpoint()
+
+    def _every(self, updates: int | None) -> bool:
+        return updates is not None and self.updates % updates == 0
+
+    def current_figures(self) -> dict[str, float]:
+        """Figures of the training that are no means over updates, such as the learning rate."""
+        return {}
 
     def _stop(self) -> None:
         """Save and end, as a signal asked."""
@@ -368,7 +388,7 @@ class StandardSolver(flashy.BaseSolver, ABC):
 
     def get_formatter(self, stage_name: str) -> flashy.Formatter:
         """How metrics are written in the log; those of each codebook are for the history and the trackers alone."""
-        return flashy.Formatter({'lr': '.2e', '*accuracy*': '.1%', '*usage*': '.1%', 'bandwidth': '.2f',
+        return flashy.Formatter({'lr': '.2e', 'd_lr': '.2e', '*accuracy*': '.1%', '*usage*': '.1%', 'bandwidth': '.2f',
                                  'duration': '.1f'}, default_format='.4g', include_formatted=False,
                                 exclude_keys=[f'{name}_[0-9]*' for name in ('usage', 'perplexity', 'dead', 'revived')])
 
@@ -377,9 +397,14 @@ class StandardSolver(flashy.BaseSolver, ABC):
         if distrib.is_rank_zero():
             super().log_metrics(stage_name, metrics, formatter)
             if self.tracker is not None:
-                self.tracker.scalars(stage_name, metrics, self.epoch)
+                self.tracker.scalars(stage_name, metrics, self.updates, self.epoch)
         else:
             self._pending_metrics[stage_name] = metrics
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is running; for a stage that runs alone, the one that its weights are from."""
+        return len(self.history) + (0 if self._runs_alone else 1)
 
     @property
     def folder(self) -> Path:

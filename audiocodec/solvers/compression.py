@@ -1,5 +1,6 @@
 """The solver that trains neural audio codecs: reconstruction losses, adversaries, balancer, commitment (EnCodec)."""
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -11,7 +12,7 @@ from torch import nn
 from audiocodec.data import write_audio
 from audiocodec.metrics import MetricSuite
 from audiocodec.models import CompressionModel, pretrained
-from audiocodec.optim import ModuleEMA
+from audiocodec.optim import ModuleEMA, advance
 from audiocodec.solvers import finetune, precision
 from audiocodec.solvers.base import StandardSolver
 from audiocodec.solvers.description import describe
@@ -20,6 +21,7 @@ from audiocodec.utils import config, distrib
 from audiocodec.utils.averager import Averager
 from audiocodec.utils.config import ConfigError
 from audiocodec.utils.optimizers import step_if
+from audiocodec.utils.paths import safe_stem
 
 
 class CompressionSolver(StandardSolver):
@@ -53,7 +55,7 @@ class CompressionSolver(StandardSolver):
         if self.ema is not None:
             self.register_stateful('ema')
         self.metrics = MetricSuite({name: config.build(cfg.metrics[name])
-                                    for name, enabled in cfg.evaluate.metrics.items() if enabled})
+                                    for name, enabled in cfg.evaluate.metrics.items() if enabled}, self.failures)
 
     def _new_ema(self) -> ModuleEMA | None:
         options = self.cfg.optim.ema
@@ -137,7 +139,7 @@ class CompressionSolver(StandardSolver):
             ok = ok & d_grad_norm.isfinite()
         step_if(self.optimizer, ok)
         self.optimizer.zero_grad()
-        self.schedule.step()
+        advance(self.schedule)
         if self.ema is not None:
             self.ema.step()
         self.updates += 1
@@ -153,10 +155,23 @@ class CompressionSolver(StandardSolver):
             metrics = self.run_step(wav.to(self.device, non_blocking=True))
             self.end_update(metrics, metrics.pop('skipped'), wav, infos)
         loader = self.dataloaders['train']
-        means = {**self.means.read(over_workers=True), 'lr': self.optimizer.param_groups[0]['lr'],
+        means = {**self.means.read(over_workers=True), **self.current_figures(),
                  'data_wait': loader.wait_time / (time.monotonic() - begin), **loader.bad_files.metrics()}
         self.warn(means)
         return means
+
+    def current_figures(self) -> dict[str, float]:
+        """The learning rates of the generator, `lr`, and of the discriminators, `d_lr`, where there are some."""
+        optimizers = {'lr': self.optimizer, 'd_lr': self.adversaries.optimizer}
+        return {name: optimizer.param_groups[0]['lr'] for name, optimizer in optimizers.items() if optimizer}
+
+    def higher_is_better(self, stage: str, metric: str) -> bool:
+        """As the metric or the loss says of itself; codebooks should be used, and discriminators be right."""
+        if stage == 'evaluate':
+            return self.metrics.higher_is_better(metric)
+        if metric in self.losses:
+            return getattr(self.losses[metric], 'higher_is_better', False)
+        return re.search(r'usage|perplexity|_acc$', metric) is not None
 
     def warn(self, metrics: Mapping[str, float]) -> None:
         """Say in the log what an epoch's metrics show to be going wrong."""
@@ -190,35 +205,46 @@ class CompressionSolver(StandardSolver):
         self.metrics.reset()
         with self.averaged_model():
             for batch, infos in self.batches_of('evaluate'):
-                wav = batch.to(self.device, non_blocking=True)
-                self.metrics.update(self.model(wav).wav, wav, torch.tensor([info.n_frames for info in infos]))
-        return self.metrics.compute()
+                with self.failures.caught('evaluation of a batch'):
+                    wav = batch.to(self.device, non_blocking=True)
+                    self.metrics.update(self.model(wav).wav, wav, torch.tensor([info.n_frames for info in infos]))
+        figures = self.metrics.compute()
+        self.failures.sync()
+        return figures
 
     @torch.no_grad()
     def generate(self) -> dict[str, float]:
         """Write reference and reconstruction of every item of the generate split, side by side."""
         folder = self.folder / self.cfg.generate.path / f'epoch_{self.epoch}'
-        folder.mkdir(parents=True, exist_ok=True)
-        sent = 0
+        items = written = 0
         with self.averaged_model():
             for wav, infos in self.batches_of('generate'):
-                wav_hat = self.model(wav.to(self.device, non_blocking=True)).wav.cpu()
-                for reference, estimate, info in zip(wav, wav_hat, infos):
-                    name = f'{info.index:03d}_{Path(info.meta.path).stem}'
-                    pair = {'reference': reference[:, :info.n_frames], 'reconstruction': estimate[:, :info.n_frames]}
-                    self._write_pair(folder, name, pair, track=sent < self.cfg.logging.tensorboard_items)
-                    sent += 1
-        distrib.barrier()
-        self.logger.info('samples written to %s', folder)
+                with self.failures.caught('generation of a batch'):
+                    wav_hat = self.model(wav.to(self.device, non_blocking=True)).wav.cpu()
+                    for index, info in enumerate(infos):
+                        name = f'{info.index:03d}_{safe_stem(info.meta.path)}'
+                        pair = {'reference': wav[index, :, :info.n_frames],
+                                'reconstruction': wav_hat[index, :, :info.n_frames]}
+                        self._track_pair(name, pair, items + index)
+                        with self.failures.caught('writing of a sample'):
+                            self._write_pair(folder, name, pair)
+                            written += 1
+                items += len(infos)
+        self.failures.sync()
+        counts = torch.tensor(distrib.all_gather_object([written, items])).sum(0).tolist()
+        self.logger.info('%d of %d samples written to %s', *counts, folder)
         return {}
 
-    def _write_pair(self, folder: Path, name: str, pair: Mapping[str, torch.Tensor], track: bool) -> None:
+    def _write_pair(self, folder: Path, name: str, pair: Mapping[str, torch.Tensor]) -> None:
         options = self.cfg.generate.audio
         for kind, wav in pair.items():
             write_audio(folder / f'{name}.{kind}.{options.format}', wav, self.model.sample_rate,
                         strategy=options.strategy)
-            if track and self.tracker is not None:
-                self.tracker.audio(f'generate/{name}/{kind}', wav, self.model.sample_rate, self.epoch)
+
+    def _track_pair(self, name: str, pair: Mapping[str, torch.Tensor], number: int) -> None:
+        if self.tracker is not None and number < self.cfg.logging.tensorboard_items:
+            for kind, wav in pair.items():
+                self.tracker.audio(f'generate/{name}/{kind}', wav, self.model.sample_rate, self.updates, self.epoch)
 
     @contextmanager
     def averaged_model(self) -> Iterator[None]:

@@ -5,9 +5,8 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from torch import nn
-
 from audiocodec.models.export.options import spell_out
+from audiocodec.modules.activation import activation_class
 from audiocodec.quantization import NoQuantizer, ResidualVectorQuantizer
 from audiocodec.utils import config
 from audiocodec.utils.config import ConfigError
@@ -148,8 +147,8 @@ def _plain(name: str, options: Mapping[str, Any]) -> Any:
     """The value of an option, written in one way."""
     value = options.get(name)
     if name in ('activation_params', 'final_activation_params'):
-        kind = getattr(nn, str(options.get(name.removesuffix('_params'))), None)
-        parameters = inspect.signature(kind).parameters.values() if kind is not None else ()
+        choice = options.get(name.removesuffix('_params'))
+        parameters = () if choice is None else inspect.signature(activation_class(choice)).parameters.values()
         defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
         return {key: value for key, value in {**defaults, **(value or {})}.items() if key != 'inplace'}
     if name == 'norm_params':

@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-import re
+import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,8 +14,10 @@ import soundfile
 import torch
 
 from audiocodec.data import SegmentInfo
+from audiocodec.data.manifest import write_bytes
 from audiocodec.utils import distrib
 from audiocodec.utils.errors import RunError
+from audiocodec.utils.paths import safe_stem
 
 logger = logging.getLogger('audiocodec')
 
@@ -38,7 +40,7 @@ class UpdateGuard:
     """Follows the updates of a run; every worker comes to the same decisions at the same update.
 
     An update with a non-finite loss or gradient changes nothing (`utils.optimizers.step_if`); its batch is kept, and
-    too many of them in a row end the run.
+    too many of them in a row end the run. A batch that cannot be written is a warning.
 
     Args:
         folder: where batches are kept: `update_N.rank_R.json` and `update_N.rank_R/*.wav`.
@@ -103,9 +105,12 @@ class UpdateGuard:
     def _report(self, update: _Update) -> None:
         values = {name: value.float().mean().item() for name, value in update.metrics.items()}
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
-        path = self._keep(update, values)
-        logger.warning('update %d was skipped: %s not finite; its batch is described in %s', update.number,
-                       ', '.join(wrong) or 'a gradient of another worker', path)
+        try:
+            kept = f'is described in {self._keep(update, values)}'
+        except Exception as error:  # an update that was left out is safe without it
+            kept = f'could not be kept ({type(error).__name__}: {error})'
+        logger.warning('update %d was skipped: %s not finite; its batch %s', update.number,
+                       ', '.join(wrong) or 'a gradient of another worker', kept)
         if self.in_row > self.most:
             raise RunError(f'{self.in_row} updates in a row had non-finite losses or gradients ({", ".join(wrong)}), '
                            f'more than optim.max_skipped={self.most}: the model cannot recover. Their batches are in '
@@ -121,14 +126,14 @@ class UpdateGuard:
         for index, (wav, info) in enumerate(zip(update.wav.cpu(), update.infos)):
             item = asdict(info)
             if index < _AUDIO:
-                stem = re.sub(r'[^\w.-]', '_', Path(info.meta.path).stem)[:64]
-                item['audio'] = f'{name}/{index:03d}_{stem}.wav'
-                soundfile.write(self.folder / item['audio'], wav.T.numpy(), info.sample_rate, subtype='FLOAT')
+                item['audio'] = f'{name}/{index:03d}_{safe_stem(info.meta.path)}.wav'
+                soundfile.write(os.fsencode(self.folder / item['audio']), wav.T.numpy(), info.sample_rate,
+                                subtype='FLOAT', format='WAV')
             items.append(item)
         content = {'update': update.number, 'seed': self.seed, 'rank': distrib.rank(), 'metrics': {
             key: value if math.isfinite(value) else str(value) for key, value in values.items()}, 'items': items}
         path = self.folder / f'{name}.json'
-        path.write_text(json.dumps(content, indent=1))
+        write_bytes(path, json.dumps(content, indent=1).encode())
         return path
 
     def state_dict(self) -> dict[str, int]:

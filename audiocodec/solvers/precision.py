@@ -52,12 +52,13 @@ def compile_parts(model: CompressionModel, adversaries: AdversarialTrainer) -> N
     torch._dynamo.config.recompile_limit = max(_GRAPHS, torch._dynamo.config.recompile_limit)
     # Two losses, adversarial and of the features, have their gradients through one graph, one after the other.
     torch._functorch.config.donated_buffer = False
+    # The compiler makes nothing of complex numbers. As an attribute of an instance, the function would not pickle, and
+    # its copies would run on that instance.
+    STFTDiscriminator.spectrum = torch.compiler.disable(STFTDiscriminator.spectrum)  # type: ignore[method-assign]
     parts = [getattr(model, name, None) for name in ('encoder', 'decoder')]
     for discriminator in adversaries.discriminators.values():
         parts += getattr(discriminator, 'discriminators', [discriminator])
     for part in parts:
-        if isinstance(part, STFTDiscriminator):  # the compiler makes nothing of complex numbers
-            part.spectrum = torch.compiler.disable(part.spectrum)  # type: ignore[method-assign]
         if isinstance(part, nn.Module):
             part.compile(dynamic=False)
 

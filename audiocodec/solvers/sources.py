@@ -86,6 +86,7 @@ def build_dataloaders(cfg: DictConfig, device: torch.device) -> dict[str, AudioL
         ConfigError: with a problem for each split that has one.
     """
     loaders, problems = {}, []
+    named: set[str] = set()  # bad files, which several splits may share
     for split in needed_splits(cfg):
         options = split_options(cfg, split)
         try:
@@ -96,7 +97,7 @@ def build_dataloaders(cfg: DictConfig, device: torch.device) -> dict[str, AudioL
             loaders[split] = make_loader(
                 make_dataset(cfg, split), max(1, batch_size), options['num_workers'],
                 max_batches=cfg.optim.updates_per_epoch if split == 'train' else None,
-                pin_memory=device.type == 'cuda', max_bad_fraction=options['max_bad_fraction'])
+                pin_memory=device.type == 'cuda', max_bad_fraction=options['max_bad_fraction'], named=named)
         except ConfigError as error:
             problems += error.problems
         except ValueError as error:

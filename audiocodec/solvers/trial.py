@@ -19,8 +19,8 @@ from audiocodec.data import AudioMeta, write_audio
 from audiocodec.losses import Balancer
 from audiocodec.metrics.base import Metric
 from audiocodec.models import CompressionModel
+from audiocodec.recipe.rules import ACCEPTED
 from audiocodec.solvers import sources
-from audiocodec.solvers.accepted import ACCEPTED
 from audiocodec.utils import config
 from audiocodec.utils.config import MISSING
 
@@ -38,7 +38,7 @@ def component_problems(plain: Mapping[str, Any], fitting: bool) -> list[str]:
         fitting: whether the parts of the model are meant to fit together; if not, they are tried alone.
     """
     with torch.random.fork_rng(devices=[]), _bounded():
-        problems = [*_model_problems(plain['model'], fitting), *_adversarial_problems(plain), *_loss_problems(plain),
+        problems = [*_model_problems(plain, fitting), *_adversarial_problems(plain), *_loss_problems(plain),
                     *_tried(plain['balancer'], 'balancer', None, Balancer, weights={'trial': 1.}),
                     *_optimizer_problems(plain), *_metric_problems(plain), *_dataset_problems(plain),
                     *_writing_problems(plain)]
@@ -69,9 +69,14 @@ def _tried(node: Any, path: str, run: Callable[[Any], Any] | None = None, kind: 
     return []
 
 
-def _model_problems(node: Mapping[str, Any], fitting: bool) -> list[str]:
+def _model_problems(plain: Mapping[str, Any], fitting: bool) -> list[str]:
+    node = plain['model']
+
     @torch.no_grad()
     def run(model: CompressionModel) -> None:
+        for name in ('sample_rate', 'channels'):
+            if getattr(model, name) != plain[name]:
+                raise ValueError(f'its {name} is {getattr(model, name)}, which must agree with {name}={plain[name]}')
         wav = torch.zeros(1, model.channels, model.hop_length)
         found = model.eval()(wav).wav
         if found.shape != wav.shape:
@@ -84,7 +89,9 @@ def _model_problems(node: Mapping[str, Any], fitting: bool) -> list[str]:
 
 
 def _adversarial_problems(plain: Mapping[str, Any]) -> list[str]:
-    node, wav = plain['adversarial'], _moment(plain)
+    node, wav = dict(plain['adversarial']), _moment(plain)
+    if node.get('schedule') == plain['optim']['schedule']:  # the generator's, which is tried there
+        node.pop('schedule')
     heard: list[str] = []
 
     def run(adversaries: AdversarialTrainer) -> None:

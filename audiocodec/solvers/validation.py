@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from audiocodec.data import SPLITS
-from audiocodec.solvers.accepted import ACCEPTED, SECTIONS, SWITCH
+from audiocodec.recipe.rules import ACCEPTED, SECTIONS, SWITCH
 from audiocodec.solvers.trial import component_problems
 from audiocodec.utils import config
 from audiocodec.utils.annotations import is_number, misfit
@@ -32,10 +32,10 @@ def validate(cfg: DictConfig) -> None:
     forms = list(_form_problems(plain))
     if not forms:
         mismatches = list(_mismatches(plain))
-        for find in (_weight_problems, _trains_nothing, _rate_problems, _data_problems, _metric_problems,
+        for find in (_weight_problems, _trains_nothing, _data_problems, _metric_problems,
                      _slurm_problems, _solver_problems):
             problems += find(plain)
-        problems += mismatches
+        problems += [*mismatches, *_length_problems(plain)]
         if all(ACCEPTED[key].check(plain[key]) for key in ('sample_rate', 'channels')):  # else nothing would fit
             problems += component_problems(plain, fitting=not mismatches)
     problems += forms
@@ -135,19 +135,6 @@ def _metric_problems(plain: Mapping[str, Any]) -> Iterator[str]:
             yield f'metrics.{name}={node!r}: expected a section; turn a metric off with evaluate.metrics.{name}=false'
 
 
-def _rate_problems(plain: Mapping[str, Any]) -> Iterator[str]:
-    """Components hold copies of the rate and the channels; they stand outside the signature, so they must agree."""
-    expected = {'sample_rate': plain['sample_rate'], 'channels': plain['channels'], 'in_channels': plain['channels']}
-    for section in ('model', 'losses', 'adversarial', 'metrics'):
-        for where, node in config.targets(plain[section], section):
-            if node.get('weight', 0) is None:
-                continue
-            for name, value in expected.items():
-                if name in node and node[name] != value:
-                    root = 'channels' if name == 'in_channels' else name
-                    yield f'{where}.{name}={node[name]}: must agree with {root}={value}; set {root} alone'
-
-
 def _mismatches(plain: Mapping[str, Any]) -> Iterator[str]:
     """Parts of the model that do not fit together."""
     encoder, decoder, quantizer = (part if isinstance(part, Mapping) else {}
@@ -173,6 +160,14 @@ def _data_problems(plain: Mapping[str, Any]) -> Iterator[str]:
     if source['max_channels'] < plain['channels']:
         yield (f"datasource.max_channels={source['max_channels']} is below channels={plain['channels']}: "
                'a stereo recipe needs stereo data; choose a mono recipe, or other data')
+
+
+def _length_problems(plain: Mapping[str, Any]) -> Iterator[str]:
+    """A schedule that ends with a run of which nobody knows the length."""
+    length, schedule = plain['optim'].get('total_updates'), plain['optim']['schedule']
+    if length is None and any(key.endswith('_steps') and value is None for key, value in schedule.items()):
+        yield (f"optim.total_updates=None: the schedule {schedule.get('_target_')} needs the length of the run, which "
+               'optim.updates_per_epoch=null leaves to the data; type optim.total_updates=N')
 
 
 def _slurm_problems(plain: Mapping[str, Any]) -> Iterator[str]:

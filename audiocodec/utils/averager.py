@@ -9,6 +9,7 @@ import torch
 from audiocodec.utils import distrib
 
 _Group = tuple[tuple[str, int], ...]
+_Sums = dict[_Group, list[float]]  # a sum for each figure of a group, and that of the weights
 
 
 class Averager:
@@ -22,6 +23,7 @@ class Averager:
     def __init__(self) -> None:
         # names and sizes of the metrics that come together -> their sums and the sum of their weights, in float64
         self._sums: dict[_Group, torch.Tensor] = {}
+        self._marks: _Sums = {}  # the sums at the last call of `read_recent`
 
     def update(self, metrics: Mapping[str, torch.Tensor], weight: float = 1.,
                where: torch.Tensor | None = None) -> None:
@@ -50,27 +52,28 @@ class Averager:
         Args:
             over_workers: combine all workers' sums, also of workers that saw no batch; every worker must call it.
         """
-        groups = self._groups()
-        if over_workers:
-            groups = [group for gathered in distrib.all_gather_object(groups) for group in gathered]
-        sums: dict[str, float] = {}
-        weights: dict[str, float] = {}
-        for names, (*values, weight) in groups:
-            for name, value in zip(names, values):
-                sums[name] = sums.get(name, 0.) + value
-                weights[name] = weights.get(name, 0.) + weight
-        return {name: value / weights[name] if weights[name] else math.nan for name, value in sums.items()}
+        sums = self._read_sums()
+        return _means(distrib.all_gather_object(sums) if over_workers else [sums])
 
-    def _groups(self) -> list[tuple[list[str], list[float]]]:
-        """Names of the figures, and their sums with the weight at the end, for each group of metrics."""
+    def read_recent(self) -> dict[str, float]:
+        """Returns the means since the last call, in one copy from the device, without those that nothing was added to.
+
+        The first call after `load_state_dict` goes back to what was loaded.
+        """
+        sums = self._read_sums()
+        recent = {}
+        for group, values in sums.items():
+            before = self._marks.get(group, [0.] * len(values))
+            recent[group] = [value - mark for value, mark in zip(values, before)]
+        self._marks = sums
+        return {name: mean for name, mean in _means([recent]).items() if not math.isnan(mean)}
+
+    def _read_sums(self) -> _Sums:
+        """Copies all sums from the device at once."""
         if not self._sums:
-            return []
+            return {}
         values = iter(torch.cat(list(self._sums.values())).tolist())
-        found = []
-        for group in self._sums:
-            names = [name for key, size in group for name in _expanded(key, size)]
-            found.append((names, [next(values) for _ in range(len(names) + 1)]))
-        return found
+        return {group: [next(values) for _ in range(len(sums))] for group, sums in self._sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Exact sums, so that an epoch's means survive an interruption."""
@@ -81,6 +84,7 @@ class Averager:
         """Restore what `state_dict` gave, on the device of the metrics to come."""
         self._sums = {tuple((name, size) for name, size in group['metrics']): group['sums'].to(device)
                       for group in state['groups']}
+        self._marks = self._read_sums()
 
     @staticmethod
     def merge(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -90,6 +94,19 @@ class Averager:
             key = tuple((name, size) for name, size in group['metrics'])
             sums[key] = sums[key] + group['sums'] if key in sums else group['sums']
         return {'groups': [{'metrics': [list(metric) for metric in key], 'sums': value} for key, value in sums.items()]}
+
+
+def _means(workers: Sequence[_Sums]) -> dict[str, float]:
+    """The means over some sets of sums, NaN where the weights are 0."""
+    sums: dict[str, float] = {}
+    weights: dict[str, float] = {}
+    for groups in workers:
+        for group, (*values, weight) in groups.items():
+            names = [name for key, size in group for name in _expanded(key, size)]
+            for name, value in zip(names, values):
+                sums[name] = sums.get(name, 0.) + value
+                weights[name] = weights.get(name, 0.) + weight
+    return {name: value / weights[name] if weights[name] else math.nan for name, value in sums.items()}
 
 
 def _expanded(name: str, size: int) -> list[str]:

@@ -205,15 +205,41 @@ def _from_1(content: dict[str, Any]) -> dict[str, Any]:
 _MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
 
 
+def duplicate(path: Path, copy: Path) -> None:
+    """Gives a file another name, whole or not at all, which keeps its bytes when the file itself is replaced.
+
+    The two share their place on the disk where the file system has links.
+    """
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')  # one of `remove_leftovers`
+    try:
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
+        os.replace(temporary, copy)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def prune(folder: Path, pattern: str, keep: int | None) -> None:
-    """Delete all but the `keep` newest of the files `pattern` (with one number for the epoch in place of `*`)."""
+    """Delete all but the `keep` newest of the files `pattern` (with one number for the epoch in place of `*`).
+
+    Raises:
+        OSError: one cannot be deleted; the others are.
+    """
     if keep is None:
         return
     prefix, suffix = pattern.split('*')
     found = [path for path in folder.glob(pattern) if path.name[len(prefix):len(path.name) - len(suffix)].isdigit()]
     found.sort(key=lambda path: int(path.name[len(prefix):len(path.name) - len(suffix)]))
+    failure = None
     for path in found[:max(0, len(found) - keep)]:
-        path.unlink()
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            failure = error
+    if failure is not None:
+        raise failure
 
 
 def _to_safetensors(content: dict[str, Any]) -> bytes:

@@ -10,9 +10,9 @@ import inspect
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from audiocodec.utils.annotations import misfit
 
@@ -59,10 +59,14 @@ def allow_targets(*prefixes: str) -> None:
             ALLOWED_PREFIXES.append(prefix)
 
 
+def _allowed_prefixes() -> list[str]:
+    extra = os.environ.get('AUDIOCODEC_ALLOW_TARGETS', '').split(os.pathsep)
+    return [*ALLOWED_PREFIXES, *filter(None, extra)]
+
+
 def is_allowed(target: str) -> bool:
     """Whether a `_target_` may be called."""
-    extra = [prefix for prefix in os.environ.get('AUDIOCODEC_ALLOW_TARGETS', '').split(os.pathsep) if prefix]
-    return any(target.startswith(prefix) for prefix in (*ALLOWED_PREFIXES, *extra))
+    return target.startswith(tuple(_allowed_prefixes()))
 
 
 def to_plain(node: Any) -> Any:
@@ -70,6 +74,13 @@ def to_plain(node: Any) -> Any:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def unresolved(node: Any) -> dict[str, Any]:
+    """An OmegaConf mapping as dicts and lists, with interpolations as they are written."""
+    from omegaconf import OmegaConf
+
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=False))
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -90,6 +101,15 @@ def leaf_keys(node: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
         yield f'{prefix}{key}'
         if isinstance(value, Mapping):
             yield from leaf_keys(value, f'{prefix}{key}.')
+
+
+def leaf_items(node: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of the leaves of nested mappings; lists and empty mappings are leaves."""
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaf_items(value, f'{prefix}{key}.')
+        else:
+            yield f'{prefix}{key}', value
 
 
 def select(node: Mapping[str, Any], key: str) -> Any:
@@ -126,7 +146,7 @@ def locate(target: str) -> Any:
         raise ValueError(f'_target_ {target!r}: expected the dotted name of a class, e.g. torch.nn.L1Loss')
     if not is_allowed(target):
         raise ValueError(f"_target_ '{target}' is not allowed: it must start with one of "
-                         f"{', '.join(ALLOWED_PREFIXES)}; opt in with allow_targets=[{target.split('.')[0]}.]")
+                         f"{', '.join(ALLOWED_PREFIXES)}; {_opt_in(target.split('.')[0])}")
     module_name = target
     attributes: list[str] = []
     while True:
@@ -149,8 +169,14 @@ def locate(target: str) -> Any:
         home = found.__name__ if isinstance(found, ModuleType) else str(getattr(found, '__module__', None))
         if not is_allowed(f'{home}.' if isinstance(found, ModuleType) else f'{home}.{attribute}'):
             raise ValueError(f"_target_ '{target}' is not allowed: '{attribute}' belongs to {home}; "
-                             f'opt in with allow_targets=[{home}.]')
+                             + _opt_in(home))
     return found
+
+
+def _opt_in(package: str) -> str:
+    """How to allow a package, in each of the places where a target may be refused."""
+    return (f'to allow it, add allow_targets=[{package}.] to dora run, call '
+            f"audiocodec.utils.config.allow_targets('{package}.'), or set AUDIOCODEC_ALLOW_TARGETS={package}.")
 
 
 def node_problems(node: Any, path: str = '', provided: Iterable[str] = ()) -> list[str]:
@@ -211,6 +237,18 @@ def _argument_problems(node: Mapping[str, Any], target: Any, provided: set[str])
                        for name in sorted(required - {*given, *by_place, *provided})]
 
 
+def arguments(target: Any) -> dict[str, Any] | None:
+    """Arguments by name of the class or function that a `_target_` names, with their annotations.
+
+    None where it takes any name, or there is no such class: that is for `node_problems` to say.
+    """
+    try:
+        parameters, takes_more = _parameters(locate(target))
+    except ValueError:
+        return None
+    return None if takes_more else {name: p.annotation for name, p in parameters.items()}
+
+
 def _parameters(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
     """What a class or function takes by name, and whether it takes names besides.
 
@@ -264,7 +302,8 @@ def build(node: Any, **runtime: Any) -> Any:
         raise ConfigError(problems)
     arguments = _without_weight(plain)
     try:
-        made = instantiate(arguments, _convert_='all', **runtime)
+        with _whitelisted():
+            made = instantiate(arguments, _convert_='all', **runtime)
     except InstantiationException as error:
         cause = error.__cause__
         while cause is not None and isinstance(cause, InstantiationException):
@@ -275,6 +314,17 @@ def build(node: Any, **runtime: Any) -> Any:
     if hasattr(made, 'built_from'):  # a model knows what rebuilds it, for its exports
         made.built_from = arguments
     return made
+
+
+def _whitelisted() -> AbstractContextManager[Any]:
+    """Passes our allowlist on to Hydra, which has one of its own from 1.4 on."""
+    from hydra import utils
+
+    if not hasattr(utils, 'execution_whitelist'):
+        return nullcontext()
+    names = [prefix.rstrip('.') for prefix in _allowed_prefixes()]
+    entries = [entry for name in names for entry in (name, f'{name}.*')]
+    return cast(AbstractContextManager[Any], utils.execution_whitelist(entries))
 
 
 def attempt(node: Any, path: str = '', **runtime: Any) -> tuple[Any, list[str]]:

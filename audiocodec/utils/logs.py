@@ -10,6 +10,7 @@ from audiocodec.utils.progress import ConsoleFilter
 
 FORMAT = '[%(asctime)s][%(name)s][%(levelname)s] %(message)s'
 _ANSI = re.compile(r'\x1b\[[0-9;]*m')
+_warned: set[str] = set()
 _COLORS = {'DEBUG': '2', 'WARNING': '33', 'ERROR': '31', 'CRITICAL': '1;31'}
 
 
@@ -46,9 +47,17 @@ def setup(folder: str | os.PathLike[str] | None, rank: int = 0, level: str = 'IN
         console.addFilter(ConsoleFilter())
         handlers.append(console)
     if folder is not None:
-        file = logging.FileHandler(Path(folder) / f'solver.log.{rank}')
+        # names of files may hold bytes that are no text
+        file = logging.FileHandler(Path(folder) / f'solver.log.{rank}', encoding='utf-8', errors='backslashreplace')
         file.setFormatter(_Formatter(color=False))
         handlers.append(file)
     for handler in handlers:
         handler.audiocodec = True  # type: ignore[attr-defined]
         root.addHandler(handler)
+
+
+def warn_once(logger: logging.Logger, key: str, message: str) -> None:
+    """Logs a warning the first time that `key` is seen in this process."""
+    if key not in _warned:
+        _warned.add(key)
+        logger.warning('%s', message)

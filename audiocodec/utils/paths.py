@@ -1,15 +1,40 @@
-"""Where things lie: the project's folder, the experiments, files named relatively."""
+"""Where things lie, and how files are named: the project's folder, the experiments, names of samples."""
 
+import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent  # of a clone: it holds config/, grids/ and dataset/
+_PACKAGE = Path(__file__).resolve().parent.parent
+INSTALLED = (_PACKAGE / 'config').is_dir()            # from a wheel; in a clone, config/ lies beside the package
+ROOT = _PACKAGE if INSTALLED else _PACKAGE.parent     # the folder that holds config/, grids/ and dataset/
+
+# With a number, a kind, a suffix and what a temporary file adds, a name stays within the 143 bytes
+# that an encrypted file system allows (others: 255).
+_STEM_BYTES = 80
+_REFUSED = '/\\:*?"<>|'  # by one file system or another
 
 
 def experiments_folder() -> Path:
-    """The folder of all experiments: the environment's AUDIOCODEC_DORA_DIR, else `outputs/` in the project's folder."""
-    return Path(os.environ.get('AUDIOCODEC_DORA_DIR') or ROOT / 'outputs').absolute()
+    """Returns the folder of all experiments.
+
+    That is the environment's AUDIOCODEC_DORA_DIR, else `outputs/`: in the clone, or in the working
+    directory for an installed package.
+    """
+    outputs = Path('outputs') if INSTALLED else ROOT / 'outputs'
+    return Path(os.environ.get('AUDIOCODEC_DORA_DIR') or outputs).expanduser().absolute()
+
+
+def own_config_folder() -> Path | None:
+    """Returns `config/` of the working directory, for recipes beside those of the project, if any."""
+    folder = Path('config').absolute()
+    return folder if folder.is_dir() and not folder.samefile(ROOT / 'config') else None
+
+
+def grid_package() -> str:
+    """Returns the package of the grids: `grids` of the working directory, else the project's."""
+    own = Path('grids/__init__.py').is_file()
+    return 'audiocodec.grids' if INSTALLED and not own else 'grids'
 
 
 def find(path: str | os.PathLike[str]) -> Path:
@@ -18,6 +43,32 @@ def find(path: str | os.PathLike[str]) -> Path:
     if not path.is_absolute() and not path.exists() and (ROOT / path).exists():
         return ROOT / path
     return path.absolute()
+
+
+def canonical(path: str | os.PathLike[str]) -> str:
+    """Returns the one spelling of a path, for comparisons: `data/`, `./data`, `~/data` and its absolute form agree.
+
+    Symbolic links stay as they are written, except before `..`, which leaves the folder that a link leads to. What
+    lies in the project's own folder is given relative to it, so that it does not depend on where the clone is.
+    """
+    found = find(path)
+    if '..' in found.parts:
+        found = found.resolve()
+    return str(found.relative_to(ROOT) if found.is_relative_to(ROOT) else found)
+
+
+def safe_stem(path: str | os.PathLike[str]) -> str:
+    """Returns the name of a file, without its suffix, in a form that any file system and terminal takes.
+
+    Characters that cannot be printed or stored become '_', and names beyond 80 bytes are cut. A name that is changed
+    ends in eight digits of its hash, so that different names stay different.
+    """
+    stem = Path(path).stem
+    cleaned = ''.join(char if char.isprintable() and char not in _REFUSED else '_' for char in stem)
+    if cleaned == stem and len(stem.encode()) <= _STEM_BYTES:
+        return stem
+    digest = hashlib.sha256(stem.encode(errors='surrogatepass')).hexdigest()[:8]
+    return cleaned.encode()[:_STEM_BYTES - 9].decode(errors='ignore') + f'-{digest}'
 
 
 def experiment_places(sig: str, beside: Path | None = None) -> list[Path]:

@@ -94,9 +94,15 @@ class Progress(Generic[T]):
 
     def erase(self) -> None:
         """Wipe the bar's line; the next `update` draws it again."""
-        self.stream.write('\r\x1b[K')
-        self.stream.flush()
+        self._show('\r\x1b[K')
         self._last_draw = float('-inf')
+
+    def _show(self, text: str) -> None:
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except (OSError, ValueError):  # the terminal is gone; the loop goes on
+            self.is_terminal, self.enabled = False, self.logger is not None
 
     def _lines_due(self) -> int:
         return self.n * self.updates // self.total if self.updates and self.total else 0
@@ -116,8 +122,7 @@ class Progress(Generic[T]):
         if self.logger is not None:
             self.logger.info('%s', line, extra={'progress_line': self.is_terminal})
         else:
-            self.stream.write(line + '\n')
-            self.stream.flush()
+            self._show(line + '\n')
 
     def _draw(self, now: float) -> None:
         if not (self.enabled and self.is_terminal) or Progress._on_screen not in (None, self):
@@ -132,8 +137,7 @@ class Progress(Generic[T]):
             bar = f'[{"#" * int(20 * share):-<20}] {share:4.0%} '
         line = f'{self.desc} {bar}' + ' | '.join([self._count(), *self._facts(now)])
         columns = shutil.get_terminal_size().columns
-        self.stream.write('\r\x1b[K' + line.strip()[:columns - 1])
-        self.stream.flush()
+        self._show('\r\x1b[K' + line.strip()[:columns - 1])
 
     def _refresh_texts(self, now: float) -> None:
         self._texts = self._postfix() if callable(self._postfix) else self._postfix

@@ -1,4 +1,7 @@
+import copy
 import functools
+import math
+import pickle
 import socket
 import subprocess
 import sys
@@ -15,6 +18,8 @@ from audiocodec.adversarial import (
     MultiScaleSTFTDiscriminator,
     get_criterion,
 )
+from audiocodec.optim import CosineSchedule
+from audiocodec.solvers.precision import compile_parts
 
 ADAM = functools.partial(torch.optim.Adam, lr=3e-3, betas=(0.5, 0.9))
 
@@ -40,6 +45,39 @@ def batch(index=0, size=2, length=600):
 
 def parameters(trainer):
     return [parameter.detach().clone() for parameter in trainer.parameters()]
+
+
+class ForeignDiscriminator(nn.Module):
+    """Parametrized by itself, not by this package."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.utils.parametrizations.weight_norm(nn.Conv1d(1, 2, 5))
+
+    def forward(self, wav):
+        hidden = self.conv(wav).relu()
+        return [hidden.mean(1)], [[hidden]]
+
+
+@pytest.mark.parametrize('copied', [copy.deepcopy, lambda trainer: pickle.loads(pickle.dumps(trainer))])
+@pytest.mark.parametrize('compiled', [False, True])
+def test_copies_train_alike_and_share_nothing(copied, compiled, assert_equal):
+    torch.manual_seed(0)
+    discriminators = {**make_discriminators(), 'scale': MultiScaleDiscriminator(
+        scale_norms=['spectral_norm', 'weight_norm'], filters=2, max_filters=8), 'foreign': ForeignDiscriminator()}
+    trainer = AdversarialTrainer(discriminators, optimizer=ADAM)
+    if compiled:
+        compile_parts(nn.Module(), trainer)
+    with torch.compiler.set_stance('force_eager'):
+        trainer.train_step(*batch(0))
+        state = copy.deepcopy(trainer.state_dict())
+        other = copied(trainer)
+        assert_equal(dict(other.state_dict()), dict(state))
+        assert_equal(other.train_step(*batch(1)), copied(trainer).train_step(*batch(1)))
+        assert_equal(dict(trainer.state_dict()), dict(state))
+        trainer.train_step(*batch(1))
+        assert_equal(dict(other.state_dict()), dict(trainer.state_dict()))
+        assert_equal(other.generator_losses(*batch(2)), trainer.generator_losses(*batch(2)))
 
 
 @pytest.mark.parametrize('criterion', ['hinge', 'mse'])
@@ -374,3 +412,29 @@ def test_two_workers_equal_one_with_the_whole_batch(tmp_path):
         first, second = (end['state'][f'discriminators.{name}'] for end in ends)
         assert torch.equal(first, second)
         torch.testing.assert_close(first, value, rtol=1e-3, atol=1e-5)
+
+
+def test_the_rate_follows_a_schedule_counted_in_calls_and_resumes(assert_equal):
+    """Half a cosine over 8 calls; every second one trains, and the rate goes on all the same."""
+    schedule = functools.partial(CosineSchedule, total_steps=8, warmup_steps=0)
+
+    def make():
+        return make_trainer(schedule=schedule, every=2, lr_ratio=0.5)
+
+    def rate(trainer):
+        return trainer.optimizer.param_groups[0]['lr']
+
+    trainer, rates = make(), []
+    for index in range(8):
+        if index == 3:
+            state = copy.deepcopy(trainer.state_dict())
+        rates.append(rate(trainer))
+        trainer.train_step(*batch(index))
+    assert rates == pytest.approx([0.5 * 3e-3 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)])
+    assert rate(trainer) == pytest.approx(0., abs=1e-9)
+    resumed = make()
+    resumed.load_state_dict(state)
+    assert rate(resumed) == rates[3]
+    for index in range(3, 8):
+        resumed.train_step(*batch(index))
+    assert_equal(resumed.state_dict(), trainer.state_dict())

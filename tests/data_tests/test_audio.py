@@ -160,3 +160,20 @@ def test_too_many_channels_are_no_audio(tmp_path, make_file):
     path = make_file(tmp_path / 'a.wav', 0.1, 16000, channels=65)
     with pytest.raises(ValueError, match=r'a\.wav: its header gives 65 channels; expected at most 64'):
         read_audio(path)
+
+
+@pytest.mark.parametrize('suffix', CODECS)
+def test_files_are_written_whatever_bytes_their_folder_is_named_by(tmp_path, suffix):
+    folder = tmp_path / os.fsdecode(b'caf\xe9\n')
+    path = write_audio(folder / f'{os.fsdecode(bytes([0xff]))}.{suffix}', tones(1.0, 16000), 16000)
+    assert os.listdir(os.fsencode(folder)) == [b'\xff.' + suffix.encode()]
+    assert read_audio(path)[0].shape == (1, 16000)
+
+
+@pytest.mark.parametrize('suffix', CODECS)
+@pytest.mark.parametrize('left', [0, 8192])
+def test_a_full_disk_is_no_matter_of_the_format(small_disk, suffix, left):
+    (small_disk / 'other').write_bytes(bytes(2 ** 21 - 4096 - left))
+    with pytest.raises(OSError, match=rf'a\.{suffix}: could not be written \(0\.0 MB free there\)'):
+        write_audio(small_disk / f'a.{suffix}', torch.rand(2, 96000) - 0.5, 48000)
+    assert os.listdir(small_disk) == ['other']

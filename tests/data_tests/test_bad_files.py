@@ -130,3 +130,13 @@ def test_one_worker_that_goes_on_for_several_has_all_their_counts():
     alone.load_state_dict(BadFiles.merge([worker.state_dict() for worker in workers]))
     assert alone.state_dict()['own']['draws'] == 6
     assert alone.metrics() == {'skipped_files': 2.}
+
+
+def test_loaders_that_share_the_names_name_a_file_once(caplog):
+    named = set()
+    first, second = BadFiles(named=named), BadFiles(named=named)
+    with caplog.at_level(logging.WARNING):
+        first.update([info('/a.wav')])
+        second.update([info('/a.wav', '/b.wav')])
+    assert [record.getMessage() for record in caplog.records] == ['Skipped: /a.wav: broken', 'Skipped: /b.wav: broken']
+    assert second.metrics() == {'skipped_files': 2.}

@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from audiocodec.data import (
+    SPLITS,
     AudioMeta,
     index,
     index_folder,
@@ -119,6 +120,18 @@ def test_bad_files_are_left_out_and_named_once(folder, caplog):
     assert '3 of 4 audio files left out' in message
     for part in ('broken.wav: cannot be read as audio', 'z.flac: ', 'a.OGG: only 1.000 s long'):
         assert message.count(part) == 1
+
+
+def test_the_splits_of_a_folder_name_what_they_leave_out_once(folder, caplog):
+    (folder / 'broken.wav').write_text('not audio')
+    with caplog.at_level(logging.WARNING):
+        for name in SPLITS:
+            split_folder(folder, name)
+        assert len(caplog.records) == 1
+        (folder / 'another.wav').write_text('not audio')  # something else to say
+        split_folder(folder, 'train')
+    assert [record.getMessage().split(':')[1].strip() for record in caplog.records] == [
+        '1 of 4 audio files left out', '2 of 5 audio files left out']
 
 
 def test_empty_folder_says_what_is_accepted(tmp_path):

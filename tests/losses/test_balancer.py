@@ -199,6 +199,12 @@ def test_bad_arguments_are_named(arguments, message):
         Balancer(**arguments)
 
 
+def test_the_effective_loss_is_scaled_as_its_gradient():
+    plain, halved = (Balancer({'l1': 3., 'l2': 1.}, reference_batch_size=size).backward(*make_losses())
+                     for size in (None, 2))
+    assert halved.item() == pytest.approx(plain.item() / 2, rel=1e-6)
+
+
 def test_the_example_holds():
     assert doctest.testmod(audiocodec_losses.balancer) == (0, 5)
 
@@ -240,6 +246,56 @@ def _work(rank, folder, per_batch_item):
 
 if __name__ == '__main__':
     _work(int(sys.argv[1]), sys.argv[2], sys.argv[3] == 'True')
+
+
+def weight_gradient(balancer, items, commitment, **kwargs):
+    """Gradient, at a weight that multiplies every item, of balanced losses and of a commitment that is a mean."""
+    weight = torch.ones((), requires_grad=True)
+    wav_hat = weight * items
+    losses = {'l1': F.l1_loss(wav_hat, torch.zeros_like(items)), 'l2': F.mse_loss(wav_hat, 0.5 * items.roll(1, -1))}
+    beside = commitment * (weight * items).square().mean() if commitment else None
+    balancer.backward(losses, wav_hat, beside=beside)
+    return weight.grad.item()
+
+
+@pytest.mark.parametrize('per_batch_item', [True, False])
+def test_commitment_weighs_the_same_at_every_batch_size(per_batch_item):
+    """Items of one kind, so that only their number differs: 8, as on each worker of the published grids, to 64."""
+    eight = torch.randn(8, 1, 200, generator=torch.Generator().manual_seed(3))
+    found = {}
+    for repeats in (1, 2, 8):
+        arguments = {'per_batch_item': per_batch_item, 'reference_batch_size': 8}
+        items = eight.repeat(repeats, 1, 1)
+        found[repeats] = [weight_gradient(Balancer({'l1': 3., 'l2': 1.}, **arguments), items, commitment)
+                          for commitment in (0., 1.)]
+    for balanced, both in found.values():
+        assert balanced == pytest.approx(found[1][0], rel=1e-4)
+        assert both == pytest.approx(found[1][1], rel=1e-4)
+    alone = weight_gradient(Balancer({'l1': 3., 'l2': 1.}, per_batch_item=per_batch_item), eight, 0.)
+    assert found[1][0] == pytest.approx(alone, rel=1e-6)  # 8 items at once are the reference's own computation
+
+
+def test_the_recipes_compute_what_eight_workers_of_the_published_grids_do():
+    """Each of those balances its own 8 items by norms averaged over the workers; gradients are then averaged."""
+    items = torch.randn(64, 1, 200, generator=torch.Generator().manual_seed(4))
+    weights = {'l1': 3., 'l2': 1.}
+    gradients, norms = {}, {}
+    for rank, own in enumerate(items.split(8)):
+        wav_hat = own.clone().requires_grad_()
+        losses = {'l1': F.l1_loss(wav_hat, torch.zeros_like(own)), 'l2': F.mse_loss(wav_hat, 0.5 * own.roll(1, -1))}
+        for name in weights:
+            grad = gradients[rank, name] = grad_of(name, losses, wav_hat)
+            norms[rank, name] = grad.flatten(1).norm(dim=1).mean()
+    mean_norms = {name: torch.stack([norms[rank, name] for rank in range(8)]).mean() for name in weights}
+    published = 0.
+    for rank, own in enumerate(items.split(8)):
+        for name, weight in weights.items():
+            balanced = weight / 4 * gradients[rank, name] / mean_norms[name]
+            published += (balanced * own).sum().item() / 8
+    ours = weight_gradient(Balancer(weights, reference_batch_size=8), items, 0.)
+    assert ours == pytest.approx(published, rel=1e-4)
+    whole = weight_gradient(Balancer(weights), items, 0.)  # 64 items at once, as the reference does on one worker
+    assert whole == pytest.approx(8 * published, rel=1e-4)
 
 
 def test_a_loss_beside_adds_its_own_gradient_in_the_same_pass():

@@ -8,13 +8,8 @@ import torch
 from torch import distributed
 
 from audiocodec.losses import MelSpectrogramL1Loss
-from audiocodec.metrics import SISNR, MeanMetric, MelDistance, Metric, MetricSuite, base
+from audiocodec.metrics import SISNR, MeanMetric, MelDistance, Metric, MetricSuite
 from audiocodec.modules.signal import si_snr
-
-
-@pytest.fixture(autouse=True)
-def _nothing_warned_before(monkeypatch):
-    monkeypatch.setattr(base, '_warned', set())
 
 
 def noise(*shape, seed=0):
@@ -48,8 +43,8 @@ class Lopsided(MeanMetric):
     def measure(self, estimate, reference, lengths=None):
         return 'no tensor'
 
-    def compute(self):
-        raise ZeroDivisionError
+    def partial(self):
+        raise ZeroDivisionError('no items')
 
 
 class Pair(Metric):
@@ -59,8 +54,11 @@ class Pair(Metric):
     def add(self, measured):
         self.measured = measured
 
-    def compute(self):
-        return dict(zip(['estimate', 'reference'], self.measured.tolist()))
+    def partial(self):
+        return self.measured
+
+    def combine(self, partials):
+        return dict(zip(['estimate', 'reference'], torch.stack(list(partials)).amax(0).tolist()))
 
     def reset(self):
         del self.measured
@@ -138,9 +136,10 @@ def test_a_failing_metric_is_reported_once_and_leaves_the_others(caplog):
         for sign in (1., -1., 1.):
             suite.update(wav, sign * wav.abs())
     assert [record.getMessage() for record in caplog.records] == [
-        "The metric bad failed, its figure is missing or partial: RuntimeError('out of luck')",
-        "The metric some failed, its figure is missing or partial: RuntimeError('negative')",
+        'metric bad failed, the run goes on: RuntimeError: out of luck',
+        'metric some failed, the run goes on: RuntimeError: negative',
     ]
+    assert suite.failures.counts == {'metric bad': 3, 'metric some': 1}
     figures = suite.compute()
     assert list(figures) == ['some', 'sisnr']
     assert figures['some'] == pytest.approx(wav[:, 0, 0].abs().mean().item())
@@ -151,6 +150,7 @@ def test_a_metric_that_fails_to_add_and_to_compute_leaves_the_others(caplog):
     suite.update(*noisy(10., 2, 1, 8000))
     assert list(suite.compute()) == ['sisnr']
     assert [record.levelname for record in caplog.records] == ['WARNING']
+    assert suite.failures.counts == {'metric lopsided': 2}
 
 
 def test_measuring_a_pickled_copy_and_adding_equals_an_update():
@@ -161,27 +161,66 @@ def test_measuring_a_pickled_copy_and_adding_equals_an_update():
     assert suite.compute() == other.compute()
 
 
+class Unlike(SISNR):
+    """Fails in one of its methods, on worker 1 alone."""
+
+    def __init__(self, where):
+        super().__init__(8000, segment=1.)
+        self.where = where
+
+    def fail(self, where):
+        if where == self.where and distributed.get_rank() == 1:
+            raise RuntimeError(f'cannot {where}')
+
+    def partial(self):
+        self.fail('partial')
+        return (lambda: None) if self.where == 'pickle' and distributed.get_rank() == 1 else super().partial()
+
+    def combine(self, partials):
+        self.fail('combine')
+        return super().combine(partials)
+
+    def reset(self):
+        if distributed.is_initialized():
+            self.fail('reset')
+        super().reset()
+
+
 def test_two_workers_share_the_items_and_a_failure(tmp_path):
     workers = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
     assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
     estimate, reference = noisy(10., 3, 1, 8000)
-    first, second = (torch.load(tmp_path / f'{rank}.th', weights_only=True) for rank in range(2))
+    (first, failed), (second, failed_second) = (torch.load(tmp_path / f'{rank}.th') for rank in range(2))
+    assert failed == failed_second == ['metric bad', 'metric combine', 'metric partial', 'metric pickle',
+                                       'metric reset', 'metric some']
+    # What one worker cannot combine, the other has: they had the same sums.
+    assert first.pop('combine') == first['sisnr']
     assert first == second
-    assert list(first) == ['some', 'sisnr']
+    assert list(first) == ['reset', 'some', 'sisnr']
     # The worker with the negative item has nothing of this metric; the mean is over the other's.
     assert first['some'] == pytest.approx(reference[:2, 0, 0].abs().mean().item())
     assert first['sisnr'] == pytest.approx(si_snr(estimate, reference, 8000).mean().item())
 
 
 def _work(rank, folder):
+    metrics = {where: Unlike(where) for where in ('partial', 'pickle', 'combine', 'reset')}
     distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
-    suite = MetricSuite({'bad': Failing(), 'some': Sometimes(), 'sisnr': SISNR(8000, segment=1.)})
+    suite = MetricSuite({'bad': Failing(), **metrics, 'some': Sometimes(), 'sisnr': SISNR(8000, segment=1.)})
+    suite.reset()
     estimate, reference = noisy(10., 3, 1, 8000)
     sign = -reference[2, 0, 0].sign() if rank else reference[:2, 0, :1].sign()[..., None]
     items = slice(2, 3) if rank else slice(0, 2)
     suite.update(sign * estimate[items], sign * reference[items])
-    torch.save(suite.compute(), f'{folder}/{rank}.th')
+    figures = suite.compute()
+    suite.failures.sync()
+    torch.save((figures, sorted(suite.failures.reasons)), f'{folder}/{rank}.th')
     distributed.destroy_process_group()
+
+
+def test_metrics_know_which_way_is_better():
+    suite = MetricSuite({'sisnr': SISNR(8000), 'sisnr_mel': MelDistance(8000), 'pair': Pair()})
+    figures = ['sisnr', 'sisnr_mel', 'pair_estimate', 'other']
+    assert [suite.higher_is_better(figure) for figure in figures] == [True, False, False, False]
 
 
 if __name__ == '__main__':

@@ -8,7 +8,8 @@ import textwrap
 import pytest
 import torch
 
-from audiocodec.metrics import MetricSuite, ViSQOL, base
+from audiocodec.metrics import MetricSuite, ViSQOL
+from audiocodec.utils import logs
 
 # Obeys the command line of the official binary. The score is 5 less the relative error: it comes from the files.
 STAND_IN = '''\
@@ -49,7 +50,7 @@ STAND_IN = '''\
 
 @pytest.fixture(autouse=True)
 def _nothing_warned_before(monkeypatch):
-    monkeypatch.setattr(base, '_warned', set())
+    monkeypatch.setattr(logs, '_warned', set())
 
 
 def install(folder, then=''):

@@ -58,6 +58,17 @@ def test_codes_and_waveforms_are_those_of_transformers(pair):
             assert out.bandwidth.item() == pytest.approx(ours.bandwidth)
 
 
+@torch.no_grad()
+def test_latents_before_the_quantizer_are_those_of_transformers(pair):
+    theirs, ours, _ = pair
+    wav = 0.3 * torch.randn(3, 1, 2999)
+    latents, scale = ours.encode_latent(wav)
+    torch.testing.assert_close(latents, theirs.encoder(whole_frames(wav, theirs.config.hop_length)))
+    assert torch.equal(theirs.quantizer(latents, LEVELS)[1], theirs.encode(
+        whole_frames(wav, theirs.config.hop_length)).audio_codes)
+    assert scale is None
+
+
 def test_figures(pair):
     theirs, ours, _ = pair
     ours.set_num_codebooks(2)

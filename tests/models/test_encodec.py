@@ -147,12 +147,32 @@ def test_encode_keeps_no_graph_and_decode_does():
     assert model.decode(codes, scale).requires_grad
 
 
+@pytest.mark.parametrize('renormalize', [True, False])
+def test_latents_before_the_quantizer(renormalize):
+    model = make_model(causal=False, channels=2, renormalize=renormalize).eval()
+    wav = torch.randn(2, 2, 101)
+    latents, scale = model.encode_latent(wav)
+    torch.testing.assert_close(latents, model.encoder(wav / scale[:, :, None] if renormalize else wav))
+    codes, expected = model.encode(wav)
+    assert torch.equal(model.quantizer.encode(latents), codes)
+    if renormalize:
+        assert torch.equal(scale, expected)
+    else:
+        assert scale is None
+    model.quantizer.set_num_codebooks(1)
+    assert torch.equal(model.encode_latent(wav)[0], latents)
+    latents.square().mean().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in model.encoder.parameters())
+    assert all(parameter.grad is None for parameter in model.decoder.parameters())
+
+
 def test_continuous_autoencoder():
     model = make_model(quantizer=NoQuantizer(6))
     wav = torch.randn(2, 1, 61)
     out = model(wav)
     assert out.codes.shape == (2, 0, 8)
     torch.testing.assert_close(out.latents, model.encoder(wav))
+    assert torch.equal(model.encode_latent(wav)[0], out.latents)
     torch.testing.assert_close(out.wav, model.decoder(out.latents)[..., :61])
     assert (model.cardinality, model.num_codebooks, model.bandwidth, out.bandwidth.item()) == (0, 0, 0., 0.)
     with pytest.raises(ValueError, match='continuous autoencoder'):
@@ -198,7 +218,9 @@ def test_wrong_waveforms(wav, message):
 @pytest.mark.parametrize(('codes', 'message'), [
     (torch.zeros(4, 8, dtype=torch.int64), r'shape \[4, 8\]: expected \[B, K, T\]'),
     (torch.zeros(1, 5, 8, dtype=torch.int64), r'shape \[1, 5, 8\]: .* K from 1 to 4'),
-    (torch.zeros(1, 0, 8, dtype=torch.int64), 'none of them 0'),
+    (torch.zeros(1, 0, 8, dtype=torch.int64), r'shape \[1, 0, 8\]: .* K from 1 to 4'),
+    (torch.zeros(1, 4, 0, dtype=torch.int64), r'shape \[1, 4, 0\]: .* none of them 0'),
+    (torch.zeros(0, 4, 8, dtype=torch.int64), r'shape \[0, 4, 8\]: .* none of them 0'),
     (torch.zeros(1, 4, 8), 'type torch.float32: expected integers'),
     (torch.zeros(1, 4, 8, dtype=torch.bool), 'type torch.bool: expected integers'),
     (torch.full((1, 4, 8), 16), 'from 16 to 16: expected 0 to 15'),
@@ -210,13 +232,6 @@ def test_wrong_codes(codes, message):
     for method in (model.decode, model.decode_latent):
         with pytest.raises(ValueError, match=message):
             method(codes)
-
-
-def test_codes_of_any_integer_type():
-    model = make_model().eval()
-    codes = torch.randint(0, 16, (1, 4, 8))
-    with torch.no_grad():
-        assert torch.equal(model.decode(codes.to(torch.uint8)), model.decode(codes))
 
 
 def test_wrong_scales():

@@ -159,3 +159,14 @@ def test_weights_that_are_incomplete(tmp_path):
         torch.save({key: value for key, value in state.items() if key != name}, path)
         with pytest.raises(ValueError, match=rf'encodec\.th: .*{message}'):
             CompressionModel.get_pretrained(str(path))
+
+
+@pytest.mark.parametrize('kbps', [1.5, 2., 3., 6., 7.4, 12., 24.])
+def test_a_bandwidth_uses_the_codebooks_that_it_uses_in_the_package(kbps, tmp_path):
+    theirs = make_model(MONO, levels=32, bins=1024, **SMALL)
+    ours = load(theirs, tmp_path / 'encodec.th')
+    ours.set_bandwidth(kbps)
+    theirs.target_bandwidths.append(kbps)
+    theirs.set_target_bandwidth(kbps)
+    [(codes, _)] = theirs.encode(torch.randn(1, 1, 320))
+    assert ours.num_codebooks == codes.shape[1]

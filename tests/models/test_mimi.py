@@ -50,6 +50,17 @@ def test_codes_and_waveforms_are_those_of_transformers(pair):
     assert len(used) > 4
 
 
+@torch.no_grad()
+def test_latents_before_the_quantizer_give_the_codes_of_transformers(pair):
+    theirs, ours, _ = pair
+    wav = torch.randn(3, ours.channels, 999)
+    latents, scale = ours.encode_latent(wav)
+    assert latents.shape == (3, 16, 21)
+    assert latents.std() > 0
+    assert torch.equal(theirs.quantizer.encode(latents, 4).transpose(0, 1), theirs.encode(wav).audio_codes)
+    assert scale is None
+
+
 def test_figures(pair):
     ours = pair[1]
     ours.set_num_codebooks(2)

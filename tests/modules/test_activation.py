@@ -1,8 +1,11 @@
+import sys
+
 import pytest
 import torch
 from torch import nn
 
-from audiocodec.modules import make_activation
+from audiocodec.modules import SEANetDecoder, SEANetEncoder, make_activation
+from audiocodec.utils import config
 
 
 def test_activation_by_name():
@@ -43,3 +46,48 @@ def test_elu_has_second_derivatives():
         slope, = torch.autograd.grad(elu(x).square().sum(), x, create_graph=True)
         found.append(torch.autograd.grad(slope.square().sum(), x)[0])
     torch.testing.assert_close(*found)
+
+
+SNAKE = '''
+import torch
+
+class Snake(torch.nn.Module):
+    """x + sin^2(a x) / a, with a parameter for each channel."""
+
+    def __init__(self, channels, init=1.):
+        super().__init__()
+        self.alpha = torch.nn.Parameter(torch.full((channels, 1), init))
+
+    def forward(self, x):
+        return x + (self.alpha * x).sin().square() / self.alpha
+'''
+
+
+@pytest.fixture
+def snake(tmp_path, monkeypatch):
+    (tmp_path / 'wavy.py').write_text(SNAKE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(config, 'ALLOWED_PREFIXES', [*config.ALLOWED_PREFIXES, 'wavy.'])
+    yield 'wavy.Snake'
+    sys.modules.pop('wavy', None)
+
+
+def test_an_activation_of_ones_own_has_parameters_for_each_channel(snake):
+    options = {'n_filters': 4, 'dimension': 8, 'n_residual_layers': 1, 'ratios': [4, 2], 'activation': snake,
+               'activation_params': {'init': 0.5}}
+    encoder = SEANetEncoder(**options)
+    decoder = SEANetDecoder(**options, final_activation=snake)
+    widths = [[module.alpha.shape[0] for module in model.modules() if type(module).__name__ == 'Snake']
+              for model in (encoder, decoder)]
+    assert widths == [[4, 2, 4, 8, 4, 8, 16], [16, 8, 4, 8, 4, 2, 4, 1]]
+    assert encoder.model[1].block[0].alpha.flatten().tolist() == [0.5] * 4
+    wav = torch.randn(2, 1, 64)
+    assert decoder(encoder(wav)).shape == wav.shape
+
+
+def test_an_activation_of_ones_own_must_be_allowed_and_keep_the_shape(snake, monkeypatch):
+    with pytest.raises(ValueError, match=r"activation='GLU' makes \[1, 2, 1\] of a signal of shape \[1, 4, 1\]"):
+        make_activation('GLU', {'dim': 1}, 4)
+    monkeypatch.setattr(config, 'ALLOWED_PREFIXES', ['torch.nn.'])
+    with pytest.raises(ValueError, match=r"_target_ 'wavy.Snake' is not allowed"):
+        make_activation(snake)

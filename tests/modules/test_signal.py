@@ -1,8 +1,9 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
-import torchaudio
+from safetensors.torch import load_file
 
 from audiocodec.modules.signal import (
     MelSpectrogram,
@@ -95,8 +96,36 @@ def test_mel_has_one_frame_per_started_hop(length, n_fft, hop_length):
     assert mel.shape == (2, 3, math.ceil(length / hop_length), 8)
 
 
+FILTERS = load_file(Path(__file__).parents[1] / 'data' / 'mel_filters.safetensors')
+
+
+@pytest.mark.parametrize('name', sorted({key.rsplit('.', 1)[0] for key in FILTERS}))
+def test_mel_filters_are_those_of_the_field(name):
+    """Made by melscale_fbanks of torchaudio 2.11; `name` is the rate, n_fft, n_mels and f_min, all else is zero."""
+    sample_rate, n_fft, n_mels, f_min = map(int, name.split('_'))
+    expected = torch.sparse_coo_tensor(FILTERS[f'{name}.indices'].long(), FILTERS[f'{name}.values'],
+                                       (n_fft // 2 + 1, n_mels), check_invariants=True).to_dense()
+    filters = MelSpectrogram(sample_rate, n_fft, n_fft // 4, n_mels=n_mels, f_min=float(f_min)).filters
+    torch.testing.assert_close(filters, expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize('sample_rate', [11025, 16000, 22050, 24000, 32000, 44100, 48000])
+@pytest.mark.parametrize('n_fft', [15, 64, 100, 512, 1024, 2048])
+@pytest.mark.filterwarnings('ignore:At least one mel filterbank has all zero values')  # the peer's word for empty bands
+def test_mel_filters_equal_the_peers_bit_for_bit(torchaudio, sample_rate, n_fft):
+    for n_mels, f_min in [(1, 0.), (8, 0.), (32, 50.), (64, 64.), (80, 0.), (128, 20.)]:
+        peer = torchaudio.functional.melscale_fbanks(n_fft // 2 + 1, f_min, sample_rate // 2, n_mels, sample_rate)
+        assert torch.equal(MelSpectrogram(sample_rate, n_fft, 8, n_mels=n_mels, f_min=f_min).filters, peer)
+
+
+def test_empty_mel_bands_are_zero_and_no_warning(recwarn):
+    filters = MelSpectrogram(24000, 64, 16, n_mels=64, f_min=64.).filters
+    assert int((filters == 0).all(0).sum()) == 21
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize('normalized', [False, True])
-def test_mel_equals_torchaudio_away_from_the_borders(normalized):
+def test_mel_equals_torchaudio_away_from_the_borders(torchaudio, normalized):
     wav = noise(2, 1, 4096)
     ours = MelSpectrogram(24000, 512, 128, 400, n_mels=32, f_min=50., normalized=normalized)(wav)
     peer = torchaudio.transforms.MelSpectrogram(24000, 512, 400, 128, n_mels=32, f_min=50., center=False,

@@ -267,6 +267,18 @@ def test_arguments_out_of_range(settings, message):
         ResidualVectorQuantizer(**settings)
 
 
+@pytest.mark.parametrize('kind', ['int8', 'int16', 'int32', 'uint8', 'uint16', 'uint32', 'uint64'])
+def test_codes_of_every_integer_type(kind):
+    rvq = quantizer().eval()
+    codes = rvq.encode(latents())
+    for stored in (codes.to(getattr(torch, kind)), codes.numpy().astype(kind)):
+        assert torch.equal(rvq.decode(stored), rvq.decode(codes))
+    with pytest.raises(ValueError, match='codes go from 32 to 32: expected 0 to 31'):
+        rvq.decode(torch.full((1, 1, 3), 32).to(getattr(torch, kind)))
+    with pytest.raises(ValueError, match='codes are on meta and the model on cpu'):
+        rvq.decode(codes.to(getattr(torch, kind)).to('meta'))
+
+
 def test_inputs_that_do_not_fit():
     rvq = quantizer()
     for shape in [(4, 7, 50), (8, 50), (1, 4, 8, 50)]:
@@ -278,7 +290,7 @@ def test_inputs_that_do_not_fit():
     with pytest.raises(ValueError, match='at least one item and one frame'):
         rvq(torch.zeros(4, 8, 0), 75.0)
     for shape in [(4, 5, 50), (4, 0, 50), (4, 50)]:
-        with pytest.raises(ValueError, match='1 to 4 codebooks'):
+        with pytest.raises(ValueError, match='K from 1 to 4'):
             rvq.decode(torch.zeros(shape, dtype=torch.int64))
     for code in (-1, 32):
         with pytest.raises(ValueError, match='expected 0 to 31'):

@@ -22,3 +22,10 @@ def test_nothing_counted_is_nothing_used():
     found = CodeUsage(2, 4).compute(over_workers=True)
     assert {name: values.tolist() for name, values in found.items()} == {
         'usage': [0, 0], 'perplexity': [0, 0], 'frames': [0, 0]}
+
+
+@pytest.mark.parametrize('kind', [torch.uint8, torch.int32, torch.uint16, torch.uint32, torch.uint64])
+def test_codes_of_other_integer_types(kind):
+    usage = CodeUsage(levels=2, bins=4)
+    usage.add(torch.tensor([[[0, 3, 1], [2, 2, 2]]]).to(kind))
+    assert usage.counts.tolist() == [[1, 1, 0, 1], [0, 0, 3, 0]]

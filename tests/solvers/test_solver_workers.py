@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from audiocodec.data import write_audio
 from audiocodec.utils import checkpoint
 
 SCRIPT = Path(__file__).with_name('solver_worker.py')
@@ -92,6 +93,24 @@ def test_evaluation_and_generation_lose_and_repeat_no_item(alone, several):
     histories = [json.loads((xp / 'history.json').read_text())[-1] for xp in (alone, several)]
     for stage in ('valid', 'evaluate'):
         assert_close(*(history[stage] for history in histories), stage)
+
+
+def test_what_fails_beside_training_on_one_worker_leaves_no_other_waiting(tmp_path):
+    sources, samples = tmp_path / 'sources', tmp_path / 'samples'
+    for number in range(3):
+        write_audio(sources / f'{number}.wav', 0.1 * torch.randn(1, 8000), 16000)
+        (samples / 'epoch_1' / f'001_{number}.reference.wav' / 'in the way').mkdir(parents=True)
+    processes = start(tmp_path, 'train', 2, 'dset=audio/default', 'optim.updates_per_epoch=2', 'evaluate.every=1',
+                      'dataset.evaluate.num_samples=5', 'generate.every=1', f'generate.path={samples}',
+                      'dataset.generate.num_samples=3', 'dataset.generate.segment_duration=0.5',
+                      *(f'datasource.{split}={sources}' for split in ('train', 'valid', 'evaluate', 'generate')))
+    texts = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], texts
+    assert 'writing of a sample failed, the run goes on: IsADirectoryError: ' in texts[0]
+    assert '(worker 1)' in texts[0]
+    assert len(list(samples.rglob('*.reconstruction.wav'))) == 2
+    (xp,) = (tmp_path / 'xps').iterdir()
+    assert list(json.loads((xp / 'history.json').read_text())[0]) == ['train', 'valid', 'evaluate', 'generate']
 
 
 def outcome(folder, what, *overrides):

@@ -68,3 +68,20 @@ def test_several_states_merge_into_one():
     merged = Averager()
     merged.load_state_dict(Averager.merge([averager.state_dict() for averager in averagers]))
     assert merged.read() == {'a': 3., 'b': 5.}
+
+
+def test_recent_means_begin_where_the_last_ones_ended():
+    averager = Averager()
+    assert averager.read_recent() == {}
+    averager.update({'a': torch.tensor(1.), 'b': torch.tensor([1., 2.])})
+    averager.update({'c': torch.tensor(7.)})
+    assert averager.read_recent() == {'a': 1., 'b_1': 1., 'b_2': 2., 'c': 7.}
+    averager.update({'a': torch.tensor(3.), 'b': torch.tensor([5., 6.])}, weight=2)
+    averager.update({'c': torch.tensor(math.nan)}, where=torch.tensor(False))
+    assert averager.read_recent() == {'a': 3., 'b_1': 5., 'b_2': 6.}
+    assert averager.read_recent() == {}
+    assert averager.read() == {'a': 7 / 3, 'b_1': 11 / 3, 'b_2': 14 / 3, 'c': 7.}
+    restored = Averager()
+    restored.load_state_dict(averager.state_dict())
+    restored.update({'c': torch.tensor(9.)})
+    assert restored.read_recent() == {'c': 9.}

@@ -1,4 +1,5 @@
 import pickle
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -60,8 +61,12 @@ def test_interpolations_cannot_bring_in_other_nodes(tmp_path):
 def test_other_packages_can_be_opted_in(monkeypatch):
     monkeypatch.setattr(config, 'ALLOWED_PREFIXES', list(config.ALLOWED_PREFIXES))
     node = {'_target_': 'collections.OrderedDict'}
-    with pytest.raises(ConfigError):
+    advice = (r"to allow it, add allow_targets=\[collections\.\] to dora run, call audiocodec\.utils\.config\."
+              r"allow_targets\('collections\.'\), or set AUDIOCODEC_ALLOW_TARGETS=collections\.$")
+    with pytest.raises(ConfigError, match=advice):
         build(node)
+    with pytest.raises(ConfigError, match=f"'OrderedDict' belongs to collections; {advice}"):
+        build({'_target_': 'audiocodec.train.OrderedDict'})
     config.allow_targets('collections.')
     assert build(node) == {}
 
@@ -69,6 +74,17 @@ def test_other_packages_can_be_opted_in(monkeypatch):
 def test_the_environment_opts_in(monkeypatch):
     monkeypatch.setenv('AUDIOCODEC_ALLOW_TARGETS', 'collections.')
     assert build({'_target_': 'collections.OrderedDict'}) == {}
+
+
+def test_what_is_allowed_is_passed_on_to_a_hydra_that_has_a_whitelist(monkeypatch):
+    entries = []
+    monkeypatch.setattr('hydra.utils.execution_whitelist', lambda given: nullcontext(entries.extend(given)),
+                        raising=False)  # of Hydra 1.4
+    monkeypatch.setattr(config, 'ALLOWED_PREFIXES', ['audiocodec.', 'torch.nn.', 'mine.Loss'])
+    monkeypatch.setenv('AUDIOCODEC_ALLOW_TARGETS', 'collections.')
+    build({'_target_': 'collections.OrderedDict'})
+    assert entries == ['audiocodec', 'audiocodec.*', 'torch.nn', 'torch.nn.*', 'mine.Loss', 'mine.Loss.*',
+                       'collections', 'collections.*']
 
 
 def test_a_components_own_complaint_comes_through():

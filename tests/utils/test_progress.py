@@ -1,5 +1,6 @@
 import io
 import logging
+import os
 import re
 
 import pytest
@@ -210,3 +211,22 @@ def test_counting_by_hand(clock):
                                                (90061, '25:01:01'), (-1, '0:00')])
 def test_durations(seconds, text):
     assert format_seconds(seconds) == text
+
+
+@pytest.mark.usefixtures('wide')
+@pytest.mark.parametrize('with_logger', [True, False])
+def test_a_terminal_that_is_closed_ends_no_loop(clock, logger, with_logger):
+    controller, terminal = os.openpty()
+    stream = os.fdopen(terminal, 'w')
+    steps = []
+    for step in Progress(range(50), updates=5, stream=stream, logger=logger if with_logger else None):
+        clock(0.25)
+        steps.append(step)
+        if step == 19:
+            assert b'19/50' in os.read(controller, 10_000)
+            os.close(controller)
+    assert len(steps) == 50
+    lines = logger.file.getvalue().splitlines()
+    assert [line.split(' | ')[0] for line in lines] == ['10/50', '20/50', '30/50', '40/50', '50/50'] * with_logger
+    with pytest.raises(OSError, match='Input/output error'):
+        stream.close()

@@ -41,8 +41,7 @@ def export_compact(source: Sources, out: str | os.PathLike[str], audio: Audio = 
         source: a model, as it is; the signature of an experiment, as `SIG` or `//sig/SIG`; an experiment's folder; a
             checkpoint or an exported file; or `//pretrained/NAME`.
         out: the file to write.
-        audio: files, folders or manifests of audio to compare on; by default the example recordings, where there is a
-            clone of the project, else a synthetic sound.
+        audio: files, folders or manifests of audio to compare on; by default the example recordings.
 
     Returns:
         The comparison with the source, which is also written beside the file, as `OUT.parity.json`.

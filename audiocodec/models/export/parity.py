@@ -120,18 +120,15 @@ def load_clips(model: CompressionModel, sources: Sequence[str | os.PathLike[str]
 
     Args:
         model: its sample rate and channels are those of the clips.
-        sources: audio files, folders or manifests. None: the example dataset where there is a clone of the project;
-            else a synthetic sound.
+        sources: audio files, folders or manifests. None: the example recordings.
 
     Raises:
         ValueError: sources that cannot be read.
     """
-    example = paths.ROOT / 'dataset' / 'example' / 'evaluate'
     origin = 'given'
     if sources is None:
-        if not example.is_dir():
-            return Clips('synthetic, no dataset/example here', ['chirp with noise'], [_fit(model, _synthetic(model))])
-        sources, origin = [example], 'recordings of dataset/example/evaluate'
+        sources = [paths.ROOT / 'dataset' / 'example' / 'evaluate']
+        origin = 'recordings of dataset/example/evaluate'
     from audiocodec.data import load_source, read_segment  # late: models do not need sound files
 
     metas = [meta for source in sources for meta in load_source(source)]
@@ -255,14 +252,6 @@ def _compare_wavs(report: Report, wav: torch.Tensor, found: torch.Tensor) -> Non
     # `max` would pass over a NaN
     report.wav_difference = difference if not difference <= report.wav_difference else report.wav_difference
     report.wav_peak = max(report.wav_peak, wav.abs().max().item())
-
-
-def _synthetic(model: CompressionModel) -> torch.Tensor:
-    """A sound [C, T] that sweeps over all frequencies, with some noise, the same every time."""
-    time = torch.arange(int(SECONDS * model.sample_rate) - 1, dtype=torch.float64) / model.sample_rate
-    phase = torch.pi * model.sample_rate / (2 * SECONDS) * time.square()  # up to half the sample rate
-    noise = torch.randn(model.channels, len(time), generator=torch.Generator().manual_seed(0))
-    return 0.3 * torch.sin(phase).float() + 0.01 * noise
 
 
 def _fit(model: CompressionModel, wav: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """What each key of a configuration may hold, where no component says so itself."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,15 +9,23 @@ from audiocodec.utils.annotations import is_integer, is_number
 
 
 class Rule(NamedTuple):
-    """A check of a value, and what passes it in words."""
+    """A check of a value, and what passes it in words.
+
+    Attributes:
+        check: whether a value is accepted.
+        accepted: what is, for messages.
+        kind: `path` or `text` for strings that overrides take literally, whatever signs they hold; `source` for a path
+            or an address such as `//sig/SIG`. Paths and sources enter the signature in one form.
+    """
 
     check: Callable[[Any], bool]
     accepted: str
+    kind: str = ''
 
 
 def or_null(rule: Rule, meaning: str) -> Rule:
     """A rule that accepts null too, which means something."""
-    return Rule(lambda value: value is None or rule.check(value), f'{rule.accepted}, or null {meaning}')
+    return Rule(lambda value: value is None or rule.check(value), f'{rule.accepted}, or null {meaning}', rule.kind)
 
 
 def one_of(*choices: str | None) -> Rule:
@@ -27,13 +36,14 @@ def one_of(*choices: str | None) -> Rule:
 
 
 SWITCH = Rule(lambda value: isinstance(value, bool), 'true or false')
-TEXT = Rule(lambda value: isinstance(value, str), 'a text')
-PATH = or_null(Rule(lambda value: isinstance(value, str) and bool(value), 'a path'), 'for none')
+TEXT = Rule(lambda value: isinstance(value, str), 'a string', 'text')
+PATH = or_null(Rule(lambda value: isinstance(value, str) and bool(value), 'a path', 'path'), 'for none')
 COUNT = Rule(lambda value: is_integer(value) and value >= 0, 'an integer from 0')
 FEW = Rule(lambda value: is_integer(value) and 0 <= value <= 1024, 'an integer from 0 to 1024')
 POSITIVE_INTEGER = Rule(lambda value: is_integer(value) and value > 0, 'a positive integer')
 EPOCHS = or_null(Rule(COUNT.check, 'a number of epochs'), 'for never')
-TEXTS = Rule(lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value), 'a list of texts')
+TEXTS = Rule(lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
+             'a list of strings')
 SHARE = Rule(lambda value: is_number(value) and 0 <= value <= 1, 'a share, from 0 to 1')
 
 
@@ -55,7 +65,8 @@ ACCEPTED: dict[str, Rule] = {
     'channels_last': SWITCH,
     'show': SWITCH,
     'execute_only': one_of(None, 'evaluate', 'generate', 'valid'),
-    'continue_from': or_null(TEXT, 'for fresh weights'),
+    'continue_from': or_null(Rule(TEXT.check, 'a path, //sig/SIG or //pretrained/NAME', 'source'),
+                             'for fresh weights'),
     'benchmark_no_load': SWITCH,
     'solver': TEXT,
     'allow_targets': TEXTS,
@@ -71,6 +82,7 @@ ACCEPTED: dict[str, Rule] = {
     'dataset.max_bad_fraction': SHARE,
     'optim.epochs': POSITIVE_INTEGER,
     'optim.updates_per_epoch': or_null(POSITIVE_INTEGER, 'for one pass over the data'),
+    'optim.total_updates': or_null(POSITIVE_INTEGER, 'if it follows from the data alone'),
     'optim.lr': positive('a learning rate'),
     'optim.max_norm': or_null(positive('a norm'), 'for no clipping'),
     'optim.ema.decay': or_null(Rule(lambda value: is_number(value) and 0 <= value < 1, 'from 0 to below 1'),
@@ -80,15 +92,19 @@ ACCEPTED: dict[str, Rule] = {
     'optim.max_skipped': COUNT,
     'checkpoint.every_updates': or_null(POSITIVE_INTEGER, 'for the end of an epoch alone'),
     'checkpoint.save_every': or_null(Rule(COUNT.check, 'a number of epochs'), 'for the latest alone'),
+    'checkpoint.keep_best': or_null(Rule(
+        lambda value: isinstance(value, str) and re.fullmatch(r'(train|valid|evaluate)\.\w+', value) is not None,
+        'STAGE.METRIC, e.g. valid.mel or evaluate.sisnr'), 'for none'),
     'checkpoint.keep_last': or_null(POSITIVE_INTEGER, 'for all'),
     'valid.every': EPOCHS,
     'evaluate.every': EPOCHS,
     'generate.every': EPOCHS,
-    'generate.path': Rule(lambda value: isinstance(value, str) and bool(value), 'a path'),
+    'generate.path': Rule(lambda value: isinstance(value, str) and bool(value), 'a path', 'text'),
     'generate.audio.format': one_of('wav', 'flac', 'ogg', 'mp3'),
     'generate.audio.strategy': one_of(*HEADROOM_DB),
     'logging.level': one_of('DEBUG', 'INFO', 'WARNING', 'ERROR'),
     'logging.log_updates': COUNT,
+    'logging.every_updates': or_null(POSITIVE_INTEGER, 'for the end of an epoch alone'),
     'logging.warn_codebook_usage': SHARE,
     'logging.warn_discriminator': SHARE,
     'logging.tensorboard': SWITCH,
@@ -97,6 +113,7 @@ ACCEPTED: dict[str, Rule] = {
     'logging.wandb.project': TEXT,
     'logging.wandb.name': or_null(TEXT, 'for the signature'),
     'logging.wandb.group': or_null(TEXT, 'for none'),
+    'dora.dir': or_null(Rule(PATH.check, 'a path', 'path'), 'for AUDIOCODEC_DORA_DIR or outputs/'),
 }
 
 # Sections that must be there, with what stands in each besides the keys of ACCEPTED; None: anything, as it is a

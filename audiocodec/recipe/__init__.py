@@ -1,0 +1,1 @@
+"""What a configuration means before anything runs: overrides, what each key accepts, the signature."""

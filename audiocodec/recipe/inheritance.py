@@ -1,0 +1,69 @@
+"""Arguments that a component inherits from the one it takes the place of.
+
+Hydra merges mappings: `optim.optimizer._target_=torch.optim.SGD` keeps the `betas` of Adam, in a recipe as on the
+command line. Where a layer of the configuration names another class, arguments that were not set together with it and
+that the new class does not take are dropped; of a class chosen by name, such as `activation`, all that were not set
+together with it are.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from audiocodec.recipe.overrides import PARAMETERS
+from audiocodec.utils import config
+from audiocodec.utils.config import MISSING
+
+_NOT_ARGUMENTS = {'_target_', '_partial_', '_convert_', '_recursive_', '_args_', 'weight'}
+
+
+def drop_inherited(cfg: DictConfig, below: Mapping[str, Any], typed: Collection[str] = ()) -> None:
+    """Drops arguments of classes that `cfg` replaces, in place.
+
+    Args:
+        cfg: a configuration; interpolations not resolved.
+        below: the layer under it, plain, interpolations not resolved: what stands in both with the same value was
+            inherited.
+        typed: dotted keys that were set on purpose, even if to the same value.
+    """
+    for key in list(_inherited(config.unresolved(cfg), below, '')):
+        if key in typed:
+            continue
+        section, _, name = key.rpartition('.')
+        parent = OmegaConf.select(cfg, section)
+        with open_dict(parent):
+            del parent[name]
+
+
+def _inherited(node: Mapping[str, Any], below: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    """Dotted keys of the arguments to drop."""
+    if node.get('_target_') != below.get('_target_'):
+        taken = config.arguments(node.get('_target_'))
+        unfit = set() if taken is None else node.keys() - taken.keys() - _NOT_ARGUMENTS
+        for name in unfit:
+            if _is_same(name, node, below):
+                yield f'{prefix}{name}'
+    for name, value in node.items():
+        if name.endswith(PARAMETERS):
+            yield from _parameters(name, node, below, prefix)
+        elif isinstance(value, Mapping) and isinstance(below.get(name), Mapping):
+            yield from _inherited(value, below[name], f'{prefix}{name}.')
+
+
+def _parameters(name: str, node: Mapping[str, Any], below: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    """Of `activation_params` and the like: the arguments of the class that `activation` named before."""
+    choice = name.removesuffix(PARAMETERS)
+    if choice not in node or node[choice] == below.get(choice, MISSING):
+        return
+    if not isinstance(node[name], Mapping):
+        if node[name] is not None and _is_same(name, node, below):  # a copy, such as ${seanet.activation_params}
+            yield f'{prefix}{name}'
+        return
+    for argument in node[name]:
+        if _is_same(argument, node[name], below.get(name) or {}):
+            yield f'{prefix}{name}.{argument}'
+
+
+def _is_same(name: str, node: Mapping[str, Any], below: Any) -> bool:
+    return isinstance(below, Mapping) and name in below and below[name] == node[name]

@@ -1,0 +1,117 @@
+"""An installed wheel, far from any clone: it trains, runs grids, takes recipes of a user's own, and loads models."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SHORT = ['device=cpu', 'optim.epochs=1', 'optim.updates_per_epoch=2', 'dataset.batch_size=2',
+         'dataset.segment_duration=0.5', 'dataset.num_workers=0', 'dataset.valid.num_samples=2',
+         'evaluate.every=null', 'generate.every=null']
+EXPORT = """
+import sys
+from audiocodec.utils import export
+export.export_encodec(sys.argv[1], sys.argv[2])
+"""
+LOAD = """
+import sys, torch
+from audiocodec.models import CompressionModel
+model = CompressionModel.get_pretrained(sys.argv[1])
+codes, scale = model.encode(torch.zeros(1, 1, 3200))
+print(list(codes.shape), list(model.decode(codes, scale).shape))
+"""
+LEARNING_RATE = """
+import sys
+from audiocodec import train
+print(train.main.get_xp_from_sig(sys.argv[1]).cfg.optim.lr)
+"""
+GRID = """
+from audiocodec.grids.compression._explorers import CompressionExplorer
+
+
+@CompressionExplorer
+def explorer(launcher):
+    launcher.bind_(solver='compression/mine')
+    launcher({'rvq.n_q': 3})
+"""
+RECIPE = """
+# @package _global_
+defaults:
+  - compression/debug
+optim:
+  lr: 0.125
+"""
+pytestmark = pytest.mark.slow
+
+
+def call(folder, *command):
+    """Runs Python in a folder; returns what it printed."""
+    kept = {name: value for name, value in os.environ.items()
+            if not name.startswith(('AUDIOCODEC_', 'DORA_'))}
+    own = {'PYTHONPATH': str(folder.parent / 'site'), 'PYTHONDONTWRITEBYTECODE': '1',
+           'OMP_NUM_THREADS': '1', 'XDG_CACHE_HOME': str(folder.parent / 'cache')}
+    done = subprocess.run([sys.executable, *command], cwd=folder, env={**kept, **own},
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def dora(folder, *arguments):
+    return call(folder, '-m', 'dora', '-P', 'audiocodec', *arguments)
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    """A folder that holds nothing, beside the folder `site` where the wheel is installed."""
+    folder = tmp_path_factory.mktemp('wheel') / 'empty'
+    folder.mkdir()
+    call(folder, '-m', 'pip', 'install', '-q', '--no-build-isolation', '--no-index', '--no-deps',
+         '--no-compile', '--target', str(folder.parent / 'site'), str(ROOT))
+    return folder
+
+
+def test_nothing_but_the_package_is_installed(place):
+    names = sorted(path.name.split('-')[0] for path in (place.parent / 'site').iterdir())
+    assert names == ['audiocodec', 'audiocodec']  # and its metadata
+    installed = place.parent / 'site' / 'audiocodec'
+    for folder in ('config', 'grids', 'dataset/example'):
+        cloned = [name for name in files(ROOT / folder) if '__pycache__' not in name]
+        assert files(installed / folder) == cloned
+        assert cloned
+
+
+def test_it_trains_in_an_empty_folder_and_its_export_loads_in_another(place):
+    installed = files(place.parent / 'site')
+    dora(place, 'run', '--', 'solver=compression/debug', *SHORT)
+    assert files(place.parent / 'site') == installed
+    (checkpoint,) = place.glob('outputs/xps/*/checkpoint.th')
+    other = place.parent / 'other'
+    other.mkdir()
+    call(place, '-c', EXPORT, str(checkpoint), str(other / 'model.bin'))
+    assert call(other, '-c', LOAD, 'model.bin').strip() == '[1, 8, 10] [1, 1, 3200]'
+
+
+def test_its_grids_are_the_projects(place):
+    dora(place, 'grid', 'compression.debug', '--dry_run', '--init')
+    commands = [path.read_text() for path in place.glob('outputs/xps/*/.argv.json')]
+    assert '["solver=compression/debug", "rvq.n_q=4"]' in commands
+
+
+def test_recipes_and_grids_of_the_working_directory(place):
+    own = place.parent / 'own'
+    for name, text in {'grids/__init__.py': '', 'grids/mine.py': GRID,
+                       'config/solver/compression/mine.yaml': RECIPE}.items():
+        (own / name).parent.mkdir(parents=True, exist_ok=True)
+        (own / name).write_text(text.lstrip())
+    dora(own, 'grid', 'mine', '--dry_run', '--init')
+    (experiment,) = own.glob('outputs/xps/*')
+    commands = (experiment / '.argv.json').read_text()
+    assert commands == '["solver=compression/mine", "rvq.n_q=3"]'
+    assert call(own, '-c', LEARNING_RATE, experiment.name).strip() == '0.125'

@@ -1,0 +1,72 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from audiocodec.utils import paths
+from audiocodec.utils.paths import safe_stem
+
+CLONE = Path(__file__).resolve().parents[2]
+
+UNCHANGED = ['a', 'My song (live)', '-dash', 'café', 'cafe\u0301', '音' * 26, 'हिन्दी', '🎵', 'a.b', "it's", 'x' * 80]
+
+
+@pytest.mark.parametrize('stem', UNCHANGED)
+def test_names_that_can_be_stored_stay_as_they_are(stem):
+    assert safe_stem(f'/some/where/{stem}.wav') == stem
+
+
+CHANGED = {'caf\udce9': 'caf_', 'two\nlines': 'two_lines', 'tab\t': 'tab_', 'a:b?c*': 'a_b_c_', 'r\u202etl': 'r_tl',
+           'x' * 81: 'x' * 71, '音' * 100: '音' * 23, 'y' * 79 + '\n': 'y' * 71, '\ud800': '_'}
+
+
+@pytest.mark.parametrize(('stem', 'begin'), CHANGED.items())
+def test_other_names_are_cleaned_and_cut_and_end_in_a_hash(stem, begin):
+    found = safe_stem(f'/some/where/{stem}.wav')
+    assert found[:-9] == begin
+    assert found[-9] == '-'
+    int(found[-8:], 16)
+    assert found.isprintable()
+    assert len(os.fsencode(found)) <= 80
+
+
+def test_different_names_stay_different():
+    names = ['x' * 100, 'x' * 101, 'a\nb', 'a\tb', 'a_b', 'caf\udce9', 'caf\udce8']
+    assert len({safe_stem(name) for name in names}) == len(names)
+
+
+def test_a_clone_holds_what_it_needs_wherever_the_working_directory_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv('AUDIOCODEC_DORA_DIR', raising=False)
+    assert paths.ROOT == CLONE
+    assert paths.experiments_folder() == CLONE / 'outputs'
+    assert paths.grid_package() == 'grids'
+    assert paths.find('dataset/example/train') == CLONE / 'dataset/example/train'
+
+
+def test_an_installed_package_keeps_experiments_in_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv('AUDIOCODEC_DORA_DIR', raising=False)
+    monkeypatch.setattr(paths, 'INSTALLED', True)
+    assert paths.experiments_folder() == tmp_path / 'outputs'
+    monkeypatch.setenv('AUDIOCODEC_DORA_DIR', str(tmp_path / 'mine'))
+    assert paths.experiments_folder() == tmp_path / 'mine'
+
+
+def test_an_installed_package_takes_the_grids_of_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(paths, 'INSTALLED', True)
+    assert paths.grid_package() == 'audiocodec.grids'
+    (tmp_path / 'grids').mkdir()
+    assert paths.grid_package() == 'audiocodec.grids'  # a folder, but no package
+    (tmp_path / 'grids/__init__.py').touch()
+    assert paths.grid_package() == 'grids'
+
+
+def test_config_of_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(CLONE)
+    assert paths.own_config_folder() is None
+    monkeypatch.chdir(tmp_path)
+    assert paths.own_config_folder() is None
+    (tmp_path / 'config').mkdir()
+    assert paths.own_config_folder() == tmp_path / 'config'
