@@ -144,7 +144,7 @@ def _connect(place: Place, timeout: float) -> dict[int, socket.socket]:
         link.sendall(place.rank.to_bytes(4, 'big'))
         link.settimeout(None)
         return {0: link}
-    links = {}
+    links: dict[int, socket.socket] = {}
     with server:
         server.settimeout(timeout)
         while len(links) < place.world_size - 1:
