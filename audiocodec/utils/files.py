@@ -1,4 +1,4 @@
-"""Files on file systems of every kind: what network and FUSE mounts refuse, and what to do about a refusal."""
+"""Writing on any file system: what network and FUSE mounts refuse, and advice on refusals."""
 
 import errno
 import os
@@ -36,15 +36,15 @@ def flush_folder(folder: Path) -> None:
 
 
 def advice(error: OSError, folder: Path) -> str:
-    """Returns what to do about a refusal to write in `folder`, as the end of a sentence; empty if that is not known."""
+    """Returns the end of a message that `folder` refuses a write: what to do, or nothing."""
     if error.errno == errno.ENOSPC:
         return f': free space on the disk of {folder}{_free(folder)} and start again'
     if error.errno == errno.EDQUOT:
         return f": free space in {folder}, or have this user's quota raised, and start again"
     if error.errno == errno.EROFS:
-        return f': {folder} is mounted read-only; choose another folder, or have it mounted for writing'
+        return f': {folder} is mounted read-only; choose another folder'
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f': this user may not write in {folder}; choose another folder, or change its permissions'
+        return f': this user may not write in {folder}; choose another folder'
     return ''
 
 

@@ -41,8 +41,8 @@ class FolderLock:
             file = self.path.open('a+')
         except OSError as error:
             folder = self.path.parent
-            raise RunError(f'{self.what}: cannot write in {folder}: {error.strerror}{files.advice(error, folder)}'
-                           ) from error
+            advice = files.advice(error, folder)
+            raise RunError(f'{self.what}: cannot write in {folder}: {error.strerror}{advice}') from error
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
@@ -58,7 +58,8 @@ class FolderLock:
             file.close()
             return
         self._file = file
-        own = {'host': socket.gethostname(), 'pid': os.getpid(), 'since': time.strftime('%Y-%m-%d %H:%M:%S')}
+        since = time.strftime('%Y-%m-%d %H:%M:%S')
+        own = {'host': socket.gethostname(), 'pid': os.getpid(), 'since': since}
         with suppress(OSError):  # a full disk: the lock holds without a name
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), json.dumps(own).encode())

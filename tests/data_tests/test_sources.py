@@ -48,8 +48,11 @@ def test_worker_zero_alone_reads_the_source(manifest, monkeypatch):
         monkeypatch.setattr(sources, name, lambda *arguments: pytest.fail('was read'))
     monkeypatch.setattr(distrib, 'is_distributed', lambda: True)
     monkeypatch.setattr(distrib, 'rank', lambda: 1)
-    monkeypatch.setattr(distrib.distributed, 'broadcast_object_list',
-                        lambda outcome, src: outcome.__setitem__(slice(None), pickle.loads(pickle.dumps([found, None]))))
+
+    def received(outcome, src):
+        outcome[:] = pickle.loads(pickle.dumps([found, None]))
+
+    monkeypatch.setattr(distrib.distributed, 'broadcast_object_list', received)
     assert sources.load_files(cfg, 'train') == found
 
 

@@ -44,29 +44,52 @@ def test_a_file_is_flushed_to_the_disk(tmp_path, monkeypatch):
         files.flush(file)
     files.flush_folder(tmp_path)
     assert [(stat.S_ISDIR(each.st_mode), each.st_ino) for each in flushed] == [
-        (False, (tmp_path / 'a').stat().st_ino), (True, tmp_path.stat().st_ino)]
+        (False, (tmp_path / 'a').stat().st_ino),
+        (True, tmp_path.stat().st_ino),
+    ]
     assert flushed[0].st_size == 4
 
 
-@pytest.mark.parametrize('number', [errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EIO])
+@pytest.mark.parametrize(
+    'number', [errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EIO]
+)
 @pytest.mark.parametrize('name', ['fsync', 'open'])
 def test_a_folder_need_not_be_flushed(tmp_path, monkeypatch, name, number):
-    refuse(monkeypatch, name, number, lambda handle: handle == tmp_path or stat.S_ISDIR(os.fstat(handle).st_mode))
+    refuse(
+        monkeypatch,
+        name,
+        number,
+        lambda handle: handle == tmp_path or stat.S_ISDIR(os.fstat(handle).st_mode),
+    )
     files.flush_folder(tmp_path)
 
 
-@pytest.mark.parametrize(('number', 'expected'), [
-    (errno.ENOSPC, r': free space on the disk of FOLDER \(\d+ MB are free\) and start again$'),
-    (errno.EDQUOT, ": free space in FOLDER, or have this user's quota raised, and start again$"),
-    (errno.EROFS, ': FOLDER is mounted read-only; choose another folder, or have it mounted for writing$'),
-    (errno.EACCES, ': this user may not write in FOLDER; choose another folder, or change its permissions$'),
-    (errno.EPERM, ': this user may not write in FOLDER'),
-    (errno.EIO, '^$'),
-    (errno.ESTALE, '^$'),
-])
+@pytest.mark.parametrize(
+    ('number', 'expected'),
+    [
+        (errno.ENOSPC, r': free space on the disk of FOLDER \(\d+ MB are free\) and start again$'),
+        (
+            errno.EDQUOT,
+            ": free space in FOLDER, or have this user's quota raised, and start again$",
+        ),
+        (
+            errno.EROFS,
+            ': FOLDER is mounted read-only; choose another folder$',
+        ),
+        (
+            errno.EACCES,
+            ': this user may not write in FOLDER; choose another folder$',
+        ),
+        (errno.EPERM, ': this user may not write in FOLDER'),
+        (errno.EIO, '^$'),
+        (errno.ESTALE, '^$'),
+    ],
+)
 def test_advice_fits_the_cause(tmp_path, number, expected):
-    assert re.search(expected.replace('FOLDER', re.escape(str(tmp_path))),
-                     files.advice(OSError(number, os.strerror(number)), tmp_path))
+    assert re.search(
+        expected.replace('FOLDER', re.escape(str(tmp_path))),
+        files.advice(OSError(number, os.strerror(number)), tmp_path),
+    )
 
 
 def test_the_free_space_of_a_file_system_that_does_not_tell_it_is_left_out(tmp_path):

@@ -25,7 +25,10 @@ def test_one_process_holds_it_and_is_named(tmp_path):
     holder = context.Process(target=_hold, args=(tmp_path, ready, go))
     holder.start()
     assert ready.wait(60)
-    with pytest.raises(RunError, match=f'^it is being run already, by process {holder.pid} on {socket.gethostname()}'):
+    with pytest.raises(
+        RunError,
+        match=f'^it is being run already, by process {holder.pid} on {socket.gethostname()}',
+    ):
         FolderLock(tmp_path, 'it').acquire()
     go.set()
     holder.join(60)
@@ -35,18 +38,25 @@ def test_one_process_holds_it_and_is_named(tmp_path):
     lock.release()
 
 
-@pytest.mark.parametrize(('number', 'message'), [
-    (errno.EROFS, 'Read-only file system: FOLDER is mounted read-only; choose another folder'),
-    (errno.EACCES, 'Permission denied: this user may not write in FOLDER'),
-])
-def test_a_folder_that_cannot_be_written_to_is_said_with_advice(tmp_path, monkeypatch, number, message):
+@pytest.mark.parametrize(
+    ('number', 'message'),
+    [
+        (errno.EROFS, 'Read-only file system: FOLDER is mounted read-only; choose another folder'),
+        (errno.EACCES, 'Permission denied: this user may not write in FOLDER'),
+    ],
+)
+def test_a_folder_that_cannot_be_written_to_is_said_with_advice(
+    tmp_path, monkeypatch, number, message
+):
     def refused(path, *arguments, **options):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Path, 'open', refused)
     with pytest.raises(RunError) as caught:
         FolderLock(tmp_path, 'experiment 1').acquire()
-    expected = f'experiment 1: cannot write in {tmp_path}: {message}'.replace('FOLDER', str(tmp_path))
+    expected = f'experiment 1: cannot write in {tmp_path}: {message}'.replace(
+        'FOLDER', str(tmp_path)
+    )
     assert str(caught.value).startswith(expected)
 
 
@@ -64,7 +74,7 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog)
 def test_a_full_disk_keeps_the_lock_without_its_holders_name(small_disk):
     (small_disk / '.lock').touch()
     with pytest.raises(OSError, match='No space left'):
-        (small_disk / 'filler').write_bytes(bytes(2 ** 22))
+        (small_disk / 'filler').write_bytes(bytes(2**22))
     lock = FolderLock(small_disk, 'it')
     lock.acquire()
     context = multiprocessing.get_context('fork')
