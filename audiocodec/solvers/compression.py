@@ -248,13 +248,18 @@ class CompressionSolver(StandardSolver):
 
     @contextmanager
     def averaged_model(self) -> Iterator[None]:
-        """Within it, the model is in eval mode and has the averaged weights, where they are kept."""
+        """Within it, model and discriminators are in eval mode, the model with the averaged weights where it has some.
+
+        In training mode, a layer with spectral norm changes its buffers in each forward pass.
+        """
         self.model.eval()
+        self.adversaries.eval()
         try:
             with precision.uncompiled(), self.ema.averaged() if self.ema is not None else nullcontext():
                 yield
         finally:
             self.model.train()
+            self.adversaries.train()
 
     # ---- weights from elsewhere -------------------------------------------------------------------------------------
 
