@@ -40,6 +40,23 @@ def test_dora_dir_moves_the_experiment(tmp_path):
     assert xp.sig == train.main.get_xp(['solver=compression/debug']).sig
 
 
+def test_a_signature_finds_an_experiment_of_another_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('AUDIOCODEC_DORA_DIR', str(tmp_path / 'all'))
+    monkeypatch.chdir(tmp_path)
+    xp = train.main.get_xp(['solver=compression/debug', 'optim.lr=0.25', 'dora.dir=mine'])
+    train.main.init_xp(xp)
+    (tmp_path / 'far').mkdir()
+    monkeypatch.chdir(tmp_path / 'far')  # the override is a relative path
+    found = train.main.get_xp_from_sig(xp.sig)
+    assert (found.folder, found.sig, found.cfg.optim.lr) == (tmp_path / 'mine' / 'xps' / xp.sig, xp.sig, 0.25)
+    assert found.cfg.dora.dir == str(tmp_path / 'mine')
+    shutil.move(tmp_path / 'mine', tmp_path / 'moved')
+    with pytest.raises(ConfigError, match=f'under .* or {tmp_path}/mine/xps: run it first, or set AUDIOCODEC_DORA_DIR'):
+        train.main.get_xp_from_sig(xp.sig)
+    monkeypatch.setenv('AUDIOCODEC_DORA_DIR', str(tmp_path / 'moved'))
+    assert train.main.get_xp_from_sig(xp.sig).folder == tmp_path / 'moved' / 'xps' / xp.sig
+
+
 def test_the_clusters_default_partition_is_taken(tmp_path, monkeypatch):
     sinfo = tmp_path / 'sinfo'
     sinfo.write_text('#!/bin/sh\nprintf "short\\nlong*\\n"\n')

@@ -1,12 +1,12 @@
 """Work on many files by several processes, which survives a file that kills the process that reads it."""
 
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from audiocodec.utils.cpus import usable_cores
 from audiocodec.utils.distrib import is_rank_zero
 from audiocodec.utils.progress import Progress
 
@@ -25,13 +25,13 @@ def map_files(function: Callable[[Item], Result], items: Sequence[Item], workers
     Args:
         function: picklable, as are items and results.
         items: what to work on.
-        workers: processes; by default twice the number of processors, at most 16.
+        workers: processes; by default twice the number of cores that it may use, at most 16.
         desc: text in front of the progress bar.
         died: gives the result (or raises) for an item on which a process dies, for want of memory or of a decoder that
             does not survive the file.
         at_least: processes to start however few the items: 1 keeps this process safe from the files.
     """
-    most = min(16, 2 * (os.cpu_count() or 1)) if workers is None else workers
+    most = min(16, 2 * usable_cores()) if workers is None else workers
     workers = max(at_least, min(most, len(items) // _PER_WORKER))
     bar: Progress[Item] = Progress(total=len(items), desc=desc, unit='file', enabled=is_rank_zero())
     results: list[Result] = []

@@ -34,6 +34,8 @@ from audiocodec import __version__
 from audiocodec.data.audio import audio_info, check_samples, convert_channels, read_segment
 from audiocodec.data.manifest import AudioMeta, write_bytes
 from audiocodec.data.resample import resampler
+from audiocodec.utils import files
+from audiocodec.utils.cpus import usable_cores
 from audiocodec.utils.progress import Progress
 
 HEAD, FILES, SUFFIX = 'shards.json', 'files.jsonl.gz', '.s16'
@@ -176,7 +178,7 @@ def make_shards(metas: Sequence[AudioMeta], out: str | os.PathLike[str], sample_
         out: the folder to make; must not exist.
         sample_rate: of the shards (Hz).
         channels: of the shards.
-        workers: processes; by default as many as processors.
+        workers: processes; by default as many as cores that they may use.
         source: where the files come from, for the record.
 
     Raises:
@@ -216,10 +218,10 @@ def _check_task(metas: Sequence[AudioMeta], out: Path, sample_rate: int, channel
     if out.exists():
         raise FileExistsError(f'{out}: exists already; remove it, or choose another name')
     parent = next(folder for folder in out.parents if folder.exists())
-    free = shutil.disk_usage(parent).free
-    if free < size:
+    total, _, free = shutil.disk_usage(parent)
+    if free < size and total:  # mounts of object stores have no size
         raise OSError(f'{out}: needs {size / 1e9:.2f} GB, and {parent} has {free / 1e9:.2f} GB left')
-    return (os.cpu_count() or 1) if workers is None else workers
+    return usable_cores() if workers is None else workers
 
 
 def _groups(metas: Sequence[AudioMeta], seconds: float) -> list[range]:
@@ -286,8 +288,7 @@ def _pack(task: _Task) -> list[_Packed]:
                 frames, limited, problem = 0, 0, str(error) if path in str(error) else f'{path}: {error}'
             packed.append(_Packed(begin, frames, limited, problem))
             begin += frames
-        file.flush()
-        os.fsync(file.fileno())
+        files.flush(file)
     return packed
 
 

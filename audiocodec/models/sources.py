@@ -1,4 +1,4 @@
-"""From what a user calls a model to the file or folder that holds it: one rule for training, export and notebooks."""
+"""From what a user calls a model to the file or folder that holds it, for training and export."""
 
 import os
 import re
@@ -14,9 +14,10 @@ def find(source: str | os.PathLike[str], beside: Path | None = None) -> Path:
     """Returns the file or folder of a model on this machine; what is on the Hub only is downloaded.
 
     Args:
-        source: a file; a folder of an experiment or of `transformers`; `//sig/SIG` or `SIG`, the signature of an
-            experiment (looked for as `paths.experiment_places` says); or `//pretrained/NAME`, with any name that
-            `pretrained.load` takes, where those of `pretrained.NAMES` need no prefix.
+        source: a file; a folder of an experiment or of `transformers`; `//sig/SIG` or `SIG`, the
+            signature of an experiment, looked for as `paths.experiment_places` says; or
+            `//pretrained/NAME`, with any name that `pretrained.load` takes. The names in
+            `pretrained.NAMES` need no prefix.
         beside: a folder of experiments to look in first, that of a running experiment.
 
     Raises:
@@ -32,8 +33,10 @@ def find(source: str | os.PathLike[str], beside: Path | None = None) -> Path:
     if re.fullmatch(r'[0-9a-f]{8}', name):
         return _checkpoint_of(name, beside, f'{name!r}: no such file or folder, and as a signature')
     hint = config.nearest(name, pretrained.NAMES) or '.'
-    raise ValueError(f'{name!r}: no such file or folder{hint} Expected //sig/SIG, //pretrained/NAME, the folder of an '
-                     'experiment, a checkpoint or an exported model')
+    raise ValueError(
+        f'{name!r}: no such file or folder{hint} Expected //sig/SIG, //pretrained/NAME, an '
+        'experiment\'s folder, a checkpoint or an exported model'
+    )
 
 
 def _checkpoint_of(sig: str, beside: Path | None, name: str) -> Path:
@@ -41,5 +44,8 @@ def _checkpoint_of(sig: str, beside: Path | None, name: str) -> Path:
     for place in places:
         if place.is_file():
             return place
-    raise ValueError(f'{name}: no checkpoint at {" or ".join(map(str, places))}; if the experiment was run elsewhere, '
-                     "give its folder, or set AUDIOCODEC_DORA_DIR; a run's first checkpoint is that of its first epoch")
+    raise ValueError(
+        f'{name}: no checkpoint at {" or ".join(map(str, places))}; if the experiment was run '
+        'elsewhere, give its folder or set AUDIOCODEC_DORA_DIR; a run writes its first checkpoint '
+        'after its first epoch, or checkpoint.every_updates updates'
+    )

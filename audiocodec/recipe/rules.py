@@ -121,7 +121,7 @@ ACCEPTED: dict[str, Rule] = {
 SECTIONS: dict[str, tuple[str, ...] | None] = {
     'distributed': (), 'datasource': (), 'dataset': None, 'dataset.train': None, 'dataset.valid': None,
     'dataset.evaluate': None, 'dataset.generate': None, 'model': None, 'adversarial': None, 'losses': None,
-    'balancer': None, 'optim': ('optimizer', 'schedule'), 'optim.optimizer': None, 'optim.schedule': None, 'optim.ema': (),
-    'finetune': (), 'checkpoint': (), 'valid': (), 'evaluate': ('metrics',), 'evaluate.metrics': None, 'generate': (),
+    'balancer': None, 'optim': ('optimizer', 'schedule'), 'optim.optimizer': None,
+    'optim.schedule': None, 'optim.ema': (), 'finetune': (), 'checkpoint': (), 'valid': (), 'evaluate': ('metrics',), 'evaluate.metrics': None, 'generate': (),
     'generate.audio': (), 'metrics': None, 'logging': (), 'logging.wandb': (), 'slurm': None,
 }

@@ -253,15 +253,7 @@ class StandardSolver(flashy.BaseSolver, ABC):
     def _locked_folder(self) -> Iterator[None]:
         """Within it, no other run writes to the experiment's folder; every worker learns whether that is so."""
         lock = FolderLock(self.folder, f'experiment {self.xp.sig}')
-        problem = ''
-        if distrib.is_rank_zero():
-            try:
-                lock.acquire()
-            except RunError as error:
-                problem = str(error)
-        problem = distrib.all_gather_object(problem)[0]
-        if problem:
-            raise RunError(problem)
+        distrib.from_rank_zero(lock.acquire)
         try:
             if distrib.is_rank_zero():
                 with self.failures.caught('removing temporary files'):

@@ -11,7 +11,7 @@ from audiocodec.utils.config import ConfigError
 
 
 def seed_everything(*numbers: int) -> None:
-    """Seed the global generators of PyTorch, NumPy and Python from numbers such as (seed, epoch, rank)."""
+    """Seed the generators of PyTorch, NumPy and Python from numbers such as (seed, epoch, rank)."""
     seed = distrib.shared_generator(*numbers).initial_seed() % 2**32
     torch.manual_seed(seed)
     np.random.seed(seed)
@@ -19,7 +19,7 @@ def seed_everything(*numbers: int) -> None:
 
 
 def resolve_device(name: str, place: Place) -> torch.device:
-    """Returns the device that `device=` names, for this worker; makes it the current one if it is a GPU.
+    """Returns the device that `device=` names for this worker; makes a GPU the current one.
 
     Args:
         name: `auto` (CUDA when there is one), `cpu`, `cuda` or `cuda:N`.
@@ -42,16 +42,22 @@ def resolve_device(name: str, place: Place) -> torch.device:
 
 def _own_gpu(device: torch.device, place: Place) -> torch.device:
     if not torch.cuda.is_available():
-        raise ConfigError(f'device={device}: PyTorch finds no CUDA device here; use device=cpu or device=auto')
+        raise ConfigError(
+            f'device={device}: PyTorch finds no CUDA device here; use device=cpu or device=auto'
+        )
     visible = torch.cuda.device_count()
     if device.index is not None:
         if place.local_world_size > 1:
-            raise ConfigError(f'device={device} is one GPU, and {place.local_world_size} workers run on this machine, '
-                              'each of which needs one; use device=cuda')
+            raise ConfigError(
+                f'device={device} is one GPU, and {place.local_world_size} workers run on this machine, '
+                'each of which needs one; use device=cuda'
+            )
         return device
     if visible == 1:  # the machine has one, or the launcher shows each worker its own alone
         return torch.device('cuda', 0)
     if place.local_rank >= visible:
-        raise ConfigError(f'device=cuda: {place.local_world_size} workers run on this machine, and {visible} GPUs are '
-                          'visible; start one worker for each GPU')
+        raise ConfigError(
+            f'device=cuda: {place.local_world_size} workers run on this machine, and {visible} GPUs are '
+            'visible; start one worker for each GPU'
+        )
     return torch.device('cuda', place.local_rank)

@@ -1,4 +1,4 @@
-"""Rank, world size and local rank, read from the launcher in this one place; the process group and the CPU threads."""
+"""What the launcher says of a worker, read in this one place; the process group; the CPU threads."""
 
 import os
 import socket
@@ -32,8 +32,8 @@ class Place(NamedTuple):
 def find_place() -> Place:
     """Reads this worker's place from the environment; touches no device.
 
-    torchrun, and `dora run -d`, say it in RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE. Without those it is a task
-    of Slurm, under `dora grid` and `dora launch`, or a single worker.
+    torchrun, and `dora run -d`, say it in RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE. Without
+    those it is a task of Slurm, under `dora grid` and `dora launch`, or a single worker.
     """
     spec = get_distrib_spec()
     local_world_size = -(-spec.world_size // spec.num_nodes)
@@ -60,8 +60,13 @@ def join_workers(place: Place, device: torch.device, timeout: float) -> None:
         set_distrib_env()
     is_cuda = device.type == 'cuda'
     distributed.init_process_group(
-        'nccl' if is_cuda else 'gloo', init_method=method, rank=place.rank, world_size=place.world_size,
-        timeout=timedelta(seconds=timeout), device_id=device if is_cuda else None)
+        'nccl' if is_cuda else 'gloo',
+        init_method=method,
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=timedelta(seconds=timeout),
+        device_id=device if is_cuda else None,
+    )
     if xp.dora.use_rendezvous:
         distrib.barrier()
         if place.rank == 0:  # the next start of this experiment must not find it
@@ -71,10 +76,12 @@ def join_workers(place: Place, device: torch.device, timeout: float) -> None:
 def share_of_threads(place: Place) -> int:
     """Number of CPU threads for this worker; every worker must call it.
 
-    Workers that may run on the same cores divide them; workers that the launcher has bound to cores of their own use
-    all of those. A CPU quota is divided among the workers of a machine. OMP_NUM_THREADS is an upper bound.
+    Workers that may run on the same cores divide them; workers that the launcher has bound to cores
+    of their own use all of those. A CPU quota is divided among the workers of a machine.
+    OMP_NUM_THREADS is an upper bound.
     """
     cores = cpus.affinity()
     own = (socket.gethostname(), cores)
     sharing = distrib.all_gather_object(own).count(own)
-    return max(1, int(min(len(cores) / sharing, cpus.quota() / place.local_world_size, torch.get_num_threads())))
+    granted = cpus.quota() / place.local_world_size
+    return max(1, int(min(len(cores) / sharing, granted, torch.get_num_threads())))

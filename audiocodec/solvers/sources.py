@@ -41,11 +41,17 @@ def split_options(cfg: DictConfig, split: str) -> dict[str, Any]:
 
 
 def load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
-    """The files of a split: of its own source, else its part of `datasource.folder`.
+    """Returns the files of a split: of its own source, else its part of `datasource.folder`.
+
+    Worker 0 alone reads the source and looks whether the files exist; every worker must call this.
 
     Raises:
         ValueError: if the split has no source, the source cannot be read, or no file in it is rich enough.
     """
+    return distrib.from_rank_zero(lambda: _load_files(cfg, split))
+
+
+def _load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
     source = cfg.datasource
     if source[split] is not None:
         path = paths.find(source[split])

@@ -1,8 +1,9 @@
-"""The common end of all workers of a run: when one fails or dies the others end too, and show the first error.
+"""The common end of all workers: when one fails or dies, the others end too and show the first error.
 
-A collective that a worker does not join keeps the others waiting. So worker 0 has a connection to each other worker,
-on which nothing is sent while all is well. The system closes it the moment a process ends, however it ends; a process
-that is paused keeps it. A worker that fails sends its error to worker 0, which passes the first one on to all.
+A collective that a worker does not join keeps the others waiting. So worker 0 has a connection to
+each other worker, on which nothing is sent while all is well. The system closes it the moment a
+process ends, however it ends; a process that is paused keeps it. A worker that fails sends its error
+to worker 0, which passes the first one on to all.
 """
 
 import contextlib
@@ -23,12 +24,15 @@ _ORPHAN = 1.0  # seconds between two looks at whether the launcher is still ther
 _GRACE = 5.0  # seconds that a worker has to end in its own way when another one has failed
 _DONE = 'done'  # sent in place of an error by a worker whose run has ended well
 _CONSEQUENCE = 2.0  # seconds within which the cause of an error in another worker is known here
-_DIED = ('its process ended without an error of its own: killed from outside, most often because the machine was out of '
-         'memory, or by a library (a crash, or the time-out of NCCL), which says so in the log of that worker')
+_DIED = (
+    'its process ended without an error of its own: killed from outside, most often because the '
+    'machine was out of memory, or by a library (a crash, or the time-out of NCCL), which says so '
+    'in the log of that worker'
+)
 
 
 class WorkerWatch:
-    """Watches the other workers from its creation to `finish`; with a single worker it does nothing.
+    """Watches the other workers from its creation to `finish`; does nothing for a single worker.
 
     Args:
         place: of this worker.
@@ -45,13 +49,13 @@ class WorkerWatch:
         self._parent = os.getppid()
         if place.world_size > 1:
             self._links = _connect(place, timeout)
-            # Loading processes outlive a killed worker by some seconds; they must not keep its connections open.
+            # Loading processes outlive a killed worker by seconds, and inherit its connections.
             os.register_at_fork(after_in_child=self._close)
             threading.Thread(target=self._watch, name='audiocodec workers', daemon=True).start()
 
     @contextlib.contextmanager
     def ending_together(self) -> Iterator[None]:
-        """Around what workers do together: the first error of any of them ends all, and is what they show."""
+        """Ends all workers with the first error of any of them, which is what all show."""
         try:
             yield
         except InterruptedRunError:  # of all workers, which have finished
@@ -71,7 +75,7 @@ class WorkerWatch:
             _send(link, _DONE)
 
     def _is_first(self, error: Exception) -> bool:
-        """Tells all workers of an error here, unless it is the consequence of another worker's, which they know."""
+        """Tells all workers of an error here, unless it is the consequence of another one's."""
         if not self._has_error.wait(_CONSEQUENCE):
             is_message = isinstance(error, RunError | ValueError)
             shown = str(error) if is_message else ''.join(traceback.format_exception(error)).strip()
@@ -80,7 +84,7 @@ class WorkerWatch:
                 self._settle(text)
             else:
                 _send(self._links[0], text)
-                self._has_error.wait(_GRACE)  # of several errors at once, worker 0 says which was the first
+                self._has_error.wait(_GRACE)  # worker 0 says which of several was the first
         return self._first_error.startswith(f'worker {self.place.rank}:') or not self._first_error
 
     def _settle(self, text: str) -> None:
@@ -96,7 +100,8 @@ class WorkerWatch:
         """The thread: waits for an error or the end of another process, and ends this one."""
         ready: list[socket.socket] = []
         while not ready and not self._over.is_set():
-            ready = [link for link in wait(list(self._links.values()), _ORPHAN) if isinstance(link, socket.socket)]
+            found = wait(list(self._links.values()), _ORPHAN)
+            ready = [link for link in found if isinstance(link, socket.socket)]
             if os.getppid() != self._parent:  # the launcher is gone: stop as if asked to
                 self._parent = os.getppid()
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -117,7 +122,8 @@ class WorkerWatch:
     def _end(self) -> None:
         main = sys._current_frames()[threading.main_thread().ident or 0]
         where = ''.join(traceback.format_stack(main))
-        print(f'worker {self.place.rank} ends because of that error; it was at:\n{where}', file=sys.stderr, flush=True)
+        text = f'worker {self.place.rank} ends because of that error; it was at:\n{where}'
+        print(text, file=sys.stderr, flush=True)
         os._exit(1)
 
     def _close(self) -> None:
@@ -144,7 +150,7 @@ def _connect(place: Place, timeout: float) -> dict[int, socket.socket]:
         link.sendall(place.rank.to_bytes(4, 'big'))
         link.settimeout(None)
         return {0: link}
-    links = {}
+    links: dict[int, socket.socket] = {}
     with server:
         server.settimeout(timeout)
         while len(links) < place.world_size - 1:
@@ -159,7 +165,9 @@ def _connect(place: Place, timeout: float) -> dict[int, socket.socket]:
 def _listen(host: str, backlog: int) -> socket.socket:
     """A server on one address, or for '' on all of this machine, IPv6 included."""
     if not host and socket.has_dualstack_ipv6():
-        return socket.create_server((host, 0), family=socket.AF_INET6, backlog=backlog, dualstack_ipv6=True)
+        return socket.create_server(
+            (host, 0), family=socket.AF_INET6, backlog=backlog, dualstack_ipv6=True
+        )
     return socket.create_server((host, 0), backlog=backlog)
 
 

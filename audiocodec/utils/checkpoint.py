@@ -15,7 +15,6 @@ import pickle
 import pickletools
 import re
 import shutil
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from typing import Any
 
 import torch
 
+from audiocodec.utils import files
 from audiocodec.utils.errors import RunError
 
 CHECKPOINT_FORMAT = 'audiocodec.checkpoint'
@@ -61,23 +61,16 @@ def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
         RunError: the disk is full, cannot be written to, or does not give back what was written.
     """
     path = Path(path)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')  # one of `remove_leftovers`
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, 'wb') as file:
+        with open(temporary, 'wb') as file:
             if path.suffix == SAFETENSORS:
                 file.write(_to_safetensors(content))
             else:
                 torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
+            files.flush(file)
         _read_back(temporary, path)
-        temporary.chmod(0o644)
         temporary.replace(path)
-        _flush_folder(path.parent)
     except OSError as error:
         raise _cannot_write(path, error) from error
     except RuntimeError as error:
@@ -86,7 +79,9 @@ def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
             raise _cannot_write(path, error.__context__) from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    files.flush_folder(path.parent)
 
 
 def remove_leftovers(path: Path) -> None:
@@ -99,27 +94,20 @@ def _read_back(temporary: Path, path: Path) -> None:
     """Compare what is on the disk with the checksums in it."""
     if path.suffix == SAFETENSORS:
         return
-    with zipfile.ZipFile(temporary) as archive:
-        damaged = archive.testzip()
+    try:
+        with zipfile.ZipFile(temporary) as archive:
+            damaged = archive.testzip()
+    except zipfile.BadZipFile:
+        damaged = 'its end'
     if damaged is not None:
         raise RunError(f'{path} was not replaced: {damaged} in the new file reads back otherwise than it was written; '
                        'is the disk failing? The old file is intact')
 
 
-def _flush_folder(folder: Path) -> None:
-    """Make a rename last through a loss of power."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _cannot_write(path: Path, error: OSError) -> RunError:
-    free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
-    kept = 'the one there is intact' if path.exists() else 'there is none yet'
-    return RunError(f'{path} could not be written: {error.strerror or error} ({free / 1e6:.0f} MB free in '
-                    f'{path.parent}); {kept}. Free space and start again')
+    kept = 'the one there is intact' if os.path.exists(path) else 'there is none yet'
+    return RunError(f'{path} could not be written ({kept}): {error.strerror or error}'
+                    f'{files.advice(error, path.parent)}')
 
 
 def load(path: str | os.PathLike[str], map_location: str | torch.device = 'cpu',

@@ -1,4 +1,4 @@
-"""CPU cores that this process may use: its affinity, and the quota of its control groups (containers, batch jobs)."""
+"""CPU cores that this process may use: its affinity, and the quota of its control groups."""
 
 import math
 import os
@@ -21,7 +21,7 @@ def affinity() -> list[int]:
 
 
 def quota() -> float:
-    """Cores' worth of CPU time that the control groups (v1 and v2) grant; infinity without a limit."""
+    """Cores' worth of CPU time that control groups (v1 and v2) grant; infinity without a limit."""
     try:
         lines = _GROUPS.read_text().splitlines()
     except OSError:  # not Linux
@@ -37,7 +37,7 @@ def quota() -> float:
 
 
 def _lowest(mount: Path, group: str, limit: Callable[[Path], float]) -> float:
-    """The lowest limit of a group and those above it; inside a container only the mount itself may be there."""
+    """The lowest limit of a group and those above it; a container may show the mount alone."""
     folder, lowest = mount, limit(mount)
     for name in Path(group).parts[1:]:
         folder /= name
@@ -56,6 +56,8 @@ def _limit_v2(folder: Path) -> float:
 def _limit_v1(folder: Path) -> float:
     try:
         granted = int((folder / 'cpu.cfs_quota_us').read_text())
-        return math.inf if granted < 0 else granted / int((folder / 'cpu.cfs_period_us').read_text())
+        return (
+            math.inf if granted < 0 else granted / int((folder / 'cpu.cfs_period_us').read_text())
+        )
     except (OSError, ValueError):
         return math.inf

@@ -5,8 +5,8 @@ order with the same shapes, whatever its data; and random decisions that shape t
 `shared_generator`, whose draws depend on the seed and a counter, never on the worker.
 """
 
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import distributed
@@ -117,6 +117,26 @@ def all_gather_object(thing: T) -> list[T]:
     things: list[T] = [thing] * world_size()
     distributed.all_gather_object(things, thing)
     return things
+
+
+def from_rank_zero(function: Callable[[], T]) -> T:
+    """Calls a function in worker 0 alone; every worker returns its result, or raises its error.
+
+    Args:
+        function: its result, or its error, can be pickled.
+    """
+    if not is_distributed():
+        return function()
+    outcome: list[Any] = [None, None]
+    if is_rank_zero():
+        try:
+            outcome[0] = function()
+        except Exception as error:  # raised below, by every worker
+            outcome[1] = error
+    distributed.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return cast(T, outcome[0])
 
 
 def shared_generator(*numbers: int) -> torch.Generator:

@@ -6,9 +6,11 @@ import logging
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from audiocodec.utils import files
 from audiocodec.utils.errors import RunError
 
 logger = logging.getLogger(__name__)
@@ -33,9 +35,14 @@ class FolderLock:
         """Take the lock.
 
         Raises:
-            RunError: another process holds it; says which.
+            RunError: another process holds it; says which. Or the folder cannot be written to.
         """
-        file = self.path.open('a+')
+        try:
+            file = self.path.open('a+')
+        except OSError as error:
+            folder = self.path.parent
+            advice = files.advice(error, folder)
+            raise RunError(f'{self.what}: cannot write in {folder}: {error.strerror}{advice}') from error
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
@@ -50,10 +57,12 @@ class FolderLock:
                            error.strerror)
             file.close()
             return
-        file.truncate(0)
-        json.dump({'host': socket.gethostname(), 'pid': os.getpid(), 'since': time.strftime('%Y-%m-%d %H:%M:%S')}, file)
-        file.flush()
         self._file = file
+        since = time.strftime('%Y-%m-%d %H:%M:%S')
+        own = {'host': socket.gethostname(), 'pid': os.getpid(), 'since': since}
+        with suppress(OSError):  # a full disk: the lock holds without a name
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), json.dumps(own).encode())
 
     def release(self) -> None:
         """Give the lock up; nothing if it is not held."""

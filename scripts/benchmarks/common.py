@@ -208,8 +208,10 @@ def resting_bytes(device: str = 'cpu') -> int:
 def machine(device: str = 'cpu') -> dict[str, Any]:
     """Names and versions of what was measured on, and how busy it was: a median of a busy machine is worth little."""
     import torch
+
+    from audiocodec.utils.cpus import usable_cores
     name = torch.cuda.get_device_name(device) if device.startswith('cuda') else _processor()
-    return {'machine': name, 'cores': os.cpu_count(), 'load': round(os.getloadavg()[0], 2),
+    return {'machine': name, 'cores': usable_cores(), 'load': round(os.getloadavg()[0], 2),
             'date': time.strftime('%Y-%m-%d %H:%M'),
             'versions': {'python': platform.python_version(), 'torch': torch.__version__}}
 

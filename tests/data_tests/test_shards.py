@@ -146,9 +146,11 @@ def test_whole_or_not_at_all(tmp_path, folder, monkeypatch):
     assert is_shards(tmp_path / 'out' / 'shards')
     with pytest.raises(FileExistsError, match='exists already'):
         make_shards(metas, tmp_path / 'out' / 'shards', 24000)
-    monkeypatch.setattr('shutil.disk_usage', lambda path: type('Usage', (), {'free': 1000}))
+    monkeypatch.setattr('shutil.disk_usage', lambda path: (2000, 1000, 1000))
     with pytest.raises(OSError, match='GB left'):
         make_shards(metas, tmp_path / 'out' / 'other', 24000)
+    monkeypatch.setattr('shutil.disk_usage', lambda path: (0, 0, 0))  # a mount of an object store
+    make_shards(metas, tmp_path / 'out' / 'other', 24000)
 
 
 @pytest.mark.parametrize('damage', ['shard', 'files', 'head', 'gone'])

@@ -1,6 +1,7 @@
 """What the configuration says of data reaches the loaders, and what is missing is said before the first update."""
 
 import os
+import pickle
 import re
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 
 from audiocodec import train
 from audiocodec.data import index_folder, save_manifest
-from audiocodec.solvers import validate
+from audiocodec.solvers import sources, validate
 from audiocodec.solvers.sources import build_dataloaders
+from audiocodec.utils import distrib
 from audiocodec.utils.config import ConfigError
 
 
@@ -35,6 +37,23 @@ def test_missing_files_are_found_before_anything_is_read(manifest):
     assert len(caught.value.problems) == 4
     assert re.match(rf'datasource\.train={manifest}: 2 of 6 files do not exist, e\.g\. {manifest.parent}/audio/1\.wav, '
                     r'.*4\.wav; scripts/doctor\.py', caught.value.problems[0])
+
+
+def test_worker_zero_alone_reads_the_source(manifest, monkeypatch):
+    """Half a million files, looked up by each of 64 workers, are too much for a file system that they share."""
+    cfg = compose(manifest)
+    found = sources.load_files(cfg, 'train')
+    assert len(found) == 6
+    for name in ('load_source', 'missing_files'):
+        monkeypatch.setattr(sources, name, lambda *arguments: pytest.fail('was read'))
+    monkeypatch.setattr(distrib, 'is_distributed', lambda: True)
+    monkeypatch.setattr(distrib, 'rank', lambda: 1)
+
+    def received(outcome, src):
+        outcome[:] = pickle.loads(pickle.dumps([found, None]))
+
+    monkeypatch.setattr(distrib.distributed, 'broadcast_object_list', received)
+    assert sources.load_files(cfg, 'train') == found
 
 
 def test_share_of_bad_files_reaches_the_loaders(manifest):

@@ -1,8 +1,9 @@
 """Trains a tiny codec as one of several workers, or misbehaves. Usage: solver_worker.py FOLDER WHAT OVERRIDE...
 
-WHAT: `train`, or what a worker does at update 2: `raise:RANK` (it fails), `die:RANK` (it is killed, and a process that
-it has started lives on), `hang:RANK`, `pause:RANK` (it stops until it gets SIGCONT). With `+alone`, the others do not
-wait for it in a collective, but for ever elsewhere, as for a GPU.
+WHAT: `train`, or what a worker does at update 2: `raise:RANK` (it fails), `die:RANK` (it is killed,
+and a process that it has started lives on), `hang:RANK`, `pause:RANK` (it stops until it gets
+SIGCONT). With `+alone`, the others do not wait for it in a collective, but for ever elsewhere, as
+for a GPU.
 """
 
 import os
@@ -24,7 +25,9 @@ def fail(how):
         os.kill(os.getpid(), signal.SIGSTOP)
     if how == 'die':
         if os.fork() == 0:
-            os.closerange(0, 3)  # whoever waits for the end of the output does not wait for this process
+            os.closerange(
+                0, 3
+            )  # whoever waits for the end of the output does not wait for this process
             time.sleep(120)
             os._exit(0)
         os.kill(os.getpid(), signal.SIGKILL)

@@ -242,7 +242,7 @@ def test_models_that_cannot_be_trained_are_refused(runs, tmp_path, kind):
 
 @pytest.mark.parametrize(('source', 'message'), [
     ('//sig/00000000', r'//sig/00000000: no checkpoint at .*AUDIOCODEC_DORA_DIR'),
-    ('outputs/nothing', 'outputs/nothing: no such file or folder; expected //sig/SIG, //pretrained/NAME'),
+    ('outputs/nothing', r"'outputs/nothing': no such file or folder\. Expected //sig/SIG, //pretrained/NAME"),
     ('//pretrained/facebook/encodec_24khz', 'https://huggingface.co/facebook/encodec_24khz'),
     ('//pretrained/encodec_24khz', "did you mean 'facebook/encodec_24khz'"),
 ])
@@ -251,6 +251,16 @@ def test_sources_that_are_not_there(source, message, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
     with pytest.raises(ValueError, match=message):
         finetune.find_source(source)
+
+
+def test_a_signature_is_looked_for_beside_the_running_experiment_first(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv('AUDIOCODEC_DORA_DIR', str(tmp_path))
+    for root in (runs, tmp_path):
+        (root / 'xps' / '0a1b2c3d').mkdir(parents=True)
+        (root / 'xps' / '0a1b2c3d' / 'checkpoint.th').touch()
+    with solver_of(runs):
+        assert finetune.find_source('//sig/0a1b2c3d') == runs / 'xps' / '0a1b2c3d' / 'checkpoint.th'
+    assert finetune.find_source('//sig/0a1b2c3d') == tmp_path / 'xps' / '0a1b2c3d' / 'checkpoint.th'
 
 
 def test_a_damaged_checkpoint_is_said_to_be_one(runs, trained, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,8 +28,10 @@ LONG = ['optim.updates_per_epoch=10', 'optim.epochs=2', 'dataset.batch_size=8', 
 def start(folder, what, world_size, *overrides):
     (folder / 'xps').mkdir(parents=True, exist_ok=True)
     found = []
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        port = str(server.getsockname()[1])
     for rank in range(world_size):
-        spread = {'MASTER_ADDR': '127.0.0.1', 'RANK': str(rank), 'LOCAL_RANK': str(rank),
+        spread = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port, 'RANK': str(rank), 'LOCAL_RANK': str(rank),
                   'WORLD_SIZE': str(world_size)} if world_size > 1 else {}
         found.append(subprocess.Popen([sys.executable, str(SCRIPT), str(folder), what, *overrides], text=True,
                                       env={**os.environ, **spread, 'OMP_NUM_THREADS': '1'}, stderr=subprocess.PIPE))

@@ -1,6 +1,8 @@
+import errno
 import fractions
 import os
 import pickle
+import stat
 import zipfile
 
 import pytest
@@ -216,7 +218,86 @@ def test_a_full_disk_is_a_message_and_the_old_file_stays(small_disk):
     path = small_disk / 'a.th'
     checkpoint.save(content(), path)
     before = path.read_bytes()
-    with pytest.raises(RunError, match=r'a\.th could not be written: No space left .*the one there is intact'):
+    with pytest.raises(RunError, match=(
+            r'a\.th could not be written \(the one there is intact\): No space left on device: free space on the disk '
+            r'of .* \(\d MB are free\) and start again$')):
         checkpoint.save({**content(), 'state': {'w': torch.randn(10 ** 6)}}, path)
     assert path.read_bytes() == before
     assert os.listdir(small_disk) == ['a.th']
+
+
+def refused(monkeypatch, name, number, condition=lambda argument: True):
+    """Lets a function of `os` fail with an error number, as file systems do that lack it."""
+    real = getattr(os, name)
+
+    def call(argument, *others, **options):
+        if condition(argument):
+            raise OSError(number, os.strerror(number))
+        return real(argument, *others, **options)
+
+    monkeypatch.setattr(os, name, call)
+
+
+def is_folder(handle):
+    return stat.S_ISDIR(os.fstat(handle).st_mode)
+
+
+@pytest.mark.parametrize('name', ['a.th', 'a.safetensors'])
+@pytest.mark.parametrize('number', [errno.EINVAL, errno.ENOTSUP, errno.EACCES])
+def test_mounts_without_fsync_of_folders_and_without_permissions(tmp_path, monkeypatch, number, name):
+    """CIFS, sshfs, exFAT, mounts of object stores."""
+    refused(monkeypatch, 'fsync', number, is_folder)
+    refused(monkeypatch, 'chmod', number)
+    model = {'format': checkpoint.MODEL_FORMAT, 'version': 1, 'config': '', 'state': {'w': torch.arange(5.)}}
+    for _ in range(2):
+        checkpoint.save(model, tmp_path / name)
+    assert torch.equal(checkpoint.load(tmp_path / name)['state']['w'], torch.arange(5.))
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_mounts_without_links_get_copies(tmp_path, monkeypatch):
+    refused(monkeypatch, 'link', errno.EPERM)
+    (tmp_path / 'a').write_text('first')
+    checkpoint.duplicate(tmp_path / 'a', tmp_path / 'b')
+    (tmp_path / 'a').write_text('second')
+    assert (tmp_path / 'b').read_text() == 'first'
+    assert sorted(os.listdir(tmp_path)) == ['a', 'b']
+
+
+@pytest.mark.parametrize(('mask', 'mode'), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_permissions_are_those_of_the_umask(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        checkpoint.save(content(), tmp_path / 'a.th')
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / 'a.th').stat().st_mode) == mode
+
+
+@pytest.mark.parametrize(('number', 'end'), [
+    (errno.EROFS, 'is mounted read-only; choose another folder'),
+    (errno.EACCES, 'choose another folder'),
+    (errno.EDQUOT, "or have this user's quota raised, and start again"),
+    (errno.EIO, r'Input/output error'),
+])
+def test_what_refuses_a_checkpoint_is_said_with_advice_that_fits(tmp_path, monkeypatch, number, end):
+    refused(monkeypatch, 'fsync', number)
+    with pytest.raises(RunError, match=rf'a\.th could not be written \(there is none yet\): .*{end}$'):
+        checkpoint.save(content(), tmp_path / 'a.th')
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(RunError, match=r'no/a\.th could not be written \(there is none yet\): No such file'):
+        checkpoint.save(content(), tmp_path / 'no' / 'a.th')
+
+
+def test_a_file_that_a_mount_has_cut_short_does_not_replace_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / 'a.th'
+    checkpoint.save(content(), path)
+    before = path.read_bytes()
+    monkeypatch.setattr(os, 'fsync', lambda handle: os.ftruncate(handle, 1000))
+    with pytest.raises(RunError, match=r'was not replaced: its end in the new file reads back otherwise'):
+        checkpoint.save(content(), path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ['a.th']

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from audiocodec.utils import distrib
@@ -10,6 +11,7 @@ def test_alone_every_collective_is_the_identity():
     distrib.broadcast_([tensor])
     assert torch.equal(tensor, torch.arange(3.))
     assert torch.equal(distrib.all_gather_cat(tensor), tensor)
+    assert distrib.from_rank_zero(lambda: 5) == 5
     assert (distrib.rank(), distrib.world_size(), distrib.is_rank_zero()) == (0, 1, True)
 
 
@@ -30,3 +32,43 @@ def test_neighbouring_counters_are_unrelated():
     assert torch.allclose(draws.mean(0), torch.full((4,), 0.5), atol=0.02)
     lagged = torch.corrcoef(torch.stack([draws[:-1, 0], draws[1:, 0]]))[0, 1]
     assert abs(lagged) < 0.05
+
+
+@pytest.fixture
+def as_worker(monkeypatch):
+    """Makes this process a worker of several, to which worker 0 sends what is given; gives what was sent."""
+    def make(rank, received=None):
+        sent = []
+
+        def broadcast(things, src):
+            assert src == 0
+            if rank == 0:
+                sent.append(list(things))
+            else:
+                things[:] = received
+
+        monkeypatch.setattr(distrib, 'is_distributed', lambda: True)
+        monkeypatch.setattr(distrib, 'rank', lambda: rank)
+        monkeypatch.setattr(distrib.distributed, 'broadcast_object_list', broadcast)
+        return sent
+    return make
+
+
+def test_worker_zero_alone_calls_and_all_get_the_result(as_worker):
+    sent = as_worker(0)
+    assert distrib.from_rank_zero(lambda: [1, 2]) == [1, 2]
+    assert sent == [[[1, 2], None]]
+    as_worker(3, [[1, 2], None])
+    assert distrib.from_rank_zero(pytest.fail) == [1, 2]
+
+
+def test_the_error_of_worker_zero_is_everybodys(as_worker):
+    def failing():
+        raise ValueError('no such file')
+
+    sent = as_worker(0)
+    with pytest.raises(ValueError, match='no such file'):
+        distrib.from_rank_zero(failing)
+    as_worker(3, sent[0])
+    with pytest.raises(ValueError, match='no such file'):
+        distrib.from_rank_zero(pytest.fail)

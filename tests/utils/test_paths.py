@@ -70,3 +70,29 @@ def test_config_of_the_working_directory(tmp_path, monkeypatch):
     assert paths.own_config_folder() is None
     (tmp_path / 'config').mkdir()
     assert paths.own_config_folder() == tmp_path / 'config'
+
+
+def test_an_experiment_is_looked_for_beside_in_the_folder_of_all_and_where_it_was_noted(tmp_path, monkeypatch):
+    monkeypatch.setenv('AUDIOCODEC_DORA_DIR', str(tmp_path / 'all'))
+    monkeypatch.chdir(tmp_path)
+    assert paths.experiment_places('0a1b2c3d') == [tmp_path / 'all' / 'xps' / '0a1b2c3d']
+    paths.note_experiment(Path('caf\udce9/xps/0a1b2c3d'))
+    assert paths.experiment_places('0a1b2c3d', tmp_path / 'here') == [
+        tmp_path / 'here' / 'xps' / '0a1b2c3d', tmp_path / 'all' / 'xps' / '0a1b2c3d',
+        tmp_path / 'caf\udce9' / 'xps' / '0a1b2c3d']
+    paths.note_experiment(tmp_path / 'moved' / 'xps' / '0a1b2c3d')
+    assert paths.experiment_places('0a1b2c3d')[-1] == tmp_path / 'moved' / 'xps' / '0a1b2c3d'
+    assert [path.name for path in (tmp_path / 'all').rglob('*') if path.is_file()] == ['0a1b2c3d']
+
+
+def test_an_experiment_in_the_folder_of_all_is_not_noted(tmp_path, monkeypatch):
+    monkeypatch.setenv('AUDIOCODEC_DORA_DIR', str(tmp_path))
+    paths.note_experiment(tmp_path / 'xps' / '0a1b2c3d')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_note_that_cannot_be_written_is_left_out(tmp_path, monkeypatch):
+    (tmp_path / 'file').touch()
+    monkeypatch.setenv('AUDIOCODEC_DORA_DIR', str(tmp_path / 'file'))
+    paths.note_experiment(tmp_path / 'other' / 'xps' / '0a1b2c3d')
+    assert paths.experiment_places('0a1b2c3d') == [tmp_path / 'file' / 'xps' / '0a1b2c3d']

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ def save(model: CompressionModel, out: Path, origin: str = '') -> list[str]:
     out.mkdir(parents=True, exist_ok=True)
     with _without_progress_bars():
         target.eval().save_pretrained(out)
-    (out / 'model.safetensors').chmod(0o644)  # others are to read it
+    with contextlib.suppress(OSError):  # safetensors makes it for its owner alone; mounts without permissions refuse
+        shutil.copymode(out / 'config.json', out / 'model.safetensors')
     transformers.EncodecFeatureExtractor(
         feature_size=model.channels, sampling_rate=model.sample_rate, padding_value=0.,
         chunk_length_s=config['chunk_length_s'], overlap=config['overlap']).save_pretrained(out)

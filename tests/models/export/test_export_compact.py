@@ -99,8 +99,8 @@ def test_a_model_put_together_by_hand_is_refused(make_codec, tmp_path):
 
 @pytest.mark.parametrize(('source', 'message'), [
     ('nowhere.th', "'nowhere.th': no such file or folder"),
-    ('deadbeef', r"'deadbeef': no such file .*nor is there a checkpoint of an experiment deadbeef .*AUDIOCODEC_DORA"),
-    ('//sig/00000000', r'//sig/00000000: there is no checkpoint at .*AUDIOCODEC_DORA_DIR'),
+    ('deadbeef', r"'deadbeef': no such file .* as a signature: no checkpoint at .*deadbeef/.*AUDIOCODEC_DORA_DIR"),
+    ('//sig/00000000', r'//sig/00000000: no checkpoint at .*AUDIOCODEC_DORA_DIR'),
 ])
 def test_sources_that_do_not_exist(source, message, tmp_path):
     with pytest.raises(ValueError, match=message):

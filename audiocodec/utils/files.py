@@ -1,0 +1,54 @@
+"""Writing on any file system: what network and FUSE mounts refuse, and advice on refusals."""
+
+import errno
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+# what file systems answer to a call that they do not have
+_UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+def flush(file: IO[Any]) -> None:
+    """Flushes a file to the disk, where its file system can do that.
+
+    Raises:
+        OSError: the disk is full, or failed.
+    """
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+
+
+def flush_folder(folder: Path) -> None:
+    """Makes a rename in a folder outlast a loss of power, where the file system can do that."""
+    with suppress(OSError):  # the renamed file is there all the same
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def advice(error: OSError, folder: Path) -> str:
+    """Returns the end of a message that `folder` refuses a write: what to do, or nothing."""
+    if error.errno == errno.ENOSPC:
+        return f': free space on the disk of {folder}{_free(folder)} and start again'
+    if error.errno == errno.EDQUOT:
+        return f": free space in {folder}, or have this user's quota raised, and start again"
+    if error.errno == errno.EROFS:
+        return f': {folder} is mounted read-only; choose another folder'
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f': this user may not write in {folder}; choose another folder'
+    return ''
+
+
+def _free(folder: Path) -> str:
+    with suppress(OSError):
+        return f' ({shutil.disk_usage(folder).free / 1e6:.0f} MB are free)'
+    return ''

@@ -1,0 +1,98 @@
+import errno
+import os
+import re
+import stat
+
+import pytest
+
+from audiocodec.utils import files
+
+
+def refuse(monkeypatch, name, number, condition=lambda handle: True):
+    """Lets a function of `os` fail with an error number for the handles of a kind."""
+    real = getattr(os, name)
+
+    def refused(handle, *arguments):
+        if condition(handle):
+            raise OSError(number, os.strerror(number))
+        return real(handle, *arguments)
+
+    monkeypatch.setattr(os, name, refused)
+
+
+@pytest.mark.parametrize('number', [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
+def test_a_file_system_without_fsync_keeps_what_is_written(tmp_path, monkeypatch, number):
+    refuse(monkeypatch, 'fsync', number)
+    with open(tmp_path / 'a', 'w') as file:
+        file.write('text')
+        files.flush(file)
+        assert (tmp_path / 'a').read_text() == 'text'
+
+
+@pytest.mark.parametrize('number', [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fails_is_an_error(tmp_path, monkeypatch, number):
+    refuse(monkeypatch, 'fsync', number)
+    with open(tmp_path / 'a', 'w') as file, pytest.raises(OSError, match=os.strerror(number)):
+        files.flush(file)
+
+
+def test_a_file_is_flushed_to_the_disk(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(os, 'fsync', lambda handle: flushed.append(os.fstat(handle)))
+    with open(tmp_path / 'a', 'w') as file:
+        file.write('text')
+        files.flush(file)
+    files.flush_folder(tmp_path)
+    assert [(stat.S_ISDIR(each.st_mode), each.st_ino) for each in flushed] == [
+        (False, (tmp_path / 'a').stat().st_ino),
+        (True, tmp_path.stat().st_ino),
+    ]
+    assert flushed[0].st_size == 4
+
+
+@pytest.mark.parametrize(
+    'number', [errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EIO]
+)
+@pytest.mark.parametrize('name', ['fsync', 'open'])
+def test_a_folder_need_not_be_flushed(tmp_path, monkeypatch, name, number):
+    refuse(
+        monkeypatch,
+        name,
+        number,
+        lambda handle: handle == tmp_path or stat.S_ISDIR(os.fstat(handle).st_mode),
+    )
+    files.flush_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('number', 'expected'),
+    [
+        (errno.ENOSPC, r': free space on the disk of FOLDER \(\d+ MB are free\) and start again$'),
+        (
+            errno.EDQUOT,
+            ": free space in FOLDER, or have this user's quota raised, and start again$",
+        ),
+        (
+            errno.EROFS,
+            ': FOLDER is mounted read-only; choose another folder$',
+        ),
+        (
+            errno.EACCES,
+            ': this user may not write in FOLDER; choose another folder$',
+        ),
+        (errno.EPERM, ': this user may not write in FOLDER'),
+        (errno.EIO, '^$'),
+        (errno.ESTALE, '^$'),
+    ],
+)
+def test_advice_fits_the_cause(tmp_path, number, expected):
+    assert re.search(
+        expected.replace('FOLDER', re.escape(str(tmp_path))),
+        files.advice(OSError(number, os.strerror(number)), tmp_path),
+    )
+
+
+def test_the_free_space_of_a_file_system_that_does_not_tell_it_is_left_out(tmp_path):
+    error = OSError(errno.ENOSPC, 'No space left on device')
+    missing = tmp_path / 'missing'
+    assert files.advice(error, missing) == f': free space on the disk of {missing} and start again'
