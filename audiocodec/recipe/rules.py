@@ -122,6 +122,7 @@ SECTIONS: dict[str, tuple[str, ...] | None] = {
     'distributed': (), 'datasource': (), 'dataset': None, 'dataset.train': None, 'dataset.valid': None,
     'dataset.evaluate': None, 'dataset.generate': None, 'model': None, 'adversarial': None, 'losses': None,
     'balancer': None, 'optim': ('optimizer', 'schedule'), 'optim.optimizer': None,
-    'optim.schedule': None, 'optim.ema': (), 'finetune': (), 'checkpoint': (), 'valid': (), 'evaluate': ('metrics',), 'evaluate.metrics': None, 'generate': (),
-    'generate.audio': (), 'metrics': None, 'logging': (), 'logging.wandb': (), 'slurm': None,
+    'optim.schedule': None, 'optim.ema': (), 'finetune': (), 'checkpoint': (), 'valid': (),
+    'evaluate': ('metrics',), 'evaluate.metrics': None, 'generate': (), 'generate.audio': (), 'metrics': None,
+    'logging': (), 'logging.wandb': (), 'slurm': None,
 }
