@@ -119,10 +119,11 @@ ACCEPTED: dict[str, Rule] = {
 # Sections that must be there, with what stands in each besides the keys of ACCEPTED; None: anything, as it is a
 # component or made of components, which say for themselves what they take.
 SECTIONS: dict[str, tuple[str, ...] | None] = {
-    'distributed': (), 'datasource': (), 'dataset': None, 'dataset.train': None, 'dataset.valid': None,
-    'dataset.evaluate': None, 'dataset.generate': None, 'model': None, 'adversarial': None, 'losses': None,
-    'balancer': None, 'optim': ('optimizer', 'schedule'), 'optim.optimizer': None,
-    'optim.schedule': None, 'optim.ema': (), 'finetune': (), 'checkpoint': (), 'valid': (),
-    'evaluate': ('metrics',), 'evaluate.metrics': None, 'generate': (), 'generate.audio': (), 'metrics': None,
-    'logging': (), 'logging.wandb': (), 'slurm': None,
+    'distributed': (), 'datasource': (), 'dataset': None, 'dataset.train': None,
+    'dataset.valid': None, 'dataset.evaluate': None, 'dataset.generate': None, 'model': None,
+    'adversarial': None, 'losses': None, 'balancer': None, 'optim': ('optimizer', 'schedule'),
+    'optim.optimizer': None, 'optim.schedule': None, 'optim.ema': (), 'finetune': (),
+    'checkpoint': (), 'valid': (), 'evaluate': ('metrics',), 'evaluate.metrics': None,
+    'generate': (), 'generate.audio': (), 'metrics': None, 'logging': (), 'logging.wandb': (),
+    'slurm': None,
 }

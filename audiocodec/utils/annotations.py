@@ -66,7 +66,7 @@ def _fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, Mapping) and all(_fits(item, kind) for item in value.values())
     if not _is_plain(value):
         return True  # an object made before
-    return isinstance(annotation, type) and isinstance(value, annotation)
+    return isinstance(origin, type) and isinstance(value, origin)
 
 
 def _items_fit(values: list[Any] | tuple[Any, ...], origin: Any, arguments: tuple[Any, ...]) -> bool:

@@ -294,7 +294,7 @@ def untraceable(name: str, part: str, error: Exception) -> ValueError:
     """The error for a model that PyTorch refuses to trace."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return ValueError(f'the format {name!r} cannot hold this model: its {part} cannot be traced for any length; '
-                      f'PyTorch says {type(error).__name__}: {lines[0][:200] if lines else ""}')
+                      f'PyTorch {torch.__version__} says {type(error).__name__}: {lines[0][:200] if lines else ""}')
 
 
 def _traceable(module: nn.Module, lstm: type[ScanLSTM] | type[OnnxLSTM]) -> nn.Module:

@@ -27,6 +27,7 @@ assert not [name for name in sys.modules if name.startswith('audiocodec')]
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(torch.__version__ < '2.9', reason='torch.export of 2.8 cannot trace an LSTM for any length')
 def test_programs_run_without_this_package_for_any_batch_and_length(make_codec, short_audio, tmp_path):
     # with all that is translated, but for mirrored ends: the scale, group norms, LSTM
     model = make_codec('stereo', ratios=[8, 5])
