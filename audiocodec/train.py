@@ -241,5 +241,6 @@ def main(cfg: DictConfig) -> None:
         sys.exit(error.exit_code)
 
 
-if __name__ == '__main__':
+if __name__ == '__main__':  # under torchrun
+    sys.excepthook = show_config_errors
     main()
