@@ -58,9 +58,11 @@ def compile_parts(model: CompressionModel, adversaries: AdversarialTrainer) -> N
     parts = [getattr(model, name, None) for name in ('encoder', 'decoder')]
     for discriminator in adversaries.discriminators.values():
         parts += getattr(discriminator, 'discriminators', [discriminator])
+    # Before PyTorch 2.11, the backward of weight norm refuses the layout that the compiler gives to weights.
+    options = {'layout_optimization': False} if torch.__version__ < '2.11' else None
     for part in parts:
         if isinstance(part, nn.Module):
-            part.compile(dynamic=False)
+            part.compile(dynamic=False, options=options)
 
 
 def uncompiled() -> AbstractContextManager[object]:

@@ -101,7 +101,7 @@ def test_rates_are_the_recipes_and_moments_the_checkpoints(runs, trained):
         solver.initialize_from(str(trained['bundle']))
         for optimizer in (solver.optimizer, solver.adversaries.optimizer):
             assert optimizer.param_groups[0]['lr'] == 1e-5
-        assert solver.optimizer.param_groups[0]['betas'] == (0.8, 0.9)
+        assert list(solver.optimizer.param_groups[0]['betas']) == [0.8, 0.9]  # a tuple in newer PyTorch
         assert solver.optimizer.state_dict()['state'][0]['exp_avg'].norm() > 0
 
 
