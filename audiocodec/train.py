@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from audiocodec.recipe.compose import Composed, compose, config_groups, readable_errors
 from audiocodec.recipe.overrides import key_of, spell
 from audiocodec.recipe.signature import signature_delta
-from audiocodec.utils import config, logs, paths
+from audiocodec.utils import config, files, logs, paths
 from audiocodec.utils.config import ConfigError
 from audiocodec.utils.errors import InterruptedRunError, RunError
 
@@ -87,11 +87,19 @@ class CodecMain(HydraMain):
         return compose(self.full_config_path, argv)
 
     def init_xp(self, xp: XP) -> XP:
-        """Make the experiment's folder, and write down the overrides that `get_argv_from_sig` reads."""
-        xp.folder.mkdir(parents=True, exist_ok=True)
+        """Make the experiment's folder, and write down the overrides that `get_argv_from_sig` reads.
+
+        Raises:
+            RunError: the folder cannot be written to.
+        """
         temporary = xp.folder / f'.argv.json.{os.getpid()}'
-        temporary.write_text(json.dumps(xp.argv))
-        temporary.replace(xp.folder / '.argv.json')
+        try:
+            xp.folder.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(xp.argv))
+            temporary.replace(xp.folder / '.argv.json')
+        except OSError as error:
+            advice = files.advice(error, xp.dora.dir)
+            raise RunError(f'cannot write in {xp.folder}: {error.strerror}{advice}') from error
         paths.note_experiment(xp.folder)
         return xp
 

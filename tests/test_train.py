@@ -1,8 +1,10 @@
 """The functions of `audiocodec.train` that users call."""
 
+import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from audiocodec import train
 from audiocodec.solvers import validate
 from audiocodec.utils import paths
 from audiocodec.utils.config import ConfigError
+from audiocodec.utils.errors import RunError
 
 
 def test_an_unknown_signature_says_where_it_was_looked_for(tmp_path, monkeypatch):
@@ -55,6 +58,17 @@ def test_a_signature_finds_an_experiment_of_another_folder(tmp_path, monkeypatch
         train.main.get_xp_from_sig(xp.sig)
     monkeypatch.setenv('AUDIOCODEC_DORA_DIR', str(tmp_path / 'moved'))
     assert train.main.get_xp_from_sig(xp.sig).folder == tmp_path / 'moved' / 'xps' / xp.sig
+
+
+def test_a_folder_that_cannot_be_written_to_is_a_message(tmp_path, monkeypatch):
+    def refused(path, *arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    xp = train.main.get_xp(['solver=compression/debug', f'dora.dir={tmp_path}'])
+    monkeypatch.setattr(Path, 'mkdir', refused)
+    with pytest.raises(RunError, match=rf'^cannot write in {xp.folder}: Read-only file system: {tmp_path} is mounted '
+                                       'read-only; choose another folder$'):
+        train.main.init_xp(xp)
 
 
 def test_the_clusters_default_partition_is_taken(tmp_path, monkeypatch):

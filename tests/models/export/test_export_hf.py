@@ -1,4 +1,5 @@
 import json
+import os
 import re
 
 import pytest
@@ -85,6 +86,15 @@ def test_the_feature_extractor_has_rate_channels_and_segments(make_codec, tmp_pa
     extractor = AutoFeatureExtractor.from_pretrained(tmp_path)
     assert (extractor.sampling_rate, extractor.feature_size) == (8000, 2)
     assert (extractor.chunk_length, extractor.chunk_stride) == (8000, 7920)
+
+
+def test_the_weights_may_be_read_by_whoever_may_read_the_rest(make_codec, tmp_path):
+    before = os.umask(0o027)
+    try:
+        export.export_hf(make_codec(**MODELS['mono']), tmp_path)
+    finally:
+        os.umask(before)
+    assert {oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == {'0o640'}
 
 
 @pytest.mark.parametrize('name', ['mono', 'segments'])
