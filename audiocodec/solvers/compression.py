@@ -20,6 +20,7 @@ from audiocodec.solvers.warnings import codebook_warning, discriminator_warning
 from audiocodec.utils import config, distrib
 from audiocodec.utils.averager import Averager
 from audiocodec.utils.config import ConfigError
+from audiocodec.utils.eval_mode import eval_mode
 from audiocodec.utils.optimizers import step_if
 from audiocodec.utils.paths import safe_stem
 
@@ -248,18 +249,10 @@ class CompressionSolver(StandardSolver):
 
     @contextmanager
     def averaged_model(self) -> Iterator[None]:
-        """Within it, model and discriminators are in eval mode, the model with the averaged weights where it has some.
-
-        In training mode, a layer with spectral norm changes its buffers in each forward pass.
-        """
-        self.model.eval()
-        self.adversaries.eval()
-        try:
-            with precision.uncompiled(), self.ema.averaged() if self.ema is not None else nullcontext():
-                yield
-        finally:
-            self.model.train()
-            self.adversaries.train()
+        """Within it, all parts are in eval mode, the model with the averaged weights where they are kept."""
+        averaged = self.ema.averaged() if self.ema is not None else nullcontext()
+        with eval_mode(self.model, self.adversaries, self.losses), precision.uncompiled(), averaged:
+            yield
 
     # ---- weights from elsewhere -------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from audiocodec.optim import ModuleEMA
 from audiocodec.quantization import BaseQuantizer
 from audiocodec.solvers.differences import check_model, differences
 from audiocodec.utils import checkpoint, config
+from audiocodec.utils.eval_mode import eval_mode
 
 if TYPE_CHECKING:
     from audiocodec.solvers.compression import CompressionSolver
@@ -191,13 +192,8 @@ def take_norms(balancer: Balancer, past: Past, cfg: Mapping[str, Any], discrimin
 
 def still_wav(model: CompressionModel, wav: torch.Tensor) -> torch.Tensor:
     """What a model makes of a waveform [B, C, T], learning nothing from it: no weight and no statistic moves."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            return model(wav).wav
-    finally:
-        model.train(was_training)
+    with eval_mode(model), torch.no_grad():
+        return model(wav).wav
 
 
 def _adversarial_extras(past: Past) -> Mapping[str, Any]:

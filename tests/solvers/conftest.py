@@ -14,11 +14,11 @@ TINY = ['solver=compression/debug', 'device=cpu', 'num_threads=1', 'adversarial=
 
 @pytest.fixture
 def make_solver(tmp_path):
-    """Makes solvers within an experiment of their own: `make_solver('key=value', ...)`."""
+    """Makes solvers within an experiment of their own: `make_solver('key=value', ..., base=[...])`."""
     entered = []
 
-    def make(*overrides):
-        xp = train.main.get_xp([*TINY, f'dora.dir={tmp_path}/xps', *overrides])
+    def make(*overrides, base=TINY):
+        xp = train.main.get_xp([*base, f'dora.dir={tmp_path}/xps', *overrides])
         train.main.init_xp(xp)
         context = xp.enter(stack=True)
         context.__enter__()

@@ -9,15 +9,21 @@ from audiocodec.utils import files
 
 
 def refuse(monkeypatch, name, number, condition=lambda handle: True):
-    """Lets a function of `os` fail with an error number for the handles of a kind."""
-    real = getattr(os, name)
+    """Lets a function of `os` fail with an error number for the handles of a kind.
+
+    Returns:
+        The list of handles that it has refused.
+    """
+    real, found = getattr(os, name), []
 
     def refused(handle, *arguments):
         if condition(handle):
+            found.append(handle)
             raise OSError(number, os.strerror(number))
         return real(handle, *arguments)
 
     monkeypatch.setattr(os, name, refused)
+    return found
 
 
 @pytest.mark.parametrize('number', [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
@@ -55,13 +61,14 @@ def test_a_file_is_flushed_to_the_disk(tmp_path, monkeypatch):
 )
 @pytest.mark.parametrize('name', ['fsync', 'open'])
 def test_a_folder_need_not_be_flushed(tmp_path, monkeypatch, name, number):
-    refuse(
+    refused = refuse(
         monkeypatch,
         name,
         number,
         lambda handle: handle == tmp_path or stat.S_ISDIR(os.fstat(handle).st_mode),
     )
     files.flush_folder(tmp_path)
+    assert len(refused) == 1
 
 
 @pytest.mark.parametrize(
