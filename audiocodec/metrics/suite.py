@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -51,17 +52,19 @@ class MetricSuite:
 
         There is one collective, in which every worker takes part whatever fails.
         """
-        partials: dict[str, bytes] = {}
+        partials: dict[str, Any] = {}
         for name, metric in self.metrics.items():
             with self.failures.caught(f'metric {name}'):
-                partials[name] = pickle.dumps(metric.partial())
+                partial = metric.partial()
+                pickle.dumps(partial)  # what cannot be sent fails here, not in the collective
+                partials[name] = partial
         workers = all_gather_object(partials)
         figures = {}
         for name, metric in self.metrics.items():
             if not all(name in worker for worker in workers):
                 continue
             with self.failures.caught(f'metric {name}'):
-                computed = metric.combine([pickle.loads(worker[name]) for worker in workers])
+                computed = metric.combine([worker[name] for worker in workers])
                 for figure, value in computed.items():
                     figures[name if len(computed) == 1 else f'{name}_{figure}'] = value
         return figures

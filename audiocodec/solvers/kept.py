@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from audiocodec.utils import checkpoint
 
 logger = logging.getLogger('audiocodec')
@@ -61,6 +59,6 @@ def keep_best(latest: Path, history: History, key: str, higher_is_better: bool) 
 def _epoch_of(path: Path) -> Any:
     """The epoch of a training checkpoint, without reading its tensors; None if there is none that can be read."""
     try:
-        return torch.load(path, mmap=True, weights_only=True)['epoch']
-    except Exception:  # whatever is wrong with a copy, the next best one replaces it
+        return checkpoint.load(path, mmap=True)['epoch']
+    except (ValueError, KeyError):  # whatever is wrong with a copy, the next best one replaces it
         return None

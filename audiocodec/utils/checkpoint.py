@@ -111,13 +111,14 @@ def _cannot_write(path: Path, error: OSError) -> RunError:
 
 
 def load(path: str | os.PathLike[str], map_location: str | torch.device = 'cpu',
-         types: Mapping[str, Any] | None = None) -> dict[str, Any]:
+         types: Mapping[str, Any] | None = None, mmap: bool = False) -> dict[str, Any]:
     """Read a file of tensors; nothing in it is executed.
 
     Args:
         path: a file of `torch.save` or safetensors, whatever its name.
         map_location: where to put the tensors.
         types: classes, by their full names, that the file may use besides tensors, numbers, strings, lists and dicts.
+        mmap: whether tensors stay on the disk until they are used.
 
     Returns:
         What was saved; of a safetensors file that is no exported model, the tensors by their names.
@@ -134,7 +135,7 @@ def load(path: str | os.PathLike[str], map_location: str | torch.device = 'cpu',
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings('ignore', 'Detected pickle protocol')  # a plain pickle: it is refused
-                content = torch.load(path, map_location=map_location, weights_only=True)
+                content = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
         except Exception as error:  # damaged bytes may be instructions to the reader for anything
             code = _code(path, error)
             if code:

@@ -38,7 +38,7 @@ def clock(monkeypatch):
 @pytest.fixture
 def wide(monkeypatch):
     monkeypatch.setenv('TERM', 'xterm')
-    monkeypatch.setattr(progress.shutil, 'get_terminal_size', lambda: progress.os.terminal_size((200, 24)))
+    monkeypatch.setattr(progress.shutil, 'get_terminal_size', lambda **fallback: progress.os.terminal_size((200, 24)))
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_bar_is_drawn_at_most_ten_times_a_second(clock, wide):
 
 
 def test_bar_fits_the_terminal(clock, wide, monkeypatch):
-    monkeypatch.setattr(progress.shutil, 'get_terminal_size', lambda: progress.os.terminal_size((30, 24)))
+    monkeypatch.setattr(progress.shutil, 'get_terminal_size', lambda **fallback: progress.os.terminal_size((30, 24)))
     out = Terminal()
     for step in Progress(range(40), desc='Valid | Epoch 1', stream=out):
         clock(0.5)
