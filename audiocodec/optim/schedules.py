@@ -66,7 +66,7 @@ class CosineSchedule(_Schedule):
             return lr * step / self.warmup_steps
         if step > self.total_steps:
             return lr * self.lr_min_ratio
-        done = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
+        done = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
         cosine = 0.5 * (1 + math.cos(math.pi * done / self.cycle_length))
         return lr * (self.lr_min_ratio + (1 - self.lr_min_ratio) * cosine)
 
@@ -159,8 +159,8 @@ class LinearWarmupSchedule(_Schedule):
 
 def _check_steps(warmup_steps: int, total_steps: int, before: int = 0) -> None:
     _check('warmup_steps', warmup_steps, warmup_steps >= 0, 'at least 0')
-    _check('total_steps', total_steps, total_steps > warmup_steps + before,
-           f'more than the {warmup_steps + before} updates of the warm-up (warmup_steps)')
+    _check('total_steps', total_steps, total_steps >= warmup_steps + before,
+           f'at least the {warmup_steps + before} updates of the warm-up (warmup_steps)')
 
 
 def _check(name: str, value: float | None, valid: bool, accepted: str) -> None:

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import audiocodec.recipe.resolvers  # noqa: F401 - registers what the files refer to
 from audiocodec.recipe.inheritance import drop_inherited
-from audiocodec.recipe.overrides import Override, apply, key_of, problem, read, typed_keys
+from audiocodec.recipe.overrides import Override, apply, key_of, problem, read, repeats, typed_keys
 from audiocodec.utils import config, paths
 from audiocodec.utils.config import ConfigError
 
@@ -106,7 +106,7 @@ def _apply_values(cfg: DictConfig, arguments: Sequence[str], groups: Collection[
     for argument in arguments:
         try:
             override = read(argument, present)
-            problems[argument] = problem(override, present, groups)
+            problems[argument] = repeats(override, chosen) or problem(override, present, groups)
         except ValueError as error:
             problems[argument] = str(error)
             continue

@@ -125,11 +125,8 @@ def problem(override: Override, present: Mapping[str, Any], groups: Collection[s
         groups: names of the config groups, which may be meant.
     """
     argument, action, key, value = override
-    here = config.select(present, key)
-    if here is MISSING:
+    if config.select(present, key) is MISSING:
         return _unread(override, present) if action == ADD else _unknown(override, present, groups)
-    if action == ADD and argument.startswith('+') and not argument.startswith('++'):
-        return f'{argument}: the key {key} exists; type {argument[1:]}'
     if action == DELETE:
         return f'{argument}: every run needs the section {key}' if key in SECTIONS else None
     here = _section(key, present)
@@ -139,6 +136,14 @@ def problem(override: Override, present: Mapping[str, Any], groups: Collection[s
         return (f"{argument}: '{key}' is a section, which keeps its form; set keys in it, or turn a part off through "
                 'its own switch, e.g. losses.l1.weight=null')
     return None if value else f'{argument}: changes nothing; set keys in it, e.g. {key}.{next(iter(here), "key")}=...'
+
+
+def repeats(override: Override, files: Mapping[str, Any]) -> str | None:
+    """What is wrong with an override that is to add a key which the composed files have; None if nothing is."""
+    argument = override.argument
+    if argument[:1] != '+' or argument[:2] == '++' or config.select(files, override.key) is MISSING:
+        return None
+    return f'{argument}: the key {override.key} exists; type {argument[1:]}'
 
 
 def _unread(override: Override, present: Mapping[str, Any]) -> str | None:

@@ -112,12 +112,19 @@ def test_without_warmup():
     assert rates(InverseSquareRootSchedule(make_optimizer(), 1, None), 4)[3] == pytest.approx(0.5)
 
 
+def test_a_run_may_be_nothing_but_warmup():
+    assert rates(CosineSchedule(make_optimizer(), 1, 1), 3) == [0., 1., 0.]
+    assert rates(CosineSchedule(make_optimizer(), 1, 1, cycle_length=0.5), 3) == [0., 1., 0.]
+    assert rates(PolynomialDecaySchedule(make_optimizer(), 1, 1), 3) == [0., 1., 0.]
+    assert rates(PolynomialDecaySchedule(make_optimizer(), 1, 2, zero_lr_warmup_steps=1), 4) == [0., 0., 1., 0.]
+
+
 @pytest.mark.parametrize(('schedule', 'kwargs', 'message'), [
-    (CosineSchedule, {'total_steps': 10, 'warmup_steps': 10}, 'total_steps must be more than the 10 updates'),
+    (CosineSchedule, {'total_steps': 9, 'warmup_steps': 10}, 'total_steps must be at least the 10 updates'),
     (CosineSchedule, {'total_steps': 10, 'warmup_steps': -1}, 'warmup_steps must be at least 0, got -1'),
     (CosineSchedule, {'total_steps': 10, 'warmup_steps': 0, 'lr_min_ratio': 2.}, 'lr_min_ratio'),
     (CosineSchedule, {'total_steps': 10, 'warmup_steps': 0, 'cycle_length': 0.}, 'cycle_length'),
-    (PolynomialDecaySchedule, {'total_steps': 10, 'warmup_steps': 6, 'zero_lr_warmup_steps': 4}, 'total_steps'),
+    (PolynomialDecaySchedule, {'total_steps': 9, 'warmup_steps': 6, 'zero_lr_warmup_steps': 4}, 'total_steps'),
     (PolynomialDecaySchedule, {'total_steps': 10, 'warmup_steps': 0, 'zero_lr_warmup_steps': -1}, 'zero_lr'),
     (PolynomialDecaySchedule, {'total_steps': 10, 'warmup_steps': 0, 'end_lr': -1.}, 'end_lr'),
     (PolynomialDecaySchedule, {'total_steps': 10, 'warmup_steps': 0, 'power': 0.}, 'power'),

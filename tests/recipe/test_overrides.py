@@ -156,8 +156,9 @@ def test_a_key_can_be_deleted():
     assert train.main.get_xp([DEBUG, '~losses.l1']).sig != train.main.get_xp([DEBUG]).sig
 
 
-def test_a_new_component_needs_no_plus():
-    cfg = compose('losses.smooth={_target_: torch.nn.SmoothL1Loss, beta: 0.1, weight: 0.5}')
+@pytest.mark.parametrize('sign', ['', '+', '++'])
+def test_a_new_component_needs_no_plus(sign):
+    cfg = compose(f'{sign}losses.smooth={{_target_: torch.nn.SmoothL1Loss, beta: 0.1, weight: 0.5}}')
     validate(cfg)
     assert (cfg.losses.smooth.beta, cfg.losses.smooth.weight) == (0.1, 0.5)
 

@@ -11,7 +11,7 @@ from audiocodec.quantization.kmeans import kmeans
 DEVICE = os.environ.get('AUDIOCODEC_TEST_GPU', 'cuda')
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(DEVICE == 'cuda' and not torch.cuda.is_available(),
                                                   reason='there is no GPU here')]
-ON_GPU = [f'device={DEVICE}', 'seanet.lstm=1', 'optim.lr=1e-3']
+ON_GPU = [f'device={DEVICE}', 'seanet.lstm=1', 'optim.lr=3e-4']
 NAMES = ['l1', 'msspec', 'feat_msstftd', 'd_msstftd']
 
 

@@ -218,11 +218,11 @@ def test_under_autocast_losses_have_the_values_and_gradients_of_float32(loss):
 
 
 def test_training_in_bfloat16_follows_float32(make_solver):
-    overrides = [*FULL, 'optim.lr=1e-3']
+    overrides = [*FULL, 'optim.lr=3e-4']  # at 1e-3 the adversary lets rounding grow to a fifth within 30 updates
     full, half = curve(make_solver(*overrides), 30), curve(make_solver(*overrides, 'autocast=bfloat16'), 30)
     assert not torch.equal(full, half)
     torch.testing.assert_close(half[:5], full[:5], rtol=0.1, atol=1e-3)
-    torch.testing.assert_close(half[-10:].mean(0), full[-10:].mean(0), rtol=0.15, atol=1e-2)
+    torch.testing.assert_close(half[-10:].mean(0), full[-10:].mean(0), rtol=0.05, atol=1e-3)
 
 
 @pytest.mark.slow
