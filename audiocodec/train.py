@@ -4,7 +4,6 @@ From a list of overrides to a run: compose the configuration (Hydra), give it a 
 build the solver, run it.
 """
 
-import functools
 import json
 import logging
 import os
@@ -58,9 +57,7 @@ class CodecMain(HydraMain):
             ConfigError: for unknown groups and keys and values that cannot be read, all of them at once; where there
                 are some, also for values of the other overrides that `validate` would not accept.
         """
-        folders = [self.full_config_path, *filter(None, [paths.own_config_folder()])]
-        composed = self._composed(tuple(argv), os.getcwd(), frozenset(
-            (path, path.stat().st_mtime_ns) for folder in folders for path in folder.rglob('*.yaml')))
+        composed = compose(self.full_config_path, argv)
         if composed.problems:
             raise ConfigError(dict.fromkeys([*composed.problems.values(), *_value_problems(composed)]))
         where = self.dora
@@ -74,17 +71,6 @@ class CodecMain(HydraMain):
         else:
             where = replace(where, dir=paths.find(cfg.dora.dir))
         return XP(dora=where, cfg=cfg, argv=list(composed.argv), delta=delta)
-
-    @functools.lru_cache(maxsize=16)  # noqa: B019 - there is one main, and it lives as long as the process
-    def _composed(self, argv: tuple[str, ...], folder: str, files: frozenset[tuple[Path, int]]) -> Composed:
-        """Composes a configuration once: Dora asks for it three times before a run begins.
-
-        Args:
-            argv: overrides.
-            folder: the working directory, which relative paths among them start from.
-            files: of all configurations, with the times of their last change: after one, it is composed again.
-        """
-        return compose(self.full_config_path, argv)
 
     def init_xp(self, xp: XP) -> XP:
         """Make the experiment's folder, and write down the overrides that `get_argv_from_sig` reads.

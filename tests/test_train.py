@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import hydra
 import pytest
 
 from audiocodec import train
@@ -86,37 +87,41 @@ def test_names_are_the_overrides_that_count():
     assert base == 'solver=compression/debug'
 
 
-def test_a_configuration_is_composed_once_and_every_experiment_has_its_own(monkeypatch):
-    composed = []
-    compose = train.compose
-    monkeypatch.setattr(train, 'compose', lambda *args: composed.append(args) or compose(*args))
+@pytest.fixture
+def composed(monkeypatch):
+    """What Hydra composes from now on: a list for each time."""
+    found = []
+    compose = hydra.compose
+    monkeypatch.setattr(hydra, 'compose', lambda name, choices: found.append(choices) or compose(name, choices))
+    return found
+
+
+def test_files_are_composed_once_and_every_experiment_has_its_own(composed, monkeypatch, tmp_path):
+    folder = shutil.copytree(train.main.full_config_path, tmp_path / 'config')
+    monkeypatch.setattr(train.main, 'full_config_path', folder)
     argv = ['solver=compression/debug', 'seed=1234321']
     first = train.main.get_xp(argv)
-    count = len(composed)
     first.cfg.seed = 0
     second = train.main.get_xp(argv)
-    assert count > 0
-    assert len(composed) == count
+    other = train.main.get_xp([*argv, 'optim.lr=1e-5'])
+    assert composed == [['~solver'], ['solver=compression/debug']]
     assert second.cfg.seed == 1234321
     assert (second.sig, second.argv, second.delta) == (first.sig, first.argv, first.delta)
-    assert train.main.get_xp([*argv, 'optim.lr=1e-5']).sig != first.sig
+    assert (other.cfg.optim.lr, second.cfg.optim.lr) == (1e-5, 6e-3)
+    assert other.sig != first.sig
 
 
-def test_a_configuration_that_was_edited_is_composed_again(monkeypatch, tmp_path):
+def test_files_that_were_edited_are_composed_again(composed, monkeypatch, tmp_path):
     folder = shutil.copytree(train.main.full_config_path, tmp_path / 'config')
-    files = list(folder.rglob('*.yaml'))
     monkeypatch.setattr(train.main, 'full_config_path', folder)
-    composed = []
-    compose = train.compose
-    monkeypatch.setattr(train, 'compose', lambda *args: composed.append(args) or compose(*args))
-    argv = ['solver=compression/debug', 'seed=1234322']
-    train.main.get_xp(argv)
-    count = len(composed)
-    os.utime(files[0], ns=(1, 1))
-    train.main.get_xp(argv)
-    assert count > 0
-    assert len(composed) == 2 * count
-    assert count == 1
+    argv = ['solver=compression/debug']
+    assert train.main.get_xp(argv).cfg.optim.lr == 6e-3
+    recipe = folder / 'solver/compression/debug.yaml'
+    recipe.write_text(recipe.read_text().replace('lr: 6.0e-3', 'lr: 7.0e-3'))
+    assert train.main.get_xp(argv).cfg.optim.lr == 7e-3
+    (folder / 'solver/compression/mine.yaml').write_text(recipe.read_text().replace('lr: 7.0e-3', 'lr: 8.0e-3'))
+    assert train.main.get_xp(['solver=compression/mine']).cfg.optim.lr == 8e-3
+    assert len(composed) == 6
 
 
 @pytest.mark.parametrize('values', [{'dataset.batch_size': 3, 'optim.lr': 0.25}, {'dataset': {'batch_size': 3},

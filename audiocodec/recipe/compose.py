@@ -1,5 +1,6 @@
 """From a list of overrides to a configuration: Hydra composes the chosen files, then the values are applied."""
 
+import functools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from audiocodec.utils.config import ConfigError
 CONFIG = 'config'
 # Keys that every component copies from the top. A copy with a value of its own would contradict the waveforms.
 _SHARED = ('${sample_rate}', '${channels}')
+_Stamp = frozenset[tuple[Path, int]]
 
 
 class OwnConfigs(SearchPathPlugin):
@@ -67,14 +69,14 @@ def compose(folder: Path, argv: Sequence[str]) -> Composed:
         ConfigError: files that cannot be read or composed.
     """
     argv = list({argument.split('=', 1)[0].strip(): argument for argument in argv}.values())
-    with _search(folder) as loader, readable_errors():
-        groups = list(_groups(loader, ''))
-        choices = [argument for argument in argv if key_of(argument).split('@')[0] in groups]
-        problems = {argument: _choice_problem(loader, argument) for argument in choices}
-        root = hydra.compose(CONFIG, ['~solver'])
-        cfg = hydra.compose(CONFIG, [choice for choice in choices if problems[choice] is None])
+    stamp = _stamp(folder)
+    options = _options(folder, stamp)
+    choices = [argument for argument in argv if key_of(argument).split('@')[0] in options]
+    problems = {argument: _choice_problem(argument, options) for argument in choices}
+    root = _files(folder, stamp, ('~solver',))
+    cfg = _files(folder, stamp, tuple(choice for choice in choices if problems[choice] is None)).copy()
     drop_inherited(cfg, config.unresolved(root))
-    overrides = _apply_values(cfg, [argument for argument in argv if argument not in choices], groups, problems)
+    overrides = _apply_values(cfg, [argument for argument in argv if argument not in choices], options, problems)
     spelled = {override.argument: override.spelled() for override in overrides}
     found = {argument: text for argument in argv if (text := problems[argument]) is not None}
     return Composed(root, cfg, [spelled.get(argument, argument) for argument in argv],
@@ -83,8 +85,7 @@ def compose(folder: Path, argv: Sequence[str]) -> Composed:
 
 def config_groups(folder: Path) -> list[str]:
     """The config groups of a folder, such as `solver` and `solver/compression`."""
-    with _search(folder) as loader:
-        return list(_groups(loader, ''))
+    return list(_options(folder, _stamp(folder)))
 
 
 def _apply_values(cfg: DictConfig, arguments: Sequence[str], groups: Collection[str],
@@ -146,6 +147,26 @@ def _contradictions(root: DictConfig, cfg: DictConfig) -> Iterator[tuple[str, st
             yield key, f'{key}={value}: must agree with {name}={plain.get(name)}; set {name} alone'
 
 
+def _stamp(folder: Path) -> _Stamp:
+    """All files of configurations, and when each was changed: what was read of them holds until one is."""
+    folders = [folder, *filter(None, [paths.own_config_folder()])]
+    return frozenset((path, path.stat().st_mtime_ns) for folder in folders for path in folder.rglob('*.yaml'))
+
+
+@functools.lru_cache(maxsize=64)
+def _files(folder: Path, stamp: _Stamp, choices: tuple[str, ...]) -> DictConfig:
+    """The files that choices of options name, composed by Hydra, which takes a second; not to be changed."""
+    with _search(folder), readable_errors():
+        return hydra.compose(CONFIG, list(choices))
+
+
+@functools.lru_cache(maxsize=4)
+def _options(folder: Path, stamp: _Stamp) -> dict[str, list[str]]:
+    """The options of every config group."""
+    with _search(folder) as loader:
+        return {group: list(_options_of(loader, group)) for group in _groups(loader, '')}
+
+
 @contextmanager
 def _search(folder: Path) -> Iterator[Any]:
     """Hydra's loader of the configurations in a folder."""
@@ -164,24 +185,25 @@ def _groups(loader: Any, parent: str) -> Iterator[str]:
             yield from _groups(loader, group)
 
 
-def _options(loader: Any, group: str, prefix: str = '') -> list[str]:
+def _options_of(loader: Any, group: str, prefix: str = '') -> Iterator[str]:
     """All options of a config group, those of its sub-groups included; names that begin with _ are parts."""
     here = f'{group}/{prefix}'.rstrip('/')
-    names = [prefix + name for name in loader.get_group_options(here, ObjectType.CONFIG) if not name.startswith('_')]
+    for name in loader.get_group_options(here, ObjectType.CONFIG):
+        if not name.startswith('_'):
+            yield prefix + name
     for sub in loader.get_group_options(here, ObjectType.GROUP):
-        names += _options(loader, group, f'{prefix}{sub}/')
-    return names
+        yield from _options_of(loader, group, f'{prefix}{sub}/')
 
 
-def _choice_problem(loader: Any, argument: str) -> str | None:
+def _choice_problem(argument: str, options: Mapping[str, Sequence[str]]) -> str | None:
     """What is wrong with an override that chooses an option of a group."""
     if '=' not in argument or argument.startswith(('+', '~')) or '@' in argument.split('=', 1)[0]:
         return None  # Hydra says what is wrong with those
     key, value = argument.split('=', 1)
-    options = _options(loader, key.strip())
-    if value.strip() in options:
+    known = options[key.strip()]
+    if value.strip() in known:
         return None
-    return f"{key}={value}: no such option{config.nearest(value, options)} (there are: {', '.join(options)})"
+    return f"{key}={value}: no such option{config.nearest(value, known)} (there are: {', '.join(known)})"
 
 
 @contextmanager

@@ -55,7 +55,10 @@ def positive(what: str) -> Rule:
 ACCEPTED: dict[str, Rule] = {
     'sample_rate': Rule(POSITIVE_INTEGER.check, 'a rate in Hz, e.g. 24000'),
     'channels': Rule(lambda value: is_integer(value) and value in (1, 2), '1 (mono) or 2 (stereo)'),
-    'autocast': one_of(None, 'bfloat16'),
+    'precision.autocast': one_of(None, 'bfloat16'),
+    'precision.conv': one_of('tf32', 'float32'),
+    'precision.matmul': one_of('tf32', 'float32'),
+    'precision.cudnn_benchmark': SWITCH,
     'device': Rule(lambda value: isinstance(value, str) and value.split(':')[0] in ('auto', 'cpu', 'cuda'),
                    'auto, cpu, cuda or cuda:N'),
     'num_threads': FEW,
@@ -119,7 +122,7 @@ ACCEPTED: dict[str, Rule] = {
 # Sections that must be there, with what stands in each besides the keys of ACCEPTED; None: anything, as it is a
 # component or made of components, which say for themselves what they take.
 SECTIONS: dict[str, tuple[str, ...] | None] = {
-    'distributed': (), 'datasource': (), 'dataset': None, 'dataset.train': None,
+    'precision': (), 'distributed': (), 'datasource': (), 'dataset': None, 'dataset.train': None,
     'dataset.valid': None, 'dataset.evaluate': None, 'dataset.generate': None, 'model': None,
     'adversarial': None, 'losses': None, 'balancer': None, 'optim': ('optimizer', 'schedule'),
     'optim.optimizer': None, 'optim.schedule': None, 'optim.ema': (), 'finetune': (),

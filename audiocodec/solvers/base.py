@@ -14,7 +14,7 @@ from flashy.logging import ResultLogger
 from omegaconf import DictConfig, OmegaConf
 
 from audiocodec.data import SPLITS, AudioLoader, BadFiles, LoaderDiedError
-from audiocodec.solvers import kept, launch, sources
+from audiocodec.solvers import kept, launch, precision, sources
 from audiocodec.solvers.environment import resolve_device, seed_everything
 from audiocodec.solvers.guard import UpdateGuard
 from audiocodec.solvers.interrupts import Interrupts
@@ -69,6 +69,7 @@ class StandardSolver(flashy.BaseSolver, ABC):
         if self.device.type == 'cpu':
             allocator.keep_freed_memory()
         launch.join_workers(place, self.device, cfg.distributed.timeout)
+        precision.set_up(cfg.precision, self.device)
         torch.set_num_threads(cfg.num_threads or launch.share_of_threads(place))
         self.watch = WorkerWatch(place, cfg.distributed.timeout)
         self.interrupts = Interrupts()

@@ -40,7 +40,7 @@ class CompressionSolver(StandardSolver):
         self.model = config.build(cfg.model).to(self.device)
         self.adversaries = config.build(cfg.adversarial).to(self.device)
         distrib.broadcast_([*self.model.state_dict().values(), *self.adversaries.discriminators.state_dict().values()])
-        self.autocast = precision.autocast(cfg.autocast, self.device)
+        self.autocast = precision.autocast(cfg.precision.autocast, self.device)
         if cfg.compile:
             precision.compile_parts(self.model, self.adversaries)
         weights = {name: node.weight for name, node in cfg.losses.items() if node.weight is not None}
@@ -251,7 +251,7 @@ class CompressionSolver(StandardSolver):
     def averaged_model(self) -> Iterator[None]:
         """Within it, all parts are in eval mode, the model with the averaged weights where they are kept."""
         averaged = self.ema.averaged() if self.ema is not None else nullcontext()
-        with eval_mode(self.model, self.adversaries, self.losses), precision.uncompiled(), averaged:
+        with eval_mode(self.model, self.adversaries, self.losses), precision.for_any_length(), averaged:
             yield
 
     # ---- weights from elsewhere -------------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
-"""How an update is computed, not what: lower precision by autocast, compiled modules."""
+"""How an update is computed, not what: its precision, cuDNN's choice of algorithms, compiled modules."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+from omegaconf import DictConfig
 from torch import nn
 
 from audiocodec.adversarial import AdversarialTrainer
@@ -11,11 +13,25 @@ from audiocodec.adversarial.discriminators import STFTDiscriminator
 from audiocodec.models import CompressionModel
 from audiocodec.utils.config import ConfigError
 
-AUTOCAST = (None, 'bfloat16')
-
 # Graphs that one function may be compiled to: a discriminator's sub-discriminators share their code, and each of them
 # meets a batch twice as large in its own training, and audio with and without a gradient.
 _GRAPHS = 128
+
+
+def set_up(options: DictConfig, device: torch.device) -> None:
+    """Says how this process computes in float32 on a GPU; on a CPU it changes nothing.
+
+    Args:
+        options: `conv` and `matmul`, each `tf32` or `float32`, and `cudnn_benchmark`.
+        device: of the run.
+    """
+    if device.type != 'cuda':
+        return
+    with warnings.catch_warnings():  # PyTorch 2.9 to 2.11 announce other names for the first two
+        warnings.simplefilter('ignore', UserWarning)
+        torch.backends.cudnn.allow_tf32 = options.conv == 'tf32'
+        torch.set_float32_matmul_precision('high' if options.matmul == 'tf32' else 'highest')
+    torch.backends.cudnn.benchmark = options.cudnn_benchmark
 
 
 def autocast(dtype: str | None, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
@@ -24,7 +40,7 @@ def autocast(dtype: str | None, device: torch.device) -> Callable[[], AbstractCo
     bfloat16 has the range of float32, so that gradients need no scaling; float16 has not, and is not offered.
 
     Args:
-        dtype: one of `AUTOCAST`; None: float32, or TF32 where PyTorch is told to.
+        dtype: `bfloat16`; None: float32, or TF32 on a GPU (see `set_up`).
         device: where they run.
 
     Returns:
@@ -36,15 +52,16 @@ def autocast(dtype: str | None, device: torch.device) -> Callable[[], AbstractCo
     if dtype is None:
         return nullcontext
     if device.type == 'cuda' and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise ConfigError(f'autocast={dtype}: {torch.cuda.get_device_name(device)} does not compute in bfloat16; use '
-                          'autocast=null')
-    return lambda: torch.autocast(device.type, dtype=getattr(torch, dtype))
+        raise ConfigError(f'precision.autocast={dtype}: {torch.cuda.get_device_name(device)} does not compute in '
+                          'bfloat16; use precision.autocast=null')
+    # Its cache of weights in half precision would outlive the discriminators' step, which changes them.
+    return lambda: torch.autocast(device.type, dtype=getattr(torch, dtype), cache_enabled=False)
 
 
 def compile_parts(model: CompressionModel, adversaries: AdversarialTrainer) -> None:
     """Have encoder, decoder and sub-discriminators compiled when they are first run; names and states stay.
 
-    Compiled code is for the shapes of training; everything else runs within `uncompiled`.
+    Compiled code is for the shapes of training; everything else runs within `for_any_length`.
     """
     import torch._dynamo.config
     import torch._functorch.config
@@ -65,6 +82,12 @@ def compile_parts(model: CompressionModel, adversaries: AdversarialTrainer) -> N
             part.compile(dynamic=False, options=options)
 
 
-def uncompiled() -> AbstractContextManager[object]:
-    """Within it, nothing is compiled: audio of any length comes by, and each would be compiled for."""
-    return torch.compiler.set_stance('force_eager')
+@contextmanager
+def for_any_length() -> Iterator[None]:
+    """Within it, nothing is compiled and no algorithm is tried: audio of any length comes by, and each would be new."""
+    was, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    try:
+        with torch.compiler.set_stance('force_eager'):
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = was

@@ -86,10 +86,12 @@ def unresolved(node: Any) -> dict[str, Any]:
 def nearest(name: str, choices: Iterable[str]) -> str:
     """The hint `; did you mean 'x'?` for a name nearly among the choices, else an empty string."""
     known = list(choices)
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if not found:  # a key without its path, or with another one
-        leaf = name.rsplit('.', 1)[-1]
-        ends = {key: key.rsplit('.', 1)[-1] for key in known}
+    leaf = name.rsplit('.', 1)[-1]
+    ends = {key: key.rsplit('.', 1)[-1] for key in known}
+    # a key without its path, or with another one, else a misspelled key, else both
+    found = difflib.get_close_matches(name, [key for key, end in ends.items() if end == leaf], n=1, cutoff=0.)
+    found = found or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not found:
         close = difflib.get_close_matches(leaf, ends.values(), n=1, cutoff=0.8)
         found = [key for key, end in ends.items() if close and end == close[0]][:1]
     return f"; did you mean '{found[0]}'?" if found else ''

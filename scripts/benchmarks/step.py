@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--recipe', default='base_24khz', help='solver=compression/encodec_RECIPE, or another one')
     parser.add_argument('--batch', type=int, default=4, help='items')
     parser.add_argument('--seconds', type=float, default=1., help='of audio in each item')
-    parser.add_argument('--autocast', choices=('null', 'bfloat16'), default='null', help='as the option of that name')
+    parser.add_argument('--autocast', choices=('null', 'bfloat16'), default='null', help='as precision.autocast')
     parser.add_argument('--compile', choices=('true', 'false'), default='false', help='as the option of that name')
     parser.add_argument('--profile', metavar='FILE', type=Path,
                         help='write there the operators of one more update, by their own time')
@@ -74,8 +74,8 @@ def _solver(args: argparse.Namespace) -> 'CompressionSolver':
     recipe = f'encodec_{args.recipe}' if '_' in args.recipe else args.recipe
     with tempfile.TemporaryDirectory() as folder:
         xp = train.main.get_xp([f'solver=compression/{recipe}', f'device={args.device}', f'dora.dir={folder}',
-                                f'num_threads={args.threads}', f'autocast={args.autocast}', f'compile={args.compile}',
-                                *args.overrides])
+                                f'num_threads={args.threads}', f'precision.autocast={args.autocast}',
+                                f'compile={args.compile}', *args.overrides])
         with xp.enter():
             solver = train.get_solver(xp.cfg)
     codebooks = solver.model.quantizer.codebooks

@@ -123,6 +123,8 @@ def test_an_argument_that_the_class_takes_needs_no_plus(argument, key, value):
     ('optim.optimizer.epz=1', "there is no key 'optim.optimizer.epz'; did you mean 'optim.optimizer.eps'?"),
     ('dataset.valid.bach_size=4', "there is no key 'dataset.valid.bach_size'; did you mean"),
     ('optim.lrr=1', "there is no key 'optim.lrr'; did you mean 'optim.lr'?"),
+    ('autocast=bfloat16', "there is no key 'autocast'; did you mean 'precision.autocast'?"),
+    ('adversarial.lr=1', "there is no key 'adversarial.lr'; did you mean 'adversarial.optimizer.lr'?"),
     ('foo=1', "there is no key 'foo'"),
     ('+foo=1', "+foo=1: nothing reads the key 'foo'"),
     ('++foo.bar=1', "++foo.bar=1: nothing reads the key 'foo'"),

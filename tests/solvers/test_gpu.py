@@ -43,7 +43,7 @@ def test_float32_is_that_of_a_cpu(make_solver):
 
 
 def test_bfloat16_follows_float32(make_solver):
-    full, half = curve(make_solver(*ON_GPU), 30), curve(make_solver(*ON_GPU, 'autocast=bfloat16'), 30)
+    full, half = curve(make_solver(*ON_GPU), 30), curve(make_solver(*ON_GPU, 'precision.autocast=bfloat16'), 30)
     assert not torch.equal(full, half)
     torch.testing.assert_close(half[-10:].mean(0), full[-10:].mean(0), rtol=0.15, atol=1e-2)
 
@@ -52,14 +52,14 @@ def test_bfloat16_follows_float32(make_solver):
 @pytest.mark.filterwarnings('ignore::UserWarning', 'ignore::FutureWarning')
 @pytest.mark.parametrize('autocast', ['null', 'bfloat16'])
 def test_compiled_updates_are_those_of_eager_ones(make_solver, autocast):
-    overrides = [*ON_GPU, f'autocast={autocast}']
+    overrides = [*ON_GPU, f'precision.autocast={autocast}']
     eager, compiled = curve(make_solver(*overrides), 4), curve(make_solver(*overrides, 'compile=true'), 4)
     torch.testing.assert_close(compiled, eager, rtol=0.05 if autocast == 'bfloat16' else 1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize('autocast', ['null', 'bfloat16'])
 def test_an_update_never_waits_for_the_device(make_solver, autocast):
-    solver = make_solver(*ON_GPU, f'autocast={autocast}', 'rvq.q_dropout=true')
+    solver = make_solver(*ON_GPU, f'precision.autocast={autocast}', 'rvq.q_dropout=true')
     solver.model.train()
     wavs = [batch(index).to(solver.device) for index in range(5)]
     for wav in wavs[:2]:  # k-means reads, and libraries set themselves up

@@ -132,14 +132,14 @@ def test_an_update_never_waits_for_the_device(make_solver, monkeypatch):
 
 
 @pytest.mark.parametrize(('override', 'changes'), [('compile=true', False), ('channels_last=false', False),
-                                                   ('autocast=bfloat16', True)])
+                                                   ('precision.autocast=bfloat16', True)])
 def test_what_changes_the_result_is_in_the_signature(override, changes):
     plain, other = (train.main.get_xp(['solver=compression/encodec_base_24khz', *more]) for more in ([], [override]))
     assert (plain.sig != other.sig) == changes
 
 
 @pytest.mark.parametrize(('override', 'message'), [
-    ('autocast=float16', 'autocast=float16: expected null or bfloat16'),
+    ('precision.autocast=float16', 'precision.autocast=float16: expected null or bfloat16'),
     ('compile=maybe', 'compile=maybe: expected true or false'),
     ('channels_last=1', 'channels_last=1: expected true or false')])
 def test_other_values_are_refused(make_solver, override, message):
@@ -150,8 +150,55 @@ def test_other_values_are_refused(make_solver, override, message):
 def test_a_gpu_without_bfloat16_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: False)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda device: 'Old Card')
-    with pytest.raises(ConfigError, match='autocast=bfloat16: Old Card does not compute in bfloat16; use autocast=nul'):
+    with pytest.raises(ConfigError, match=r'precision\.autocast=bfloat16: Old Card does not compute in bfloat16'):
         precision.autocast('bfloat16', torch.device('cuda'))
+
+
+@pytest.fixture
+def switches():
+    """What this process has of PyTorch's switches, now and at the end of the test."""
+    def read():
+        return (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark)
+
+    before = read()
+    yield read
+    torch.backends.cudnn.allow_tf32, _, torch.backends.cudnn.benchmark = before
+    torch.set_float32_matmul_precision(before[1])
+
+
+@pytest.mark.parametrize(('overrides', 'expected'), [
+    ([], (True, 'highest', True)),
+    (['precision.conv=float32', 'precision.matmul=tf32', 'precision.cudnn_benchmark=false'], (False, 'high', False))])
+def test_precision_of_a_gpu(make_solver, switches, overrides, expected):
+    options = make_solver(*overrides).cfg.precision
+    precision.set_up(options, torch.device('cuda', 0))
+    assert switches() == expected
+    with precision.for_any_length():
+        assert switches() == (*expected[:2], False)
+    assert switches() == expected
+
+
+def test_precision_of_a_gpu_changes_nothing_on_a_cpu(make_solver, switches):
+    before = switches()
+    plain = curve(make_solver(), 3)
+    assert torch.equal(curve(make_solver('precision.conv=float32', 'precision.matmul=tf32'), 3), plain)
+    assert switches() == before
+
+
+def test_under_autocast_the_generator_meets_discriminators_as_they_are_after_their_step(make_solver):
+    name = 'adversarial.discriminators.msstftd.norm=none'  # weights in themselves, which autocast could keep a copy of
+    solver = make_solver(name, 'precision.autocast=bfloat16', 'adversarial.optimizer.lr=0.1')
+    fake, real = batch(0), batch(1)
+    with solver.autocast():
+        solver.adversaries.train_step(fake, real)
+        within = solver.adversaries.generator_losses(fake, real)
+        first = next(iter(solver.adversaries.discriminators.values()))
+        output = first(fake)
+    with solver.autocast():
+        after = solver.adversaries.generator_losses(fake, real)
+        again = first(fake)
+    assert all(torch.equal(within[key], after[key]) for key in after)
+    torch.testing.assert_close(output, again, rtol=0, atol=0)
 
 
 def test_channels_last_is_what_the_discriminators_get(make_solver):
@@ -164,7 +211,7 @@ def test_channels_last_is_what_the_discriminators_get(make_solver):
 
 
 def test_under_autocast_losses_quantizer_spectra_and_balancer_see_float32(make_solver, monkeypatch):
-    solver = make_solver(*FULL, 'autocast=bfloat16', 'losses.mrstft.weight=1.0')
+    solver = make_solver(*FULL, 'precision.autocast=bfloat16', 'losses.mrstft.weight=1.0')
     solver.model.train()
     seen = {}
 
@@ -219,7 +266,7 @@ def test_under_autocast_losses_have_the_values_and_gradients_of_float32(loss):
 
 def test_training_in_bfloat16_follows_float32(make_solver):
     overrides = [*FULL, 'optim.lr=3e-4']  # at 1e-3 the adversary lets rounding grow to a fifth within 30 updates
-    full, half = curve(make_solver(*overrides), 30), curve(make_solver(*overrides, 'autocast=bfloat16'), 30)
+    full, half = curve(make_solver(*overrides), 30), curve(make_solver(*overrides, 'precision.autocast=bfloat16'), 30)
     assert not torch.equal(full, half)
     torch.testing.assert_close(half[:5], full[:5], rtol=0.1, atol=1e-3)
     torch.testing.assert_close(half[-10:].mean(0), full[-10:].mean(0), rtol=0.05, atol=1e-3)

@@ -1,0 +1,124 @@
+"""A GPU rehearsed without one: on `meta` tensors, which the host cannot read and which mix with no other device's.
+
+They have no autocast: what it does to each part is in test_precision.py.
+"""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils import _foreach_utils
+
+from audiocodec import train
+from audiocodec.solvers import base
+from audiocodec.utils import distrib
+from audiocodec.utils.averager import Averager
+
+CONFIG = Path(train.main.full_config_path)
+DEBUG = 'solver=compression/debug'
+
+
+def options(group):
+    return sorted(path.stem for path in (CONFIG / group).glob('[!_]*.yaml'))
+
+
+@pytest.fixture
+def meta(monkeypatch):
+    """Solvers are built on `meta`; what PyTorch offers for CPU and GPU alone is stood in for."""
+    try:
+        torch._weight_norm(torch.empty(2, 3, 1, device='meta'), torch.empty(2, 1, 1, device='meta'))
+    except NotImplementedError:
+        pytest.skip(f'torch {torch.__version__} has no weight norm of meta tensors')
+    monkeypatch.setattr(base, 'resolve_device', lambda *_: torch.device('meta'))
+    plain = torch.autocast
+    monkeypatch.setattr(torch, 'autocast', lambda device_type, *args, **kwargs: contextlib.nullcontext()
+                        if device_type == 'meta' else plain(device_type, *args, **kwargs))
+    kinds = _foreach_utils._get_fused_kernels_supported_devices()
+    monkeypatch.setattr(sys.modules['torch.optim.optimizer'], '_get_fused_kernels_supported_devices',
+                        lambda: [*kinds, 'meta'])
+    # parameters stay the same objects, as on their way to a GPU: optimizers know them
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    yield
+    torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+@pytest.fixture
+def workers(monkeypatch):
+    """This process takes itself for the first of two workers, joined by NCCL, which takes no tensor of the host.
+
+    Gives the collectives that were called.
+    """
+    calls = []
+
+    def collective(name):
+        def call(*tensors, **_):
+            for tensor in tensors:
+                for one in tensor if isinstance(tensor, list) else [tensor]:
+                    if one.device.type == 'cpu':
+                        raise RuntimeError(f'{name}: no backend type associated with device type cpu')
+            calls.append(name)
+        return call
+
+    group = {'is_initialized': lambda: True, 'get_world_size': lambda: 2, 'get_rank': lambda: 0}
+    for name, stand_in in group.items():
+        monkeypatch.setattr(distrib.distributed, name, stand_in)
+    monkeypatch.setattr(distrib, 'all_gather_object', lambda thing: [thing, thing])
+    for name in ('all_reduce', 'broadcast', 'all_gather'):
+        monkeypatch.setattr(distrib.distributed, name, collective(name))
+    return calls
+
+
+@pytest.fixture
+def make_solver(tmp_path, meta):
+    with contextlib.ExitStack() as stack:
+        def make(*overrides):
+            xp = train.main.get_xp(['device=cpu', 'num_threads=1', 'rvq.kmeans_init=false', 'logging.tensorboard=false',
+                                    f'dora.dir={tmp_path}', *overrides])
+            train.main.init_xp(xp)
+            stack.enter_context(xp.enter(stack=True))
+            return train.get_solver(xp.cfg)
+        yield make
+
+
+def rehearse(solver):
+    wav = torch.empty(2, solver.model.channels, 4097, device='meta')
+    averager = Averager()
+    solver.model.train()
+    for _ in range(2):
+        metrics = solver.run_step(wav)
+        averager.update(metrics, where=~metrics.pop('skipped'))
+    with solver.averaged_model():
+        averager.update(solver.valid_step(wav), weight=2)
+    assert {sums.device.type for sums in averager._sums.values()} == {'meta'}
+    assert {'l1', 'msspec', 'g_loss', 'grad_norm'} <= metrics.keys()
+    assert {f'd_{name}' for name in solver.adversaries.discriminators} <= metrics.keys()
+
+
+@pytest.mark.parametrize('recipe', options('solver/compression'))
+def test_every_recipe_as_one_of_two_workers(make_solver, workers, recipe):
+    rehearse(make_solver(f'solver=compression/{recipe}'))
+    assert set(workers) == {'broadcast', 'all_reduce'}
+
+
+@pytest.mark.parametrize('adversary', options('adversarial'))
+def test_every_adversary(make_solver, adversary):
+    rehearse(make_solver(DEBUG, f'adversarial={adversary}'))
+
+
+@pytest.mark.parametrize('quantizer', options('quantizer'))
+def test_every_quantizer(make_solver, quantizer):
+    rehearse(make_solver(DEBUG, f'quantizer={quantizer}', 'rvq.q_dropout=false'))
+
+
+@pytest.mark.parametrize(('fault', 'message'), [
+    (lambda wav: wav.mean().item(), 'meta'),
+    (lambda wav: wav + torch.ones(wav.shape), 'device'),
+    (lambda wav: distrib.all_reduce_sum_([torch.ones(2)]), 'all_reduce: no backend')])
+def test_faults_are_found(make_solver, workers, monkeypatch, fault, message):
+    solver = make_solver(DEBUG)
+    plain = solver.reports
+    monkeypatch.setattr(solver, 'reports', lambda wav_hat, wav: (fault(wav), plain(wav_hat, wav))[1])
+    with pytest.raises(RuntimeError, match=message):
+        rehearse(solver)
