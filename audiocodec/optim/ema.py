@@ -12,7 +12,8 @@ class ModuleEMA:
     """Keeps the moving average of what a module learns, and lends it to the module for validation and export.
 
     Averaged are the parameters and the floating buffers that the module's `state_dict` holds (codebooks are buffers).
-    Integer and boolean buffers have no mean: within `averaged()` they are the module's own, up to date.
+    Integer and boolean buffers have no mean, nor have those of a parametrization, such as the singular vectors of a
+    spectral norm, which would lose their length: within `averaged()` they are the module's own, up to date.
 
     With `unbias`, the n-th average is sum_k decay^(n - k) w_k / sum_k decay^(n - k): the first update replaces the
     initial weights, and the average is a mean of few updates until there are many. Without, the initial weights fade
@@ -111,7 +112,9 @@ def _averaged_attributes(module: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     owners = {}
     seen: set[int] = set()
     for prefix, owner in module.named_modules():
-        tensors = [*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)]
+        tensors = [*owner.named_parameters(recurse=False)]
+        if 'parametrizations' not in prefix.split('.'):
+            tensors += owner.named_buffers(recurse=False)
         for attribute, value in tensors:
             if attribute in owner._non_persistent_buffers_set or id(value) in seen:
                 continue

@@ -229,12 +229,21 @@ def matrix_rate(device: str = 'cpu', dtype: str = 'float32') -> float:
 
     On a CPU, PyTorch's products are those of a library that knows some makers' processors better than others'; its
     convolutions are not.
+
+    Args:
+        device: where.
+        dtype: the name of PyTorch's, or `tf32`, in which a GPU's convolutions of float32 may be computed.
     """
     import torch
-    kind = getattr(torch, dtype)
+    kind = getattr(torch, 'float32' if dtype == 'tf32' else dtype)
     works = [_product, _convolution] if device == 'cpu' else [_product]
-    with torch.no_grad():
-        return max(_rate(functools.partial(work, device, kind), device) for work in works)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision('high' if dtype == 'tf32' else before)
+    try:
+        with torch.no_grad():
+            return max(_rate(functools.partial(work, device, kind), device) for work in works)
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _rate(work: Callable[[int], tuple[Callable[[], Any], int]], device: str) -> float:

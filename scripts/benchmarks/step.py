@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
               'parameters': sum(parameter.numel() for parameter in solver.model.parameters())}
     if args.profile is not None:
         _profile(update, args.profile)
-    return {**result, **_share_of_machine(update, result['ms']['total'], args)}
+    return {**result, **_share_of_machine(update, result['ms']['total'], args.device, _type_of_products(solver))}
 
 
 def _solver(args: argparse.Namespace) -> 'CompressionSolver':
@@ -106,12 +106,20 @@ def _time_phases(solver: 'CompressionSolver', watch: Stopwatch) -> None:
     solver.optimizer.register_step_post_hook(lambda *_: watch.stop('optimizer'))
 
 
-def _share_of_machine(update: Callable[[], None], milliseconds: float, args: argparse.Namespace) -> dict[str, Any]:
+def _type_of_products(solver: 'CompressionSolver') -> str:
+    """What most of the products are computed in: half precision, TF32 or float32."""
+    options = solver.cfg.precision
+    if options.autocast is not None or solver.device.type == 'cpu':
+        return options.autocast or 'float32'
+    return str(options.conv)
+
+
+def _share_of_machine(update: Callable[[], None], milliseconds: float, device: str, dtype: str) -> dict[str, Any]:
     """What an update computes and moves, the rates of the machine at its best, and the floors under its time."""
     import torch
 
-    rate = matrix_rate(args.device, 'float32' if args.autocast == 'null' else args.autocast)
-    bandwidth = memory_rate(args.device)
+    rate = matrix_rate(device, dtype)
+    bandwidth = memory_rate(device)
     with torch.compiler.set_stance('force_eager'):  # compiled code does not show its operators
         work = count_work(update)
     floors = {'flops': 1000 * work['flops'] / rate, 'bytes': 1000 * work['bytes'] / bandwidth}

@@ -177,6 +177,22 @@ def test_shared_tensors_are_averaged_once():
         assert torch.equal(module[1].weight, ema.averages['0.weight'])
 
 
+def test_averaged_weights_of_a_spectral_norm_are_normalized():
+    torch.manual_seed(0)
+    conv = nn.utils.parametrizations.spectral_norm(nn.Conv1d(8, 8, 3), n_power_iterations=5)
+    ema = ModuleEMA(conv, decay=0.9)
+    optimizer = torch.optim.Adam(conv.parameters(), lr=0.02)
+    for _ in range(40):
+        conv(torch.randn(4, 8, 16)).square().mean().sub(3).square().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.step()
+    conv.eval()
+    assert list(ema.averages) == ['bias', 'parametrizations.weight.original']
+    with ema.averaged(), torch.no_grad():
+        assert torch.linalg.matrix_norm(conv.weight.flatten(1), 2).item() == pytest.approx(1., abs=0.05)
+
+
 def test_a_state_of_another_module_is_refused():
     ema = ModuleEMA(nn.Linear(2, 3))
     with pytest.raises(ValueError, match=r"Linear: missing \['bias'\], unexpected \['other'\], .* \['weight'\]"):
