@@ -11,6 +11,12 @@ def pytest_configure(config):
     torch.set_num_threads(max(1, torch.get_num_threads() // beside))
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: a worker takes whole files, and the last ones should be short."""
+    slow = {item.path for item in items if item.get_closest_marker('slow')}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope='session')
 def assert_equal():
     """Asserts that two states are equal bit for bit; of times, which no two runs share, only that they are there."""

@@ -12,6 +12,8 @@ import pytest
 
 from audiocodec import train
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text()
 # in front of what the README sets itself, so that the README wins

@@ -20,6 +20,8 @@ from audiocodec.utils import checkpoint, export
 from audiocodec.utils.config import ConfigError
 from audiocodec.utils.errors import RunError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 # small, but with everything on: adversary, balancer, q_dropout, dead codes, averaged model, loading processes
 RECIPE = ['solver=compression/debug', 'adversarial=msstftd', 'adversarial.discriminators.msstftd.filters=2',

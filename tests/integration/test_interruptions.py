@@ -11,6 +11,8 @@ from interruptions import checkpoint_of, fingerprint, finish, interrupted, kill,
 
 from audiocodec.utils import checkpoint
 
+pytestmark = pytest.mark.slow
+
 SHORT = ['optim.epochs=2', 'optim.updates_per_epoch=14']
 
 

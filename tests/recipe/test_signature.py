@@ -65,6 +65,7 @@ def another(value):
     return 'another' if value is None or isinstance(value, str) else {'another': 1}
 
 
+@pytest.mark.slow
 def test_every_leaf_of_every_recipe_changes_the_signature_unless_excluded():
     excluded = train.main.dora.is_excluded
     recipes = [compose(train.main.full_config_path, [f'solver=compression/{name}']) for name in RECIPES]
@@ -121,6 +122,7 @@ def updated(tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_what_is_excluded_changes_nothing_that_is_computed(updated, assert_equal):
     base, expected = updated()
     expected.pop('history', None)

@@ -294,6 +294,7 @@ def mel_before_and_after(runs, source, updates, warmup):
         return before, solver.valid()['mel']
 
 
+@pytest.mark.slow
 def test_valid_mel_does_not_rise_with_a_fresh_adversary_unless_it_is_followed_at_once(runs, tmp_path):
     hf.save(CompressionSolver.model_from_checkpoint(TRAINED), tmp_path / 'hf')
     before, after = mel_before_and_after(runs, f'//pretrained/{tmp_path}/hf', updates=50, warmup=200)

@@ -15,6 +15,8 @@ import torch
 from audiocodec.data import write_audio
 from audiocodec.utils import checkpoint
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).with_name('solver_worker.py')
 # 20 updates with dropped and dead codes, evaluation and generation with a number of items that no number of workers
 # divides
@@ -176,7 +178,6 @@ def test_a_worker_that_hangs_ends_all_after_the_timeout(tmp_path):
     assert 'time.sleep(1000)' in texts[1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(('rank', 'seconds'), [(0, 5), (1, 40)])
 def test_a_worker_that_is_paused_goes_on(tmp_path, rank, seconds):
     processes = start(tmp_path, f'pause:{rank}', 2)

@@ -273,6 +273,7 @@ def train_a_little(cfg):
         solver.valid_step(wav)
 
 
+@pytest.mark.slow
 def test_mutated_configurations_are_refused_by_name_or_train(plains):
     """200: a `ConfigError`, and none else, that names what was changed, or success: of these, a part is trained."""
     outcomes = collections.Counter()
