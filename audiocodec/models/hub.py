@@ -1,10 +1,14 @@
 """Models of the Hugging Face Hub: their files on this machine, and those that `transformers` itself builds."""
 
 import contextlib
+import importlib.util
 import json
+import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -96,6 +100,42 @@ def read_weights(folder: Path) -> dict[str, Any]:
     raise ValueError(f'{folder} holds a {CONFIG} but no weights: expected {" or ".join(WEIGHTS)}')
 
 
+def import_transformers() -> ModuleType:
+    """Imports `transformers`, also beside a torchaudio that cannot be loaded.
+
+    It imports torchaudio wherever that is installed, and needs it for little. The last torchaudio cannot be loaded
+    beside a CPU-only PyTorch, nor beside one that is much older.
+
+    Raises:
+        ImportError: there is no transformers.
+    """
+    import transformers
+
+    if 'transformers.audio_utils' not in sys.modules:
+        with _without_broken('torchaudio'):
+            # transformers has looked for torchaudio already; it looks once
+            transformers.utils.is_torchaudio_available.cache_clear()
+            importlib.import_module('transformers.audio_utils')
+    return transformers
+
+
+@contextlib.contextmanager
+def _without_broken(package: str) -> Iterator[None]:
+    """Within it, a package that is installed but cannot be loaded looks as if it were not installed."""
+    try:
+        if importlib.util.find_spec(package) is not None:
+            importlib.import_module(package)
+    except (ImportError, OSError):
+        for name in [name for name in sys.modules if name.partition('.')[0] == package]:
+            del sys.modules[name]  # what was imported of it before it failed
+        sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if package in sys.modules and sys.modules[package] is None:
+            del sys.modules[package]
+
+
 def build_with_transformers(class_name: str, folder: Path) -> nn.Module:
     """Build a model of `transformers`, in float32, from a folder.
 
@@ -107,7 +147,7 @@ def build_with_transformers(class_name: str, folder: Path) -> nn.Module:
         ValueError: no transformers, or weights that are not those of the configuration.
     """
     try:
-        import transformers
+        transformers = import_transformers()
     except ImportError as error:
         raise ValueError(f"{folder}: the model needs the package transformers: pip install 'audiocodec[hf]'") from error
     if not (folder / WEIGHTS[0]).is_file():

@@ -4,13 +4,13 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import flashy
 import torch
-from flashy.logging import ResultLogger
 from omegaconf import DictConfig, OmegaConf
 
 from audiocodec.data import SPLITS, AudioLoader, BadFiles, LoaderDiedError
@@ -29,6 +29,8 @@ from audiocodec.utils.progress import Progress
 
 logger = logging.getLogger('audiocodec')
 
+# Names of metrics in a line of the log, where there is not room for the whole.
+_SHORT = {'g_loss': 'loss', 'codebook_usage_min': 'usage', 'updates_per_second': 'it/s', 'data_wait': 'wait'}
 _BUILD, _STAGE, _UPDATE = 0, 1, 2  # purposes of the seeds of the global generators
 
 
@@ -60,7 +62,6 @@ class StandardSolver(flashy.BaseSolver, ABC):
         super().__init__()
         self.cfg = cfg
         self.logger = logger
-        self.result_logger = ResultLogger(self.logger)
         place = launch.find_place()
         self.device = resolve_device(cfg.device, place)
         # Numbers near zero, as decaying signals make them, slow a CPU's convolutions by ten. Threads started later
@@ -281,7 +282,7 @@ class StandardSolver(flashy.BaseSolver, ABC):
         """Log the summaries of past epochs again, so that a resumed run's log tells the whole story."""
         for epoch, stages in enumerate([*self.history, self._pending_metrics], start=1):
             for stage, metrics in stages.items():
-                self.result_logger._log_summary(stage, metrics, epoch, formatter=self.get_formatter(stage))
+                self._log_line(stage, metrics, epoch)
         if self.history or self.batches:
             self.logger.info('resuming at %s', self._place())
 
@@ -373,26 +374,38 @@ class StandardSolver(flashy.BaseSolver, ABC):
                  metrics: Callable[[], dict[str, float]] | None = None, initial: int = 0) -> Progress[Any]:
         """A live bar on a terminal, evenly spaced lines in the log, with the metrics so far."""
         bar = Progress(_with_messages(loader), total=len(loader), desc=f'{stage.capitalize()} | Epoch {self.epoch}',
-                       updates=self.cfg.logging.log_updates, initial=initial, logger=self.logger,
-                       enabled=distrib.is_rank_zero())
+                       updates=self.cfg.logging.log_updates, apart=self.cfg.logging.log_seconds, initial=initial,
+                       logger=self.logger, enabled=distrib.is_rank_zero())
         if metrics is not None:
-            bar.set_postfix(lambda: self.get_formatter(stage)(metrics()))
+            bar.set_postfix(lambda: self._shown(metrics()))
         return bar
 
     def get_formatter(self, stage_name: str) -> flashy.Formatter:
-        """How metrics are written in the log; those of each codebook are for the history and the trackers alone."""
-        return flashy.Formatter({'lr': '.2e', 'd_lr': '.2e', '*accuracy*': '.1%', '*usage*': '.1%', 'bandwidth': '.2f',
-                                 'duration': '.1f'}, default_format='.4g', include_formatted=False,
-                                exclude_keys=[f'{name}_[0-9]*' for name in ('usage', 'perplexity', 'dead', 'revived')])
+        """Which metrics are in the log (`logging.metrics`), and how they are written."""
+        return flashy.Formatter({'lr': '.2e', 'd_lr': '.2e', '*_acc': '.1%', '*usage*': '.1%', 'data_wait': '.1%',
+                                 'bandwidth': '.2f', 'duration': '.1f'}, default_format='.4g', include_formatted=False,
+                                exclude_keys=['*'], include_keys=self.cfg.logging.metrics)
+
+    def _shown(self, metrics: dict[str, float]) -> dict[str, str]:
+        """The metrics of a line by their short names, in the order of `logging.metrics`."""
+        texts = self.get_formatter('')(metrics)
+        order = self.cfg.logging.metrics
+        place = {name: next(n for n, pattern in enumerate(order) if fnmatchcase(name, pattern)) for name in texts}
+        return {_SHORT.get(name, name): texts[name].strip() for name in sorted(texts, key=lambda name: place[name])}
+
+    def _log_line(self, stage: str, metrics: dict[str, Any], epoch: int) -> None:
+        """The line of an epoch and stage in the log."""
+        figures = [f'{name} {text}' for name, text in self._shown(metrics).items()]
+        if figures:
+            self.logger.info('%s', '  '.join([f'Epoch {epoch} {stage}', *figures]))
 
     def log_metrics(self, stage_name: str, metrics: dict[str, Any], formatter: flashy.Formatter | None = None) -> None:
         """Log a stage's metrics; all workers hold the same."""
+        self._pending_metrics[stage_name] = metrics
         if distrib.is_rank_zero():
-            super().log_metrics(stage_name, metrics, formatter)
+            self._log_line(stage_name, metrics, self.epoch)
             if self.tracker is not None:
                 self.tracker.scalars(stage_name, metrics, self.updates, self.epoch)
-        else:
-            self._pending_metrics[stage_name] = metrics
 
     @property
     def epoch(self) -> int:

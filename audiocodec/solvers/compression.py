@@ -151,13 +151,14 @@ class CompressionSolver(StandardSolver):
     def train(self) -> dict[str, float]:
         """One epoch of updates, or what is left of it."""
         self.model.train()
-        begin = time.monotonic()
+        begin, before = time.monotonic(), self.updates
         for wav, infos in self.training_batches():
             metrics = self.run_step(wav.to(self.device, non_blocking=True))
             self.end_update(metrics, metrics.pop('skipped'), wav, infos)
         loader = self.dataloaders['train']
-        means = {**self.means.read(over_workers=True), **self.current_figures(),
-                 'data_wait': loader.wait_time / (time.monotonic() - begin), **loader.bad_files.metrics()}
+        means = {**self.means.read(over_workers=True), **self.current_figures(), **loader.bad_files.metrics()}
+        seconds = time.monotonic() - begin
+        means.update(updates_per_second=(self.updates - before) / seconds, data_wait=loader.wait_time / seconds)
         self.warn(means)
         return means
 

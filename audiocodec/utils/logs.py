@@ -8,7 +8,7 @@ from pathlib import Path
 
 from audiocodec.utils.progress import ConsoleFilter
 
-FORMAT = '[%(asctime)s][%(name)s][%(levelname)s] %(message)s'
+FORMAT = '%(asctime)s %(level)s%(message)s'
 _ANSI = re.compile(r'\x1b\[[0-9;]*m')
 _warned: set[str] = set()
 _COLORS = {'DEBUG': '2', 'WARNING': '33', 'ERROR': '31', 'CRITICAL': '1;31'}
@@ -22,6 +22,7 @@ class _Formatter(logging.Formatter):
         self.color = color
 
     def format(self, record: logging.LogRecord) -> str:
+        record.level = '' if record.levelno == logging.INFO else f'{record.levelname} '
         text = super().format(record)
         if not self.color:
             return _ANSI.sub('', text)

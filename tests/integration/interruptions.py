@@ -24,8 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ['solver=compression/debug', 'adversarial=msstftd', 'adversarial.discriminators.msstftd.filters=2',
           'device=cpu', 'dataset.batch_size=4', 'dataset.segment_duration=0.25', 'dataset.num_workers=1',
           'dataset.valid.num_samples=6', 'rvq.n_q=3', 'rvq.bins=32', 'checkpoint.every_updates=1', 'num_threads=1',
-          'evaluate.every=null', 'generate.every=null', 'logging.tensorboard=false', 'schedule=cosine']
-_TIMES = ('duration', 'data_wait')  # metrics that tell how long something took
+          'evaluate.every=null', 'generate.every=null', 'logging.tensorboard=false', 'logging.log_seconds=0',
+          'schedule=cosine']
+_TIMES = ('duration', 'data_wait', 'updates_per_second')  # metrics that tell how long something took
 
 
 def start(folder, *overrides, workers=1):

@@ -68,7 +68,7 @@ def test_a_signal_leaves_validation_at_once(tmp_path):
     overrides = ['optim.epochs=1', 'optim.updates_per_epoch=1', 'dataset.valid.num_samples=100000']
     process = start(tmp_path, *overrides)
     log = lambda: ''.join(path.read_text() for path in tmp_path.glob('xps/*/solver.log.0'))  # noqa: E731
-    wait_for(lambda: 'Train Summary' in log(), process)
+    wait_for(lambda: 'Epoch 1 train' in log(), process)
     time.sleep(0.5)
     kill(process, signal.SIGTERM)
     code, text = finish(process, timeout=60)

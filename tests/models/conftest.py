@@ -1,3 +1,4 @@
+import contextlib
 import functools
 from typing import NamedTuple
 
@@ -11,12 +12,17 @@ from audiocodec.models import (
     Mimi,
     encodec_package,
     hf_encodec,
+    hub,
     weights,
 )
 from audiocodec.modules import SEANetDecoder, SEANetEncoder
 from audiocodec.quantization import ResidualVectorQuantizer
 from audiocodec.utils.config import build
 from audiocodec.utils.weight_norm import hook_names
+
+# for the tests that use transformers themselves, whatever torchaudio is installed
+with contextlib.suppress(ImportError):
+    hub.import_transformers()
 
 LEVELS, BINS = 4, 16
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from audiocodec.models import EncodecModel
+from audiocodec.models import EncodecModel, hub
 from audiocodec.modules import SEANetDecoder, SEANetEncoder
 from audiocodec.quantization import NoQuantizer, ResidualVectorQuantizer
 
@@ -138,7 +138,8 @@ def test_compiled_models_are_copied_as_they_are_not_compiled(make):
 @pytest.fixture(scope='module')
 def process():
     """Another one, which begins with nothing that this one has."""
-    with ProcessPoolExecutor(1, torch.multiprocessing.get_context('spawn')) as pool:
+    # a torchaudio that cannot be loaded must not keep the pickle of a foreign model from its classes
+    with ProcessPoolExecutor(1, torch.multiprocessing.get_context('spawn'), hub.import_transformers) as pool:
         yield pool
 
 

@@ -28,7 +28,8 @@ def options(group):
 def meta(monkeypatch):
     """Solvers are built on `meta`; what PyTorch offers for CPU and GPU alone is stood in for."""
     try:
-        torch._weight_norm(torch.empty(2, 3, 1, device='meta'), torch.empty(2, 1, 1, device='meta'))
+        parts = [torch.empty(2, size, 1, device='meta', requires_grad=True) for size in (3, 1)]
+        torch._weight_norm(*parts).sum().backward()
     except NotImplementedError:
         pytest.skip(f'torch {torch.__version__} has no weight norm of meta tensors')
     monkeypatch.setattr(base, 'resolve_device', lambda *_: torch.device('meta'))

@@ -52,6 +52,13 @@ def logger():
     return logger
 
 
+def test_plain_lines_are_apart(clock):
+    out = io.StringIO()
+    for _ in Progress(range(50), updates=5, apart=4.0, stream=out):
+        clock(0.25)
+    assert [line.split(' | ')[0] for line in out.getvalue().splitlines()] == ['20/50', '40/50']
+
+
 def test_plain_lines_are_evenly_spread(clock):
     out = io.StringIO()
     bar = Progress(range(50), desc='Train | Epoch 3', updates=5, stream=out)

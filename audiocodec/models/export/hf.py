@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from audiocodec.models import hub
 from audiocodec.models.base import CompressionModel
 from audiocodec.models.export.extras import require
 from audiocodec.models.export.options import Options, options_of, refuse
@@ -36,8 +37,7 @@ def save(model: CompressionModel, out: Path, origin: str = '') -> list[str]:
     options = options_of(model, FORMAT)
     _check(options)
     require(FORMAT, 'hf', 'transformers')
-    import transformers
-
+    transformers = hub.import_transformers()
     config = foreign_config(options)
     target = transformers.EncodecModel(transformers.EncodecConfig(**config))
     target.load_state_dict(foreign_state(model))
@@ -61,8 +61,7 @@ class Loaded:
 
     def __init__(self, out: Path) -> None:
         require(FORMAT, 'hf', 'transformers')
-        import transformers
-
+        transformers = hub.import_transformers()
         with _without_progress_bars():
             self._model = transformers.EncodecModel.from_pretrained(out, local_files_only=True).eval()
         self._extractor = transformers.AutoFeatureExtractor.from_pretrained(out, local_files_only=True)
