@@ -260,6 +260,6 @@ def test_figures_are_read_from_the_device_when_a_point_is_due_alone(make_solver,
     plain = Averager._read_sums
     monkeypatch.setattr(Averager, '_read_sums', lambda self: reads.append(solver.updates) or plain(self))
     solver = make_solver('logging.tensorboard=true', 'logging.every_updates=4', 'logging.log_updates=1',
-                         'optim.updates_per_epoch=8', 'valid.every=null')
+                         'logging.log_seconds=0', 'optim.updates_per_epoch=8', 'valid.every=null')
     run(solver)
     assert reads == [4, 8, 8, 8]  # two points, the line of the log, the means of the epoch
