@@ -377,7 +377,7 @@ class StandardSolver(flashy.BaseSolver, ABC):
                        updates=self.cfg.logging.log_updates, apart=self.cfg.logging.log_seconds, initial=initial,
                        logger=self.logger, enabled=distrib.is_rank_zero())
         if metrics is not None:
-            bar.set_postfix(lambda: self._shown(metrics()))
+            bar.set_postfix(lambda: self._shown(stage, metrics()))
         return bar
 
     def get_formatter(self, stage_name: str) -> flashy.Formatter:
@@ -386,16 +386,19 @@ class StandardSolver(flashy.BaseSolver, ABC):
                                  'bandwidth': '.2f', 'duration': '.1f'}, default_format='.4g', include_formatted=False,
                                 exclude_keys=['*'], include_keys=self.cfg.logging.metrics)
 
-    def _shown(self, metrics: dict[str, float]) -> dict[str, str]:
+    def _shown(self, stage: str, metrics: dict[str, float]) -> dict[str, str]:
         """The metrics of a line by their short names, in the order of `logging.metrics`."""
-        texts = self.get_formatter('')(metrics)
-        order = self.cfg.logging.metrics
-        place = {name: next(n for n, pattern in enumerate(order) if fnmatchcase(name, pattern)) for name in texts}
-        return {_SHORT.get(name, name): texts[name].strip() for name in sorted(texts, key=lambda name: place[name])}
+        texts = self.get_formatter(stage)(metrics)
+        patterns = self.cfg.logging.metrics
+
+        def place(name: str) -> int:
+            return next((n for n, pattern in enumerate(patterns) if fnmatchcase(name, pattern)), len(patterns))
+
+        return {_SHORT.get(name, name): texts[name].strip() for name in sorted(texts, key=place)}
 
     def _log_line(self, stage: str, metrics: dict[str, Any], epoch: int) -> None:
         """The line of an epoch and stage in the log."""
-        figures = [f'{name} {text}' for name, text in self._shown(metrics).items()]
+        figures = [f'{name} {text}' for name, text in self._shown(stage, metrics).items()]
         if figures:
             self.logger.info('%s', '  '.join([f'Epoch {epoch} {stage}', *figures]))
 
