@@ -109,14 +109,14 @@ def import_transformers() -> ModuleType:
     Raises:
         ImportError: there is no transformers.
     """
-    import transformers
-
     if 'transformers.audio_utils' not in sys.modules:
         with _without_broken('torchaudio'):
-            # transformers has looked for torchaudio already; it looks once
-            transformers.utils.is_torchaudio_available.cache_clear()
+            from transformers.utils import is_torchaudio_available
+
+            # If it was imported before, it has looked for torchaudio; since version 5 it remembers what it found.
+            getattr(is_torchaudio_available, 'cache_clear', lambda: None)()
             importlib.import_module('transformers.audio_utils')
-    return transformers
+    return importlib.import_module('transformers')
 
 
 @contextlib.contextmanager

@@ -374,7 +374,7 @@ class StandardSolver(flashy.BaseSolver, ABC):
                  metrics: Callable[[], dict[str, float]] | None = None, initial: int = 0) -> Progress[Any]:
         """A live bar on a terminal, evenly spaced lines in the log, with the metrics so far."""
         bar = Progress(_with_messages(loader), total=len(loader), desc=f'{stage.capitalize()} | Epoch {self.epoch}',
-                       updates=self.cfg.logging.log_updates, apart=self.cfg.logging.log_seconds, initial=initial,
+                       updates=self.cfg.logging.log_updates, interval=self.cfg.logging.log_seconds, initial=initial,
                        logger=self.logger, enabled=distrib.is_rank_zero())
         if metrics is not None:
             bar.set_postfix(lambda: self._shown(stage, metrics()))

@@ -26,8 +26,7 @@ class Progress(Generic[T]):
         desc: text in front, e.g. 'Train | Epoch 3'.
         unit: what a step is called in the rate.
         updates: number of plain lines, evenly over the steps; None for one line every `interval` seconds.
-        interval: seconds between two plain lines when `updates` is None.
-        apart: seconds between two plain lines at least, with `updates`.
+        interval: seconds between two plain lines, at least.
         initial: steps done before this loop (a resumed epoch); they count as done but not in the rate.
         logger: where plain lines go, at level INFO; without one they go to `stream` when that is not a terminal.
         enabled: False for workers other than the first: only iterates.
@@ -37,12 +36,11 @@ class Progress(Generic[T]):
     _on_screen: ClassVar['Progress[Any] | None'] = None  # the bar that owns the terminal's last line
 
     def __init__(self, iterable: Iterable[T] | None = None, total: int | None = None, desc: str = '',
-                 unit: str = 'it', *, updates: int | None = None, interval: float = 10.0, apart: float = 0.0,
-                 initial: int = 0, logger: logging.Logger | None = None, enabled: bool = True,
-                 stream: TextIO | None = None) -> None:
+                 unit: str = 'it', *, updates: int | None = None, interval: float = 10.0, initial: int = 0,
+                 logger: logging.Logger | None = None, enabled: bool = True, stream: TextIO | None = None) -> None:
         self.iterable = iterable
         self.total = total or (len(cast(Any, iterable)) if hasattr(iterable, '__len__') else 0)
-        self.desc, self.unit, self.updates, self.interval, self.apart = desc, unit, updates, interval, apart
+        self.desc, self.unit, self.updates, self.interval = desc, unit, updates, interval
         self.logger, self.enabled = logger, enabled
         self.stream = stream if stream is not None else sys.stderr
         self.is_terminal = self.stream.isatty() and os.environ.get('TERM') != 'dumb'
@@ -110,10 +108,10 @@ class Progress(Generic[T]):
         return self.n * self.updates // self.total if self.updates and self.total else 0
 
     def _line_is_due(self, now: float) -> bool:
+        due = True
         if self.updates and self.total:
             due, self._lines = self._lines_due() > self._lines, self._lines_due()
-            return due and now - self._last_line >= self.apart
-        return now - self._last_line >= self.interval
+        return due and now - self._last_line >= self.interval
 
     def _print_line(self, now: float) -> None:
         self._last_line = now

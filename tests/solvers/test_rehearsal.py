@@ -94,7 +94,7 @@ def rehearse(solver):
         averager.update(solver.valid_step(wav), weight=2)
     assert {sums.device.type for sums in averager._sums.values()} == {'meta'}
     assert {'l1', 'msspec', 'g_loss', 'grad_norm'} <= metrics.keys()
-    assert {f'd_{name}' for name in solver.adversaries.discriminators} <= metrics.keys()
+    return metrics
 
 
 @pytest.mark.parametrize('recipe', options('solver/compression'))
@@ -105,12 +105,16 @@ def test_every_recipe_as_one_of_two_workers(make_solver, workers, recipe):
 
 @pytest.mark.parametrize('adversary', options('adversarial'))
 def test_every_adversary(make_solver, adversary):
-    rehearse(make_solver(DEBUG, f'adversarial={adversary}'))
+    metrics = rehearse(make_solver(DEBUG, f'adversarial={adversary}'))
+    named = {name for name in ('msstftd', 'mpd', 'msd') if name in adversary.split('_')}
+    for term in ('adv', 'feat', 'd'):
+        assert {name for name in ('msstftd', 'mpd', 'msd') if f'{term}_{name}' in metrics} == named
 
 
 @pytest.mark.parametrize('quantizer', options('quantizer'))
 def test_every_quantizer(make_solver, quantizer):
-    rehearse(make_solver(DEBUG, f'quantizer={quantizer}', 'rvq.q_dropout=false'))
+    metrics = rehearse(make_solver(DEBUG, f'quantizer={quantizer}'))
+    assert ('codebook_usage' in metrics) == (quantizer != 'none')
 
 
 @pytest.mark.parametrize(('fault', 'message'), [

@@ -54,14 +54,14 @@ def logger():
 
 def test_plain_lines_are_apart(clock):
     out = io.StringIO()
-    for _ in Progress(range(50), updates=5, apart=4.0, stream=out):
+    for _ in Progress(range(50), updates=5, interval=4.0, stream=out):
         clock(0.25)
     assert [line.split(' | ')[0] for line in out.getvalue().splitlines()] == ['20/50', '40/50']
 
 
 def test_plain_lines_are_evenly_spread(clock):
     out = io.StringIO()
-    bar = Progress(range(50), desc='Train | Epoch 3', updates=5, stream=out)
+    bar = Progress(range(50), desc='Train | Epoch 3', updates=5, interval=0.0, stream=out)
     for step in bar:
         clock(0.25)
         bar.set_postfix({'l1': f'{step / 1000:.3f}', 'msspec': '1.33'})
@@ -74,7 +74,7 @@ def test_plain_lines_are_evenly_spread(clock):
 @pytest.mark.parametrize('updates', [3, 7, 100])
 def test_number_of_plain_lines(updates):
     out = io.StringIO()
-    for _ in Progress(range(23), updates=updates, stream=out):
+    for _ in Progress(range(23), updates=updates, interval=0.0, stream=out):
         pass
     assert len(out.getvalue().splitlines()) == min(updates, 23)
 
@@ -90,14 +90,14 @@ def test_without_updates_a_line_every_interval(clock):
 
 def test_first_step_does_not_spoil_the_rate(clock):
     out = io.StringIO()
-    for step in Progress(range(10), updates=1, stream=out):
+    for step in Progress(range(10), updates=1, interval=0.0, stream=out):
         clock(60 if step == 0 else 0.5)
     assert '| 2 it/s |' in out.getvalue()
 
 
 def test_resumed_pass_counts_from_where_it_was(clock):
     out = io.StringIO()
-    for _ in Progress(range(30), total=50, initial=20, updates=5, stream=out):
+    for _ in Progress(range(30), total=50, initial=20, updates=5, interval=0.0, stream=out):
         clock(0.5)
     assert out.getvalue().splitlines()[0] == '30/50 | 2 it/s | ETA 0:10'
     assert len(out.getvalue().splitlines()) == 3
@@ -105,7 +105,7 @@ def test_resumed_pass_counts_from_where_it_was(clock):
 
 def test_figures_are_read_only_when_shown(clock, wide):
     calls = []
-    bar = Progress(range(1000), updates=4, stream=io.StringIO())
+    bar = Progress(range(1000), updates=4, interval=0.0, stream=io.StringIO())
     bar.set_postfix(lambda: calls.append(1) or {})
     for _ in bar:
         clock(0.01)
@@ -147,7 +147,7 @@ def test_bar_fits_the_terminal(clock, wide, monkeypatch):
 
 
 def test_bar_and_log_share_a_terminal(clock, wide, logger):
-    bar = Progress(range(4), desc='Train', updates=2, logger=logger, stream=logger.screen)
+    bar = Progress(range(4), desc='Train', updates=2, interval=0.0, logger=logger, stream=logger.screen)
     for step in bar:
         clock(1)
         if step == 2:
@@ -159,7 +159,7 @@ def test_bar_and_log_share_a_terminal(clock, wide, logger):
 
 
 def test_without_terminal_all_handlers_get_the_lines(clock, logger):
-    for _ in Progress(range(4), desc='Train', updates=2, logger=logger, stream=io.StringIO()):
+    for _ in Progress(range(4), desc='Train', updates=2, interval=0.0, logger=logger, stream=io.StringIO()):
         clock(1)
     assert logger.file.getvalue() == logger.screen.getvalue()
     assert logger.file.getvalue().count('Train | ') == 2
@@ -191,20 +191,20 @@ def test_left_loop_takes_the_bar_away(clock, wide):
 def test_dumb_terminal_gets_plain_lines(clock, monkeypatch):
     monkeypatch.setenv('TERM', 'dumb')
     out = Terminal()
-    for _ in Progress(range(2), updates=2, stream=out):
+    for _ in Progress(range(2), updates=2, interval=0.0, stream=out):
         clock(1)
     assert out.getvalue() == '1/2\n2/2 | 1 it/s | ETA 0:00\n'
 
 
 def test_disabled_only_iterates(wide):
     out = Terminal()
-    assert list(Progress(range(5), updates=5, enabled=False, stream=out)) == [0, 1, 2, 3, 4]
+    assert list(Progress(range(5), updates=5, interval=0.0, enabled=False, stream=out)) == [0, 1, 2, 3, 4]
     assert out.getvalue() == ''
 
 
 def test_counting_by_hand(clock):
     out = io.StringIO()
-    bar = Progress(total=10, updates=2, stream=out)
+    bar = Progress(total=10, updates=2, interval=0.0, stream=out)
     for _ in range(5):
         clock(1)
         bar.update(2)
@@ -226,7 +226,7 @@ def test_a_terminal_that_is_closed_ends_no_loop(clock, logger, with_logger):
     controller, terminal = os.openpty()
     stream = os.fdopen(terminal, 'w')
     steps = []
-    for step in Progress(range(50), updates=5, stream=stream, logger=logger if with_logger else None):
+    for step in Progress(range(50), updates=5, interval=0.0, stream=stream, logger=logger if with_logger else None):
         clock(0.25)
         steps.append(step)
         if step == 19:
