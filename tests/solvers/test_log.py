@@ -49,3 +49,8 @@ def test_metrics_of_a_line_are_chosen_by_name_and_pattern(lines):
 def test_short_stages_have_no_lines_within(lines):
     _, found = lines()
     assert [line for line in found if '| Epoch 1' in line] == []
+
+
+def test_no_metrics_are_no_lines(lines):
+    _, found = lines('logging.metrics=[]')
+    assert [line for line in found if line.startswith('Epoch 1 ')] == []
