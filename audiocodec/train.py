@@ -25,7 +25,8 @@ from omegaconf import DictConfig, OmegaConf
 from audiocodec.recipe.compose import Composed, compose, config_groups, readable_errors
 from audiocodec.recipe.overrides import key_of, spell
 from audiocodec.recipe.signature import signature_delta
-from audiocodec.utils import config, files, logs, paths
+from audiocodec.run import logs
+from audiocodec.utils import config, files, paths
 from audiocodec.utils.config import ConfigError
 from audiocodec.utils.errors import InterruptedRunError, RunError
 
@@ -153,7 +154,7 @@ def _value_problems(composed: Composed) -> list[str]:
 
     What it says of other keys may be a consequence of those, and is left out.
     """
-    from audiocodec.solvers import validate
+    from audiocodec.recipe.check import validate
 
     keys = [key_of(argument) for argument in composed.argv if argument not in composed.problems]
     try:
@@ -181,9 +182,12 @@ def get_solver(cfg: DictConfig) -> 'StandardSolver':
     Raises:
         ConfigError: everything that is wrong with the configuration, before any training.
     """
-    from audiocodec.solvers import SOLVERS, validate
+    from audiocodec.recipe.check import validate
+    from audiocodec.solvers import SOLVERS
 
     config.allow_targets(*cfg.allow_targets)
+    if cfg.solver not in SOLVERS:
+        raise ConfigError(f'solver={cfg.solver}: there is no such solver (there are: {", ".join(SOLVERS)})')
     validate(cfg)
     return SOLVERS[cfg.solver](cfg)
 
@@ -222,7 +226,7 @@ def _codec_main(run: Callable[[DictConfig], None]) -> CodecMain:
 @_codec_main  # Dora pickles it by this name
 def main(cfg: DictConfig) -> None:
     """Run the experiment that Dora has entered."""
-    from audiocodec.solvers.launch import find_place
+    from audiocodec.run.launch import find_place
 
     xp = dora.get_xp()
     logs.setup(xp.folder, find_place().rank, cfg.logging.level)

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from audiocodec.data import doctor, save_manifest, summarize
-from audiocodec.data.manifest import printable, write_bytes
+from audiocodec.data.manifest import printable
+from audiocodec.utils.files import write_bytes
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,8 +1,18 @@
 import os
+import shutil
 import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
+
+from audiocodec import train
+
+sys.path.insert(0, str(Path(__file__).parent / 'support'))  # modules that several tests, or their programs, share
+from tiny import TINY
 
 
 def pytest_configure(config):
@@ -63,3 +73,41 @@ def small_disk(tmp_path):
         pytest.skip('mounting a file system needs the rights of root')
     yield folder
     subprocess.run(['umount', '-l', folder], check=True)
+
+
+@pytest.fixture
+def make_solver(tmp_path):
+    """Makes solvers within an experiment of their own: `make_solver('key=value', ..., base=[...])`."""
+    entered = []
+
+    def make(*overrides, base=TINY):
+        xp = train.main.get_xp([*base, f'dora.dir={tmp_path}/xps', *overrides])
+        train.main.init_xp(xp)
+        context = xp.enter(stack=True)
+        context.__enter__()
+        entered.append(context)
+        return train.get_solver(xp.cfg)
+
+    yield make
+    for context in reversed(entered):
+        context.__exit__(None, None, None)
+
+
+@pytest.fixture
+def config_folder(tmp_path, monkeypatch):
+    """A copy of the configuration's files that `train.main` reads, to add files to."""
+    folder = shutil.copytree(train.main.full_config_path, tmp_path / 'config')
+    monkeypatch.setattr(train.main, 'full_config_path', folder)
+    return folder
+
+
+@pytest.fixture
+def make_file():
+    """Write a file of noise, different for every seed."""
+    def make(path, seconds=1.0, sample_rate=16000, channels=1, seed=0, amplitude=0.1, **options):
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(seed).standard_normal((round(seconds * sample_rate), channels))
+        soundfile.write(path, (amplitude * noise).clip(-1, 1), sample_rate, **options)
+        return path
+    return make

@@ -11,8 +11,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from audiocodec import train
+from audiocodec.recipe.check import validate
 from audiocodec.recipe.rules import ACCEPTED, SECTIONS
-from audiocodec.solvers import validate
 from audiocodec.utils.config import ConfigError, build
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,7 +70,7 @@ def test_published_recipes_are_append_only(recipe):
     resume with new values. A changed recipe is a new file. A new key whose default changes nothing may be recorded."""
     plain = OmegaConf.to_container(compose(f'solver={recipe}'), resolve=True)
     hashed = {key: value for key, value in flat(plain) if not train.main.dora.is_excluded(key)}
-    published = yaml.safe_load((ROOT / 'tests/data/recipes.yaml').read_text())
+    published = yaml.safe_load((ROOT / 'tests/fixtures/recipes.yaml').read_text())
     assert digest(hashed) == published[recipe], (
         f'{recipe} changed: publish it under a new name, or, if what it computes is the same, record {digest(hashed)}')
 

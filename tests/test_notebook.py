@@ -8,7 +8,8 @@ import pytest
 import torch
 import yaml
 
-from audiocodec.utils import checkpoint, config
+from audiocodec.run import checkpoint
+from audiocodec.utils import config
 
 NOTEBOOK = Path(__file__).parent.parent / 'docs' / 'tokens.ipynb'
 SEANET = {'dimension': 8, 'n_filters': 4, 'n_residual_layers': 1, 'ratios': [8, 5, 4], 'lstm': 0}

@@ -10,7 +10,7 @@ import hydra
 import pytest
 
 from audiocodec import train
-from audiocodec.solvers import validate
+from audiocodec.recipe.check import validate
 from audiocodec.utils import paths
 from audiocodec.utils.config import ConfigError
 from audiocodec.utils.errors import RunError

@@ -1,9 +1,12 @@
 """Discriminators, adversarial criteria, and the trainer that owns the discriminators."""
 
-from .audiocraft import convert_audiocraft_state
-from .discriminators import MultiPeriodDiscriminator, MultiScaleDiscriminator, MultiScaleSTFTDiscriminator
-from .losses import CRITERIA, Criterion, FeatureMatchingLoss, get_criterion
-from .trainer import AdversarialTrainer
+from audiocodec.adversarial.discriminators import (
+    MultiPeriodDiscriminator,
+    MultiScaleDiscriminator,
+    MultiScaleSTFTDiscriminator,
+)
+from audiocodec.adversarial.losses import CRITERIA, Criterion, FeatureMatchingLoss, get_criterion
+from audiocodec.adversarial.trainer import AdversarialTrainer
 
 __all__ = [
     'CRITERIA',
@@ -13,6 +16,5 @@ __all__ = [
     'MultiPeriodDiscriminator',
     'MultiScaleDiscriminator',
     'MultiScaleSTFTDiscriminator',
-    'convert_audiocraft_state',
     'get_criterion',
 ]

@@ -10,14 +10,13 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from audiocodec.adversarial.discriminators import MultiDiscriminator
+from audiocodec.adversarial.evaluate import judge, reference_features, verdicts, with_known_gradient
+from audiocodec.adversarial.losses import Criterion, FeatureMatchingLoss, get_criterion
+from audiocodec.modules.parametrizations import PicklableModule
 from audiocodec.optim import advance
+from audiocodec.optim.step import step_if
 from audiocodec.utils import distrib
-from audiocodec.utils.optimizers import step_if
-from audiocodec.utils.parametrizations import PicklableModule
-
-from .discriminators import MultiDiscriminator
-from .losses import Criterion, FeatureMatchingLoss, get_criterion
-from .parts import judge, reference_features, verdicts, with_known_gradient
 
 _EVERY_DRAWS = 0xD15C  # purpose of the draws among those made with the same seed
 _ADAM = functools.partial(torch.optim.Adam, lr=3e-4, betas=(0.5, 0.9))

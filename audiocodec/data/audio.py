@@ -18,8 +18,8 @@ import numpy as np
 import soundfile
 import torch
 
-from audiocodec.data.loudness import normalize
-from audiocodec.data.resample import resample, resampler
+from audiocodec.dsp.loudness import normalize
+from audiocodec.dsp.resample import resample, resampler
 
 EXTENSIONS = ('.wav', '.flac', '.ogg', '.oga', '.opus', '.mp3', '.aif', '.aiff')
 SAMPLE_RATES, MAX_CHANNELS = (1_000, 768_000), 64  # Hz; outside of these, the header is wrong

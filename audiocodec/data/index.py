@@ -19,9 +19,10 @@ from typing import Any
 import soundfile
 
 from audiocodec.data.audio import EXTENSIONS, audio_info, read_audio
-from audiocodec.data.manifest import AudioMeta, load_manifest, printable, write_bytes
+from audiocodec.data.manifest import AudioMeta, load_manifest, printable
 from audiocodec.data.pool import map_files
-from audiocodec.utils.logs import warn_once
+from audiocodec.utils.failures import warn_once
+from audiocodec.utils.files import write_bytes
 
 logger = logging.getLogger(__name__)
 

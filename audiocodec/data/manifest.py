@@ -11,7 +11,6 @@ working directory.
 
 import dataclasses
 import gzip
-import io
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from audiocodec.utils.distrib import is_rank_zero
+from audiocodec.utils.files import write_bytes
 from audiocodec.utils.progress import Progress
 
 _PROBED = 16  # entries, all along the list, looked up on disk to find what relative paths are relative to
@@ -230,22 +230,6 @@ def save_manifest(metas: Iterable[AudioMeta], path: str | os.PathLike[str], rela
             entry['path'] = os.path.relpath(os.path.abspath(meta.path), folder)
         lines.append(json.dumps(entry) + '\n')
     write_bytes(path, ''.join(lines).encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file, whole or not at all; gzipped (equal content, equal bytes) when it ends in '.gz'."""
-    if path.suffix.lower() == '.gz':
-        buffer = io.BytesIO()
-        with gzip.GzipFile(fileobj=buffer, mode='wb', mtime=0, filename='') as file:
-            file.write(data)
-        data = buffer.getvalue()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

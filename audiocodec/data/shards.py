@@ -32,10 +32,11 @@ import torch
 
 from audiocodec import __version__
 from audiocodec.data.audio import audio_info, check_samples, convert_channels, read_segment
-from audiocodec.data.manifest import AudioMeta, write_bytes
-from audiocodec.data.resample import resampler
+from audiocodec.data.manifest import AudioMeta
+from audiocodec.dsp.resample import resampler
 from audiocodec.utils import files
 from audiocodec.utils.cpus import usable_cores
+from audiocodec.utils.files import write_bytes
 from audiocodec.utils.progress import Progress
 
 HEAD, FILES, SUFFIX = 'shards.json', 'files.jsonl.gz', '.s16'

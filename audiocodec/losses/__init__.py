@@ -1,7 +1,7 @@
 """Reconstruction losses `loss(estimate, reference)` and their balancer. L1 and L2 come from `torch.nn`."""
 
-from .balancer import Balancer
-from .sisnr import SISNR
-from .spectral import MelSpectrogramL1Loss, MRSTFTLoss, MultiScaleMelSpectrogramLoss
+from audiocodec.losses.balancer import Balancer
+from audiocodec.losses.sisnr import SISNR
+from audiocodec.losses.spectral import MelSpectrogramL1Loss, MRSTFTLoss, MultiScaleMelSpectrogramLoss
 
 __all__ = ['SISNR', 'Balancer', 'MRSTFTLoss', 'MelSpectrogramL1Loss', 'MultiScaleMelSpectrogramLoss']

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from ..utils.distrib import all_reduce_mean_, world_size
+from audiocodec.utils.distrib import all_reduce_mean_, world_size
 
 
 class Balancer(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..modules.signal import EPSILON, MelSpectrogram, check_pair, fft_window, power_spectrum, reflect_pad
+from audiocodec.dsp.signal import EPSILON, MelSpectrogram, check_pair, fft_window, power_spectrum, reflect_pad
 
 
 class MelSpectrogramL1Loss(nn.Module):

@@ -1,9 +1,9 @@
 """Figures of merit for the evaluate stage, added up over batches and workers."""
 
-from .base import MeanMetric, Metric
-from .mel import MelDistance
-from .sisnr import SISNR
-from .suite import MetricSuite
-from .visqol import ViSQOL
+from audiocodec.metrics.base import MeanMetric, Metric
+from audiocodec.metrics.mel import MelDistance
+from audiocodec.metrics.sisnr import SISNR
+from audiocodec.metrics.suite import MetricSuite
+from audiocodec.metrics.visqol import ViSQOL
 
 __all__ = ['SISNR', 'MeanMetric', 'MelDistance', 'Metric', 'MetricSuite', 'ViSQOL']

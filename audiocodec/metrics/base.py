@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..modules.signal import check_pair
-from ..utils.distrib import all_gather_object
+from audiocodec.dsp.signal import check_pair
+from audiocodec.utils.distrib import all_gather_object
 
 
 class Metric(ABC):

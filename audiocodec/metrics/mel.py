@@ -2,8 +2,8 @@
 
 import torch
 
-from ..modules.signal import MelSpectrogram
-from .base import MeanMetric, without_padding
+from audiocodec.dsp.signal import MelSpectrogram
+from audiocodec.metrics.base import MeanMetric, without_padding
 
 
 class MelDistance(MeanMetric):

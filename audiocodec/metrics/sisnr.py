@@ -2,12 +2,12 @@
 
 import torch
 
-from ..modules.signal import EPSILON, segment_samples, si_snr
-from .base import MeanMetric, without_padding
+from audiocodec.dsp.signal import EPSILON, segment_samples, si_snr
+from audiocodec.metrics.base import MeanMetric, without_padding
 
 
 class SISNR(MeanMetric):
-    """SI-SNR in dB, higher is better: the mean over half-overlapping segments (see `audiocodec.modules.signal.si_snr`).
+    """SI-SNR in dB, higher is better: the mean over half-overlapping segments (see `audiocodec.dsp.signal.si_snr`).
 
     Args:
         sample_rate: Hz.

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from ..utils.distrib import all_gather_object
-from ..utils.failures import Failures
-from .base import Metric
+from audiocodec.metrics.base import Metric
+from audiocodec.utils.distrib import all_gather_object
+from audiocodec.utils.failures import Failures
 
 
 class MetricSuite:

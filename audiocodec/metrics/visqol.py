@@ -12,8 +12,8 @@ import soundfile
 import torch
 from torch.nn import functional as F
 
-from ..utils.logs import warn_once
-from .base import MeanMetric, without_padding
+from audiocodec.metrics.base import MeanMetric, without_padding
+from audiocodec.utils.failures import warn_once
 
 logger = logging.getLogger(__name__)
 

@@ -1,9 +1,9 @@
 """Compression models: audio to discrete codes and back."""
 
-from .base import CodecOutput, CompressionModel
-from .dac import DAC
-from .encodec import EncodecModel
-from .mimi import Mimi
-from .stereo import InterleaveStereoCompressionModel
+from audiocodec.models.base import CodecOutput, CompressionModel
+from audiocodec.models.encodec import EncodecModel
+from audiocodec.models.stereo import InterleaveStereoCompressionModel
+from audiocodec.models.wrapped.dac import DAC
+from audiocodec.models.wrapped.mimi import Mimi
 
 __all__ = ['DAC', 'CodecOutput', 'CompressionModel', 'EncodecModel', 'InterleaveStereoCompressionModel', 'Mimi']

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from audiocodec.modules.parametrizations import PicklableModule, fold
 from audiocodec.quantization import BaseQuantizer, check_codes
-from audiocodec.utils.parametrizations import PicklableModule, fold
 
 _FLOATS = ('float16', 'float32', 'float64')  # of numpy
 _ROUNDING = 1e-3  # of bandwidths, as they are shown
@@ -195,7 +195,7 @@ class CompressionModel(PicklableModule, ABC):
         Raises:
             ValueError: unknown name, or a file that holds no such model.
         """
-        from .pretrained import load  # late: it imports every format, and so this module
+        from audiocodec.models.pretrained import load  # late: it imports every format, and so this module
         return load(name, device)
 
     def for_inference(self) -> 'CompressionModel':
@@ -218,7 +218,7 @@ class CompressionModel(PicklableModule, ABC):
         Its results differ from the model's by float rounding, so that a code between two nearly equal ones may, rarely,
         be the other. Its weights have other names and shapes: it cannot be exported.
         """
-        from .cpu import for_cpu  # late: it imports this module
+        from audiocodec.models.cpu.seanet import for_cpu  # late: it imports this module
         return for_cpu(self)
 
     def check_wav(self, wav: torch.Tensor | np.ndarray) -> torch.Tensor:

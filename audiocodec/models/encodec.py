@@ -6,11 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from audiocodec.models.base import CodecOutput, CompressionModel
+from audiocodec.models.segments import Segments
 from audiocodec.modules.checks import require_int
 from audiocodec.quantization import BaseQuantizer
-
-from .base import CodecOutput, CompressionModel
-from .segments import Segments
 
 
 class EncodecModel(CompressionModel):

@@ -8,13 +8,14 @@ import torch
 import yaml
 from torch import nn
 
-from audiocodec.utils import checkpoint, config, export
-
-from . import audiocraft, encodec_package, hf_encodec, hub
-from .base import CompressionModel
-from .dac import DAC
-from .mimi import Mimi
-from .weights import make_model
+from audiocodec.models.base import CompressionModel
+from audiocodec.models.export import compact
+from audiocodec.models.formats import audiocraft, encodec_package, hf, hub
+from audiocodec.models.formats.keys import make_model
+from audiocodec.models.wrapped.dac import DAC
+from audiocodec.models.wrapped.mimi import Mimi
+from audiocodec.run import checkpoint
+from audiocodec.utils import config
 
 # names that are known without looking: a model of the Hub each; any other id of the Hub is accepted too
 NAMES = {
@@ -125,7 +126,7 @@ def _read(path: Path) -> Pretrained:
     content = None if path.is_dir() else _content(path)
     try:
         if content is None:
-            return Pretrained(*hf_encodec.read(path))
+            return Pretrained(*hf.read(path))
         if content.get('format') in (checkpoint.CHECKPOINT_FORMAT, checkpoint.MODEL_FORMAT):
             return _read_own(content)
         if 'xp.cfg' in content or 'pretrained' in content:
@@ -165,7 +166,7 @@ def _read_own(content: dict[str, Any]) -> Pretrained:
     except yaml.YAMLError as error:
         raise ValueError(f'its configuration is no YAML: {error}') from error
     _check_targets(node)
-    state = content['state'] if is_model else export.inference_state(content)
+    state = content['state'] if is_model else compact.inference_state(content)
     if not isinstance(state, dict):
         raise ValueError(f'its state is a {type(state).__name__}, expected a dict of names to tensors')
     return Pretrained(node, state)

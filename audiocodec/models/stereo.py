@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from .base import CodecOutput, CompressionModel
+from audiocodec.models.base import CodecOutput, CompressionModel
 
 
 class InterleaveStereoCompressionModel(CompressionModel):

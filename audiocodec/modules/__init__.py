@@ -1,10 +1,16 @@
 """Layers and networks that codecs are built of."""
 
-from .activation import make_activation
-from .conv import NormConv1d, NormConv2d, NormConvTranspose1d, StreamableConv1d, StreamableConvTranspose1d
-from .lstm import StreamableLSTM
-from .norm import CONV_NORMS
-from .seanet import SEANetDecoder, SEANetEncoder, SEANetResnetBlock
+from audiocodec.modules.activation import make_activation
+from audiocodec.modules.conv import (
+    NormConv1d,
+    NormConv2d,
+    NormConvTranspose1d,
+    StreamableConv1d,
+    StreamableConvTranspose1d,
+)
+from audiocodec.modules.lstm import StreamableLSTM
+from audiocodec.modules.norm import CONV_NORMS
+from audiocodec.modules.seanet import SEANetDecoder, SEANetEncoder, SEANetResnetBlock
 
 __all__ = [
     'CONV_NORMS',

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .activation import ELU
-from .checks import require_int
-from .fast_conv import FastConv1d, FastConv2d, FastConvTranspose1d
-from .norm import normalize_weight, output_norm
+from audiocodec.kernels.conv import FastConv1d, FastConv2d, FastConvTranspose1d
+from audiocodec.modules.activation import ELU
+from audiocodec.modules.checks import require_int
+from audiocodec.modules.norm import normalize_weight, output_norm
 
 PAD_MODES = ('constant', 'reflect', 'replicate', 'circular')
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .checks import require_int
+from audiocodec.modules.checks import require_int
 
 
 class StreamableLSTM(nn.Module):

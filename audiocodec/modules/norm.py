@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from audiocodec.utils.parametrizations import make_picklable
+from audiocodec.modules.parametrizations import make_picklable
 
 CONV_NORMS = ('none', 'weight_norm', 'spectral_norm', 'time_group_norm')
 

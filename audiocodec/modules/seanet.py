@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from .activation import make_activation
-from .checks import require_int, require_ints
-from .conv import Layers, StreamableConv1d, StreamableConvTranspose1d
-from .init import initialize
-from .lstm import StreamableLSTM
-from .norm import check_norm
+from audiocodec.modules.activation import make_activation
+from audiocodec.modules.checks import require_int, require_ints
+from audiocodec.modules.conv import Layers, StreamableConv1d, StreamableConvTranspose1d
+from audiocodec.modules.init import initialize
+from audiocodec.modules.lstm import StreamableLSTM
+from audiocodec.modules.norm import check_norm
 
 
 class SEANetResnetBlock(nn.Module):

@@ -1,7 +1,7 @@
 """Moving average of a model's weights, and learning rate schedules."""
 
-from .ema import ModuleEMA
-from .schedules import (
+from audiocodec.optim.ema import ModuleEMA
+from audiocodec.optim.schedules import (
     CosineSchedule,
     InverseSquareRootSchedule,
     LinearWarmupSchedule,

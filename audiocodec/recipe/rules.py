@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from audiocodec.data.loudness import HEADROOM_DB
+from audiocodec.data import SPLITS
+from audiocodec.dsp.loudness import HEADROOM_DB
 from audiocodec.utils.annotations import is_integer, is_number
 
 
@@ -120,6 +121,9 @@ ACCEPTED: dict[str, Rule] = {
     'logging.wandb.group': or_null(TEXT, 'for none'),
     'dora.dir': or_null(Rule(PATH.check, 'a path', 'path'), 'for AUDIOCODEC_DORA_DIR or outputs/'),
 }
+
+# Keys of `dataset` that are not arguments of AudioDataset.
+LOADING = {'batch_size', 'num_workers', 'max_bad_fraction', *SPLITS}
 
 # Sections that must be there, with what stands in each besides the keys of ACCEPTED; None: anything, as it is a
 # component or made of components, which say for themselves what they take.

@@ -2,8 +2,7 @@
 
 from audiocodec.solvers.base import StandardSolver
 from audiocodec.solvers.compression import CompressionSolver
-from audiocodec.solvers.validation import validate
 
 SOLVERS: dict[str, type[StandardSolver]] = {'compression': CompressionSolver}
 
-__all__ = ['SOLVERS', 'CompressionSolver', 'StandardSolver', 'validate']
+__all__ = ['SOLVERS', 'CompressionSolver', 'StandardSolver']

@@ -14,17 +14,19 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from audiocodec.data import SPLITS, AudioLoader, BadFiles, LoaderDiedError
-from audiocodec.solvers import kept, launch, precision, sources
-from audiocodec.solvers.environment import resolve_device, seed_everything
-from audiocodec.solvers.guard import UpdateGuard
-from audiocodec.solvers.interrupts import Interrupts
-from audiocodec.solvers.tracking import Tracker
-from audiocodec.solvers.workers import WorkerWatch
-from audiocodec.utils import allocator, checkpoint, config, distrib
-from audiocodec.utils.averager import Averager
+from audiocodec.kernels import allocator
+from audiocodec.run import checkpoint, kept, launch
+from audiocodec.run.averager import Averager
+from audiocodec.run.device import resolve_device, seed_everything
+from audiocodec.run.guard import UpdateGuard
+from audiocodec.run.interrupts import Interrupts
+from audiocodec.run.lock import FolderLock
+from audiocodec.run.tracking import Tracker
+from audiocodec.run.workers import WorkerWatch
+from audiocodec.solvers import loaders, precision
+from audiocodec.utils import config, distrib
 from audiocodec.utils.errors import RunError
 from audiocodec.utils.failures import Failures
-from audiocodec.utils.lock import FolderLock
 from audiocodec.utils.progress import Progress
 
 logger = logging.getLogger('audiocodec')
@@ -101,10 +103,10 @@ class StandardSolver(flashy.BaseSolver, ABC):
     @cached_property
     def dataloaders(self) -> dict[str, Any]:
         """A loader for each stage that has data; made on first use."""
-        loaders = sources.build_dataloaders(self.cfg, self.device)
+        made = loaders.build_dataloaders(self.cfg, self.device)
         if self.cfg.benchmark_no_load:
-            return {**loaders, 'train': sources.RepeatFirst(loaders['train'])}
-        return {**loaders}
+            return {**made, 'train': loaders.RepeatFirst(made['train'])}
+        return {**made}
 
     # ---- state ------------------------------------------------------------------------------------------------------
 
@@ -370,7 +372,7 @@ class StandardSolver(flashy.BaseSolver, ABC):
             return False
         return self.epoch % every == 0 or self.epoch == self.cfg.optim.epochs
 
-    def progress(self, stage: str, loader: AudioLoader | sources.RepeatFirst,
+    def progress(self, stage: str, loader: AudioLoader | loaders.RepeatFirst,
                  metrics: Callable[[], dict[str, float]] | None = None, initial: int = 0) -> Progress[Any]:
         """A live bar on a terminal, evenly spaced lines in the log, with the metrics so far."""
         bar = Progress(_with_messages(loader), total=len(loader), desc=f'{stage.capitalize()} | Epoch {self.epoch}',

@@ -13,15 +13,15 @@ from audiocodec.data import write_audio
 from audiocodec.metrics import MetricSuite
 from audiocodec.models import CompressionModel, pretrained
 from audiocodec.optim import ModuleEMA, advance
+from audiocodec.optim.step import step_if
+from audiocodec.recipe.describe import describe
+from audiocodec.run.averager import Averager
 from audiocodec.solvers import finetune, precision
 from audiocodec.solvers.base import StandardSolver
-from audiocodec.solvers.description import describe
-from audiocodec.solvers.warnings import codebook_warning, discriminator_warning
+from audiocodec.solvers.health import codebook_warning, discriminator_warning
 from audiocodec.utils import config, distrib
-from audiocodec.utils.averager import Averager
 from audiocodec.utils.config import ConfigError
 from audiocodec.utils.eval_mode import eval_mode
-from audiocodec.utils.optimizers import step_if
 from audiocodec.utils.paths import safe_stem
 
 

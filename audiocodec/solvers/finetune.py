@@ -17,11 +17,12 @@ import yaml
 from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.losses import Balancer
 from audiocodec.models import CompressionModel, pretrained, sources
-from audiocodec.models.weights import load_weights
+from audiocodec.models.formats.keys import load_weights
 from audiocodec.optim import ModuleEMA
 from audiocodec.quantization import BaseQuantizer
-from audiocodec.solvers.differences import check_model, differences
-from audiocodec.utils import checkpoint, config
+from audiocodec.recipe.diff import check_model, differences
+from audiocodec.run import checkpoint
+from audiocodec.utils import config
 from audiocodec.utils.eval_mode import eval_mode
 
 if TYPE_CHECKING:

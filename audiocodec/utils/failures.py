@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from audiocodec.utils import distrib
 
 logger = logging.getLogger('audiocodec')
+_warned: set[str] = set()
 
 
 class Failures:
@@ -49,3 +50,10 @@ class Failures:
 
     def __str__(self) -> str:
         return ', '.join(f'{kind} ({count}x)' for kind, count in self.counts.items())
+
+
+def warn_once(logger: logging.Logger, key: str, message: str) -> None:
+    """Logs a warning the first time that `key` is seen in this process."""
+    if key not in _warned:
+        _warned.add(key)
+        logger.warning('%s', message)

@@ -1,6 +1,8 @@
 """Writing on any file system: what network and FUSE mounts refuse, and advice on refusals."""
 
 import errno
+import gzip
+import io
 import os
 import shutil
 from contextlib import suppress
@@ -52,3 +54,19 @@ def _free(folder: Path) -> str:
     with suppress(OSError):
         return f' ({shutil.disk_usage(folder).free / 1e6:.0f} MB are free)'
     return ''
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all; gzipped (equal content, equal bytes) when it ends in '.gz'."""
+    if path.suffix.lower() == '.gz':
+        buffer = io.BytesIO()
+        with gzip.GzipFile(fileobj=buffer, mode='wb', mtime=0, filename='') as file:
+            file.write(data)
+        data = buffer.getvalue()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     import torch
 
-    from audiocodec.utils.averager import Averager
+    from audiocodec.run.averager import Averager
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

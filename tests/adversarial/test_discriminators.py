@@ -10,12 +10,12 @@ from audiocodec.adversarial import (
     MultiPeriodDiscriminator,
     MultiScaleDiscriminator,
     MultiScaleSTFTDiscriminator,
-    convert_audiocraft_state,
     get_criterion,
 )
 from audiocodec.adversarial.discriminators import STFTDiscriminator
+from audiocodec.models.formats.weight_norm import parametrized_names
 
-PARITY = Path(__file__).parents[1] / 'data' / 'parity'
+PARITY = Path(__file__).parents[1] / 'fixtures' / 'parity'
 CLASSES = {'msstftd': MultiScaleSTFTDiscriminator, 'mpd': MultiPeriodDiscriminator, 'msd': MultiScaleDiscriminator}
 SMALL_STFT = {'filters': 4, 'n_ffts': [256, 128], 'hop_lengths': [64, 32], 'win_lengths': [256, 128]}
 
@@ -36,7 +36,9 @@ def case(request, parts):
     prefix = f'{name}.state.'
     state = {key.removeprefix(prefix): value for key, value in parts.items() if key.startswith(prefix)}
     assert any(key.endswith('weight_g') for key in state)
-    discriminator.load_state_dict(convert_audiocraft_state(state))
+    # the windows of STFTs are computed here
+    stored = {key: value for key, value in state.items() if not key.endswith('spec_transform.window')}
+    discriminator.load_state_dict(parametrized_names(stored))
     expected = {key.removeprefix(f'{name}.'): value for key, value in parts.items()
                 if key.startswith(f'{name}.') and not key.startswith(prefix)}
     return discriminator, expected

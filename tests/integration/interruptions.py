@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from audiocodec.utils import checkpoint
+from audiocodec.run import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 # Small, with everything on; a checkpoint after every update, so that many kills come while one is being written.

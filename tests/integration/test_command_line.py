@@ -1,4 +1,4 @@
-"""The main job through the command line: train, interrupt, resume, evaluate, generate, export, load back; alone and
+"""The main job through the command line: train, interrupt, resume, evaluate, generate, compact, load back; alone and
 with two workers."""
 
 import json
@@ -15,8 +15,9 @@ import torch
 
 from audiocodec import train
 from audiocodec.models import CompressionModel
+from audiocodec.models.export import compact
+from audiocodec.run import checkpoint
 from audiocodec.solvers import CompressionSolver
-from audiocodec.utils import checkpoint, export
 from audiocodec.utils.config import ConfigError
 from audiocodec.utils.errors import RunError
 
@@ -136,7 +137,7 @@ def test_single_stages_run_on_the_last_checkpoint(uninterrupted, assert_equal):
 
 def test_export_loads_back_with_the_averaged_weights(uninterrupted, tmp_path, monkeypatch):
     xp = experiment(uninterrupted[0])
-    path = export.export_encodec(xp / 'checkpoint.th', tmp_path / 'compression_state_dict.bin')
+    path = compact.export_encodec(xp / 'checkpoint.th', tmp_path / 'compression_state_dict.bin')
     monkeypatch.setenv('AUDIOCODEC_DORA_DIR', str(uninterrupted[0]))
     monkeypatch.chdir(tmp_path)
     model = CompressionModel.get_pretrained(str(path))

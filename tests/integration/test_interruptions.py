@@ -9,7 +9,7 @@ import time
 import pytest
 from interruptions import checkpoint_of, fingerprint, finish, interrupted, kill, start
 
-from audiocodec.utils import checkpoint
+from audiocodec.run import checkpoint
 
 pytestmark = pytest.mark.slow
 

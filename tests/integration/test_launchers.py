@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from interruptions import RECIPE, checkpoint_of
 
-from audiocodec.utils import checkpoint
+from audiocodec.run import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from audiocodec import losses as audiocodec_losses
 from audiocodec.losses import Balancer, MelSpectrogramL1Loss
 
-PARITY = Path(__file__).parents[1] / 'data' / 'parity'
+PARITY = Path(__file__).parents[1] / 'fixtures' / 'parity'
 
 
 @pytest.fixture(scope='module')

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from audiocodec.dsp.signal import si_snr
 from audiocodec.losses import SISNR
-from audiocodec.modules.signal import si_snr
 
 
 def test_loss_is_the_negated_mean_in_db():

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from audiocodec.losses import SISNR, MelSpectrogramL1Loss, MRSTFTLoss, MultiScaleMelSpectrogramLoss
 
-PARITY = Path(__file__).parents[1] / 'data' / 'parity'
+PARITY = Path(__file__).parents[1] / 'fixtures' / 'parity'
 LOSSES = {
     'mel': MelSpectrogramL1Loss,
     'msspec': MultiScaleMelSpectrogramLoss,

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import distributed
 
+from audiocodec.dsp.signal import si_snr
 from audiocodec.losses import MelSpectrogramL1Loss
 from audiocodec.metrics import SISNR, MeanMetric, MelDistance, Metric, MetricSuite
-from audiocodec.modules.signal import si_snr
 
 
 def noise(*shape, seed=0):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from audiocodec.metrics import MetricSuite, ViSQOL
-from audiocodec.utils import logs
+from audiocodec.utils import failures
 
 # Obeys the command line of the official binary. The score is 5 less the relative error: it comes from the files.
 STAND_IN = '''\
@@ -50,7 +50,7 @@ STAND_IN = '''\
 
 @pytest.fixture(autouse=True)
 def _nothing_warned_before(monkeypatch):
-    monkeypatch.setattr(logs, '_warned', set())
+    monkeypatch.setattr(failures, '_warned', set())
 
 
 def install(folder, then=''):

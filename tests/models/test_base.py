@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from audiocodec.models import EncodecModel, hub
+from audiocodec.models import EncodecModel
+from audiocodec.models.formats import hub
 from audiocodec.modules import SEANetDecoder, SEANetEncoder
 from audiocodec.quantization import NoQuantizer, ResidualVectorQuantizer
 

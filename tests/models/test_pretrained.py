@@ -10,10 +10,10 @@ import yaml
 from huggingface_hub import constants
 
 from audiocodec.models import CompressionModel, EncodecModel, pretrained
-from audiocodec.utils import checkpoint
+from audiocodec.run import checkpoint
 from audiocodec.utils.config import build
 
-PARITY = Path(__file__).parent.parent / 'data' / 'parity'
+PARITY = Path(__file__).parents[1] / 'fixtures' / 'parity'
 SEANET = {'dimension': 6, 'n_filters': 4, 'ratios': [4, 2], 'lstm': 1, 'norm': 'weight_norm'}
 NODE = {
     '_target_': 'audiocodec.models.EncodecModel', 'sample_rate': 1000, 'channels': 1,
@@ -251,10 +251,10 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, monkeypatch, write):
 
 
 @pytest.mark.parametrize(('part', 'message'), [
-    ({'_target_': 'audiocodec.utils.checkpoint.os.mkdir', 'path': 'executed'}, "'os' belongs to os"),
+    ({'_target_': 'audiocodec.run.checkpoint.os.mkdir', 'path': 'executed'}, "'os' belongs to os"),
     ({'_target_': 'os.mkdir', 'path': 'executed'}, 'not allowed'),
     ({'_target_': 'torch.nn.functional.torch.hub.os.mkdir', 'path': 'executed'}, "'torch' belongs to torch"),
-    ({'_target_': 'audiocodec.utils.checkpoint.save', 'content': {}, 'path': 'executed'}, 'refused'),
+    ({'_target_': 'audiocodec.run.checkpoint.save', 'content': {}, 'path': 'executed'}, 'refused'),
     ({'_target_': 'audiocodec.models.pretrained.load', 'name': 'x'}, 'refused'),
     ({'_target_': 'torch.optim.Adam', 'params': []}, 'refused'),
     ('${oc.create:{_target_:os.mkdir,path:executed}}', 'an interpolation'),
@@ -281,5 +281,5 @@ def test_tensors_are_read_in_one_place():
     calls = {path.relative_to(root).as_posix(): line.strip() for folder in ('audiocodec', 'grids', 'scripts')
              for path in (root / folder).rglob('*.py') for line in path.read_text().splitlines()
              if re.search(r'torch\.load\(|pickle\.loads?\(|allow_pickle|yaml\.(unsafe_|full_)?load\(', line)}
-    assert list(calls) == ['audiocodec/utils/checkpoint.py']
-    assert 'weights_only=True' in calls['audiocodec/utils/checkpoint.py']
+    assert list(calls) == ['audiocodec/run/checkpoint.py']
+    assert 'weights_only=True' in calls['audiocodec/run/checkpoint.py']

@@ -15,7 +15,7 @@ from audiocodec.optim import (
     advance,
 )
 
-PARITY = Path(__file__).parents[1] / 'data' / 'parity'
+PARITY = Path(__file__).parents[1] / 'fixtures' / 'parity'
 SCHEDULES = {
     'cosine': CosineSchedule,
     'polynomial_decay': PolynomialDecaySchedule,

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from audiocodec.quantization import NoQuantizer, ResidualVectorQuantizer
 
-PARITY = Path(__file__).parents[1] / 'data' / 'parity'
+PARITY = Path(__file__).parents[1] / 'fixtures' / 'parity'
 
 
 def latents(batch=4, dimension=8, frames=50, seed=0, scale=1.0):

@@ -5,7 +5,7 @@ import torch
 from omegaconf import OmegaConf
 
 from audiocodec import train
-from audiocodec.solvers import validate
+from audiocodec.recipe.check import validate
 from audiocodec.utils.config import ConfigError, build
 
 DEBUG = 'solver=compression/debug'

@@ -6,8 +6,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from audiocodec import train
+from audiocodec.recipe.check import validate
 from audiocodec.recipe.overrides import read
-from audiocodec.solvers import validate
 from audiocodec.utils import config, paths
 from audiocodec.utils.config import ConfigError
 

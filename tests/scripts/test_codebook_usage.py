@@ -7,7 +7,8 @@ import torch
 import yaml
 
 from audiocodec.data import AudioDataset, load_source
-from audiocodec.utils import checkpoint, config
+from audiocodec.run import checkpoint
+from audiocodec.utils import config
 
 ROOT = Path(__file__).parents[2]
 SEANET = {'dimension': 4, 'n_filters': 2, 'ratios': [8, 5, 4]}

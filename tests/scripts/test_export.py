@@ -6,7 +6,8 @@ import torch
 import yaml
 
 from audiocodec.models import CompressionModel
-from audiocodec.utils import checkpoint, config
+from audiocodec.run import checkpoint
+from audiocodec.utils import config
 
 SCRIPT = Path(__file__).parents[2] / 'scripts' / 'export.py'
 SEANET = {'dimension': 4, 'n_filters': 2, 'n_residual_layers': 1, 'ratios': [8, 5, 4], 'lstm': 0}

@@ -10,10 +10,12 @@ import os
 import signal
 import sys
 import time
-
-from conftest import TINY
+from pathlib import Path
 
 from audiocodec import train
+
+sys.path.insert(0, str(Path(__file__).parents[1] / 'support'))
+from tiny import TINY
 
 
 def fail(how):

@@ -11,8 +11,8 @@ import soundfile
 import torch
 
 from audiocodec import train
-from audiocodec.utils import checkpoint
-from audiocodec.utils.averager import Averager
+from audiocodec.run import checkpoint
+from audiocodec.run.averager import Averager
 from audiocodec.utils.errors import RunError
 
 STAGES = ['evaluate.every=1', 'generate.every=1', 'dataset.evaluate.num_samples=3', 'dataset.generate.num_samples=3',

@@ -14,8 +14,8 @@ from huggingface_hub import constants
 from audiocodec import train
 from audiocodec.models import export
 from audiocodec.models.export import hf
+from audiocodec.run import checkpoint
 from audiocodec.solvers import CompressionSolver, finetune
-from audiocodec.utils import checkpoint
 from audiocodec.utils.config import ConfigError
 
 # in small, with everything on: adversary, balancer, quantizer dropout, averaged model
@@ -24,10 +24,10 @@ TINY = ('solver=compression/debug', 'device=cpu', 'num_threads=1', 'seanet.n_fil
         'adversarial=msstftd', 'adversarial.discriminators.msstftd.filters=2',
         'adversarial.discriminators.msstftd.n_ffts=[256,128]', 'adversarial.discriminators.msstftd.hop_lengths=[64,32]',
         'adversarial.discriminators.msstftd.win_lengths=[256,128]', 'optim.lr=1e-3', 'losses.msspec.range_end=8')
-PARITY = Path(__file__).parents[1] / 'data' / 'parity'
+PARITY = Path(__file__).parents[1] / 'fixtures' / 'parity'
 # Trained on dataset/example/train in batches of 8 x 1 s: recipe `debug` with seanet.lstm=1 for 280 updates, then 1300
 # beside an adversary (msstftd of 4 filters, learning rate 1e-3), which is not kept. Averaged weights in half precision.
-TRAINED = Path(__file__).parents[1] / 'data' / 'finetune' / 'codec.safetensors'
+TRAINED = Path(__file__).parents[1] / 'fixtures' / 'finetune' / 'codec.safetensors'
 
 
 @pytest.fixture(scope='module')

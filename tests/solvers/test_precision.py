@@ -11,8 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from audiocodec import train
 from audiocodec.adversarial import AdversarialTrainer, FeatureMatchingLoss
 from audiocodec.adversarial import losses as adversarial_losses
+from audiocodec.kernels import conv as fast_conv
+from audiocodec.kernels import winograd
 from audiocodec.losses import SISNR, MelSpectrogramL1Loss, MRSTFTLoss, MultiScaleMelSpectrogramLoss
-from audiocodec.modules import activation, conv, fast_conv, lstm, winograd
+from audiocodec.modules import activation, conv, lstm
 from audiocodec.solvers import precision
 from audiocodec.utils.config import ConfigError
 

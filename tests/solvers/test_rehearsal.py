@@ -12,9 +12,9 @@ import torch
 from torch.utils import _foreach_utils
 
 from audiocodec import train
+from audiocodec.run.averager import Averager
 from audiocodec.solvers import base
 from audiocodec.utils import distrib
-from audiocodec.utils.averager import Averager
 
 CONFIG = Path(train.main.full_config_path)
 DEBUG = 'solver=compression/debug'

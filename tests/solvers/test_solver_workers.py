@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from audiocodec.data import write_audio
-from audiocodec.utils import checkpoint
+from audiocodec.run import checkpoint
 
 pytestmark = pytest.mark.slow
 

@@ -44,7 +44,7 @@ def test_problems_carry_the_path_of_their_node():
 @pytest.mark.parametrize('target', [
     'os.system', 'builtins.eval', 'torch.load', 'torch.nnx.Linear', 'audiocodec.utils.config.os.system',
     'torch.nn.functional.torch.load', 'torch.nn.functional.torch.hub.load', 'torch.nn.functional.warnings.sys.exit',
-    'audiocodec.utils.checkpoint.Path.unlink', 'audiocodec.models.encodec.nn.Linear.forward.__globals__.clear'])
+    'audiocodec.run.checkpoint.Path.unlink', 'audiocodec.models.encodec.nn.Linear.forward.__globals__.clear'])
 def test_what_is_not_allowed_is_not_called(target):
     with pytest.raises(ConfigError, match='not allowed'):
         build({'_target_': target})

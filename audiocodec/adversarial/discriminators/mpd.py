@@ -7,10 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from audiocodec.adversarial.discriminators.base import MultiDiscriminator, layer_activation
 from audiocodec.modules.checks import require_int, require_ints
 from audiocodec.modules.conv import NormConv2d
-
-from .base import MultiDiscriminator, layer_activation
 
 
 class PeriodDiscriminator(nn.Module):

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from audiocodec.adversarial.discriminators.base import MultiDiscriminator, layer_activation
 from audiocodec.modules.checks import require_int, require_ints
 from audiocodec.modules.conv import NormConv1d
-
-from .base import MultiDiscriminator, layer_activation
 
 
 class ScaleDiscriminator(nn.Module):

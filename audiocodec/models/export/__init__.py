@@ -15,11 +15,11 @@ from pathlib import Path
 from audiocodec.models import pretrained
 from audiocodec.models.base import CompressionModel
 from audiocodec.models.export import audiocraft, bundle, hf, onnx, parity, torch_export
-from audiocodec.models.export.options import node_of
+from audiocodec.models.export.compact import export_encodec, save_compact
 from audiocodec.models.export.parity import Codec, Report
 from audiocodec.models.export.source import Source, open_source
-from audiocodec.utils import checkpoint
-from audiocodec.utils.export import export_encodec, save_compact
+from audiocodec.models.options import node_of
+from audiocodec.run import checkpoint
 
 __all__ = ['FORMATS', 'ParityError', 'Report', 'export', 'export_audiocraft', 'export_bundle', 'export_compact',
            'export_hf', 'export_onnx', 'export_torch']

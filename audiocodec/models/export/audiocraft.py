@@ -9,13 +9,13 @@ from typing import Any
 import torch
 import yaml
 
-from audiocodec.models import audiocraft as importer
 from audiocodec.models.base import CompressionModel
-from audiocodec.models.export.options import Options, changed, options_of, refuse
+from audiocodec.models.formats import audiocraft as importer
+from audiocodec.models.formats.weight_norm import hook_names
+from audiocodec.models.options import Options, changed, options_of, refuse
 from audiocodec.modules import SEANetDecoder, SEANetEncoder
 from audiocodec.quantization import ResidualVectorQuantizer
-from audiocodec.utils import checkpoint
-from audiocodec.utils.weight_norm import hook_names
+from audiocodec.run import checkpoint
 
 FORMAT = 'audiocraft'
 # What AudioCraft says of itself in the files it writes; the version whose sources this was written for.

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from audiocodec.utils import checkpoint
+from audiocodec.run import checkpoint
 
 FORMAT = 'bundle'
 # Sections of the configuration that say what was trained, and how.

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from audiocodec.models import hub
 from audiocodec.models.base import CompressionModel
-from audiocodec.models.export.extras import require
-from audiocodec.models.export.options import Options, options_of, refuse
-from audiocodec.models.hf_encodec import SEANET
+from audiocodec.models.formats import hub
+from audiocodec.models.formats.hf import SEANET
+from audiocodec.models.optional import require
+from audiocodec.models.options import Options, options_of, refuse
 
 FORMAT = 'hf'
 PAD_MODES = ('constant', 'reflect', 'replicate')

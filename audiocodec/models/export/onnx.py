@@ -10,7 +10,7 @@ import torch
 
 from audiocodec.models.base import CompressionModel
 from audiocodec.models.export import program
-from audiocodec.models.export.extras import require
+from audiocodec.models.optional import require
 
 FORMAT = 'onnx'
 OPSET = 18

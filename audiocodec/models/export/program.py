@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from audiocodec.models.base import CompressionModel
 from audiocodec.models.encodec import EncodecModel
-from audiocodec.models.export.options import refuse
+from audiocodec.models.options import refuse
 from audiocodec.modules import StreamableConv1d, StreamableConvTranspose1d, StreamableLSTM
 from audiocodec.quantization import ResidualVectorQuantizer
 

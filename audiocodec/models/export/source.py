@@ -8,7 +8,7 @@ from typing import Any
 
 from audiocodec.models import pretrained, sources
 from audiocodec.models.base import CompressionModel
-from audiocodec.utils import checkpoint
+from audiocodec.run import checkpoint
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Signal processing: spectra and mel filters, SI-SNR, loudness, resampling."""

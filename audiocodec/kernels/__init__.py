@@ -1,0 +1,1 @@
+"""Convolutions written by hand for training on a CPU, and its allocator."""

@@ -1,0 +1,1 @@
+"""Inference laid out for a CPU."""

@@ -1,0 +1,197 @@
+"""Convolutions of signals whose channels lie last in memory, and ELU, as CPUs compute them fastest; no gradients."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from audiocodec.modules.conv import pad1d
+
+LOG2_E = 1 / math.log(2)
+_FEW = 2  # output channels, of audio
+_PAIRED = 2**18  # weights from which on the products that pairs save outweigh their sums
+_PRODUCTS = torch.backends.cpu.get_cpu_capability() == 'AVX2'  # are as fast as convolutions; not with AVX-512
+_CACHED = 2**19  # values that stay in the cache of a core from one operator to the next
+
+
+def make_kernel(weight: torch.Tensor, bias: torch.Tensor | None, stride: int = 1, dilation: int = 1,
+                groups: int = 1) -> 'Kernel':
+    """Make the `Kernel` that is the fastest one here."""
+    kind = Kernel
+    if stride == groups == 1 and len(weight) <= _FEW:
+        kind = FewOutputs
+    elif _PRODUCTS and weight.shape[2] == 2 * stride and dilation == groups == 1 and weight.numel() >= _PAIRED:
+        kind = Pairs
+    return kind(weight, bias, stride, dilation, groups)
+
+
+class Kernel(nn.Module):
+    """A convolution, by oneDNN: with one thread, PyTorch does kernels of 1 otherwise, three times slower.
+
+    Args:
+        weight: [O, C / groups, K].
+        bias: [O] or None.
+        stride: as of `F.conv1d`.
+        dilation: as of `F.conv1d`.
+        groups: as of `F.conv1d`.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, stride: int = 1, dilation: int = 1,
+                 groups: int = 1) -> None:
+        super().__init__()
+        bias = weight.new_zeros(len(weight)) if bias is None else bias
+        self.weight = nn.Parameter(self._laid_out(weight.detach(), stride), requires_grad=False)
+        self.bias = nn.Parameter(bias.detach(), requires_grad=False)
+        self.outputs, _, self.taps = weight.shape
+        self.stride, self.dilation, self.groups = stride, dilation, groups
+
+    @staticmethod
+    def _laid_out(weight: torch.Tensor, stride: int) -> torch.Tensor:
+        return weight[:, :, None].contiguous(memory_format=torch.channels_last)
+
+    @property
+    def is_product(self) -> bool:
+        """Whether `add_product` is possible, and fast."""
+        return _PRODUCTS and type(self) is Kernel and self.taps == self.stride == self.groups == 1
+
+    def add_product(self, x: torch.Tensor, onto: torch.Tensor) -> None:
+        """Add what it gives for x [B, C, T], less the bias, onto [B, O, T]."""
+        assert self.is_product
+        for item, out in zip(x.transpose(1, 2), onto.transpose(1, 2)):
+            torch.addmm(out, item, self.weight[:, :, 0, 0].t(), out=out)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Map [B, C, 1, T], channels last, to [B, O, T']."""
+        if torch.backends.mkldnn.is_available() and rows.dtype == torch.float32:
+            y = torch.mkldnn_convolution(rows, self.weight, self.bias, (0, 0), (1, self.stride), (1, self.dilation),
+                                         self.groups)
+        else:
+            y = F.conv2d(rows, self.weight, self.bias, (1, self.stride), 0, (1, self.dilation), self.groups)
+        return y[:, :, 0]
+
+
+class FewOutputs(Kernel):
+    """One product for all taps, and sums of it: of a vector of output channels, most would be empty."""
+
+    @staticmethod
+    def _laid_out(weight: torch.Tensor, stride: int) -> torch.Tensor:
+        return weight.permute(2, 0, 1).flatten(0, 1)  # [K * O, C]
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Map [B, C, 1, T], channels last, to [B, O, T']."""
+        products = (self.weight @ rows[:, :, 0]).unflatten(1, (self.taps, self.outputs))
+        frames = rows.shape[-1] - self.dilation * (self.taps - 1)
+        y = products[:, 0, :, :frames].add_(self.bias[:, None])
+        for tap in range(1, self.taps):
+            y += products[:, tap, :, tap * self.dilation:][..., :frames]
+        return y
+
+
+class Pairs(Kernel):
+    """Two outputs at once by three products of half a kernel each, in place of four.
+
+    With a stride of half its length, a kernel is two taps g on blocks d of `stride` frames: outputs are d0 g0 + d1 g1
+    and d1 g0 + d2 g1, which are m + (d0 - d1) g0 and m - (d1 - d2) g1 for m = d1 (g0 + g1). This is F(2, 2) of the
+    algorithms of Winograd that Lavin and Gray (arXiv 1509.09308) describe.
+    """
+
+    @staticmethod
+    def _laid_out(weight: torch.Tensor, stride: int) -> torch.Tensor:
+        first, second = (half.permute(2, 1, 0).flatten(0, 1) for half in weight.split(stride, 2))
+        return torch.stack([first, first + second, second])  # of [stride * C, O] each
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Map [B, C, 1, T], channels last, to [B, O, T']."""
+        blocks = rows[:, :, 0].transpose(1, 2).unflatten(1, (-1, self.stride)).flatten(2)
+        y = rows.new_empty(len(rows), blocks.shape[1] - 1, self.outputs)
+        for item, out in zip(blocks, y):
+            differences = item[:-1] - item[1:]
+            both = torch.addmm(self.bias, item[1::2], self.weight[1])
+            torch.addmm(both, differences[::2], self.weight[0], out=out[::2])
+            torch.addmm(both[:len(out) // 2], differences[1::2], self.weight[2], alpha=-1, out=out[1::2])
+        return y.transpose(1, 2)
+
+
+class ScaledELU(nn.Module):
+    """ELU of values that are multiplied by `scale`; with log2(e) they are exponents of two.
+
+    PyTorch's takes twice as long as an exponential, and that twice as long as a power of two, for relative precision
+    close to zero. This one's error is that of the one subtracted: 6e-8. For alpha up to 1, the exponential lies above
+    the line where x is negative.
+
+    Args:
+        alpha: of the ELU.
+        scale: of the values.
+    """
+
+    def __init__(self, alpha: float, scale: float) -> None:
+        super().__init__()
+        self.alpha, self.scale = alpha, scale
+
+    def forward(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Map x [B, T, C], into `out` if that is given, which may be x."""
+        out = torch.empty_like(x) if out is None else out
+        factor = self.alpha * self.scale
+        if self.alpha > 1:
+            return torch.ops.aten.elu.out(x, factor, 1, 1 / self.scale, out=out)
+        offset = x.new_tensor(-factor)
+        frames = max(1, torch.get_num_threads() * _CACHED // (len(x) * x.shape[2]))
+        for part, y in zip(x.split(frames, 1), out.split(frames, 1)):
+            power = torch.clamp(part, max=0, out=None if out is x else y)
+            if self.scale != LOG2_E:
+                power.mul_(LOG2_E / self.scale)
+            torch.add(offset, power.exp2_(), alpha=factor, out=power)
+            torch.maximum(part, power, out=y)
+        return out
+
+
+def padded(x: torch.Tensor, left: int, right: int, mode: str, activation: nn.Module | None,
+           owned: bool) -> torch.Tensor:
+    """Rows for a `Kernel`.
+
+    Args:
+        x: [B, C, T].
+        left: frames before it.
+        right: frames behind it.
+        mode: of `pad1d`.
+        activation: applied before the padding, or None.
+        owned: whether x may be overwritten.
+
+    Returns:
+        `pad1d(activation(x))` as [B, C, 1, left + T + right], channels last.
+    """
+    length = x.shape[-1]
+    elu = activation if isinstance(activation, ScaledELU) else None
+    if elu is None:
+        x = x if activation is None else activation(x)
+    elif left == right == 0 or length <= max(left, right):
+        x = x.transpose(1, 2)
+        x = elu(x, out=x if owned else None).transpose(1, 2)
+    if length <= max(left, right):  # what is repeated is not all there
+        x = pad1d(x, (left, right), mode)
+        left = right = 0
+    if left == right == 0:
+        rows = x.transpose(1, 2).flatten().view(len(x), -1, x.shape[1])
+        return rows.transpose(1, 2).unsqueeze(2)
+    rows = x.new_empty(len(x), left + length + right, x.shape[1])
+    middle = rows[:, left:left + length]
+    if elu is None:
+        middle.copy_(x.transpose(1, 2))
+    else:
+        elu(x.transpose(1, 2), out=middle)  # instead of a copy
+    before, after = _around(middle, left, right, mode)
+    rows[:, :left], rows[:, left + length:] = before, after
+    return rows.transpose(1, 2).unsqueeze(2)
+
+
+def _around(x: torch.Tensor, left: int, right: int, mode: str) -> tuple[torch.Tensor | float, torch.Tensor | float]:
+    """What `mode` puts before and after x [B, T, C]."""
+    length = x.shape[1]
+    if mode == 'reflect':
+        return x[:, 1:left + 1].flip(1), x[:, length - 1 - right:length - 1].flip(1)
+    if mode == 'replicate':
+        return x[:, :1], x[:, -1:]
+    if mode == 'circular':
+        return x[:, length - left:], x[:, :right]
+    return 0.0, 0.0

@@ -1,0 +1,117 @@
+"""Mimi, the codec of Moshi (Défossez et al., arXiv 2410.00037), as `transformers` has it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from audiocodec.models.base import CodecOutput, CompressionModel
+from audiocodec.models.formats import hub
+
+
+class Mimi(CompressionModel):
+    """A Mimi model behind the interface of all compression models; it cannot be trained: codes carry no gradient.
+
+    Its first codebooks are semantic, always in use; the latents are the sum of the semantic and the acoustic codes.
+
+    Args:
+        model: a `transformers.MimiModel`.
+
+    Raises:
+        ValueError: a model with the encoder or the decoder alone.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model: Any = model
+        for part in ('encoder', 'decoder'):
+            if getattr(model, part) is None:
+                raise ValueError(f'this Mimi model has no {part}: expected the whole codec.')
+        self._num_codebooks = self.total_codebooks
+
+    @staticmethod
+    def load(folder: Path) -> 'Mimi':
+        """The model in a folder of `transformers`.
+
+        Raises:
+            ValueError: no transformers, or a folder that holds no such model.
+        """
+        return Mimi(hub.build_with_transformers('MimiModel', folder))
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second of the waveforms (Hz)."""
+        return int(self.model.config.sampling_rate)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the waveforms."""
+        return int(self.model.config.audio_channels)
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame."""
+        return round(self.model.config.sampling_rate / self.model.config.frame_rate)
+
+    @property
+    def cardinality(self) -> int:
+        """Entries of each codebook."""
+        return int(self.model.config.codebook_size)
+
+    @property
+    def num_codebooks(self) -> int:
+        """Codebooks in use."""
+        return self._num_codebooks
+
+    @property
+    def total_codebooks(self) -> int:
+        """Codebooks there are."""
+        return int(self.model.config.num_quantizers)
+
+    @property
+    def possible_num_codebooks(self) -> range:
+        """Numbers of codebooks that `set_num_codebooks` takes."""
+        return range(int(self.model.config.num_semantic_quantizers), self.total_codebooks + 1)
+
+    def set_num_codebooks(self, n: int) -> None:
+        """Use the first `n` codebooks, at least the semantic ones; see `CompressionModel`."""
+        if n not in self.possible_num_codebooks:
+            raise ValueError(f'{n} codebooks asked for: this model can use {self.possible_num_codebooks[0]} to '
+                             f'{self.total_codebooks}.')
+        self._num_codebooks = n
+
+    def forward(self, wav: torch.Tensor | np.ndarray) -> CodecOutput:
+        """Encode, quantize and decode a waveform [B, C, T]; see `CompressionModel`. The commitment loss is 0."""
+        wav = self.check_wav(wav)
+        codes, _ = self.encode(wav)
+        bandwidth = torch.full((), self.bandwidth, device=wav.device)
+        return CodecOutput(self.decode(codes)[..., :wav.shape[-1]], codes, self.decode_latent(codes), None, bandwidth,
+                           torch.zeros((), device=wav.device), {})
+
+    @torch.no_grad()
+    def encode(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, None]:
+        """Codes [B, num_codebooks, ceil(T / hop_length)], and no scale; see `CompressionModel`."""
+        wav = self.check_wav(wav)
+        return self.model.encode(wav, num_quantizers=self.num_codebooks, return_dict=True).audio_codes, None
+
+    def encode_latent(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, None]:
+        """Latents [B, D, ceil(T / hop_length)] before the quantizer, and no scale; see `CompressionModel`."""
+        encoded = self.model.encoder(self.check_wav(wav))
+        if not isinstance(encoded, torch.Tensor):
+            return encoded.latents, None
+        # In older versions of transformers, `encoder` is the first of three parts.
+        hidden = self.model.encoder_transformer(encoded.transpose(1, 2), return_dict=True).last_hidden_state
+        return self.model.downsample(hidden.transpose(1, 2)), None
+
+    def decode(self, codes: torch.Tensor | np.ndarray,
+               scale: torch.Tensor | np.ndarray | None = None) -> torch.Tensor:
+        """Waveform [B, C, T_frames * hop_length] of codes; see `CompressionModel`."""
+        if scale is not None:
+            raise ValueError('scale was given to a model that does not renormalise: use decode(codes).')
+        return self.model.decode(self.check_codes(codes), return_dict=True).audio_values
+
+    def decode_latent(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """Latents [B, D, T_frames] of codes; see `CompressionModel`."""
+        return self.model.quantizer.decode(self.check_codes(codes))

@@ -1,0 +1,63 @@
+"""Seeds of the global random generators, and the device of a run."""
+
+import random
+
+import numpy as np
+import torch
+
+from audiocodec.run.launch import Place
+from audiocodec.utils import distrib
+from audiocodec.utils.config import ConfigError
+
+
+def seed_everything(*numbers: int) -> None:
+    """Seed the generators of PyTorch, NumPy and Python from numbers such as (seed, epoch, rank)."""
+    seed = distrib.shared_generator(*numbers).initial_seed() % 2**32
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+def resolve_device(name: str, place: Place) -> torch.device:
+    """Returns the device that `device=` names for this worker; makes a GPU the current one.
+
+    Args:
+        name: `auto` (CUDA when there is one), `cpu`, `cuda` or `cuda:N`.
+        place: of this worker: each worker of a machine takes a GPU of its own.
+
+    Raises:
+        ConfigError: PyTorch does not know the name, or the machine has not the GPUs.
+    """
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f'device={name}: expected auto, cpu, cuda or cuda:N') from error
+    if device.type == 'cuda':
+        device = _own_gpu(device, place)
+        torch.cuda.set_device(device)
+    return device
+
+
+def _own_gpu(device: torch.device, place: Place) -> torch.device:
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f'device={device}: PyTorch finds no CUDA device here; use device=cpu or device=auto'
+        )
+    visible = torch.cuda.device_count()
+    if device.index is not None:
+        if place.local_world_size > 1:
+            raise ConfigError(
+                f'device={device} is one GPU, and {place.local_world_size} workers run on this machine, '
+                'each of which needs one; use device=cuda'
+            )
+        return device
+    if visible == 1:  # the machine has one, or the launcher shows each worker its own alone
+        return torch.device('cuda', 0)
+    if place.local_rank >= visible:
+        raise ConfigError(
+            f'device=cuda: {place.local_world_size} workers run on this machine, and {visible} GPUs are '
+            'visible; start one worker for each GPU'
+        )
+    return torch.device('cuda', place.local_rank)

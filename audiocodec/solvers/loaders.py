@@ -1,0 +1,133 @@
+"""From the `datasource` and `dataset` sections of a configuration to a loader for each stage."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from audiocodec.data import (
+    SPLITS,
+    AudioDataset,
+    AudioLoader,
+    AudioMeta,
+    is_address,
+    is_shards,
+    load_shards,
+    load_source,
+    make_loader,
+    missing_files,
+    split_folder,
+)
+from audiocodec.recipe.rules import LOADING
+from audiocodec.utils import distrib, paths
+from audiocodec.utils.config import ConfigError
+
+
+def needed_splits(cfg: DictConfig) -> list[str]:
+    """The splits that this run will read: those of the stages that are ever due."""
+    if cfg.execute_only is not None:
+        return [cfg.execute_only]
+    return ['train', *(stage for stage in SPLITS[1:] if cfg[stage].every)]
+
+
+def split_options(cfg: DictConfig, split: str) -> dict[str, Any]:
+    """The `dataset` section with the split's own values over the common ones."""
+    common = {key: value for key, value in cfg.dataset.items() if key not in SPLITS}
+    return {**common, **cfg.dataset[split]}
+
+
+def load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
+    """Returns the files of a split: of its own source, else its part of `datasource.folder`.
+
+    Worker 0 alone reads the source and looks whether the files exist; every worker must call this.
+
+    Raises:
+        ValueError: if the split has no source, the source cannot be read, or no file in it is rich enough.
+    """
+    return distrib.from_rank_zero(lambda: _load_files(cfg, split))
+
+
+def _load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
+    source = cfg.datasource
+    if source[split] is not None:
+        path = paths.find(source[split])
+        files = load_shards(path) if is_shards(path) else load_source(path)
+    elif source.folder is not None:
+        files = split_folder(paths.find(source.folder), split)
+    else:
+        do_without = '' if split == 'train' else f'; {split}.every=null does without'
+        raise ConfigError(
+            f'datasource.{split} is missing: give a manifest or a folder of audio (datasource.{split}=PATH), or one '
+            f'folder for all splits (dset=audio/folder datasource.folder=PATH), or try the example recordings '
+            f'(dset=audio/example){do_without}')
+    missing = missing_files([meta.path for meta in files if not is_address(meta.path)])
+    if missing:
+        raise ConfigError(f'datasource.{split}={source[split] or source.folder}: {len(missing)} of {len(files)} files '
+                          f'do not exist, e.g. {", ".join(missing[:3])}; scripts/doctor.py writes a manifest of the '
+                          'others')
+    highest = max(meta.sample_rate for meta in files)
+    if highest < cfg.sample_rate:
+        raise ConfigError(f'datasource.{split}={source[split] or source.folder}: its highest sample rate is {highest} '
+                          f'Hz, below sample_rate={cfg.sample_rate}: choose a recipe with a lower rate, or other data')
+    return files
+
+
+def make_dataset(cfg: DictConfig, split: str) -> AudioDataset:
+    """The dataset of a split."""
+    options = {key: value for key, value in split_options(cfg, split).items() if key not in LOADING}
+    if split == 'train' and options['num_samples'] is None and cfg.optim.updates_per_epoch:
+        options['num_samples'] = cfg.dataset.batch_size * cfg.optim.updates_per_epoch
+    return AudioDataset(load_files(cfg, split), cfg.sample_rate, cfg.channels, seed=cfg.seed, return_info=True,
+                        **options)
+
+
+def build_dataloaders(cfg: DictConfig, device: torch.device) -> dict[str, AudioLoader]:
+    """A loader for each split that this run needs; all that is wrong with the sources is said at once.
+
+    Raises:
+        ConfigError: with a problem for each split that has one.
+    """
+    loaders, problems = {}, []
+    named: set[str] = set()  # bad files, which several splits may share
+    for split in needed_splits(cfg):
+        options = split_options(cfg, split)
+        try:
+            batch_size = options['batch_size'] // distrib.world_size()
+            if batch_size * distrib.world_size() != options['batch_size'] and split == 'train':
+                raise ConfigError(f"dataset.batch_size={options['batch_size']} is over all workers: it must be a "
+                                  f'multiple of their number, {distrib.world_size()}')
+            loaders[split] = make_loader(
+                make_dataset(cfg, split), max(1, batch_size), options['num_workers'],
+                max_batches=cfg.optim.updates_per_epoch if split == 'train' else None,
+                pin_memory=device.type == 'cuda', max_bad_fraction=options['max_bad_fraction'], named=named)
+        except ConfigError as error:
+            problems += error.problems
+        except ValueError as error:
+            problems.append(f'dataset and datasource, {split}: {error}')
+    if problems:
+        raise ConfigError(problems)
+    return loaders
+
+
+class RepeatFirst:
+    """A loader that yields its first batch as often as it would have yielded batches: speed without loading."""
+
+    wait_time = 0.
+
+    def __init__(self, loader: AudioLoader) -> None:
+        self.loader = loader
+        self._start = 0
+        self.bad_files = loader.bad_files
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Only where to begin: every epoch is the same batch."""
+        self._start = start
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from itertools.repeat(next(iter(self.loader)), len(self) - self._start)
+

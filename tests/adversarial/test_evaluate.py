@@ -1,0 +1,115 @@
+import functools
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from audiocodec.adversarial import (
+    AdversarialTrainer,
+    FeatureMatchingLoss,
+    MultiPeriodDiscriminator,
+    MultiScaleDiscriminator,
+    MultiScaleSTFTDiscriminator,
+)
+from audiocodec.adversarial.discriminators import MultiDiscriminator
+from audiocodec.adversarial.evaluate import with_known_gradient
+
+SGD = functools.partial(torch.optim.SGD, lr=0.)
+
+
+class SharedTrunk(nn.Module):
+    """Two verdicts out of layers that they share; no `MultiDiscriminator`."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.heads = nn.Conv1d(1, 3, 5), nn.ModuleList(nn.Conv1d(3, 1, 3) for _ in range(2))
+
+    def forward(self, wav):
+        x = self.trunk(wav).tanh()
+        return [head(x) for head in self.heads], [[x]] * 2
+
+
+def make(kind):
+    torch.manual_seed(0)
+    return {'stft': lambda: MultiScaleSTFTDiscriminator(filters=4, n_ffts=[128, 64], hop_lengths=[32, 16],
+                                                        win_lengths=[128, 64]),
+            'period': lambda: MultiPeriodDiscriminator(filters=2, max_filters=8, periods=[2, 3]),
+            'scale': lambda: MultiScaleDiscriminator(filters=4, max_filters=8, downsample_scales=[2], downsample=True),
+            'shared': SharedTrunk}[kind]()
+
+
+def batch():
+    torch.manual_seed(1)
+    return 0.3 * torch.randn(2, 1, 600), 0.3 * torch.randn(2, 1, 600)
+
+
+@pytest.mark.parametrize('kind', ['stft', 'period', 'scale', 'shared'])
+@pytest.mark.parametrize('normalize', [True, False])
+def test_the_generator_gets_the_gradients_of_all_at_once(kind, normalize):
+    trainer = AdversarialTrainer({'d': make(kind)}, optimizer=SGD, normalize=normalize)
+    fake, real = batch()
+    fake.requires_grad_()
+    losses = trainer.generator_losses(fake, real)
+    logits, features = trainer.discriminators['d'](fake)
+    _, references = trainer.discriminators['d'](real)
+    number = len(logits) if normalize else 1
+    expected = {'adv_d': -sum(logit.mean() for logit in logits) / number,
+                'feat_d': sum(map(FeatureMatchingLoss(nn.L1Loss()), features, references)) / number}
+    assert losses.keys() == expected.keys()
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, expected[name])
+        actual, = torch.autograd.grad(3 * loss, fake, retain_graph=True)
+        plain, = torch.autograd.grad(3 * expected[name], fake, retain_graph=True)
+        torch.testing.assert_close(actual, plain, rtol=1e-4, atol=1e-6 * plain.abs().max().item())
+    assert all(parameter.grad is None for parameter in trainer.parameters())
+
+
+@pytest.mark.parametrize('kind', ['stft', 'period', 'scale', 'shared'])
+@pytest.mark.parametrize('normalize', [True, False])
+def test_discriminators_get_the_gradients_of_all_at_once(kind, normalize):
+    discriminator = make(kind)
+    fake, real = batch()
+    of_fake, of_real = discriminator(fake)[0], discriminator(real)[0]
+    loss = sum((1 + fakes).relu().mean() + (1 - reals).relu().mean() for fakes, reals in zip(of_fake, of_real))
+    loss = loss / len(of_fake) if normalize else loss
+    expected = torch.autograd.grad(loss, list(discriminator.parameters()))
+    trainer = AdversarialTrainer({'d': discriminator}, optimizer=SGD, normalize=normalize)
+    metrics = trainer.train_step(fake, real)
+    torch.testing.assert_close(metrics['d_d'], loss.detach())
+    for parameter, gradient in zip(discriminator.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('step', ['train_step', 'generator_losses'])
+def test_the_maps_of_only_one_are_in_memory(step):
+    kept, alive = [], []
+
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv1d(1, 2, 3)
+
+        def forward(self, wav):
+            if wav.requires_grad or torch.is_grad_enabled():
+                alive.append(sum(reference() is not None for reference in kept))
+            x = self.conv(wav)
+            kept.append(weakref.ref(x))
+            return x.mean(1), [x]
+
+    trainer = AdversarialTrainer({'d': MultiDiscriminator([Part() for _ in range(4)], 1)}, optimizer=SGD)
+    fake, real = batch()
+    getattr(trainer, step)(fake.requires_grad_(step == 'generator_losses'), real)
+    assert alive == [0, 0, 0, 0]
+
+
+def test_a_known_gradient_lets_the_graph_go():
+    source = torch.randn(3, requires_grad=True)
+    leaf = source.detach().requires_grad_()
+    inner = (2 * leaf).exp()
+    held = weakref.ref(inner)
+    loss = with_known_gradient(inner.sum(), leaf, source * 1)
+    del inner
+    assert held() is None
+    loss.backward()
+    torch.testing.assert_close(source.grad, 2 * (2 * source.detach()).exp())

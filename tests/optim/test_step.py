@@ -1,0 +1,30 @@
+import pytest
+import torch
+
+from audiocodec.optim.step import step_if
+
+
+@pytest.mark.parametrize('options', [{'fused': True}, {'foreach': True}], ids=str)
+def test_a_step_left_out_changes_nothing(options):
+    weights, plain = (torch.nn.Parameter(torch.ones(5)) for _ in range(2))
+    optimizer, reference = torch.optim.Adam([weights], lr=0.1, **options), torch.optim.Adam([plain], lr=0.1, **options)
+    for ok in (True, False, True, False):
+        weights.grad = torch.full((5,), 0.5 if ok else float('nan'))
+        step_if(optimizer, torch.tensor(ok))
+        if ok:
+            plain.grad = torch.full((5,), 0.5)
+            reference.step()
+        assert torch.equal(weights, plain)
+    for name, value in reference.state[plain].items():
+        assert torch.equal(optimizer.state[weights][name], value), name
+    assert not hasattr(optimizer, 'found_inf')
+
+
+def test_other_optimizers_ask_the_host():
+    weights = torch.nn.Parameter(torch.ones(5))
+    weights.grad = torch.ones(5)
+    optimizer = torch.optim.RMSprop([weights], lr=0.1)
+    step_if(optimizer, torch.tensor(False))
+    assert torch.equal(weights, torch.ones(5))
+    step_if(optimizer, torch.tensor(True))
+    assert (weights < 1).all()

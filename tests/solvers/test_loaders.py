@@ -1,0 +1,74 @@
+"""What the configuration says of data reaches the loaders, and what is missing is said before the first update."""
+
+import os
+import pickle
+import re
+
+import pytest
+import torch
+
+from audiocodec import train
+from audiocodec.data import index_folder, save_manifest
+from audiocodec.recipe.check import validate
+from audiocodec.solvers import loaders
+from audiocodec.solvers.loaders import build_dataloaders
+from audiocodec.utils import distrib
+from audiocodec.utils.config import ConfigError
+
+
+@pytest.fixture
+def manifest(tmp_path, make_file):
+    for number in range(6):
+        make_file(tmp_path / 'audio' / f'{number}.wav', 2.0, 16000, seed=number)
+    save_manifest(index_folder(tmp_path / 'audio', cache=False), tmp_path / 'm.jsonl')
+    return tmp_path / 'm.jsonl'
+
+
+def compose(manifest, *overrides):
+    sources = [f'datasource.{split}={manifest}' for split in ('train', 'valid', 'evaluate', 'generate')]
+    return train.main.get_xp(['solver=compression/debug', 'dset=audio/default', *sources, 'dataset.num_workers=0',
+                              *overrides]).cfg
+
+
+def test_missing_files_are_found_before_anything_is_read(manifest):
+    for number in (1, 4):
+        os.unlink(manifest.parent / 'audio' / f'{number}.wav')
+    with pytest.raises(ConfigError) as caught:
+        build_dataloaders(compose(manifest), torch.device('cpu'))
+    assert len(caught.value.problems) == 4
+    assert re.match(rf'datasource\.train={manifest}: 2 of 6 files do not exist, e\.g\. {manifest.parent}/audio/1\.wav, '
+                    r'.*4\.wav; scripts/doctor\.py', caught.value.problems[0])
+
+
+def test_worker_zero_alone_reads_the_source(manifest, monkeypatch):
+    """Half a million files, looked up by each of 64 workers, are too much for a file system that they share."""
+    cfg = compose(manifest)
+    found = loaders.load_files(cfg, 'train')
+    assert len(found) == 6
+    for name in ('load_source', 'missing_files'):
+        monkeypatch.setattr(loaders, name, lambda *arguments: pytest.fail('was read'))
+    monkeypatch.setattr(distrib, 'is_distributed', lambda: True)
+    monkeypatch.setattr(distrib, 'rank', lambda: 1)
+
+    def received(outcome, src):
+        outcome[:] = pickle.loads(pickle.dumps([found, None]))
+
+    monkeypatch.setattr(distrib.distributed, 'broadcast_object_list', received)
+    assert loaders.load_files(cfg, 'train') == found
+
+
+def test_share_of_bad_files_reaches_the_loaders(manifest):
+    loaders = build_dataloaders(compose(manifest), torch.device('cpu'))
+    assert {loader.bad_files.max_fraction for loader in loaders.values()} == {0.01}
+    loaders = build_dataloaders(compose(manifest, 'dataset.max_bad_fraction=0'), torch.device('cpu'))
+    assert {loader.bad_files.max_fraction for loader in loaders.values()} == {0}
+    (manifest.parent / 'audio' / '3.wav').write_text('no audio')
+    with pytest.raises(ValueError, match=r'max_bad_fraction=0\. Among them:\n.*3\.wav: cannot be read'):
+        list(loaders['train'])
+    with pytest.raises(ConfigError, match=r'dataset\.max_bad_fraction=2: expected a share, from 0 to 1'):
+        validate(compose(manifest, 'dataset.max_bad_fraction=2'))
+
+
+def test_share_of_bad_files_is_no_part_of_the_signature():
+    base = train.main.get_xp(['solver=compression/debug'])
+    assert base.sig == train.main.get_xp(['solver=compression/debug', 'dataset.max_bad_fraction=0.5']).sig
