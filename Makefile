@@ -1,10 +1,15 @@
-.PHONY: install lint types test debug clean
+.PHONY: install lint format types test debug clean
 
 install:        ## a virtual environment with the package and the developers' tools
 	python3 -m venv .venv && .venv/bin/pip install -e '.[dev]'
 
 lint:
 	ruff check .
+	ruff format --check .
+
+format:
+	ruff check --fix .
+	ruff format .
 
 types:
 	mypy

@@ -1,7 +1,8 @@
-"""The entry point of `dora run`, `dora grid` and `dora launch`, and their counterparts for notebooks.
+"""The entry point of `dora run`, `dora grid` and `dora launch`, and their counterparts for
+notebooks.
 
-From a list of overrides to a run: compose the configuration (Hydra), give it a signature and a folder (Dora), check it,
-build the solver, run it.
+From a list of overrides to a run: compose the configuration (Hydra), give it a signature and a
+folder (Dora), check it, build the solver, run it.
 """
 
 import json
@@ -40,8 +41,10 @@ class CodecMain(HydraMain):
     """Dora's main, with the messages and the habits of this project.
 
     - What is wrong with the overrides is raised at once, as a `ConfigError`.
-    - Experiments go to `dora.dir`, else to `paths.experiments_folder()`; grids come from `paths.grid_package()`.
-    - The configuration is composed once; Hydra's own main, which would compose it again, is not used.
+    - Experiments go to `dora.dir`, else to `paths.experiments_folder()`; grids come from
+      `paths.grid_package()`.
+    - The configuration is composed once; Hydra's own main, which would compose it again, is not
+    used.
     """
 
     def _get_dora(self) -> dora.conf.DoraConfig:
@@ -55,12 +58,15 @@ class CodecMain(HydraMain):
         """The experiment that a list of overrides stands for.
 
         Raises:
-            ConfigError: for unknown groups and keys and values that cannot be read, all of them at once; where there
-                are some, also for values of the other overrides that `validate` would not accept.
+            ConfigError: for unknown groups and keys and values that cannot be read, all of them at
+                once; where there are some, also for values of the other overrides that `validate`
+                would not accept.
         """
         composed = compose(self.full_config_path, argv)
         if composed.problems:
-            raise ConfigError(dict.fromkeys([*composed.problems.values(), *_value_problems(composed)]))
+            raise ConfigError(
+                dict.fromkeys([*composed.problems.values(), *_value_problems(composed)])
+            )
         where = self.dora
         delta = signature_delta(composed.root, composed.cfg, where.is_excluded)
         with readable_errors():
@@ -74,7 +80,8 @@ class CodecMain(HydraMain):
         return XP(dora=where, cfg=cfg, argv=list(composed.argv), delta=delta)
 
     def init_xp(self, xp: XP) -> XP:
-        """Make the experiment's folder, and write down the overrides that `get_argv_from_sig` reads.
+        """Make the experiment's folder, and write down the overrides that `get_argv_from_sig`
+        reads.
 
         Raises:
             RunError: the folder cannot be written to.
@@ -103,17 +110,23 @@ class CodecMain(HydraMain):
         for folder in places:
             if (folder / '.argv.json').exists():
                 return folder
-        raise ConfigError(f'no experiment with signature {sig!r} under '
-                          f'{" or ".join(str(folder.parent) for folder in places)}: run it first, or set '
-                          'AUDIOCODEC_DORA_DIR to where it was run')
+        raise ConfigError(
+            f'no experiment with signature {sig!r} under '
+            f'{" or ".join(str(folder.parent) for folder in places)}: run it first, or set '
+            'AUDIOCODEC_DORA_DIR to where it was run'
+        )
 
     def value_to_argv(self, arg: Any) -> list[str]:
-        """Turns what a grid gives (overrides as text or as mappings, and lists of these) into arguments.
+        """Turns what a grid gives (overrides as text or as mappings, and lists of these) into
+        arguments.
 
         Dora's own writes strings as ASCII, which Hydra does not read back.
         """
         if isinstance(arg, Mapping):
-            return [f'{key}={value if key in self._config_groups else spell(value)}' for key, value in arg.items()]
+            return [
+                f'{key}={value if key in self._config_groups else spell(value)}'
+                for key, value in arg.items()
+            ]
         return super().value_to_argv(arg)
 
     def get_xp_from_sig(self, sig: str) -> XP:
@@ -126,19 +139,33 @@ class CodecMain(HydraMain):
         """
         xp = self.get_xp(self.get_argv_from_sig(sig))
         xp.cfg.dora.dir = str(self._folder_of(sig).parent.parent)
-        return XP(dora=replace(xp.dora, dir=Path(xp.cfg.dora.dir)), cfg=xp.cfg, argv=xp.argv, delta=xp.delta, sig=sig)
+        return XP(
+            dora=replace(xp.dora, dir=Path(xp.cfg.dora.dir)),
+            cfg=xp.cfg,
+            argv=xp.argv,
+            delta=xp.delta,
+            sig=sig,
+        )
 
     def get_slurm_config(self) -> dora.conf.SlurmConfig:
-        """Slurm's options from the configuration; without a partition, the cluster's default, which Dora must name."""
+        """Slurm's options from the configuration; without a partition, the cluster's default, which
+        Dora must name.
+        """
         slurm = super().get_slurm_config()
         if not slurm.partition and shutil.which('sinfo'):
-            found = subprocess.run(['sinfo', '--noheader', '--format=%P'], capture_output=True, text=True)
+            found = subprocess.run(
+                ['sinfo', '--noheader', '--format=%P'], capture_output=True, text=True
+            )
             partitions = found.stdout.split()
-            slurm.partition = next((name.rstrip('*') for name in partitions if name.endswith('*')), '')
+            slurm.partition = next(
+                (name.rstrip('*') for name in partitions if name.endswith('*')), ''
+            )
         return slurm
 
     def get_name_parts(self, xp: XP) -> OrderedDict[str, Any]:
-        """What tells an experiment apart in a table: the overrides that were typed, less those without a signature."""
+        """What tells an experiment apart in a table: the overrides that were typed, less those
+        without a signature.
+        """
         named = ((key_of(argument), argument.partition('=')[2]) for argument in xp.argv)
         return OrderedDict((key, value) for key, value in named if not self.dora.is_excluded(key))
 
@@ -164,7 +191,9 @@ def _value_problems(composed: Composed) -> list[str]:
     return []
 
 
-def show_config_errors(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def show_config_errors(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     """An `excepthook`: what a user can mend is a message; everything else keeps its traceback."""
     if isinstance(error, ConfigError | RunError):
         print(f'Error: {error}', file=sys.stderr)
@@ -172,7 +201,10 @@ def show_config_errors(kind: type[BaseException], error: BaseException, trace: T
         sys.__excepthook__(kind, error, trace)
 
 
-if os.path.basename(sys.argv[0]) in ('dora', '__main__.py'):  # under the dora command, never in a notebook
+if os.path.basename(sys.argv[0]) in (
+    'dora',
+    '__main__.py',
+):  # under the dora command, never in a notebook
     sys.excepthook = show_config_errors
 
 
@@ -187,7 +219,9 @@ def get_solver(cfg: DictConfig) -> 'StandardSolver':
 
     config.allow_targets(*cfg.allow_targets)
     if cfg.solver not in SOLVERS:
-        raise ConfigError(f'solver={cfg.solver}: there is no such solver (there are: {", ".join(SOLVERS)})')
+        raise ConfigError(
+            f'solver={cfg.solver}: there is no such solver (there are: {", ".join(SOLVERS)})'
+        )
     validate(cfg)
     return SOLVERS[cfg.solver](cfg)
 
@@ -205,22 +239,33 @@ def get_solver_from_xp(xp: XP, override_cfg: Mapping[str, Any] | None = None) ->
     """
     values = dict(config.leaf_items(override_cfg or {}))
     if values:  # composed again, so that what refers to a value follows it
-        changed = main.get_xp([*xp.argv, *main.value_to_argv(values), f'dora.dir={spell(str(xp.dora.dir))}'])
+        changed = main.get_xp(
+            [*xp.argv, *main.value_to_argv(values), f'dora.dir={spell(str(xp.dora.dir))}']
+        )
         xp = XP(dora=xp.dora, cfg=changed.cfg, argv=xp.argv, delta=xp.delta, sig=xp.sig)
-    xp.cfg.execute_only, xp.cfg.show = None, False  # the experiment's last command may have asked for one stage alone
+    xp.cfg.execute_only, xp.cfg.show = (
+        None,
+        False,
+    )  # the experiment's last command may have asked for one stage alone
     with xp.enter(stack=True):
         solver = get_solver(xp.cfg)
         solver.restore()
     return solver
 
 
-def get_solver_from_sig(sig: str, override_cfg: Mapping[str, Any] | None = None) -> 'StandardSolver':
-    """Build the solver of the experiment with signature `sig` and load its last checkpoint (see above)."""
+def get_solver_from_sig(
+    sig: str, override_cfg: Mapping[str, Any] | None = None
+) -> 'StandardSolver':
+    """Build the solver of the experiment with signature `sig` and load its last checkpoint (see
+    above).
+    """
     return get_solver_from_xp(main.get_xp_from_sig(sig), override_cfg)
 
 
 def _codec_main(run: Callable[[DictConfig], None]) -> CodecMain:
-    return CodecMain(run, config_name='config', config_path=str(paths.ROOT / 'config'), version_base='1.3')
+    return CodecMain(
+        run, config_name='config', config_path=str(paths.ROOT / 'config'), version_base='1.3'
+    )
 
 
 @_codec_main  # Dora pickles it by this name

@@ -1,5 +1,7 @@
 #!/usr/bin/env python
-"""Measure the project, alone or in turn with a peer: `python scripts/benchmark.py step --recipe base_24khz`."""
+"""Measure the project, alone or in turn with a peer: `python scripts/benchmark.py step --recipe
+base_24khz`.
+"""
 
 import argparse
 import importlib
@@ -12,9 +14,13 @@ COMMANDS = ('step', 'quantizer', 'kmeans', 'loader', 'codec', 'startup')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 1 when something that was asked for cannot be measured."""
+    """Run the command line; the exit code is 1 when something that was asked for cannot be
+    measured.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(description='Measure the project, alone or in turn with a peer.')
+    parser = argparse.ArgumentParser(
+        description='Measure the project, alone or in turn with a peer.'
+    )
     commands = parser.add_subparsers(dest='command', required=True)
     chosen = [argument for argument in argv[:1] if argument in COMMANDS]
     modules = {name: importlib.import_module(f'benchmarks.{name}') for name in chosen or COMMANDS}
@@ -28,10 +34,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             ours = [sys.executable, __file__, *common.without_peer(argv)]
             common.print_comparison(common.compare(ours, args.against, args.rounds))
             return 0
-        options = {name: value if isinstance(value, int | float | list | None) else str(value)
-                   for name, value in vars(args).items() if name not in ('command', 'against', 'rounds')}
-        common.print_result({'benchmark': args.command, **options, **modules[args.command].run(args),
-                             **common.machine(args.device)})
+        options = {
+            name: value if isinstance(value, int | float | list | None) else str(value)
+            for name, value in vars(args).items()
+            if name not in ('command', 'against', 'rounds')
+        }
+        common.print_result(
+            {
+                'benchmark': args.command,
+                **options,
+                **modules[args.command].run(args),
+                **common.machine(args.device),
+            }
+        )
     except ValueError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1

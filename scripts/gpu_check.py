@@ -1,11 +1,12 @@
 #!/usr/bin/env python
-"""All that a GPU has to say, in eight minutes: tests, updates beside a peer's, a profile, and the two floors.
+"""All that a GPU has to say, in eight minutes: tests, updates beside a peer's, a profile, and the
+two floors.
 
     python scripts/gpu_check.py out/ --peer 'python peer_audiocraft_step.py'
 
-runs `pytest -m gpu`, then `benchmark.py step` for three recipes at batches of 64 and 16, in float32 in turn with the
-peer, and in bfloat16, compiled; and a profile. What matters most comes first; what no time is left for is named. Each
-result is a line of `out/results.jsonl`.
+runs `pytest -m gpu`, then `benchmark.py step` for three recipes at batches of 64 and 16, in float32
+in turn with the peer, and in bfloat16, compiled; and a profile. What matters most comes first; what
+no time is left for is named. Each result is a line of `out/results.jsonl`.
 """
 
 import argparse
@@ -41,9 +42,22 @@ class Job(NamedTuple):
 
 def plan(args: argparse.Namespace) -> list[Job]:
     """The jobs, the most important ones first."""
-    tests = Job('tests', [sys.executable, '-m', 'pytest', '-q', '-m', 'gpu', 'tests'], 120, is_benchmark=False)
+    tests = Job(
+        'tests',
+        [sys.executable, '-m', 'pytest', '-q', '-m', 'gpu', 'tests'],
+        120,
+        is_benchmark=False,
+    )
     first, *others = [(recipe, batch) for batch in args.batches for recipe in args.recipes]
-    profile = _step(args, *first, '--autocast', 'bfloat16', '--profile', str(args.out / 'profile.txt'), name='profile')
+    profile = _step(
+        args,
+        *first,
+        '--autocast',
+        'bfloat16',
+        '--profile',
+        str(args.out / 'profile.txt'),
+        name='profile',
+    )
     jobs = [tests, *_measurements(args, *first), profile]
     for recipe, batch in others:
         jobs += _measurements(args, recipe, batch)
@@ -53,16 +67,44 @@ def plan(args: argparse.Namespace) -> list[Job]:
 def _measurements(args: argparse.Namespace, recipe: str, batch: int) -> list[Job]:
     against = []
     if args.peer:
-        peer = f'{args.peer} --recipe {recipe} --batch {batch} --steps {args.steps} --warmup 3 --device {args.device}'
+        peer = (
+            f'{args.peer} --recipe {recipe} --batch {batch} --steps {args.steps} '
+            f'--warmup 3 --device {args.device}'
+        )
         against = ['--against', peer, '--rounds', '1']
-    return [_step(args, recipe, batch, *against, name='float32'),
-            _step(args, recipe, batch, '--autocast', 'bfloat16', name='bfloat16'),
-            _step(args, recipe, batch, '--autocast', 'bfloat16', '--compile', 'true', name='bfloat16 compiled')]
+    return [
+        _step(args, recipe, batch, *against, name='float32'),
+        _step(args, recipe, batch, '--autocast', 'bfloat16', name='bfloat16'),
+        _step(
+            args,
+            recipe,
+            batch,
+            '--autocast',
+            'bfloat16',
+            '--compile',
+            'true',
+            name='bfloat16 compiled',
+        ),
+    ]
 
 
 def _step(args: argparse.Namespace, recipe: str, batch: int, *options: str, name: str) -> Job:
-    command = [sys.executable, str(ROOT / 'scripts/benchmark.py'), 'step', '--recipe', recipe, '--batch', str(batch),
-               '--steps', str(args.steps), '--warmup', '3', '--device', args.device, *options]
+    command = [
+        sys.executable,
+        str(ROOT / 'scripts/benchmark.py'),
+        'step',
+        '--recipe',
+        recipe,
+        '--batch',
+        str(batch),
+        '--steps',
+        str(args.steps),
+        '--warmup',
+        '3',
+        '--device',
+        args.device,
+        *options,
+    ]
     if args.tiny:
         command += ['--seconds', '0.25', '--threads', '1']
     return Job(f'{recipe} x {batch}, {name}', command, 180)
@@ -72,13 +114,17 @@ def execute(job: Job, seconds: float) -> dict[str, Any]:
     """Run a job for at most so many seconds; `failed` in the result says what went wrong."""
     begin = time.monotonic()
     try:
-        done = subprocess.run(job.command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(
+            job.command, cwd=ROOT, capture_output=True, text=True, timeout=seconds
+        )
     except subprocess.TimeoutExpired:
         return {'job': job.name, 'failed': f'it took longer than {seconds:.0f} s'}
     result: dict[str, Any] = {'job': job.name, 'command': shlex.join(job.command)}
     lines = done.stdout.strip().splitlines()
     if done.returncode:
-        result['failed'] = f'exit code {done.returncode}: {(done.stderr or done.stdout).strip()[-1500:]}'
+        result['failed'] = (
+            f'exit code {done.returncode}: {(done.stderr or done.stdout).strip()[-1500:]}'
+        )
     elif job.is_benchmark:
         result |= json.loads(lines[-1])
     else:
@@ -94,29 +140,37 @@ def line(result: dict[str, Any], peers: dict[str, float]) -> str:
         peers: the peer's milliseconds by recipe and batch; a result that has them adds to it.
     """
     if 'failed' in result:
-        return f"{result['job']}: FAILED, {result['failed'].splitlines()[-1]}"
+        return f'{result["job"]}: FAILED, {result["failed"].splitlines()[-1]}'
     if 'ms' not in result:
-        return f"{result['job']}: {result['output']}"
+        return f'{result["job"]}: {result["output"]}'
     case = result['job'].split(',')[0]
     total, floors = result['ms']['total'], result['floor_ms']
     if 'peer' in result:
         peers[case] = result['peer']['ms']['total']
-    text = (f"{result['job']}: {total:.1f} ms, {result['peak_bytes'] / 2 ** 30:.2f} GiB; floors: FLOPs "
-            f"{floors['flops']:.1f} ms, bytes {floors['bytes']:.1f} ms")
+    text = (
+        f'{result["job"]}: {total:.1f} ms, {result["peak_bytes"] / 2**30:.2f} GiB; floors: FLOPs '
+        f'{floors["flops"]:.1f} ms, bytes {floors["bytes"]:.1f} ms'
+    )
     return text + (f', peer / ours {peers[case] / total:.2f}' if case in peers else '')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 1 when something failed or there was no time for it."""
+    """Run the command line; the exit code is 1 when something failed or lacked time."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('out', type=Path, help='folder of the results')
-    parser.add_argument('--peer', help='command of a peer of `benchmark.py step`, without its options')
+    parser.add_argument(
+        '--peer', help='command of a peer of `benchmark.py step`, without its options'
+    )
     parser.add_argument('--device', default='cuda')
-    parser.add_argument('--minutes', type=float, default=8., help='for all of it')
+    parser.add_argument('--minutes', type=float, default=8.0, help='for all of it')
     parser.add_argument('--steps', type=int, default=10, help='updates that are timed')
     parser.add_argument('--recipes', nargs='+', default=RECIPES)
     parser.add_argument('--batches', nargs='+', type=int, default=BATCHES)
-    parser.add_argument('--tiny', action='store_true', help='with --device cpu --recipes debug --batches 2: a dry run')
+    parser.add_argument(
+        '--tiny',
+        action='store_true',
+        help='with --device cpu --recipes debug --batches 2: a dry run',
+    )
     parser.add_argument('--only', metavar='TEXT', help='only jobs that have this in their name')
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -127,8 +181,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.only and args.only not in job.name:
                 continue
             left = end - time.monotonic()
-            result = {'job': job.name, 'failed': 'no time was left'} if left < 5 else execute(
-                job, min(left, job.seconds))
+            result = (
+                {'job': job.name, 'failed': 'no time was left'}
+                if left < 5
+                else execute(job, min(left, job.seconds))
+            )
             failed |= 'failed' in result
             print(json.dumps(result), file=results, flush=True)
             print(line(result, peers), flush=True)

@@ -1,12 +1,13 @@
 #!/usr/bin/env python
-r"""AudioCraft as a peer of `benchmark.py step` and `benchmark.py loader`: the same options, the same keys.
+r"""AudioCraft as a peer of `benchmark.py step` and `benchmark.py loader`: the same options, the
+same keys.
 
     python scripts/benchmark.py step --against 'PEER/bin/python scripts/peer_audiocraft.py step'
 
 PEER is a virtual environment of its own, with torch and torchaudio as here, and
 
-    pip install --no-deps audiocraft==1.3.0
-    pip install flashy einops omegaconf julius numpy soundfile huggingface_hub num2words librosa torchmetrics av \
+    pip install --no-deps audiocraft==1.3.0 pip install flashy einops omegaconf julius numpy
+    soundfile huggingface_hub num2words librosa torchmetrics av \
         transformers
 
 What else AudioCraft imports, and EnCodec does not use, is replaced by empty modules.
@@ -26,10 +27,27 @@ from unittest.mock import MagicMock
 import torch
 from benchmarks.common import Stopwatch, add_shared_arguments, peak_bytes, summary, time_batches
 
-UNUSED = ('xformers', 'xformers.ops', 'spacy', 'demucs', 'demucs.apply', 'demucs.audio', 'demucs.pretrained',
-          'audioseal', 'audioseal.models', 'gradio', 'torchtext', 'laion_clap', 'hear21passt', 'pesq', 'pystoi',
-          'torchdiffeq', 'encodec')
-# of AudioCraft's configurations: sample rate, causal, filters, ratios, codebooks, entries, whether bandwidths are drawn
+UNUSED = (
+    'xformers',
+    'xformers.ops',
+    'spacy',
+    'demucs',
+    'demucs.apply',
+    'demucs.audio',
+    'demucs.pretrained',
+    'audioseal',
+    'audioseal.models',
+    'gradio',
+    'torchtext',
+    'laion_clap',
+    'hear21passt',
+    'pesq',
+    'pystoi',
+    'torchdiffeq',
+    'encodec',
+)
+# of AudioCraft's configurations: sample rate, causal, filters, ratios, codebooks, entries, whether
+# bandwidths are drawn
 RECIPES: dict[str, tuple[Any, ...]] = {
     'base_24khz': (24000, True, 32, [8, 5, 4, 2], 32, 1024, True),
     'musicgen_32khz': (32000, False, 64, [8, 5, 4, 4], 4, 2048, False),
@@ -55,8 +73,11 @@ def import_audiocraft() -> None:
     try:
         import audiocraft.data.audio_dataset  # noqa: F401
     except ImportError as error:
-        raise SystemExit(f'{error}: run this with the Python of an environment that has AudioCraft, see the top of '
-                         f'{__file__}') from error
+        raise SystemExit(
+            f'{error}: run this with the Python of an environment that has AudioCraft, see the top '
+            'of '
+            f'{__file__}'
+        ) from error
 
 
 def make_model(recipe: str) -> Any:
@@ -64,22 +85,56 @@ def make_model(recipe: str) -> Any:
     from audiocraft import models, modules, quantization
 
     sample_rate, causal, n_filters, ratios, n_q, bins, q_dropout = RECIPES[recipe]
-    seanet = {'dimension': 128, 'channels': 1, 'causal': causal, 'n_filters': n_filters, 'n_residual_layers': 1,
-              'ratios': ratios, 'norm': 'weight_norm', 'norm_params': {}, 'kernel_size': 7, 'last_kernel_size': 7,
-              'residual_kernel_size': 3, 'dilation_base': 2, 'pad_mode': 'constant', 'true_skip': True, 'compress': 2,
-              'lstm': 2, 'disable_norm_outer_blocks': 0, 'activation': 'ELU', 'activation_params': {'alpha': 1.0}}
-    encoder, decoder = modules.SEANetEncoder(**seanet), modules.SEANetDecoder(trim_right_ratio=1.0, **seanet)
+    seanet = {
+        'dimension': 128,
+        'channels': 1,
+        'causal': causal,
+        'n_filters': n_filters,
+        'n_residual_layers': 1,
+        'ratios': ratios,
+        'norm': 'weight_norm',
+        'norm_params': {},
+        'kernel_size': 7,
+        'last_kernel_size': 7,
+        'residual_kernel_size': 3,
+        'dilation_base': 2,
+        'pad_mode': 'constant',
+        'true_skip': True,
+        'compress': 2,
+        'lstm': 2,
+        'disable_norm_outer_blocks': 0,
+        'activation': 'ELU',
+        'activation_params': {'alpha': 1.0},
+    }
+    encoder, decoder = (
+        modules.SEANetEncoder(**seanet),
+        modules.SEANetDecoder(trim_right_ratio=1.0, **seanet),
+    )
     quantizer = quantization.ResidualVectorQuantizer(
-        dimension=128, n_q=n_q, q_dropout=q_dropout, bins=bins, decay=0.99, kmeans_init=True, kmeans_iters=50,
-        threshold_ema_dead_code=2)
+        dimension=128,
+        n_q=n_q,
+        q_dropout=q_dropout,
+        bins=bins,
+        decay=0.99,
+        kmeans_init=True,
+        kmeans_iters=50,
+        threshold_ema_dead_code=2,
+    )
     for layer in quantizer.vq.layers:
         book = layer._codebook
         book.embed.normal_()
         book.embed_avg.copy_(book.embed * 10)
         book.cluster_size.fill_(10.0)
         book.inited.fill_(1.0)
-    return models.EncodecModel(encoder, decoder, quantizer, frame_rate=sample_rate // encoder.hop_length,
-                               sample_rate=sample_rate, channels=1, causal=causal)
+    return models.EncodecModel(
+        encoder,
+        decoder,
+        quantizer,
+        frame_rate=sample_rate // encoder.hop_length,
+        sample_rate=sample_rate,
+        channels=1,
+        causal=causal,
+    )
 
 
 def make_adversary(device: str) -> Any:
@@ -87,28 +142,53 @@ def make_adversary(device: str) -> Any:
     from audiocraft import adversarial
 
     discriminator = adversarial.MultiScaleSTFTDiscriminator(
-        filters=32, norm='weight_norm', n_ffts=[1024, 2048, 512, 256, 128], hop_lengths=[256, 512, 128, 64, 32],
-        win_lengths=[1024, 2048, 512, 256, 128], activation='LeakyReLU',
-        activation_params={'negative_slope': 0.3}).to(device)
+        filters=32,
+        norm='weight_norm',
+        n_ffts=[1024, 2048, 512, 256, 128],
+        hop_lengths=[256, 512, 128, 64, 32],
+        win_lengths=[1024, 2048, 512, 256, 128],
+        activation='LeakyReLU',
+        activation_params={'negative_slope': 0.3},
+    ).to(device)
     return adversarial.AdversarialLoss(
-        discriminator, torch.optim.Adam(discriminator.parameters(), **ADAM),
-        loss=adversarial.get_adv_criterion('hinge'), loss_real=adversarial.get_real_criterion('hinge'),
-        loss_fake=adversarial.get_fake_criterion('hinge'), loss_feat=adversarial.FeatureMatchingLoss(torch.nn.L1Loss()))
+        discriminator,
+        torch.optim.Adam(discriminator.parameters(), **ADAM),
+        loss=adversarial.get_adv_criterion('hinge'),
+        loss_real=adversarial.get_real_criterion('hinge'),
+        loss_fake=adversarial.get_fake_criterion('hinge'),
+        loss_feat=adversarial.FeatureMatchingLoss(torch.nn.L1Loss()),
+    )
 
 
 def make_losses(sample_rate: int, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Those that are trained, and those that are only watched."""
     from audiocraft import losses
 
-    mel = {'sample_rate': sample_rate, 'n_mels': 64, 'f_min': 64, 'f_max': None, 'floor_level': 1e-5}
-    trained = {'l1': torch.nn.L1Loss(), 'msspec': losses.MultiScaleMelSpectrogramLoss(
-        range_start=6, range_end=11, normalized=True, alphas=False, **mel).to(device)}
-    return trained, {'mel': losses.MelSpectrogramL1Loss(n_fft=1024, hop_length=256, win_length=1024, **mel).to(device),
-                     'sisnr': losses.SISNR(sample_rate=sample_rate, segment=5.0)}
+    mel = {
+        'sample_rate': sample_rate,
+        'n_mels': 64,
+        'f_min': 64,
+        'f_max': None,
+        'floor_level': 1e-5,
+    }
+    trained = {
+        'l1': torch.nn.L1Loss(),
+        'msspec': losses.MultiScaleMelSpectrogramLoss(
+            range_start=6, range_end=11, normalized=True, alphas=False, **mel
+        ).to(device),
+    }
+    return trained, {
+        'mel': losses.MelSpectrogramL1Loss(n_fft=1024, hop_length=256, win_length=1024, **mel).to(
+            device
+        ),
+        'sisnr': losses.SISNR(sample_rate=sample_rate, segment=5.0),
+    }
 
 
 def make_update(recipe: str, device: str, watch: Stopwatch) -> Callable[[torch.Tensor], None]:
-    """One update of a batch [B, 1, T], as AudioCraft's CompressionSolver makes it with its own losses and weights."""
+    """One update of a batch [B, 1, T], as AudioCraft's CompressionSolver makes it with its own
+    losses and weights.
+    """
     from audiocraft import losses, optim
 
     model, adversary = make_model(recipe).to(device).train(), make_adversary(device)
@@ -154,7 +234,9 @@ def run_step(args: argparse.Namespace) -> dict[str, Any]:
     watch = Stopwatch(args.device)
     update = make_update(args.recipe, args.device, watch)
     for _ in watch.rounds(args.steps, args.warmup):
-        wav = 0.1 * torch.randn(args.batch, 1, int(RECIPES[args.recipe][0] * args.seconds), device=args.device)
+        wav = 0.1 * torch.randn(
+            args.batch, 1, int(RECIPES[args.recipe][0] * args.seconds), device=args.device
+        )
         with watch.measure('total'):
             update(wav)
     return {**summary(watch.times), 'peak_bytes': peak_bytes(args.device)}
@@ -169,11 +251,19 @@ def run_loader(args: argparse.Namespace) -> dict[str, Any]:
     for path in sorted(Path(args.source).rglob('*')):
         if path.suffix.lower() in ('.ogg', '.mp3', '.flac', '.wav'):
             info = soundfile.info(path)
-            metas.append(AudioMeta(path=str(path), duration=info.duration, sample_rate=info.samplerate))
-    dataset = AudioDataset(metas, args.seconds, num_samples=args.batch * (args.warmup + args.steps),
-                           sample_rate=args.sample_rate, channels=args.channels)
-    batches = torch.utils.data.DataLoader(dataset, args.batch, num_workers=args.workers, shuffle=True,
-                                          collate_fn=dataset.collater)
+            metas.append(
+                AudioMeta(path=str(path), duration=info.duration, sample_rate=info.samplerate)
+            )
+    dataset = AudioDataset(
+        metas,
+        args.seconds,
+        num_samples=args.batch * (args.warmup + args.steps),
+        sample_rate=args.sample_rate,
+        channels=args.channels,
+    )
+    batches = torch.utils.data.DataLoader(
+        dataset, args.batch, num_workers=args.workers, shuffle=True, collate_fn=dataset.collater
+    )
     return time_batches(batches, args.batch, args.workers, args.steps, args.warmup)
 
 

@@ -11,25 +11,33 @@ import torch
 
 from audiocodec import train
 
-sys.path.insert(0, str(Path(__file__).parent / 'support'))  # modules that several tests, or their programs, share
+sys.path.insert(
+    0, str(Path(__file__).parent / 'support')
+)  # modules that several tests, or their programs, share
 from tiny import TINY
 
 
 def pytest_configure(config):
-    """Tests that run beside others (`pytest -n auto`) take their share of the cores: with more they would wait."""
+    """Tests that run beside others (`pytest -n auto`) take their share of the cores: with more they
+    would wait.
+    """
     beside = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
     torch.set_num_threads(max(1, torch.get_num_threads() // beside))
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests come first: a worker takes whole files, and the last ones should be short."""
+    """Files with slow tests come first: a worker takes whole files, and the last ones should be
+    short.
+    """
     slow = {item.path for item in items if item.get_closest_marker('slow')}
     items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope='session')
 def assert_equal():
-    """Asserts that two states are equal bit for bit; of times, which no two runs share, only that they are there."""
+    """Asserts that two states are equal bit for bit; of times, which no two runs share, only that
+    they are there.
+    """
     return _assert_equal
 
 
@@ -53,7 +61,9 @@ def _assert_equal(one, other, path='state'):
 
 @pytest.fixture(scope='session')
 def torchaudio():
-    """The peer for mel filters and spectrograms; its last release cannot be imported beside a CPU-only PyTorch."""
+    """The peer for mel filters and spectrograms; its last release cannot be imported beside a
+    CPU-only PyTorch.
+    """
     try:
         import torchaudio
         import torchaudio.functional
@@ -68,7 +78,9 @@ def small_disk(tmp_path):
     """A folder on a file system of 2 MiB of its own."""
     folder = tmp_path / 'small'
     folder.mkdir()
-    made = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', folder], capture_output=True)
+    made = subprocess.run(
+        ['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', folder], capture_output=True
+    )
     if made.returncode:
         pytest.skip('mounting a file system needs the rights of root')
     yield folder
@@ -77,7 +89,7 @@ def small_disk(tmp_path):
 
 @pytest.fixture
 def make_solver(tmp_path):
-    """Makes solvers within an experiment of their own: `make_solver('key=value', ..., base=[...])`."""
+    """Makes solvers in experiments of their own: `make_solver('key=value', ..., base=[...])`."""
     entered = []
 
     def make(*overrides, base=TINY):
@@ -104,10 +116,14 @@ def config_folder(tmp_path, monkeypatch):
 @pytest.fixture
 def make_file():
     """Write a file of noise, different for every seed."""
+
     def make(path, seconds=1.0, sample_rate=16000, channels=1, seed=0, amplitude=0.1, **options):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        noise = np.random.default_rng(seed).standard_normal((round(seconds * sample_rate), channels))
+        noise = np.random.default_rng(seed).standard_normal(
+            (round(seconds * sample_rate), channels)
+        )
         soundfile.write(path, (amplitude * noise).clip(-1, 1), sample_rate, **options)
         return path
+
     return make

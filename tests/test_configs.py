@@ -1,4 +1,6 @@
-"""Every shipped configuration composes, validates and builds; published recipes do not change under a signature."""
+"""Every shipped configuration composes, validates and builds; published recipes do not change under
+a signature.
+"""
 
 import hashlib
 import json
@@ -16,17 +18,72 @@ from audiocodec.recipe.rules import ACCEPTED, SECTIONS
 from audiocodec.utils.config import ConfigError, build
 
 ROOT = Path(__file__).resolve().parent.parent
-RECIPES = sorted(str(path.relative_to(ROOT / 'config/solver').with_suffix(''))
-                 for path in (ROOT / 'config/solver').rglob('*.yaml'))
-GROUPS = {group: sorted(path.stem for path in (ROOT / 'config' / group).glob('*.yaml') if path.stem[0] != '_')
-          for group in ('adversarial', 'quantizer', 'schedule')}
+RECIPES = sorted(
+    str(path.relative_to(ROOT / 'config/solver').with_suffix(''))
+    for path in (ROOT / 'config/solver').rglob('*.yaml')
+)
+GROUPS = {
+    group: sorted(
+        path.stem for path in (ROOT / 'config' / group).glob('*.yaml') if path.stem[0] != '_'
+    )
+    for group in ('adversarial', 'quantizer', 'schedule')
+}
 
-# figures of the recipes: rate, channels, causal, renormalize, norm, n_filters, hop, frame rate, n_q, bins, dropout
+# figures of the recipes: rate, channels, causal, renormalize, norm, n_filters, hop, frame rate,
+# n_q, bins, dropout
 FIGURES = {
-    'compression/encodec_base_24khz': (24000, 1, True, False, 'weight_norm', 32, 320, 75, 32, 1024, True),
-    'compression/encodec_musicgen_32khz': (32000, 1, False, False, 'weight_norm', 64, 640, 50, 4, 2048, False),
-    'compression/encodec_audiogen_16khz': (16000, 1, False, False, 'weight_norm', 64, 320, 50, 4, 2048, False),
-    'compression/encodec_stereo_48khz': (48000, 2, False, True, 'time_group_norm', 32, 320, 150, 16, 1024, True),
+    'compression/encodec_base_24khz': (
+        24000,
+        1,
+        True,
+        False,
+        'weight_norm',
+        32,
+        320,
+        75,
+        32,
+        1024,
+        True,
+    ),
+    'compression/encodec_musicgen_32khz': (
+        32000,
+        1,
+        False,
+        False,
+        'weight_norm',
+        64,
+        640,
+        50,
+        4,
+        2048,
+        False,
+    ),
+    'compression/encodec_audiogen_16khz': (
+        16000,
+        1,
+        False,
+        False,
+        'weight_norm',
+        64,
+        320,
+        50,
+        4,
+        2048,
+        False,
+    ),
+    'compression/encodec_stereo_48khz': (
+        48000,
+        2,
+        False,
+        True,
+        'time_group_norm',
+        32,
+        320,
+        150,
+        16,
+        1024,
+        True,
+    ),
 }
 
 
@@ -49,30 +106,52 @@ def test_recipe_has_the_published_figures(recipe):
     seanet, rvq = cfg.seanet, cfg.rvq
     hop = math.prod(seanet.ratios)
     assert FIGURES[recipe] == (
-        cfg.sample_rate, cfg.channels, seanet.causal, cfg.model.renormalize, seanet.norm, seanet.n_filters, hop,
-        cfg.sample_rate / hop, rvq.n_q, rvq.bins, rvq.q_dropout)
+        cfg.sample_rate,
+        cfg.channels,
+        seanet.causal,
+        cfg.model.renormalize,
+        seanet.norm,
+        seanet.n_filters,
+        hop,
+        cfg.sample_rate / hop,
+        rvq.n_q,
+        rvq.bins,
+        rvq.q_dropout,
+    )
     assert (seanet.dimension, seanet.lstm, seanet.kernel_size, seanet.compress) == (128, 2, 7, 2)
     assert (rvq.decay, rvq.kmeans_iters, rvq.threshold_ema_dead_code) == (0.99, 50, 2)
     assert (cfg.dataset.batch_size, cfg.dataset.segment_duration) == (64, 1.0)
     assert (cfg.optim.updates_per_epoch, cfg.optim.epochs, cfg.optim.lr) == (2000, 200, 3e-4)
     assert list(cfg.optim.optimizer.betas) == [0.5, 0.9]
     assert {name: node.weight for name, node in cfg.losses.items() if node.weight} == {
-        'adv': 4.0, 'feat': 4.0, 'l1': 0.1, 'msspec': 2.0, 'commitment': 1.0}
+        'adv': 4.0,
+        'feat': 4.0,
+        'l1': 0.1,
+        'msspec': 2.0,
+        'commitment': 1.0,
+    }
     assert (cfg.balancer.ema_decay, cfg.optim.ema.decay, cfg.optim.ema.every) == (0.999, 0.99, 1)
-    assert (cfg.checkpoint.save_every, cfg.checkpoint.keep_last, cfg.evaluate.every, cfg.generate.every) == (
-        25, 10, 25, 25)
+    assert (
+        cfg.checkpoint.save_every,
+        cfg.checkpoint.keep_last,
+        cfg.evaluate.every,
+        cfg.generate.every,
+    ) == (25, 10, 25, 25)
     assert (cfg.dataset.generate.num_samples, cfg.dataset.generate.segment_duration) == (50, 10.0)
 
 
 @pytest.mark.parametrize('recipe', RECIPES)
 def test_published_recipes_are_append_only(recipe):
-    """A signature covers names and overrides, not the values in these files: changing one would let an old experiment
-    resume with new values. A changed recipe is a new file. A new key whose default changes nothing may be recorded."""
+    """A signature covers names and overrides, not the values in these files: changing one would let
+    an old experiment resume with new values. A changed recipe is a new file. A new key whose
+    default changes nothing may be recorded."""
     plain = OmegaConf.to_container(compose(f'solver={recipe}'), resolve=True)
     hashed = {key: value for key, value in flat(plain) if not train.main.dora.is_excluded(key)}
     published = yaml.safe_load((ROOT / 'tests/fixtures/recipes.yaml').read_text())
     assert digest(hashed) == published[recipe], (
-        f'{recipe} changed: publish it under a new name, or, if what it computes is the same, record {digest(hashed)}')
+        f'{recipe} changed: publish it under a new name, or, if what it computes is the same, '
+        f'record {digest(hashed)}'
+    )
 
 
 def flat(node, prefix=''):
@@ -87,12 +166,16 @@ def digest(values):
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@pytest.mark.parametrize(('group', 'option'), [(group, option) for group in GROUPS for option in GROUPS[group]])
+@pytest.mark.parametrize(
+    ('group', 'option'), [(group, option) for group in GROUPS for option in GROUPS[group]]
+)
 def test_every_option_of_every_group_is_accepted(group, option):
     cfg = compose('solver=compression/debug', f'{group}={option}')
     validate(cfg)
     if group == 'adversarial':
-        assert sorted(build(cfg.adversarial).discriminators) == sorted(set(option.split('_')) - {'none'})
+        assert sorted(build(cfg.adversarial).discriminators) == sorted(
+            set(option.split('_')) - {'none'}
+        )
     elif group == 'quantizer':
         assert build(cfg.quantizer).total_codebooks == (0 if option == 'none' else cfg.rvq.n_q)
     else:
@@ -103,20 +186,22 @@ def test_every_option_of_every_group_is_accepted(group, option):
 
 @pytest.mark.parametrize('name', ['cosine', 'polynomial_decay', 'linear_warmup', 'inverse_sqrt'])
 def test_schedules_know_the_length_of_the_run(name):
-    """The debug recipe's 280 updates: warm-up is over after the first, and what ends does so at the last."""
+    """The debug recipe's 280 updates: warm-up is over after the first, and what ends does so at the
+    last.
+    """
     cfg = compose('solver=compression/debug', f'schedule={name}')
     assert cfg.optim.total_updates == 280
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = build(cfg.optim.schedule)(optimizer)
     rates = []
     for _ in range(280):
         optimizer.step()
         schedule.step()
         rates.append(optimizer.param_groups[0]['lr'])
-    assert rates[0] == pytest.approx(2**-0.5 if name == 'inverse_sqrt' else 1., abs=0.01)
+    assert rates[0] == pytest.approx(2**-0.5 if name == 'inverse_sqrt' else 1.0, abs=0.01)
     if name in ('cosine', 'polynomial_decay'):
         assert rates[139] == pytest.approx(0.5, abs=0.01)
-        assert rates[-1] == pytest.approx(0., abs=1e-6)
+        assert rates[-1] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_the_published_warm_up_is_that_of_the_published_length():
@@ -128,34 +213,76 @@ def test_the_published_warm_up_is_that_of_the_published_length():
 
 def test_every_key_is_checked_by_a_rule_or_by_a_component():
     cfg = compose()
-    assert [key for key in (*ACCEPTED, *SECTIONS) if OmegaConf.select(cfg, key, default='absent') == 'absent'] == []
-    built = {'model', 'encoder', 'decoder', 'quantizer', 'adversarial', 'losses', 'balancer', 'metrics', 'dataset',
-             'seanet', 'rvq', 'slurm', 'dora', 'optim.optimizer', 'optim.schedule', 'evaluate.metrics'}
+    assert [
+        key
+        for key in (*ACCEPTED, *SECTIONS)
+        if OmegaConf.select(cfg, key, default='absent') == 'absent'
+    ] == []
+    built = {
+        'model',
+        'encoder',
+        'decoder',
+        'quantizer',
+        'adversarial',
+        'losses',
+        'balancer',
+        'metrics',
+        'dataset',
+        'seanet',
+        'rvq',
+        'slurm',
+        'dora',
+        'optim.optimizer',
+        'optim.schedule',
+        'evaluate.metrics',
+    }
     keys = [key for key, _ in flat(OmegaConf.to_container(cfg, resolve=True))]
-    assert [key for key in keys if key not in ACCEPTED and not any(key.startswith(f'{part}.') for part in built)] == []
+    assert [
+        key
+        for key in keys
+        if key not in ACCEPTED and not any(key.startswith(f'{part}.') for part in built)
+    ] == []
 
 
-@pytest.mark.parametrize(('overrides', 'expected'), [
-    (['solver=compression/debg'], "did you mean 'compression/debug'?"),
-    (['dataset.bach_size=8'], "there is no key 'dataset.bach_size'; did you mean 'dataset.batch_size'?"),
-    (['rvq.n_q=0'], 'rvq.n_q=0: at least 1 codebook is needed'),
-    (['encoder.ratios=[8,5,4]'], 'strides do not match'),
-    (['seanet.ratios=[8,0]'], 'seanet.ratios=[8, 0]: expected a non-empty list of integers >= 1'),
-    (['sample_rate=96000'], 'datasource.max_sample_rate=48000 is below sample_rate=96000'),
-    (['solver=compression/encodec_stereo_48khz', 'datasource.max_channels=1'], 'a stereo recipe needs stereo data'),
-    (['losses.mel.sample_rate=8000'], 'losses.mel.sample_rate=8000: must agree with sample_rate=16000'),
-    (['losses.l1.weight=-1'], 'losses.l1.weight=-1: expected null (off), 0 (reported only)'),
-    (['optim.epochs=many'], 'optim.epochs=many: expected a positive integer'),
-    (['losses.l1._target_=torch.nn.L1Los'], "did you mean 'L1Loss'?"),
-    (['seanet=3'], "'seanet' is a section"),
-    (['~losses'], '~losses: every run needs the section losses'),
-    (['~losses.l3'], "there is no key 'losses.l3'"),
-    (['losses.l1=null'], 'losses.l1.weight=null'),
-    (['justaword'], 'expected key=value'),
-    (['execute_only=train'], 'execute_only=train: expected null, evaluate, generate or valid'),
-    (['device=tpu'], 'device=tpu: expected auto, cpu, cuda'),
-    (['evaluate.metrics.visqol=1', '+evaluate.metrics.pesqq=true'], 'evaluate.metrics.pesqq=True'),
-])
+@pytest.mark.parametrize(
+    ('overrides', 'expected'),
+    [
+        (['solver=compression/debg'], "did you mean 'compression/debug'?"),
+        (
+            ['dataset.bach_size=8'],
+            "there is no key 'dataset.bach_size'; did you mean 'dataset.batch_size'?",
+        ),
+        (['rvq.n_q=0'], 'rvq.n_q=0: at least 1 codebook is needed'),
+        (['encoder.ratios=[8,5,4]'], 'strides do not match'),
+        (
+            ['seanet.ratios=[8,0]'],
+            'seanet.ratios=[8, 0]: expected a non-empty list of integers >= 1',
+        ),
+        (['sample_rate=96000'], 'datasource.max_sample_rate=48000 is below sample_rate=96000'),
+        (
+            ['solver=compression/encodec_stereo_48khz', 'datasource.max_channels=1'],
+            'a stereo recipe needs stereo data',
+        ),
+        (
+            ['losses.mel.sample_rate=8000'],
+            'losses.mel.sample_rate=8000: must agree with sample_rate=16000',
+        ),
+        (['losses.l1.weight=-1'], 'losses.l1.weight=-1: expected null (off), 0 (reported only)'),
+        (['optim.epochs=many'], 'optim.epochs=many: expected a positive integer'),
+        (['losses.l1._target_=torch.nn.L1Los'], "did you mean 'L1Loss'?"),
+        (['seanet=3'], "'seanet' is a section"),
+        (['~losses'], '~losses: every run needs the section losses'),
+        (['~losses.l3'], "there is no key 'losses.l3'"),
+        (['losses.l1=null'], 'losses.l1.weight=null'),
+        (['justaword'], 'expected key=value'),
+        (['execute_only=train'], 'execute_only=train: expected null, evaluate, generate or valid'),
+        (['device=tpu'], 'device=tpu: expected auto, cpu, cuda'),
+        (
+            ['evaluate.metrics.visqol=1', '+evaluate.metrics.pesqq=true'],
+            'evaluate.metrics.pesqq=True',
+        ),
+    ],
+)
 def test_what_is_wrong_is_said_with_key_value_and_cure(overrides, expected):
     if not any(override.startswith('solver=') for override in overrides):
         overrides = ['solver=compression/debug', *overrides]
@@ -172,8 +299,17 @@ def test_all_problems_come_at_once():
 
 def test_signature_ignores_what_does_not_shape_the_result():
     base = train.main.get_xp(['solver=compression/debug'])
-    same = train.main.get_xp(['solver=compression/debug', 'device=cpu', 'dataset.num_workers=0', 'optim.epochs=99',
-                              'generate.every=1', 'dataset.generate.num_samples=2', 'logging.log_updates=3'])
+    same = train.main.get_xp(
+        [
+            'solver=compression/debug',
+            'device=cpu',
+            'dataset.num_workers=0',
+            'optim.epochs=99',
+            'generate.every=1',
+            'dataset.generate.num_samples=2',
+            'logging.log_updates=3',
+        ]
+    )
     other = train.main.get_xp(['solver=compression/debug', 'optim.lr=1e-3'])
     rate = train.main.get_xp(['solver=compression/debug', 'sample_rate=24000'])
     assert base.sig == same.sig

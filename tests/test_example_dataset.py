@@ -19,8 +19,15 @@ def entries(split):
 
 
 def table(heading):
-    """Rows of the one table under a heading of the README, header and rule left out, as lists of cells."""
-    section = (ROOT / 'README.md').read_text(encoding='utf-8').split(f'## {heading}\n')[1].split('\n## ')[0]
+    """Rows of the one table under a heading of the README, header and rule left out, as lists of
+    cells.
+    """
+    section = (
+        (ROOT / 'README.md')
+        .read_text(encoding='utf-8')
+        .split(f'## {heading}\n')[1]
+        .split('\n## ')[0]
+    )
     rows = [line.strip('|').split('|') for line in section.splitlines() if line.startswith('|')]
     return [[cell.strip() for cell in row] for row in rows[2:]]
 
@@ -30,7 +37,9 @@ def test_folder_stays_small():
 
 
 def test_every_file_is_in_exactly_one_manifest():
-    listed = [(ROOT / split / entry['path']).resolve() for split in SPLITS for entry in entries(split)]
+    listed = [
+        (ROOT / split / entry['path']).resolve() for split in SPLITS for entry in entries(split)
+    ]
     found = [path.resolve() for path in ROOT.rglob('*') if path.suffix in AUDIO]
     assert len(listed) == len(set(listed))
     assert sorted(listed) == sorted(found)
@@ -54,29 +63,39 @@ def test_manifest_tells_the_truth(split):
 @pytest.mark.parametrize('split', SPLITS)
 def test_audio_decodes_and_is_neither_silent_nor_clipped(split):
     for entry in entries(split):
-        wav, sample_rate = soundfile.read(ROOT / split / entry['path'], dtype='float32', always_2d=True)
-        assert wav.shape == (round(entry['duration'] * sample_rate), entry['channels']), entry['path']
+        wav, sample_rate = soundfile.read(
+            ROOT / split / entry['path'], dtype='float32', always_2d=True
+        )
+        assert wav.shape == (round(entry['duration'] * sample_rate), entry['channels']), entry[
+            'path'
+        ]
         assert np.isfinite(wav).all(), entry['path']
         peak = np.abs(wav).max()
         assert 0.2 < peak < 0.95, entry['path']
         # A clipped wave is flat at its peak; a natural one touches it a few times.
         assert np.mean(np.abs(wav) > 0.995 * peak) < 1e-4, entry['path']
         # Each channel carries sound, and no channel silence of more than two seconds.
-        seconds = wav[:len(wav) // sample_rate * sample_rate].reshape(-1, sample_rate, wav.shape[1])
-        loud = np.sqrt((seconds ** 2).mean(axis=1)) > 1e-3
+        seconds = wav[: len(wav) // sample_rate * sample_rate].reshape(
+            -1, sample_rate, wav.shape[1]
+        )
+        loud = np.sqrt((seconds**2).mean(axis=1)) > 1e-3
         assert (loud[:-1] | loud[1:]).all(), entry['path']
 
 
 def test_full_band_and_stereo_material_in_train_and_generate():
     for split in ('train', 'generate'):
-        assert any(entry['sample_rate'] == 48_000 and entry['channels'] == 2 for entry in entries(split))
+        assert any(
+            entry['sample_rate'] == 48_000 and entry['channels'] == 2 for entry in entries(split)
+        )
     for entry in entries('train'):
         if not entry['path'].startswith(('music_azum', 'music_metal', 'speech_zh')):
             continue
         wav, sample_rate = soundfile.read(ROOT / 'train' / entry['path'], always_2d=True)
         power = np.abs(np.fft.rfft(wav[:, 0])) ** 2
-        above = power[int(9_000 / sample_rate * len(wav)):].sum() / power.sum()
-        assert above > 1e-5, entry['path']   # a 16 kHz recording raised to this rate would hold nothing above 8 kHz
+        above = power[int(9_000 / sample_rate * len(wav)) :].sum() / power.sum()
+        assert above > 1e-5, entry[
+            'path'
+        ]  # a 16 kHz recording raised to this rate would hold nothing above 8 kHz
 
 
 @pytest.mark.parametrize('split', SPLITS)

@@ -1,4 +1,6 @@
-"""Imports go only leftwards through the layers of the package; read from the syntax trees, nothing is imported."""
+"""Imports go only leftwards through the layers of the package; read from the syntax trees, nothing
+is imported.
+"""
 
 import ast
 import subprocess
@@ -8,16 +10,26 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / 'audiocodec'
-# what a room may import of audiocodec, besides itself; inside the rooms of one floor nobody visits a neighbour
-FLOORS = [{'utils', 'kernels', 'dsp'}, {'modules', 'optim'},
-          {'quantization', 'losses', 'adversarial', 'metrics', 'data', 'run'}, {'models'}, {'recipe'}, {'solvers'},
-          {'train'}]
+# what a room may import of audiocodec, besides itself; inside the rooms of one floor nobody visits
+# a neighbour
+FLOORS = [
+    {'utils', 'kernels', 'dsp'},
+    {'modules', 'optim'},
+    {'quantization', 'losses', 'adversarial', 'metrics', 'data', 'run'},
+    {'models'},
+    {'recipe'},
+    {'solvers'},
+    {'train'},
+]
 # a name that users know, whose code stands elsewhere; nothing in the package imports it
 FACADES = {'utils.export': 'models'}
 # framework -> rooms that may use it
-FRAMEWORKS = {'dora': {'solvers', 'train', 'run.launch', 'recipe.check'},  # launchers, Slurm's options
-              'flashy': {'solvers', 'train'}, 'hydra': {'utils.config', 'recipe'},
-              'torchaudio': set()}  # it has ended, and cannot be imported beside a CPU-only PyTorch
+FRAMEWORKS = {
+    'dora': {'solvers', 'train', 'run.launch', 'recipe.check'},  # launchers, Slurm's options
+    'flashy': {'solvers', 'train'},
+    'hydra': {'utils.config', 'recipe'},
+    'torchaudio': set(),
+}  # it has ended, and cannot be imported beside a CPU-only PyTorch
 
 
 def room(path):
@@ -32,7 +44,7 @@ def imported_names(path, tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = '.'.join(package[:len(package) - node.level + 1]) if node.level else ''
+            base = '.'.join(package[: len(package) - node.level + 1]) if node.level else ''
             module = '.'.join(part for part in (base, node.module or '') if part)
             yield from (f'{module}.{alias.name}' for alias in node.names)
 
@@ -51,8 +63,11 @@ def test_imports_go_leftwards(path):
     where = '.'.join(path.relative_to(PACKAGE).with_suffix('').parts)
     for name in imported_names(path, ast.parse(path.read_text())):
         parts = name.split('.')
-        if parts[0] == 'audiocodec' and len(parts) > 1 and (PACKAGE / parts[1]).exists() | (
-                PACKAGE / f'{parts[1]}.py').exists():
+        if (
+            parts[0] == 'audiocodec'
+            and len(parts) > 1
+            and (PACKAGE / parts[1]).exists() | (PACKAGE / f'{parts[1]}.py').exists()
+        ):
             assert parts[1] in allowed | {FACADES.get(where)}, f'{where} imports {name}'
             assert '.'.join(parts[1:3]) not in FACADES, f'{where} imports {name}'
         if parts[0] in FRAMEWORKS:
@@ -64,11 +79,27 @@ def test_every_room_has_its_floor():
     assert rooms == set().union(*FLOORS)
 
 
-@pytest.mark.parametrize(('module', 'absent'), [
-    ('audiocodec', ['torch', 'numpy', 'hydra']),
-    ('audiocodec.models', ['torchaudio', 'soundfile', 'hydra', 'dora', 'flashy', 'tensorboard', 'audiocodec.train']),
-])
+@pytest.mark.parametrize(
+    ('module', 'absent'),
+    [
+        ('audiocodec', ['torch', 'numpy', 'hydra']),
+        (
+            'audiocodec.models',
+            [
+                'torchaudio',
+                'soundfile',
+                'hydra',
+                'dora',
+                'flashy',
+                'tensorboard',
+                'audiocodec.train',
+            ],
+        ),
+    ],
+)
 def test_what_an_import_does_not_bring(module, absent):
     code = f'import sys, {module}; print([name for name in {absent!r} if name in sys.modules])'
-    found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip()
+    found = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=True
+    ).stdout.strip()
     assert found == '[]'

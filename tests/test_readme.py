@@ -1,4 +1,6 @@
-"""Every snippet of the README runs, in order, as a reader would paste them; trainings are cut short."""
+"""Every snippet of the README runs, in order, as a reader would paste them; trainings are cut
+short.
+"""
 
 import json
 import os
@@ -17,9 +19,18 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text()
 # in front of what the README sets itself, so that the README wins
-SHORT = ['optim.updates_per_epoch=2', 'optim.epochs=2', 'dataset.batch_size=2', 'dataset.segment_duration=0.5',
-         'dataset.num_workers=0', 'dataset.valid.num_samples=2', 'dataset.evaluate.num_samples=2',
-         'dataset.generate.num_samples=1', 'dataset.generate.batch_size=1', 'dataset.generate.segment_duration=0.5']
+SHORT = [
+    'optim.updates_per_epoch=2',
+    'optim.epochs=2',
+    'dataset.batch_size=2',
+    'dataset.segment_duration=0.5',
+    'dataset.num_workers=0',
+    'dataset.valid.num_samples=2',
+    'dataset.evaluate.num_samples=2',
+    'dataset.generate.num_samples=1',
+    'dataset.generate.batch_size=1',
+    'dataset.generate.segment_duration=0.5',
+]
 
 
 def blocks(language):
@@ -31,7 +42,9 @@ COMMANDS = [line for block in blocks('bash') for line in block.splitlines()]
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-    """A folder with the user's audio, the signature of the first run, and what stands for both in the README."""
+    """A folder with the user's audio, the signature of the first run, and what stands for both in
+    the README.
+    """
     folder = tmp_path_factory.mktemp('readme')
     (folder / 'audio').mkdir()
     for index, path in enumerate(sorted((ROOT / 'dataset/example/train').glob('*.ogg'))[:8]):
@@ -40,15 +53,26 @@ def place(tmp_path_factory):
 
 
 def environment(place):
-    binaries = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'  # as in an activated environment
-    return {**os.environ, 'PATH': binaries, 'AUDIOCODEC_DORA_DIR': str(place / 'outputs'),
-            'XDG_CACHE_HOME': str(place / 'cache'), 'OMP_NUM_THREADS': '1'}
+    # as in an activated environment
+    binaries = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+    return {
+        **os.environ,
+        'PATH': binaries,
+        'AUDIOCODEC_DORA_DIR': str(place / 'outputs'),
+        'XDG_CACHE_HOME': str(place / 'cache'),
+        'OMP_NUM_THREADS': '1',
+    }
 
 
 def filled_in(text, place):
-    sig = train.main.get_xp(['solver=compression/debug', *SHORT, 'optim.lr=1e-3', 'seanet.n_filters=8']).sig
-    return (text.replace('/path/to/audio', str(place / 'audio')).replace('manifests/', f'{place}/manifests/')
-            .replace('SIGNATURE', sig))
+    sig = train.main.get_xp(
+        ['solver=compression/debug', *SHORT, 'optim.lr=1e-3', 'seanet.n_filters=8']
+    ).sig
+    return (
+        text.replace('/path/to/audio', str(place / 'audio'))
+        .replace('manifests/', f'{place}/manifests/')
+        .replace('SIGNATURE', sig)
+    )
 
 
 def shortened(command):
@@ -61,17 +85,28 @@ def shortened(command):
 
 
 def test_the_two_commands_are_one_line_each_and_complete():
-    install = "python3 -m venv .venv && . .venv/bin/activate && pip install -e "
+    install = 'python3 -m venv .venv && . .venv/bin/activate && pip install -e '
     assert COMMANDS[0] == f'{install}. && dora run solver=compression/debug'
     assert COMMANDS[1] == f"{install}'.[dev]' && pytest -n auto"
 
 
-@pytest.mark.parametrize('number', [index for index in range(len(COMMANDS)) if index != 1],
-                         ids=lambda index: re.sub(r'\W+', '-', COMMANDS[index][-50:]))
+@pytest.mark.parametrize(
+    'number',
+    [index for index in range(len(COMMANDS)) if index != 1],
+    ids=lambda index: re.sub(r'\W+', '-', COMMANDS[index][-50:]),
+)
 def test_command(number, place):
     command = filled_in(shortened(COMMANDS[number]), place)
-    done = subprocess.run(command, shell=True, cwd=ROOT, env=environment(place), capture_output=True, text=True,
-                          timeout=300, executable='/bin/bash')
+    done = subprocess.run(
+        command,
+        shell=True,
+        cwd=ROOT,
+        env=environment(place),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        executable='/bin/bash',
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     if 'show=true' in command:
         assert '14.68 M parameters' in done.stdout

@@ -18,7 +18,9 @@ from audiocodec.utils.errors import RunError
 
 def test_an_unknown_signature_says_where_it_was_looked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(train.main.dora, 'dir', tmp_path)
-    with pytest.raises(ConfigError, match=f"no experiment with signature 'abc' under {tmp_path}/xps"):
+    with pytest.raises(
+        ConfigError, match=f"no experiment with signature 'abc' under {tmp_path}/xps"
+    ):
         train.get_solver_from_sig('abc')
 
 
@@ -34,7 +36,9 @@ def test_a_signature_leads_back_to_its_experiment(tmp_path, monkeypatch):
 def test_an_unknown_override_of_a_solver_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(train.main.dora, 'dir', tmp_path)
     xp = train.main.get_xp(['solver=compression/debug'])
-    with pytest.raises(ConfigError, match=r"no key 'dataset.bach_size'; did you mean 'dataset.batch_size'"):
+    with pytest.raises(
+        ConfigError, match=r"no key 'dataset.bach_size'; did you mean 'dataset.batch_size'"
+    ):
         train.get_solver_from_xp(xp, {'dataset': {'bach_size': 2}})
 
 
@@ -52,10 +56,17 @@ def test_a_signature_finds_an_experiment_of_another_folder(tmp_path, monkeypatch
     (tmp_path / 'far').mkdir()
     monkeypatch.chdir(tmp_path / 'far')  # the override is a relative path
     found = train.main.get_xp_from_sig(xp.sig)
-    assert (found.folder, found.sig, found.cfg.optim.lr) == (tmp_path / 'mine' / 'xps' / xp.sig, xp.sig, 0.25)
+    assert (found.folder, found.sig, found.cfg.optim.lr) == (
+        tmp_path / 'mine' / 'xps' / xp.sig,
+        xp.sig,
+        0.25,
+    )
     assert found.cfg.dora.dir == str(tmp_path / 'mine')
     shutil.move(tmp_path / 'mine', tmp_path / 'moved')
-    with pytest.raises(ConfigError, match=f'under .* or {tmp_path}/mine/xps: run it first, or set AUDIOCODEC_DORA_DIR'):
+    with pytest.raises(
+        ConfigError,
+        match=f'under .* or {tmp_path}/mine/xps: run it first, or set AUDIOCODEC_DORA_DIR',
+    ):
         train.main.get_xp_from_sig(xp.sig)
     monkeypatch.setenv('AUDIOCODEC_DORA_DIR', str(tmp_path / 'moved'))
     assert train.main.get_xp_from_sig(xp.sig).folder == tmp_path / 'moved' / 'xps' / xp.sig
@@ -67,8 +78,11 @@ def test_a_folder_that_cannot_be_written_to_is_a_message(tmp_path, monkeypatch):
 
     xp = train.main.get_xp(['solver=compression/debug', f'dora.dir={tmp_path}'])
     monkeypatch.setattr(Path, 'mkdir', refused)
-    with pytest.raises(RunError, match=rf'^cannot write in {xp.folder}: Read-only file system: {tmp_path} is mounted '
-                                       'read-only; choose another folder$'):
+    with pytest.raises(
+        RunError,
+        match=rf'^cannot write in {xp.folder}: Read-only file system: {tmp_path} is mounted '
+        'read-only; choose another folder$',
+    ):
         train.main.init_xp(xp)
 
 
@@ -81,7 +95,10 @@ def test_the_clusters_default_partition_is_taken(tmp_path, monkeypatch):
 
 
 def test_names_are_the_overrides_that_count():
-    xps = [train.main.get_xp(['solver=compression/debug', f'optim.lr={lr}', 'device=cpu']) for lr in (1e-3, 1e-4)]
+    xps = [
+        train.main.get_xp(['solver=compression/debug', f'optim.lr={lr}', 'device=cpu'])
+        for lr in (1e-3, 1e-4)
+    ]
     names, base = train.main.get_names(xps)
     assert names == ['opt.lr=0.001', 'opt.lr=0.0001']
     assert base == 'solver=compression/debug'
@@ -92,7 +109,9 @@ def composed(monkeypatch):
     """What Hydra composes from now on: a list for each time."""
     found = []
     compose = hydra.compose
-    monkeypatch.setattr(hydra, 'compose', lambda name, choices: found.append(choices) or compose(name, choices))
+    monkeypatch.setattr(
+        hydra, 'compose', lambda name, choices: found.append(choices) or compose(name, choices)
+    )
     return found
 
 
@@ -119,13 +138,17 @@ def test_files_that_were_edited_are_composed_again(composed, monkeypatch, tmp_pa
     recipe = folder / 'solver/compression/debug.yaml'
     recipe.write_text(recipe.read_text().replace('lr: 6.0e-3', 'lr: 7.0e-3'))
     assert train.main.get_xp(argv).cfg.optim.lr == 7e-3
-    (folder / 'solver/compression/mine.yaml').write_text(recipe.read_text().replace('lr: 7.0e-3', 'lr: 8.0e-3'))
+    (folder / 'solver/compression/mine.yaml').write_text(
+        recipe.read_text().replace('lr: 7.0e-3', 'lr: 8.0e-3')
+    )
     assert train.main.get_xp(['solver=compression/mine']).cfg.optim.lr == 8e-3
     assert len(composed) == 6
 
 
-@pytest.mark.parametrize('values', [{'dataset.batch_size': 3, 'optim.lr': 0.25}, {'dataset': {'batch_size': 3},
-                                                                                   'optim.lr': 0.25}])
+@pytest.mark.parametrize(
+    'values',
+    [{'dataset.batch_size': 3, 'optim.lr': 0.25}, {'dataset': {'batch_size': 3}, 'optim.lr': 0.25}],
+)
 def test_overrides_of_a_solver_may_be_dotted(tmp_path, values):
     xp = train.main.get_xp(['solver=compression/debug', f'dora.dir={tmp_path}', 'device=cpu'])
     solver = train.get_solver_from_xp(xp, values)
@@ -135,7 +158,10 @@ def test_overrides_of_a_solver_may_be_dotted(tmp_path, values):
 
 def test_a_home_folder_is_found_wherever_experiments_are_told_to_live(tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
-    assert train.main.get_xp(['solver=compression/debug', 'dora.dir=~/runs']).folder.parent == tmp_path / 'runs' / 'xps'
+    assert (
+        train.main.get_xp(['solver=compression/debug', 'dora.dir=~/runs']).folder.parent
+        == tmp_path / 'runs' / 'xps'
+    )
     monkeypatch.setenv('AUDIOCODEC_DORA_DIR', '~/others')
     assert paths.experiments_folder() == tmp_path / 'others'
 
@@ -145,8 +171,9 @@ def test_a_dataset_file_of_audiocraft_is_enough(tmp_path, monkeypatch):
     folder = shutil.copytree(train.main.full_config_path, tmp_path / 'config')
     monkeypatch.setattr(train.main, 'full_config_path', folder)
     (folder / 'dset' / 'audio' / 'theirs.yaml').write_text(
-        '# @package __global__\n\ndatasource:\n  max_sample_rate: 44100\n  max_channels: 2\n\n'
-        '  train: egs/train\n  valid: egs/valid\n  evaluate: egs/eval\n  generate: egs/gen\n'.replace('__', '_'))
+        '# @package _global_\n\ndatasource:\n  max_sample_rate: 44100\n  max_channels: 2\n\n'
+        '  train: egs/train\n  valid: egs/valid\n  evaluate: egs/eval\n  generate: egs/gen\n'
+    )
     cfg = train.main.get_xp(['solver=compression/debug', 'dset=audio/theirs']).cfg
     validate(cfg)
     assert (cfg.datasource.train, cfg.datasource.folder) == ('egs/train', None)
@@ -156,7 +183,7 @@ def test_a_recipe_in_the_working_directory_is_one_of_the_options(tmp_path, monke
     recipe = tmp_path / 'config/solver/compression/mine.yaml'
     recipe.parent.mkdir(parents=True)
     recipe.write_text('# @package _global_\noptim:\n  lr: 0.125\n')
-    with pytest.raises(ConfigError, match=r"solver=compression/mine: no such option"):
+    with pytest.raises(ConfigError, match=r'solver=compression/mine: no such option'):
         train.main.get_xp(['solver=compression/mine'])
     monkeypatch.chdir(tmp_path)
     assert train.main.get_xp(['solver=compression/mine']).cfg.optim.lr == 0.125
@@ -165,7 +192,9 @@ def test_a_recipe_in_the_working_directory_is_one_of_the_options(tmp_path, monke
     assert train.main.get_xp(['solver=compression/mine']).cfg.optim.lr == 0.25
 
 
-def test_the_projects_recipes_are_not_replaced_by_those_of_the_working_directory(tmp_path, monkeypatch):
+def test_the_projects_recipes_are_not_replaced_by_those_of_the_working_directory(
+    tmp_path, monkeypatch
+):
     before = train.main.get_xp(['solver=compression/debug'])
     recipe = tmp_path / 'config/solver/compression/debug.yaml'
     recipe.parent.mkdir(parents=True)

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 
 class Criterion(NamedTuple):
-    """What a set of logits costs the generator, or the discriminator; each maps logits of any shape to a scalar.
+    """What a set of logits costs the generator, or the discriminator; each maps logits of any shape
+    to a scalar.
 
     Attributes:
         generator: on the logits of fake audio, for the generator.
@@ -54,8 +55,8 @@ def _near_zero(logits: torch.Tensor) -> torch.Tensor:
 # Hinge: Lim and Ye, arXiv 1705.02894; hinge2 stops rewarding the generator beyond the margin too.
 # Mean square: least squares GAN, Mao et al., arXiv 1611.04076.
 CRITERIA = {
-    'hinge': Criterion(generator=_linear, real=_above, fake=_below, boundary=0.),
-    'hinge2': Criterion(generator=_above, real=_above, fake=_below, boundary=0.),
+    'hinge': Criterion(generator=_linear, real=_above, fake=_below, boundary=0.0),
+    'hinge2': Criterion(generator=_above, real=_above, fake=_below, boundary=0.0),
     'mse': Criterion(generator=_near_one, real=_near_one, fake=_near_zero, boundary=0.5),
 }
 
@@ -67,15 +68,18 @@ def get_criterion(name: str) -> Criterion:
         ValueError: unknown name.
     """
     if name not in CRITERIA:
-        raise ValueError(f'adversarial criterion {name!r} is unknown: choose one of {", ".join(CRITERIA)}.')
+        raise ValueError(
+            f'adversarial criterion {name!r} is unknown: choose one of {", ".join(CRITERIA)}.'
+        )
     return CRITERIA[name]
 
 
 class _L1(torch.autograd.Function):
     """Mean absolute difference, as `torch.nn.L1Loss`, for large maps in any memory format.
 
-    There, the gradient of the mean is written out in the default format: in channels-last maps, that costs more than
-    all the rest. Here the signs are kept, in the format of the maps and a byte each, and scaled.
+    There, the gradient of the mean is written out in the default format: in channels-last maps,
+    that costs more than all the rest. Here the signs are kept, in the format of the maps and a byte
+    each, and scaled.
     """
 
     @staticmethod
@@ -86,14 +90,19 @@ class _L1(torch.autograd.Function):
         return value
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        sign, = ctx.saved_tensors
+    def backward(
+        ctx: Any, gradient: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        (sign,) = ctx.saved_tensors
         scaled = sign * (gradient / sign.numel())
-        return (scaled if ctx.needs_input_grad[0] else None), (-scaled if ctx.needs_input_grad[1] else None)
+        return (scaled if ctx.needs_input_grad[0] else None), (
+            -scaled if ctx.needs_input_grad[1] else None
+        )
 
 
 class FeatureMatchingLoss(nn.Module):
-    """Distance between the feature maps of a (sub-)discriminator for fake and for real audio (arXiv 1512.09300).
+    """Distance between the feature maps of a (sub-)discriminator for fake and for real audio (arXiv
+    1512.09300).
 
     Args:
         loss: of two maps of one shape; by default their mean absolute difference.
@@ -106,10 +115,15 @@ class FeatureMatchingLoss(nn.Module):
         self.normalize = normalize
 
     def forward(self, fake: Sequence[torch.Tensor], real: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Compare the maps of all layers; each argument holds one map of any shape per layer. Returns a scalar."""
+        """Compare the maps of all layers; each argument holds one map of any shape per layer.
+        Returns a scalar.
+        """
         assert len(fake) == len(real) > 0, (len(fake), len(real))
         distance = _L1.apply if self.loss is None else self.loss
         with torch.autocast(fake[0].device.type, enabled=False):
-            losses = [distance(_wide(estimate), _wide(reference)) for estimate, reference in zip(fake, real)]
+            losses = [
+                distance(_wide(estimate), _wide(reference))
+                for estimate, reference in zip(fake, real)
+            ]
             total = torch.stack(losses).sum()
         return total / len(losses) if self.normalize else total

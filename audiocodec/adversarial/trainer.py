@@ -1,4 +1,4 @@
-"""The adversaries of a generator: discriminators, their optimizer, their schedule and their losses."""
+"""Adversaries of a generator: discriminators, their optimizer, schedule and losses."""
 
 import copy
 import functools
@@ -24,59 +24,82 @@ _L1_FEATURES = FeatureMatchingLoss()
 
 
 class AdversarialTrainer(PicklableModule):
-    """Discriminators that learn to tell real from fake audio, and the losses they give to the generator.
+    """Discriminators that learn to tell real from fake audio, and the losses they give to the
+    generator.
 
-    One update of the generator is one call of `train_step` and then one of `generator_losses`. Everything that shapes
-    the next update is in the state dict: discriminators, optimizer, number of updates. With several workers, each
-    brings a batch of the same size, gradients are averaged, and the discriminators stay equal if they start equal
-    (`broadcast`).
+    One update of the generator is one call of `train_step` and then one of `generator_losses`.
+    Everything that shapes the next update is in the state dict: discriminators, optimizer, number
+    of updates. With several workers, each brings a batch of the same size, gradients are averaged,
+    and the discriminators stay equal if they start equal (`broadcast`).
 
     Args:
-        discriminators: by name; each maps [B, C, T] to (logits per sub-discriminator, lists of feature maps).
-            With none at all, there is nothing to train, and no loss.
+        discriminators: by name; each maps [B, C, T] to (logits per sub-discriminator, lists of
+            feature maps). With none at all, there is nothing to train, and no loss.
         optimizer: makes the optimizer of all discriminators from their parameters, such as
             `functools.partial(torch.optim.Adam, lr=3e-4, betas=(0.5, 0.9))`, the default.
         criterion: name in `CRITERIA`, or a `Criterion`.
-        feature_loss: of the feature maps (fake, real) of a sub-discriminator; None for no feature matching.
+        feature_loss: of the feature maps (fake, real) of a sub-discriminator; None for no feature
+            matching.
         normalize: average losses over the sub-discriminators instead of summing.
-        every: train the discriminators once in so many updates: a whole number is a period; any other is a mean,
-            each update being drawn with probability 1 / every.
+        every: train the discriminators once in so many updates: a whole number is a period; any
+            other is a mean, each update being drawn with probability 1 / every.
         start: updates before the discriminators exist for training and generator.
-        warmup: updates in which the discriminators, where they start afresh beside a generator that is trained, train
-            alone, so that it does not follow what they do not know yet, and as many again in which it learns to follow
-            them: after a `start` above 0, or after `meet_trained_generator`. See `alone` and `share`.
-        max_norm: clip the L2 norm of the gradient of all discriminators together; None for no clipping.
-        lr_ratio: multiplies the optimizer's learning rate: below 1, the discriminators learn slower than the generator
-            whose rate they are configured with.
+        warmup: updates in which the discriminators, where they start afresh beside a generator that
+            is trained, train alone, so that it does not follow what they do not know yet, and as
+            many again in which it learns to follow them: after a `start` above 0, or after
+            `meet_trained_generator`. See `alone` and `share`.
+        max_norm: clip the L2 norm of the gradient of all discriminators together; None for no
+            clipping.
+        lr_ratio: multiplies the optimizer's learning rate: below 1, the discriminators learn slower
+            than the generator whose rate they are configured with.
         seed: of the draws of `every`.
-        schedule: makes the schedule of their learning rate from the optimizer, see `audiocodec.optim`; it counts the
-            calls of `train_step`. None for a constant rate.
+        schedule: makes the schedule of their learning rate from the optimizer, see
+            `audiocodec.optim`; it counts the calls of `train_step`. None for a constant rate.
 
     Attributes:
         optimizer: the optimizer, or None without discriminators.
         schedule: the schedule, or None without one.
-        updates: calls of `train_step` so far. An integer kept on the host, so that reading it never waits for a device.
+        updates: calls of `train_step` so far. An integer kept on the host, so that reading it never
+            waits for a device.
         is_late: whether the generator was trained before the first of these updates.
 
     Raises:
         ValueError: unknown criterion, or a number out of range.
     """
 
-    def __init__(self, discriminators: Mapping[str, nn.Module],
-                 optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = _ADAM,
-                 criterion: str | Criterion = 'hinge', feature_loss: nn.Module | None = _L1_FEATURES,
-                 normalize: bool = True, every: float = 1, start: int = 0, warmup: int = 300,
-                 max_norm: float | None = None, lr_ratio: float = 1., seed: int = 0,
-                 schedule: Callable[[torch.optim.Optimizer], LRScheduler] | None = None) -> None:
+    def __init__(
+        self,
+        discriminators: Mapping[str, nn.Module],
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = _ADAM,
+        criterion: str | Criterion = 'hinge',
+        feature_loss: nn.Module | None = _L1_FEATURES,
+        normalize: bool = True,
+        every: float = 1,
+        start: int = 0,
+        warmup: int = 300,
+        max_norm: float | None = None,
+        lr_ratio: float = 1.0,
+        seed: int = 0,
+        schedule: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
+    ) -> None:
         super().__init__()
         if not every >= 1:
-            raise ValueError(f'every={every!r}: expected a number >= 1, the updates per update of the discriminators.')
+            raise ValueError(
+                f'every={every!r}: expected a number >= 1, the updates per update of the '
+                'discriminators.'
+            )
         if start < 0 or warmup < 0:
-            raise ValueError(f'start={start!r}, warmup={warmup!r}: expected numbers of updates, >= 0.')
+            raise ValueError(
+                f'start={start!r}, warmup={warmup!r}: expected numbers of updates, >= 0.'
+            )
         if max_norm is not None and not max_norm > 0:
-            raise ValueError(f'max_norm={max_norm!r}: expected a number > 0, or null for no clipping.')
+            raise ValueError(
+                f'max_norm={max_norm!r}: expected a number > 0, or null for no clipping.'
+            )
         if not lr_ratio > 0:
-            raise ValueError(f'lr_ratio={lr_ratio!r}: expected a number > 0, the share of the generator\'s rate.')
+            raise ValueError(
+                f"lr_ratio={lr_ratio!r}: expected a number > 0, the share of the generator's rate."
+            )
         self.discriminators = nn.ModuleDict(discriminators)
         self.criterion = get_criterion(criterion) if isinstance(criterion, str) else criterion
         self.feature_loss = feature_loss
@@ -86,9 +109,14 @@ class AdversarialTrainer(PicklableModule):
         self.seed = seed
         self.updates = 0
         self.is_late = False
-        # In order of names: the optimizer knows parameters by position, and a config may list adversaries anyhow.
-        self._trained = [parameter for name in sorted(self.discriminators)
-                         for parameter in self.discriminators[name].parameters() if parameter.requires_grad]
+        # In order of names: the optimizer knows parameters by position, and a config may list
+        # adversaries anyhow.
+        self._trained = [
+            parameter
+            for name in sorted(self.discriminators)
+            for parameter in self.discriminators[name].parameters()
+            if parameter.requires_grad
+        ]
         self.optimizer = optimizer(self._trained) if self._trained else None
         for group in self.optimizer.param_groups if self.optimizer else ():
             group['lr'] *= lr_ratio
@@ -99,23 +127,28 @@ class AdversarialTrainer(PicklableModule):
         distrib.broadcast_([*self.parameters(), *self.buffers()])
 
     def meet_trained_generator(self) -> None:
-        """Start from the first update, beside a generator that is trained: the discriminators, or some, are fresh."""
+        """Start from the first update, beside a generator that is trained: the discriminators, or
+        some, are fresh.
+        """
         self.updates, self.is_late = 0, True
 
     @property
     def alone(self) -> bool:
-        """Whether in the update to come the discriminators train alone: the generator's trainer leaves it as it is."""
+        """Whether in the update to come the discriminators train alone: the generator's trainer
+        leaves it as it is.
+        """
         return self.optimizer is not None and self.start <= self.updates < self._joint_start
 
     @property
     def share(self) -> float:
-        """What share of their weight the generator's losses have in the present update, from 0 to 1.
+        """What share of their weight the generator's losses have in the present update, from 0 to
+        1.
 
-        After updates alone, it grows from 0 over as many updates: what the discriminators know is of a generator that
-        stood still.
+        After updates alone, it grows from 0 over as many updates: what the discriminators know is
+        of a generator that stood still.
         """
         waited = self._joint_start - self.start
-        return 1. if waited == 0 else min(1., max(0, self.updates - self._joint_start) / waited)
+        return 1.0 if waited == 0 else min(1.0, max(0, self.updates - self._joint_start) / waited)
 
     @property
     def _joint_start(self) -> int:
@@ -130,10 +163,11 @@ class AdversarialTrainer(PicklableModule):
             real: [B, C, T].
 
         Returns:
-            0-d tensors without graph: per discriminator the loss `d_<name>`, and the share of logits on the right
-            side, `d_<name>_real_acc` and `d_<name>_fake_acc`, on this worker's batch; `d_grad_norm`, before clipping,
-            of the gradient averaged over the workers: where it is not finite, nothing was changed. Empty in an update
-            that `every` or `start` leaves out.
+            0-d tensors without graph: per discriminator the loss `d_<name>`, and the share of
+            logits on the right side, `d_<name>_real_acc` and `d_<name>_fake_acc`, on this worker's
+            batch; `d_grad_norm`, before clipping, of the gradient averaged over the workers: where
+            it is not finite, nothing was changed. Empty in an update that `every` or `start` leaves
+            out.
 
         Raises:
             ValueError: shapes that differ.
@@ -166,8 +200,8 @@ class AdversarialTrainer(PicklableModule):
             real: [B, C, T].
 
         Returns:
-            Per discriminator the scalars `adv_<name>` and, with feature matching, `feat_<name>`. Empty during `start`
-            and while the discriminators are `alone`.
+            Per discriminator the scalars `adv_<name>` and, with feature matching, `feat_<name>`.
+            Empty during `start` and while the discriminators are `alone`.
 
         Raises:
             ValueError: shapes that differ.
@@ -182,10 +216,15 @@ class AdversarialTrainer(PicklableModule):
         return losses
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The state besides tensors of modules: optimizer, schedule, updates, `is_late`. See `torch.nn.Module`."""
-        return {'updates': self.updates, 'is_late': self.is_late,
-                'optimizer': self.optimizer.state_dict() if self.optimizer else {},
-                'schedule': self.schedule.state_dict() if self.schedule else {}}
+        """The state besides tensors of modules: optimizer, schedule, updates, `is_late`. See
+        `torch.nn.Module`.
+        """
+        return {
+            'updates': self.updates,
+            'is_late': self.is_late,
+            'optimizer': self.optimizer.state_dict() if self.optimizer else {},
+            'schedule': self.schedule.state_dict() if self.schedule else {},
+        }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` gave."""
@@ -205,9 +244,11 @@ class AdversarialTrainer(PicklableModule):
         generator = distrib.shared_generator(self.seed, _EVERY_DRAWS, self.updates)
         return torch.rand((), generator=generator).item() * self.every < 1
 
-    def _backward(self, name: str, discriminator: nn.Module, fake: torch.Tensor,
-                  real: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Add the gradient of one discriminator's loss, each sub-discriminator's as soon as it is known.
+    def _backward(
+        self, name: str, discriminator: nn.Module, fake: torch.Tensor, real: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Add the gradient of one discriminator's loss, each sub-discriminator's as soon as it is
+        known.
 
         Returns:
             Its loss and shares, see `train_step`.
@@ -218,21 +259,30 @@ class AdversarialTrainer(PicklableModule):
         shared = not isinstance(discriminator, MultiDiscriminator)
         for of_fake, of_real in said:
             loss = self.criterion.fake(of_fake) + self.criterion.real(of_real)
-            # Within autocast, even the backward of what was computed in float32 would run in half precision.
+            # Within autocast, even the backward of what was computed in float32 would run in half
+            # precision.
             with torch.autocast(fake.device.type, enabled=False):
                 (loss / number if self.normalize else loss).backward(retain_graph=shared)
             losses.append(loss.detach())
             fake_shares.append(of_fake < self.criterion.boundary)
             real_shares.append(of_real > self.criterion.boundary)
             del loss, of_fake, of_real  # and their maps, before the next ones are made
-        return {f'd_{name}': self._mean(losses), f'd_{name}_real_acc': _share(real_shares),
-                f'd_{name}_fake_acc': _share(fake_shares)}
+        return {
+            f'd_{name}': self._mean(losses),
+            f'd_{name}_real_acc': _share(real_shares),
+            f'd_{name}_fake_acc': _share(fake_shares),
+        }
 
-    def _generator_losses(self, name: str, discriminator: nn.Module, fake: torch.Tensor,
-                          real: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The losses of one discriminator, each sub-discriminator's gradients as soon as they are known."""
+    def _generator_losses(
+        self, name: str, discriminator: nn.Module, fake: torch.Tensor, real: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The losses of one discriminator, each sub-discriminator's gradients as soon as they are
+        known.
+        """
         leaf = fake.detach().requires_grad_(fake.requires_grad)
-        references = iter(()) if self.feature_loss is None else reference_features(discriminator, real)
+        references = (
+            iter(()) if self.feature_loss is None else reference_features(discriminator, real)
+        )
         losses: dict[str, list[torch.Tensor]] = {}
         _, said = verdicts(discriminator, leaf)
         for logits, features in said:
@@ -259,8 +309,10 @@ class AdversarialTrainer(PicklableModule):
 
 def _check_pair(fake: torch.Tensor, real: torch.Tensor) -> None:
     if fake.shape != real.shape:
-        raise ValueError(f'fake audio has shape {list(fake.shape)} and real audio {list(real.shape)}: '
-                         'they must be equal; trim or pad the output of the model.')
+        raise ValueError(
+            f'fake audio has shape {list(fake.shape)} and real audio {list(real.shape)}: '
+            'they must be equal; trim or pad the output of the model.'
+        )
 
 
 def _share(flags: list[torch.Tensor]) -> torch.Tensor:
@@ -270,7 +322,9 @@ def _share(flags: list[torch.Tensor]) -> torch.Tensor:
 
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    """Build graphs in which the parameters of a module are constants: no gradient of theirs is computed or stored."""
+    """Build graphs in which the parameters of a module are constants: no gradient of theirs is
+    computed or stored.
+    """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)

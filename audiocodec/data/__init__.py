@@ -14,7 +14,14 @@ from audiocodec.data.bad_files import BadFiles
 from audiocodec.data.dataset import AudioDataset, SegmentInfo, Skipped
 from audiocodec.data.index import SPLITS, index_folder, load_source, split, split_folder
 from audiocodec.data.loader import AudioLoader, LoaderDiedError, make_loader
-from audiocodec.data.manifest import AudioMeta, Summary, load_manifest, missing_files, save_manifest, summarize
+from audiocodec.data.manifest import (
+    AudioMeta,
+    Summary,
+    load_manifest,
+    missing_files,
+    save_manifest,
+    summarize,
+)
 from audiocodec.data.shards import is_address, is_shards, load_shards, make_shards
 from audiocodec.dsp.loudness import loudness, normalize
 from audiocodec.dsp.resample import resample

@@ -1,7 +1,8 @@
-"""Audio files: what they hold, reading a stretch of one by seeking, writing; and conversion of rate and channels.
+"""Audio files: what they hold, reading a stretch of one by seeking, writing; and conversion of rate
+and channels.
 
-Everything goes through soundfile (libsndfile): WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF. Whatever is wrong with a file
-comes out as one ValueError that names it.
+Everything goes through soundfile (libsndfile): WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF. Whatever
+is wrong with a file comes out as one ValueError that names it.
 """
 
 import math
@@ -23,14 +24,18 @@ from audiocodec.dsp.resample import resample, resampler
 
 EXTENSIONS = ('.wav', '.flac', '.ogg', '.oga', '.opus', '.mp3', '.aif', '.aiff')
 SAMPLE_RATES, MAX_CHANNELS = (1_000, 768_000), 64  # Hz; outside of these, the header is wrong
-LOUDEST = 10.0  # absolute sample; beyond, they are not scaled to [-1, 1] (decoded loud music reaches 2)
-_BLOCK = 2 ** 20  # frames decoded at a time: a header may promise more than there is memory
-_MP3_REACH = 12 * 1152  # samples; a frame may use bits of those before it (511 bytes), which must then be decoded too
+LOUDEST = (
+    10.0  # absolute sample; beyond, they are not scaled to [-1, 1] (decoded loud music reaches 2)
+)
+_BLOCK = 2**20  # frames decoded at a time: a header may promise more than there is memory
+_MP3_REACH = (
+    12 * 1152
+)  # samples; a frame may use bits of those before it (511 bytes), which must then be decoded too
 _OGG_TAIL = 2 * 65307  # bytes: the two largest possible last pages
 _SYSTEM_ERROR = 2  # libsndfile's code for what the system refused: no space, no permission
 
-# How each suffix is written: format, subtype and further options of soundfile. (LAME makes MP3 of constant rate 5 %
-# too quiet below 32 kHz.)
+# How each suffix is written: format, subtype and further options of soundfile. (LAME makes MP3 of
+# constant rate 5 % too quiet below 32 kHz.)
 _WRITERS: dict[str, tuple[str, str, dict[str, float | str]]] = {
     '.wav': ('WAV', 'PCM_16', {}),
     '.flac': ('FLAC', 'PCM_16', {}),
@@ -54,7 +59,8 @@ class AudioInfo:
 
 
 class _Silence:
-    """Nothing that C code prints reaches the standard error: libmpg123 comments on every seek into an MP3.
+    """Nothing that C code prints reaches the standard error: libmpg123 comments on every seek into
+    an MP3.
 
     Only file descriptor 2 is turned away, and only while a file is being read. Safe with threads.
     """
@@ -88,8 +94,9 @@ class _Silence:
 class _Reader(soundfile.SoundFile):
     """Goes on reading where the last read ended.
 
-    soundfile seeks there after every read of a file that it takes for seekable, upon which an MP3 decoder lacks the
-    bits that the next frames borrow from those before: noise at the beginning of every block.
+    soundfile seeks there after every read of a file that it takes for seekable, upon which an MP3
+    decoder lacks the bits that the next frames borrow from those before: noise at the beginning of
+    every block.
     """
 
     def seekable(self) -> bool:
@@ -108,13 +115,22 @@ def open_audio(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
         with _Silence.kept(), _Reader(name) as file:
             low, high = SAMPLE_RATES
             if not low <= file.samplerate <= high:
-                raise ValueError(f'{path}: its header gives {file.samplerate} Hz; expected {low} to {high}')
+                raise ValueError(
+                    f'{path}: its header gives {file.samplerate} Hz; expected {low} to {high}'
+                )
             if file.channels > MAX_CHANNELS:
-                raise ValueError(f'{path}: its header gives {file.channels} channels; expected at most {MAX_CHANNELS}')
+                raise ValueError(
+                    f'{path}: its header gives {file.channels} channels; expected at most '
+                    f'{MAX_CHANNELS}'
+                )
             yield file
     except (OSError, RuntimeError, TypeError, MemoryError) as error:
-        reason = str(error).removeprefix(f'Error opening {name!r}: ').rstrip('.') or type(error).__name__
-        if 'not a regular file' in reason:  # libsndfile's word for an MP3 without a frame; it is a file, see above
+        reason = (
+            str(error).removeprefix(f'Error opening {name!r}: ').rstrip('.') or type(error).__name__
+        )
+        if (
+            'not a regular file' in reason
+        ):  # libsndfile's word for an MP3 without a frame; it is a file, see above
             reason = 'Format not recognised'
         raise ValueError(f'{path}: cannot be read as audio: {reason}') from error
 
@@ -124,8 +140,8 @@ def audio_info(path: str | os.PathLike[str], check_end: bool = False) -> AudioIn
 
     Args:
         path: the file.
-        check_end: also read its last samples, and raise when a file is cut short. The length of an MP3 without a length
-            in its header is an estimate; with this it is measured.
+        check_end: also read its last samples, and raise when a file is cut short. The length of an
+            MP3 without a length in its header is an estimate; with this it is measured.
 
     Raises:
         ValueError: no such file, not audio, empty, or (with `check_end`) truncated.
@@ -137,26 +153,32 @@ def audio_info(path: str | os.PathLike[str], check_end: bool = False) -> AudioIn
         elif check_end and frames > 0:
             file.seek(frames - 1)
             if len(decode(file, 1)) < 1:
-                raise ValueError(f'{os.fspath(path)}: is cut short: its header gives {frames} samples')
+                raise ValueError(
+                    f'{os.fspath(path)}: is cut short: its header gives {frames} samples'
+                )
         if frames <= 0:
             raise ValueError(f'{os.fspath(path)}: holds no samples')
         return AudioInfo(file.samplerate, frames, file.channels)
 
 
 def _measured_frames(file: soundfile.SoundFile) -> int:
-    """Length of an MP3 by decoding its end or, when there is nothing where the end should be, all of it."""
+    """Length of an MP3 by decoding its end or, when there is nothing where the end should be, all
+    of it.
+    """
     position = max(0, file.frames - 2 * 1152)
     file.seek(position)
     found = len(decode(file, 4 * 1152))
     if found == 0 and position > 0:
         file.seek(0)
         position = 0
-        while found := len(decode(file, 2 ** 18)):
+        while found := len(decode(file, 2**18)):
             position += found
     return position + found
 
 
-def read_audio(path: str | os.PathLike[str], start: int = 0, frames: int = -1) -> tuple[torch.Tensor, int]:
+def read_audio(
+    path: str | os.PathLike[str], start: int = 0, frames: int = -1
+) -> tuple[torch.Tensor, int]:
     """Read a stretch of a file by seeking: the samples are those of reading all of it and cutting.
 
     Args:
@@ -173,18 +195,25 @@ def read_audio(path: str | os.PathLike[str], start: int = 0, frames: int = -1) -
     with open_audio(path) as file:
         total = file.frames
         if not 0 <= start < total:
-            raise ValueError(f'{os.fspath(path)}: cannot read from sample {start}: it holds {total} samples')
-        return _read(file, start, total - start if frames < 0 else min(frames, total - start)), file.samplerate
+            raise ValueError(
+                f'{os.fspath(path)}: cannot read from sample {start}: it holds {total} samples'
+            )
+        return _read(
+            file, start, total - start if frames < 0 else min(frames, total - start)
+        ), file.samplerate
 
 
 def _read(file: soundfile.SoundFile, start: int, frames: int) -> torch.Tensor:
     """Samples [start, start + frames) of an open file, float32 [C, T]."""
     position = _decode_from(file, start)
     file.seek(position)
-    data = decode(file, start - position + frames)[start - position:]
+    data = decode(file, start - position + frames)[start - position :]
     # the length of an MP3 may be an estimate; everything else has to hold what its header says
     if len(data) < frames and (file.format != 'MP3' or len(data) == 0):
-        raise ValueError(f'{os.fsdecode(file.name)}: is cut short: {len(data)} of {frames} samples from sample {start}')
+        raise ValueError(
+            f'{os.fsdecode(file.name)}: is cut short: {len(data)} of {frames} samples from sample '
+            f'{start}'
+        )
     return torch.from_numpy(data.T.copy())
 
 
@@ -199,22 +228,26 @@ def decode(file: soundfile.SoundFile, frames: int) -> np.ndarray:
 
 
 def _decode_from(file: soundfile.SoundFile, start: int) -> int:
-    """Where to begin decoding so that the sample at `start` comes out as in reading from the beginning."""
+    """Where to begin decoding so that the sample at `start` comes out as in reading from the
+    beginning.
+    """
     if file.format == 'MP3':
         return max(0, start - _MP3_REACH)
     if file.format == 'OGG' and file.subtype == 'VORBIS' and start > 0:
-        # libvorbisfile counts the samples of the last page back from its end, wrongly so when the encoder trimmed it: a
-        # seek into the last page lands some hundred samples off. Enter from the page before.
+        # libvorbisfile counts the samples of the last page back from its end, wrongly so when the
+        # encoder trimmed it: a seek into the last page lands some hundred samples off. Enter from
+        # the page before.
         last_page = file.frames - _ogg_last_page(file.name)
         return max(0, min(start, last_page - 1))
     return start
 
 
 def _ogg_last_page(path: str | bytes) -> int:
-    """Number of samples in the last page of an OGG stream; a very large number when all of it is one page.
+    """Number of samples in the last page of an OGG stream; a very large number when all of it is
+    one page.
 
-    An OGG page (RFC 3533, section 6) begins with 'OggS', version 0, flags, the 64-bit count of samples at its end
-    (-1: no packet ends in it) and the 32-bit number of its stream.
+    An OGG page (RFC 3533, section 6) begins with 'OggS', version 0, flags, the 64-bit count of
+    samples at its end (-1: no packet ends in it) and the 32-bit number of its stream.
     """
     with open(path, 'rb') as file:
         size = file.seek(0, os.SEEK_END)
@@ -233,17 +266,24 @@ def _ogg_last_page(path: str | bytes) -> int:
     return 1 << 62
 
 
-def read_segment(path: str | os.PathLike[str], start: int, frames: int, sample_rate: int,
-                 channels: int | None = None) -> torch.Tensor:
-    """A stretch of a file at another sample rate and number of channels, without converting the rest of it.
+def read_segment(
+    path: str | os.PathLike[str],
+    start: int,
+    frames: int,
+    sample_rate: int,
+    channels: int | None = None,
+) -> torch.Tensor:
+    """A stretch of a file at another sample rate and number of channels, without converting the
+    rest of it.
 
-    The result is that of converting the whole file and cutting: the resampling filter sees the samples around the
-    stretch.
+    The result is that of converting the whole file and cutting: the resampling filter sees the
+    samples around the stretch.
 
     Args:
         path: the file.
         start: first sample, counted at `sample_rate`.
-        frames: number of samples at `sample_rate`; fewer come back where the file ends; -1 for all that follow.
+        frames: number of samples at `sample_rate`; fewer come back where the file ends; -1 for all
+            that follow.
         sample_rate: of the result (Hz).
         channels: of the result; None to keep the file's.
 
@@ -258,15 +298,19 @@ def read_segment(path: str | os.PathLike[str], start: int, frames: int, sample_r
             raise ValueError(f'{os.fspath(path)}: {error}') from error
         left = filters.length(total) - start
         if start < 0 or left <= 0:
-            raise ValueError(f'{os.fspath(path)}: cannot read from {start / sample_rate:.2f} s: '
-                             f'it is {total / from_rate:.2f} s long')
+            raise ValueError(
+                f'{os.fspath(path)}: cannot read from {start / sample_rate:.2f} s: '
+                f'it is {total / from_rate:.2f} s long'
+            )
         frames = left if frames < 0 else min(frames, left)
         first, last = filters.source_range(start, frames, total)
         wav = _read(file, first, last - first)
     if first + wav.shape[-1] < last:  # an MP3 that ends before its estimated length
         frames = min(frames, filters.length(first + wav.shape[-1]) - start)
         if frames <= 0:
-            raise ValueError(f'{os.fspath(path)}: is cut short: it ends before {start / sample_rate:.2f} s')
+            raise ValueError(
+                f'{os.fspath(path)}: is cut short: it ends before {start / sample_rate:.2f} s'
+            )
     if channels == 1:
         wav = convert_channels(wav, 1)  # here, and not behind the filter: less to filter
     wav = filters.segment(wav, start, frames)
@@ -274,10 +318,16 @@ def read_segment(path: str | os.PathLike[str], start: int, frames: int, sample_r
 
 
 def check_samples(wav: torch.Tensor, path: str | os.PathLike[str]) -> None:
-    """Raise a ValueError that names the file when its samples cannot be trained on: NaN, Inf, or not in [-1, 1]."""
+    """Raise a ValueError that names the file when its samples cannot be trained on: NaN, Inf, or
+    not in [-1, 1].
+    """
     loudest = wav.abs().max().item() if wav.numel() else 0.0
     if not loudest <= LOUDEST:
-        what = f'a sample of {loudest:.4g}; expected -1 to 1' if math.isfinite(loudest) else 'NaN or Inf'
+        what = (
+            f'a sample of {loudest:.4g}; expected -1 to 1'
+            if math.isfinite(loudest)
+            else 'NaN or Inf'
+        )
         raise ValueError(f'{os.fspath(path)}: holds {what}')
 
 
@@ -321,8 +371,13 @@ def convert_audio(wav: torch.Tensor, from_rate: int, to_rate: int, channels: int
     return convert_channels(resample(wav, from_rate, to_rate), channels)
 
 
-def write_audio(path: str | os.PathLike[str], wav: torch.Tensor, sample_rate: int, strategy: str = 'clip',
-                headroom_db: float | None = None) -> Path:
+def write_audio(
+    path: str | os.PathLike[str],
+    wav: torch.Tensor,
+    sample_rate: int,
+    strategy: str = 'clip',
+    headroom_db: float | None = None,
+) -> Path:
     """Write a file, whole or not at all, in the format that its suffix names.
 
     WAV and FLAC are written with 16 bits, OGG as Vorbis, MP3 at the best variable rate.
@@ -338,17 +393,22 @@ def write_audio(path: str | os.PathLike[str], wav: torch.Tensor, sample_rate: in
         The path written.
 
     Raises:
-        ValueError: unknown suffix or strategy, wrong shape, NaN or Inf, a rate or channels that the format cannot hold.
+        ValueError: unknown suffix or strategy, wrong shape, NaN or Inf, a rate or channels that the
+            format cannot hold.
         OSError: the disk is full, the folder not writable.
     """
     path = Path(path)
     if path.suffix.lower() not in _WRITERS:
-        raise ValueError(f'{path}: cannot write {path.suffix or "a file without suffix"}; '
-                         f'use one of {", ".join(_WRITERS)}')
+        raise ValueError(
+            f'{path}: cannot write {path.suffix or "a file without suffix"}; '
+            f'use one of {", ".join(_WRITERS)}'
+        )
     wav = wav.detach().float().cpu()
     wav = wav[None] if wav.dim() == 1 else wav
     if wav.dim() != 2 or wav.shape[0] == 0:
-        raise ValueError(f'{path}: expected audio of shape [channels, samples], got {list(wav.shape)}')
+        raise ValueError(
+            f'{path}: expected audio of shape [channels, samples], got {list(wav.shape)}'
+        )
     if not wav.isfinite().all():
         raise ValueError(f'{path}: the audio to write holds NaN or Inf')
     data = normalize(wav, sample_rate, strategy, headroom_db).T.contiguous().numpy()
@@ -356,12 +416,16 @@ def write_audio(path: str | os.PathLike[str], wav: torch.Tensor, sample_rate: in
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         with _created(path, temporary, sample_rate, len(wav)) as file:
-            for begin in range(0, len(data), 2 ** 16):  # libvorbis puts on the stack what it gets in one piece
-                file.write(data[begin:begin + 2 ** 16])
+            for begin in range(
+                0, len(data), 2**16
+            ):  # libvorbis puts on the stack what it gets in one piece
+                file.write(data[begin : begin + 2**16])
         os.replace(temporary, path)
     except RuntimeError as error:  # libsndfile does not say why
         free = shutil.disk_usage(path.parent).free / 1e6
-        raise OSError(f'{path}: could not be written ({free:.1f} MB free there): {error}') from error
+        raise OSError(
+            f'{path}: could not be written ({free:.1f} MB free there): {error}'
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
@@ -373,11 +437,15 @@ def _created(path: Path, temporary: Path, sample_rate: int, channels: int) -> so
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f'{path.parent}: is not writable')
     try:
-        return soundfile.SoundFile(_as_bytes(temporary), 'w', sample_rate, channels, subtype, format=name, **options)
+        return soundfile.SoundFile(
+            _as_bytes(temporary), 'w', sample_rate, channels, subtype, format=name, **options
+        )
     except soundfile.LibsndfileError as error:
         if error.code == _SYSTEM_ERROR:
             raise
-        raise ValueError(f'{path}: {name} cannot hold {channels} channels at {sample_rate} Hz') from error
+        raise ValueError(
+            f'{path}: {name} cannot hold {channels} channels at {sample_rate} Hz'
+        ) from error
 
 
 def _as_bytes(path: str | os.PathLike[str]) -> str | bytes:

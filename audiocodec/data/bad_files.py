@@ -1,4 +1,6 @@
-"""Files that cannot be read while a loader runs: each named once, counted, and a run with too many of them stopped."""
+"""Files that cannot be read while a loader runs: each named once, counted, and a run with too many
+of them stopped.
+"""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -11,21 +13,26 @@ from audiocodec.utils import distrib
 logger = logging.getLogger(__name__)
 
 MAX_FRACTION = 0.01
-_GRACE = 10  # bad files that never stop a run, however few the others: one among twenty is no reason
+_GRACE = (
+    10  # bad files that never stop a run, however few the others: one among twenty is no reason
+)
 _NAMED = 5  # in the error
 
 
 class BadFiles:
     """Counts what a loader skipped, one pass over the data (an epoch) at a time.
 
-    Every draw of an unreadable file is stood in for by another draw (see `dataset.AudioDataset`). A pass is given up
-    when more than `max_fraction` of its draws so far were of unreadable files, and these are more than ten files.
+    Every draw of an unreadable file is stood in for by another draw (see `dataset.AudioDataset`). A
+    pass is given up when more than `max_fraction` of its draws so far were of unreadable files, and
+    these are more than ten files.
 
-    Each worker (rank) judges by its own draws, a fair sample of all, so that nothing needs to be communicated when one
-    gives up. `sync` puts the workers' counts together, and each file's name into the first one's log.
+    Each worker (rank) judges by its own draws, a fair sample of all, so that nothing needs to be
+    communicated when one gives up. `sync` puts the workers' counts together, and each file's name
+    into the first one's log.
 
     Args:
-        max_fraction: share of the draws, 0 to 1. At 1 a run is never stopped, at 0 by the first bad file.
+        max_fraction: share of the draws, 0 to 1. At 1 a run is never stopped, at 0 by the first bad
+            file.
         named: files that were named already; several loaders that share it name a file once.
 
     Raises:
@@ -34,7 +41,9 @@ class BadFiles:
 
     def __init__(self, max_fraction: float = MAX_FRACTION, named: set[str] | None = None) -> None:
         if not 0 <= max_fraction <= 1:
-            raise ValueError(f'max_bad_fraction={max_fraction}: expected a share of the draws, 0 to 1')
+            raise ValueError(
+                f'max_bad_fraction={max_fraction}: expected a share of the draws, 0 to 1'
+            )
         self.max_fraction = max_fraction
         self._named = set() if named is None else named
         self.start_pass()
@@ -57,7 +66,9 @@ class BadFiles:
             self._judge()
 
     def sync(self) -> None:
-        """Put the counts of all workers together; every worker must call it (before `metrics`, or saving state)."""
+        """Put the counts of all workers together; every worker must call it (before `metrics`, or
+        saving state).
+        """
         for counts in distrib.all_gather_object(self._own):
             self._shared.merge(counts)
         self._own = _Counts()
@@ -66,12 +77,16 @@ class BadFiles:
                 self._name(path, reason)
 
     def metrics(self) -> dict[str, float]:
-        """Number of different files skipped in this pass, over all workers; every worker must call it."""
+        """Number of different files skipped in this pass, over all workers; every worker must call
+        it.
+        """
         self.sync()
         return {'skipped_files': float(len(self._shared.files))}
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts of this pass: those of all workers at the latest `sync`, and this worker's since then."""
+        """The counts of this pass: those of all workers at the latest `sync`, and this worker's
+        since then.
+        """
         return {'shared': self._shared.state_dict(), 'own': self._own.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -98,9 +113,12 @@ class BadFiles:
             return
         reasons = '\n'.join(f'  {reason}' for _, reason in list(files.values())[:_NAMED])
         raise ValueError(
-            f'{bad} of {draws} draws ({bad / draws:.1%}) met a file that cannot be read ({len(files)} different ones), '
+            f'{bad} of {draws} draws ({bad / draws:.1%}) met a file that cannot be read '
+            f'({len(files)} different ones), '
             f'more than dataset.max_bad_fraction={self.max_fraction:g}. Among them:\n{reasons}\n'
-            'scripts/doctor.py SOURCE --clean OUT.jsonl.gz finds them all, and writes a manifest of the others.')
+            'scripts/doctor.py SOURCE --clean OUT.jsonl.gz finds them all, and writes a manifest '
+            'of the others.'
+        )
 
 
 class _Counts:
@@ -123,7 +141,10 @@ class _Counts:
 
     def state_dict(self) -> dict[str, Any]:
         """The counts, in lists and dicts."""
-        return {'draws': self.draws, 'files': {path: list(count) for path, count in self.files.items()}}
+        return {
+            'draws': self.draws,
+            'files': {path: list(count) for path, count in self.files.items()},
+        }
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> '_Counts':

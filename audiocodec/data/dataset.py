@@ -1,4 +1,6 @@
-"""Datasets of audio segments. An item is a function of (seed, epoch, index) and the list of files, of nothing else."""
+"""Datasets of audio segments. An item is a function of (seed, epoch, index) and the list of files,
+of nothing else.
+"""
 
 import logging
 import math
@@ -63,18 +65,26 @@ Batch = torch.Tensor | tuple[torch.Tensor, list[SegmentInfo]]
 
 
 class FileTable(Sequence[AudioMeta]):
-    """A list of files in a few arrays: some 60 bytes and the path each, shared between processes, never copied."""
+    """A list of files in a few arrays: some 60 bytes and the path each, shared between processes,
+    never copied.
+    """
 
     def __init__(self, metas: Sequence[AudioMeta]) -> None:
         paths = [os.fsencode(meta.path) for meta in metas]
         self._ends = np.cumsum([len(path) for path in paths], dtype=np.int64)
         self._paths = np.frombuffer(b''.join(paths), dtype=np.uint8)
         self.duration = np.array([meta.duration for meta in metas], dtype=np.float64)
-        self.weight = np.array([math.nan if meta.weight is None else meta.weight for meta in metas], dtype=np.float64)
-        self._amplitude = np.array([math.nan if meta.amplitude is None else meta.amplitude for meta in metas])
+        self.weight = np.array(
+            [math.nan if meta.weight is None else meta.weight for meta in metas], dtype=np.float64
+        )
+        self._amplitude = np.array(
+            [math.nan if meta.amplitude is None else meta.amplitude for meta in metas]
+        )
         self.sample_rate = np.array([meta.sample_rate for meta in metas], dtype=np.int32)
         self._channels = np.array([meta.channels or 0 for meta in metas], dtype=np.int32)
-        self._info_paths = {index: meta.info_path for index, meta in enumerate(metas) if meta.info_path is not None}
+        self._info_paths = {
+            index: meta.info_path for index, meta in enumerate(metas) if meta.info_path is not None
+        }
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -85,42 +95,48 @@ class FileTable(Sequence[AudioMeta]):
         begin = int(self._ends[index - 1]) if index else 0
         weight, amplitude = float(self.weight[index]), float(self._amplitude[index])
         return AudioMeta(
-            os.fsdecode(self._paths[begin:int(self._ends[index])].tobytes()), float(self.duration[index]),
-            int(self.sample_rate[index]), int(self._channels[index]) or None,
-            None if math.isnan(amplitude) else amplitude, None if math.isnan(weight) else weight,
-            self._info_paths.get(index))
+            os.fsdecode(self._paths[begin : int(self._ends[index])].tobytes()),
+            float(self.duration[index]),
+            int(self.sample_rate[index]),
+            int(self._channels[index]) or None,
+            None if math.isnan(amplitude) else amplitude,
+            None if math.isnan(weight) else weight,
+            self._info_paths.get(index),
+        )
 
 
 class AudioDataset(Dataset[torch.Tensor | Sample]):
     """Segments drawn at random from files, or whole files.
 
-    With a `segment_duration`, item `index` draws a file with chance proportional to duration x weight and an offset in
-    it, uniformly such that at least `min_segment_ratio` of the segment is audio; the rest is padded with zeros, and
-    `SegmentInfo.n_frames` tells the true length. Files too short for that are left out, unless all are. Without it,
-    item `index` is a whole file.
+    With a `segment_duration`, item `index` draws a file with chance proportional to duration x
+    weight and an offset in it, uniformly such that at least `min_segment_ratio` of the segment is
+    audio; the rest is padded with zeros, and `SegmentInfo.n_frames` tells the true length. Files
+    too short for that are left out, unless all are. Without it, item `index` is a whole file.
 
-    Another draw stands in for a file that cannot be read, for whole files too: sets keep their number of items, and no
-    other item changes. `SegmentInfo.skipped` names such files.
+    Another draw stands in for a file that cannot be read, for whole files too: sets keep their
+    number of items, and no other item changes. `SegmentInfo.skipped` names such files.
 
-    Items are addressed by `index` (in the epoch given to `set_epoch`) or by `(epoch, index)`, which needs no state and
-    is how loader processes get them. Sets with `shuffle=False` do not depend on the epoch.
+    Items are addressed by `index` (in the epoch given to `set_epoch`) or by `(epoch, index)`, which
+    needs no state and is how loader processes get them. Sets with `shuffle=False` do not depend on
+    the epoch.
 
     Args:
         meta: the files (see `index.load_source`).
         sample_rate: of the items (Hz); files are resampled.
         channels: of the items; mono is made by averaging, and repeated for more channels.
         segment_duration: seconds; None for whole files.
-        num_samples: items per epoch; None for the number of files. Of whole files, at most that many are taken, evenly
-            spaced in the list.
+        num_samples: items per epoch; None for the number of files. Of whole files, at most that
+            many are taken, evenly spaced in the list.
         shuffle: draw anew in every epoch.
-        permutation_on_files: go through all files in random order, epoch after epoch, before any comes again. Needs
-            `sample_on_duration=False` and `sample_on_weight=False`.
+        permutation_on_files: go through all files in random order, epoch after epoch, before any
+            comes again. Needs `sample_on_duration=False` and `sample_on_weight=False`.
         min_segment_ratio: see above.
         sample_on_duration: chance proportional to duration; otherwise all files alike.
         sample_on_weight: chance proportional to the manifest's weight.
         min_audio_duration: seconds; shorter files are left out.
         max_audio_duration: seconds; longer files are left out.
-        pad: pad items to the segment's length; otherwise they are only padded to the longest of their batch.
+        pad: pad items to the segment's length; otherwise they are only padded to the longest of
+            their batch.
         return_info: items are (wav, SegmentInfo) instead of wav.
         seed: of all draws.
 
@@ -128,22 +144,45 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
         ValueError: arguments that contradict each other, or no file left.
     """
 
-    def __init__(self, meta: Sequence[AudioMeta], sample_rate: int, channels: int = 1,
-                 segment_duration: float | None = None, num_samples: int | None = None, shuffle: bool = True,
-                 permutation_on_files: bool = False, min_segment_ratio: float = 0.5, sample_on_duration: bool = True,
-                 sample_on_weight: bool = True, min_audio_duration: float | None = None,
-                 max_audio_duration: float | None = None, pad: bool = True, return_info: bool = False,
-                 seed: int = 0) -> None:
+    def __init__(
+        self,
+        meta: Sequence[AudioMeta],
+        sample_rate: int,
+        channels: int = 1,
+        segment_duration: float | None = None,
+        num_samples: int | None = None,
+        shuffle: bool = True,
+        permutation_on_files: bool = False,
+        min_segment_ratio: float = 0.5,
+        sample_on_duration: bool = True,
+        sample_on_weight: bool = True,
+        min_audio_duration: float | None = None,
+        max_audio_duration: float | None = None,
+        pad: bool = True,
+        return_info: bool = False,
+        seed: int = 0,
+    ) -> None:
         if segment_duration is not None and not round(segment_duration * sample_rate) > 0:
-            raise ValueError(f'segment_duration={segment_duration}: expected seconds, or null for whole files')
+            raise ValueError(
+                f'segment_duration={segment_duration}: expected seconds, or null for whole files'
+            )
         if not 0 <= min_segment_ratio <= 1:
             raise ValueError(f'min_segment_ratio={min_segment_ratio}: expected 0 to 1')
         if num_samples is not None and num_samples < 1:
-            raise ValueError(f'num_samples={num_samples}: expected at least 1, or null for the number of files')
+            raise ValueError(
+                f'num_samples={num_samples}: expected at least 1, or null for the number of files'
+            )
         if permutation_on_files and (sample_on_duration or sample_on_weight):
-            raise ValueError('permutation_on_files=true takes every file equally often: '
-                             'set sample_on_duration=false and sample_on_weight=false')
-        self.sample_rate, self.channels, self.pad, self.return_info = sample_rate, channels, pad, return_info
+            raise ValueError(
+                'permutation_on_files=true takes every file equally often: '
+                'set sample_on_duration=false and sample_on_weight=false'
+            )
+        self.sample_rate, self.channels, self.pad, self.return_info = (
+            sample_rate,
+            channels,
+            pad,
+            return_info,
+        )
         self.segment_duration, self.min_segment_ratio = segment_duration, min_segment_ratio
         self.shuffle, self.permutation_on_files = shuffle, permutation_on_files
         self.sample_on_duration, self.sample_on_weight = sample_on_duration, sample_on_weight
@@ -156,20 +195,27 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
         self._chances = self._cumulative_chances()
         self._reported: set[str] = set()
 
-    def _usable(self, metas: Sequence[AudioMeta], shortest: float | None, longest: float | None) -> list[AudioMeta]:
+    def _usable(
+        self, metas: Sequence[AudioMeta], shortest: float | None, longest: float | None
+    ) -> list[AudioMeta]:
         """The files to draw from."""
         low = 0.0 if shortest is None else shortest
         high = math.inf if longest is None else longest
         kept = [meta for meta in metas if meta.duration > 0 and low <= meta.duration <= high]
         if not kept:
-            raise ValueError(f'no file to draw from: none of {len(metas)} lasts {low} to {high} s '
-                             '(min_audio_duration, max_audio_duration)')
+            raise ValueError(
+                f'no file to draw from: none of {len(metas)} lasts {low} to {high} s '
+                '(min_audio_duration, max_audio_duration)'
+            )
         if self.segment_duration is not None:
             needed = self.segment_duration * self.min_segment_ratio
             kept = [meta for meta in kept if meta.duration >= needed] or kept
         if len(kept) < 0.9 * len(metas):
-            logger.warning('%d of %d files are too short or too long to draw from, and left out.',
-                           len(metas) - len(kept), len(metas))
+            logger.warning(
+                '%d of %d files are too short or too long to draw from, and left out.',
+                len(metas) - len(kept),
+                len(metas),
+            )
         return kept
 
     def _cumulative_chances(self) -> np.ndarray | None:
@@ -211,15 +257,32 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
             if not self.return_info:
                 self._report(skipped)
                 return wav
-            return wav, SegmentInfo(meta, start / self.sample_rate, n_frames, wav.shape[-1], self.sample_rate,
-                                    self.channels, epoch, index, tuple(skipped))
-        raise ValueError(f'{_MAX_DRAWS} files drawn in a row cannot be read; the last: {skipped[-1].reason} '
-                         '(scripts/doctor.py finds the others)')
+            return wav, SegmentInfo(
+                meta,
+                start / self.sample_rate,
+                n_frames,
+                wav.shape[-1],
+                self.sample_rate,
+                self.channels,
+                epoch,
+                index,
+                tuple(skipped),
+            )
+        raise ValueError(
+            f'{_MAX_DRAWS} files drawn in a row cannot be read; the last: {skipped[-1].reason} '
+            '(scripts/doctor.py finds the others)'
+        )
 
-    def _draw(self, rng: np.random.Generator, epoch: int, index: int, draw: int) -> tuple[AudioMeta, int, int]:
+    def _draw(
+        self, rng: np.random.Generator, epoch: int, index: int, draw: int
+    ) -> tuple[AudioMeta, int, int]:
         """A file, and the first sample and number of samples to read from it (-1: all)."""
         if self.segment_duration is None:
-            place = index * len(self.files) // len(self) if draw == 0 else self._draw_file(rng, epoch, index, draw)
+            place = (
+                index * len(self.files) // len(self)
+                if draw == 0
+                else self._draw_file(rng, epoch, index, draw)
+            )
             return self.files[place], 0, -1
         frames = round(self.segment_duration * self.sample_rate)
         meta = self.files[self._draw_file(rng, epoch, index, draw)]
@@ -228,7 +291,9 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
         return meta, int(rng.random() * (latest + 1)), frames
 
     def _draw_file(self, rng: np.random.Generator, epoch: int, index: int, draw: int) -> int:
-        """Index of a file. Draws after the first stand in for an unreadable file, and are not part of a permutation."""
+        """Index of a file. Draws after the first stand in for an unreadable file, and are not part
+        of a permutation.
+        """
         if self.permutation_on_files and draw == 0:
             turn, place = divmod(epoch * len(self) + index, len(self.files))
             return int(_permutation(len(self.files), self.seed & _MASK, turn)[place])
@@ -245,7 +310,9 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
         return wav
 
     def _report(self, skipped: Sequence[Skipped]) -> None:
-        """Name unreadable files, once in this process: where infos are returned, this is up to who receives them."""
+        """Name unreadable files, once in this process: where infos are returned, this is up to who
+        receives them.
+        """
         for path, reason in skipped:
             if path not in self._reported:
                 self._reported.add(path)
@@ -255,14 +322,19 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
         """Make a batch of items, padded with zeros to the longest.
 
         Returns:
-            wav [B, C, T], or with `return_info` (wav, list of B SegmentInfo whose `total_frames` is T).
+            wav [B, C, T], or with `return_info` (wav, list of B SegmentInfo whose `total_frames` is
+            T).
         """
         wavs = [sample if isinstance(sample, torch.Tensor) else sample[0] for sample in samples]
         longest = max(wav.shape[-1] for wav in wavs)
         wav = torch.stack([F.pad(wav, (0, longest - wav.shape[-1])) for wav in wavs])
         if not self.return_info:
             return wav
-        return wav, [replace(sample[1], total_frames=longest) for sample in samples if isinstance(sample, tuple)]
+        return wav, [
+            replace(sample[1], total_frames=longest)
+            for sample in samples
+            if isinstance(sample, tuple)
+        ]
 
 
 @lru_cache(4)

@@ -1,7 +1,8 @@
-"""From what a user types as a data source - a manifest, a folder, an audio file - to a list of audio files.
+"""From what a user types as a data source - a manifest, a folder, an audio file - to a list of
+audio files.
 
-A folder is indexed on first use. What was found is kept in the user's cache folder, file by file with size and time of
-modification, so that the next use reads only the files that changed.
+A folder is indexed on first use. What was found is kept in the user's cache folder, file by file
+with size and time of modification, so that the next use reads only the files that changed.
 """
 
 import gzip
@@ -27,13 +28,17 @@ from audiocodec.utils.files import write_bytes
 logger = logging.getLogger(__name__)
 
 SPLITS = ('train', 'valid', 'evaluate', 'generate')
-_SPLIT_FOLDERS = {  # names of sub-folders that hold a split, and the split that stands in when there is none
+# names of sub-folders that hold a split, and the split that stands in when there is none
+_SPLIT_FOLDERS = {
     'train': (('train', 'training'), None),
     'valid': (('valid', 'validation', 'val', 'dev'), 'evaluate'),
     'evaluate': (('evaluate', 'eval', 'test'), 'valid'),
     'generate': (('generate',), 'evaluate'),
 }
-_MANIFESTS = ('data.jsonl', 'data.jsonl.gz')  # inside a folder, these stand for it (AudioCraft's convention)
+_MANIFESTS = (
+    'data.jsonl',
+    'data.jsonl.gz',
+)  # inside a folder, these stand for it (AudioCraft's convention)
 _CACHE_VERSION = 1
 _NAMED = 20  # left-out files named in a warning
 
@@ -45,8 +50,8 @@ def load_source(source: str | os.PathLike[str], **options: Any) -> list[AudioMet
     """The files of a data source.
 
     Args:
-        source: a manifest (see `manifest`); a folder, which stands for the data.jsonl or data.jsonl.gz in it, or else
-            is indexed; or one audio file.
+        source: a manifest (see `manifest`); a folder, which stands for the data.jsonl or
+            data.jsonl.gz in it, or else is indexed; or one audio file.
         **options: of `index_folder`.
 
     Raises:
@@ -54,7 +59,10 @@ def load_source(source: str | os.PathLike[str], **options: Any) -> list[AudioMet
     """
     path = Path(source).expanduser()
     if not path.exists():
-        raise ValueError(f'{path}: no such data source; expected a manifest (.jsonl, .jsonl.gz) or a folder with audio')
+        raise ValueError(
+            f'{path}: no such data source; expected a manifest (.jsonl, .jsonl.gz) or a folder '
+            'with audio'
+        )
     manifest = manifest_of(path)
     if manifest is not None:
         return load_manifest(manifest)
@@ -62,7 +70,9 @@ def load_source(source: str | os.PathLike[str], **options: Any) -> list[AudioMet
 
 
 def manifest_of(path: Path) -> Path | None:
-    """The manifest that a data source is or holds; None for audio: a folder without one, or a file with its suffix."""
+    """The manifest that a data source is or holds; None for audio: a folder without one, or a file
+    with its suffix.
+    """
     if path.is_dir():
         return next((path / name for name in _MANIFESTS if (path / name).is_file()), None)
     return None if path.suffix.lower() in EXTENSIONS else path
@@ -81,7 +91,10 @@ def probe(path: Path, amplitude: bool = False) -> AudioMeta:
     info = audio_info(path, check_end=True)
     peak = None
     if amplitude:
-        peak = max(read_audio(path, start, 2 ** 22)[0].abs().max().item() for start in range(0, info.frames, 2 ** 22))
+        peak = max(
+            read_audio(path, start, 2**22)[0].abs().max().item()
+            for start in range(0, info.frames, 2**22)
+        )
     return AudioMeta(str(path), info.duration, info.sample_rate, info.channels, peak)
 
 
@@ -103,35 +116,56 @@ def find_audio(folder: str | os.PathLike[str]) -> list[tuple[str, int, int]]:
                 path = os.path.join(root, name)
                 with suppress(OSError):  # a dangling link
                     status = os.stat(path)
-                    found.append((Path(os.path.relpath(path, folder)).as_posix(), status.st_size, status.st_mtime_ns))
+                    found.append(
+                        (
+                            Path(os.path.relpath(path, folder)).as_posix(),
+                            status.st_size,
+                            status.st_mtime_ns,
+                        )
+                    )
     return sorted(found)
 
 
-def index_folder(folder: str | os.PathLike[str], min_duration: float = 0.0, workers: int | None = None,
-                 cache: bool = True, amplitude: bool = False) -> list[AudioMeta]:
-    """The audio files below a folder, sorted by path. Unreadable and short ones are left out, named once in a warning.
+def index_folder(
+    folder: str | os.PathLike[str],
+    min_duration: float = 0.0,
+    workers: int | None = None,
+    cache: bool = True,
+    amplitude: bool = False,
+) -> list[AudioMeta]:
+    """The audio files below a folder, sorted by path. Unreadable and short ones are left out, named
+    once in a warning.
 
     Args:
         folder: to search, with everything below it.
         min_duration: seconds; shorter files are left out.
-        workers: processes that read, when there are many files; by default twice the number of processors, at most 16.
+        workers: processes that read, when there are many files; by default twice the number of
+            processors, at most 16.
         cache: read and write the user's cache.
-        amplitude: also measure the largest absolute sample of each file (decodes everything; not cached).
+        amplitude: also measure the largest absolute sample of each file (decodes everything; not
+            cached).
 
     Raises:
-        ValueError: no such folder, or no readable audio in it; names the folder and the accepted suffixes.
+        ValueError: no such folder, or no readable audio in it; names the folder and the accepted
+            suffixes.
     """
     folder = Path(folder).expanduser().absolute()
     if not folder.is_dir():
         raise ValueError(f'{folder}: no such folder')
     files = find_audio(folder)
     if not files:
-        raise ValueError(f'{folder}: no audio in this folder; expected files ending in {" ".join(EXTENSIONS)}')
+        raise ValueError(
+            f'{folder}: no audio in this folder; expected files ending in {" ".join(EXTENSIONS)}'
+        )
     cache = cache and not amplitude
     cache_file = _cache_file(folder) if cache else None
     with _locked(cache_file):
         known = _load_cache(cache_file)
-        fresh = {name: known[name] for name, size, mtime in files if known.get(name, [None, None])[:2] == [size, mtime]}
+        fresh = {
+            name: known[name]
+            for name, size, mtime in files
+            if known.get(name, [None, None])[:2] == [size, mtime]
+        }
         missing = [file for file in files if file[0] not in fresh]
         entries = {**fresh, **_probe_all(folder, missing, workers, amplitude)}
         if cache_file is not None and entries != known:
@@ -147,17 +181,27 @@ def index_folder(folder: str | os.PathLike[str], min_duration: float = 0.0, work
             metas.append(AudioMeta.from_dict({**entry, 'path': str(folder / name)}))
     _warn_left_out(folder, left_out, len(files))
     if not metas:
-        raise ValueError(f'{folder}: none of its {len(files)} audio files can be used; e.g. {left_out[0]}')
+        raise ValueError(
+            f'{folder}: none of its {len(files)} audio files can be used; e.g. {left_out[0]}'
+        )
     return metas
 
 
-def _probe_all(folder: Path, files: Sequence[tuple[str, int, int]], workers: int | None, amplitude: bool) -> _Entries:
+def _probe_all(
+    folder: Path, files: Sequence[tuple[str, int, int]], workers: int | None, amplitude: bool
+) -> _Entries:
     """Entries of the given files, read by several processes when there are many."""
-    def died(file: tuple[str, int, int]) -> list[Any]:
-        raise ValueError(f'{folder / file[0]}: the process that read it died, for want of memory or of a decoder that '
-                         'survives this file: give the job more memory, or move the file away')
 
-    entries = map_files(partial(_probe_entry, folder, amplitude), files, workers, f'Indexing {folder.name}', died)
+    def died(file: tuple[str, int, int]) -> list[Any]:
+        raise ValueError(
+            f'{folder / file[0]}: the process that read it died, for want of memory or of a '
+            'decoder that '
+            'survives this file: give the job more memory, or move the file away'
+        )
+
+    entries = map_files(
+        partial(_probe_entry, folder, amplitude), files, workers, f'Indexing {folder.name}', died
+    )
     return {file[0]: values for file, values in zip(files, entries)}
 
 
@@ -203,14 +247,18 @@ def _cache_head() -> list[Any]:
 
 
 def _load_cache(path: Path | None) -> _Entries:
-    """The entries of a cache file; none when there is no such file, or it is damaged or of another version."""
+    """The entries of a cache file; none when there is no such file, or it is damaged or of another
+    version.
+    """
     try:
         assert path is not None
         head, *lines = gzip.decompress(path.read_bytes()).splitlines()
         if json.loads(head)[:3] != _cache_head():
             return {}
         return {name: [size, mtime, entry] for name, size, mtime, entry in map(json.loads, lines)}
-    except Exception:  # a cache may be lost at any time; whatever is wrong with it, the folder is read again
+    except (
+        Exception
+    ):  # a cache may be lost at any time; whatever is wrong with it, the folder is read again
         return {}
 
 
@@ -225,13 +273,19 @@ def _save_cache(path: Path, folder: Path, entries: _Entries) -> None:
 
 @contextmanager
 def _locked(path: Path | None) -> Iterator[None]:
-    """Hold a lock beside the cache file: of several workers one reads the folder, and the others its result."""
+    """Hold a lock beside the cache file: of several workers one reads the folder, and the others
+    its result.
+    """
     try:
         import fcntl
+
         lock = open(f'{path}.lock', 'w') if path is not None else None  # noqa: SIM115
         if lock is not None:
             fcntl.flock(lock, fcntl.LOCK_EX)
-    except (ImportError, OSError):  # no locks here: every worker reads the folder, to the same result
+    except (
+        ImportError,
+        OSError,
+    ):  # no locks here: every worker reads the folder, to the same result
         lock = None
     try:
         yield
@@ -240,11 +294,14 @@ def _locked(path: Path | None) -> Iterator[None]:
             lock.close()
 
 
-def split(metas: Sequence[AudioMeta], name: str, root: str | os.PathLike[str] | None = None) -> list[AudioMeta]:
-    """One split of a set of files that comes without splits: 90 % train, 5 % valid, 5 % for evaluate and generate.
+def split(
+    metas: Sequence[AudioMeta], name: str, root: str | os.PathLike[str] | None = None
+) -> list[AudioMeta]:
+    """One split of a set of files that comes without splits: 90 % train, 5 % valid, 5 % for
+    evaluate and generate.
 
-    A file's split depends on a hash of its path relative to `root`, so it stays the same when other files come and go
-    and when the folder moves. Every split holds at least one file.
+    A file's split depends on a hash of its path relative to `root`, so it stays the same when other
+    files come and go and when the folder moves. Every split holds at least one file.
 
     Args:
         metas: all files, with absolute paths.
@@ -256,14 +313,20 @@ def split(metas: Sequence[AudioMeta], name: str, root: str | os.PathLike[str] | 
     """
     if name not in SPLITS:
         raise ValueError(f'split {name!r}: expected one of {", ".join(SPLITS)}')
-    root = os.path.commonpath([os.path.dirname(meta.path) for meta in metas]) if root is None and metas else root
+    root = (
+        os.path.commonpath([os.path.dirname(meta.path) for meta in metas])
+        if root is None and metas
+        else root
+    )
     if len(metas) < 3:
-        raise ValueError(f'{root}: {len(metas)} audio files cannot be split into train, valid and test: '
-                         'give at least 3, or name a source for each (datasource.train=... datasource.valid=...)')
+        raise ValueError(
+            f'{root}: {len(metas)} audio files cannot be split into train, valid and test: '
+            'give at least 3, or name a source for each (datasource.train=... datasource.valid=...)'
+        )
 
     def place(meta: AudioMeta) -> float:
         relative = Path(os.path.relpath(meta.path, root)).as_posix()
-        return int.from_bytes(hashlib.sha256(os.fsencode(relative)).digest()[:8], 'big') / 2 ** 64
+        return int.from_bytes(hashlib.sha256(os.fsencode(relative)).digest()[:8], 'big') / 2**64
 
     places = sorted((place(meta), index) for index, meta in enumerate(metas))
     train = min(max(sum(where < 0.90 for where, _ in places), 1), len(metas) - 2)
@@ -275,9 +338,9 @@ def split(metas: Sequence[AudioMeta], name: str, root: str | os.PathLike[str] | 
 def split_folder(folder: str | os.PathLike[str], name: str, **options: Any) -> list[AudioMeta]:
     """One split of a folder (or manifest) that holds all of a user's data.
 
-    A folder with sub-folders for train and for valid or evaluate (also called val, dev, test ...) is split as they say,
-    a missing one of the latter being stood in for by the other; generate is evaluate unless it has its own. Anything
-    else is split by `split`.
+    A folder with sub-folders for train and for valid or evaluate (also called val, dev, test ...)
+    is split as they say, a missing one of the latter being stood in for by the other; generate is
+    evaluate unless it has its own. Anything else is split by `split`.
 
     Args:
         folder: a folder or manifest.

@@ -1,4 +1,6 @@
-"""Batches of a dataset: shared out among workers (ranks), decoded ahead by processes, resumable at any update."""
+"""Batches of a dataset: shared out among workers (ranks), decoded ahead by processes, resumable at
+any update.
+"""
 
 import os
 import re
@@ -21,18 +23,28 @@ Key = tuple[int, int]
 class BatchPlan:
     """Which items make up each batch of one worker: the batch sampler of a DataLoader.
 
-    Batch `u` of all workers together is items [u * N * B, (u + 1) * N * B), of which worker `r` takes the `r`-th run of
-    B: put one after another, the workers' batches are the batch of a single worker with N * B.
+    Batch `u` of all workers together is items [u * N * B, (u + 1) * N * B), of which worker `r`
+    takes the `r`-th run of B: put one after another, the workers' batches are the batch of a single
+    worker with N * B.
 
-    With `drop_last` every worker gets the same number of full batches. Without, no item is lost or repeated: what is
-    left at the end is shared out in runs as equal as can be, and workers left with nothing have one batch less. A loop
-    over such a plan must not communicate per batch; sum up and reduce after it.
+    With `drop_last` every worker gets the same number of full batches. Without, no item is lost or
+    repeated: what is left at the end is shared out in runs as equal as can be, and workers left
+    with nothing have one batch less. A loop over such a plan must not communicate per batch; sum up
+    and reduce after it.
 
-    Keys are (epoch, index), so that processes which live through many epochs need not be told the epoch.
+    Keys are (epoch, index), so that processes which live through many epochs need not be told the
+    epoch.
     """
 
-    def __init__(self, items: int, batch_size: int, drop_last: bool, max_batches: int | None, rank: int,
-                 world_size: int) -> None:
+    def __init__(
+        self,
+        items: int,
+        batch_size: int,
+        drop_last: bool,
+        max_batches: int | None,
+        rank: int,
+        world_size: int,
+    ) -> None:
         self.items, self.batch_size, self.drop_last = items, batch_size, drop_last
         self.max_batches, self.rank, self.world_size = max_batches, rank, world_size
         self.epoch = self.start = 0
@@ -54,7 +66,9 @@ class BatchPlan:
         together = self.batch_size * self.world_size
         first = batch * together
         if first + together <= self.items:
-            return range(first + self.rank * self.batch_size, first + (self.rank + 1) * self.batch_size)
+            return range(
+                first + self.rank * self.batch_size, first + (self.rank + 1) * self.batch_size
+            )
         begin, end = self._share(self.items - first)
         return range(first + begin, first + end)
 
@@ -65,7 +79,9 @@ class BatchPlan:
 
 
 class _Guarded:
-    """The dataset in a loader process: a ValueError travels as a value, so that its message arrives as it was."""
+    """The dataset in a loader process: a ValueError travels as a value, so that its message arrives
+    as it was.
+    """
 
     def __init__(self, dataset: AudioDataset) -> None:
         self.dataset = dataset
@@ -89,8 +105,9 @@ _STOP = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
 def _obey_parent_alone(_: int) -> None:
     """In a loader process: do not die of a signal to stop that is sent to all processes of a job.
 
-    It would take the data away from a run that is about to save its state. The parent's own SIGTERM, with which Python
-    ends its children, is obeyed; which of them it is, only a thread that waits for signals can tell.
+    It would take the data away from a run that is about to save its state. The parent's own
+    SIGTERM, with which Python ends its children, is obeyed; which of them it is, only a thread that
+    waits for signals can tell.
     """
     if not hasattr(signal, 'sigwaitinfo'):
         return
@@ -106,24 +123,34 @@ def _wait_for_parent() -> None:
 
 
 class LoaderDiedError(RuntimeError):
-    """A process that loads data died; the message says of what, as far as can be known, and what to do."""
+    """A process that loads data died; the message says of what, as far as can be known, and what to
+    do.
+    """
 
 
 def _explained(error: Exception) -> LoaderDiedError | None:
     """What PyTorch means by its error when a loader process has died; None for other errors."""
     text = str(error) or type(error).__name__
-    # without a word of PyTorch, it is the connection to the process that broke; errors of the data are 'Caught ...'
+    # without a word of PyTorch, it is the connection to the process that broke; errors of the data
+    # are 'Caught ...'
     is_connection = isinstance(error, OSError | EOFError) and not text.startswith('Caught ')
     is_death = 'killed by signal' in text or 'exited unexpectedly' in text
     if isinstance(error, LoaderDiedError) or not (is_connection or is_death):
         return None
     name = found[1] if (found := re.search(r'killed by signal: (.+?)\.', text)) else ''
     memory = 'killed for want of memory: give the job more, or lower dataset.num_workers'
-    shared = 'for want of shared memory: give the job more (/dev/shm; docker run --shm-size), or lower ' \
-             'dataset.num_workers'
+    shared = (
+        'for want of shared memory: give the job more (/dev/shm; docker run --shm-size), or lower '
+        'dataset.num_workers'
+    )
     decoder = 'of a file that its decoder does not survive: scripts/doctor.py SOURCE finds it'
-    causes = {'Killed': memory, 'Bus error': shared, 'Segmentation fault': decoder, 'Aborted': decoder,
-              'Floating point exception': decoder}
+    causes = {
+        'Killed': memory,
+        'Bus error': shared,
+        'Segmentation fault': decoder,
+        'Aborted': decoder,
+        'Floating point exception': decoder,
+    }
     why = causes.get(name, f'{memory}; or {decoder}')
     return LoaderDiedError(f'a process that loads data died, most often {why} ({text.strip()})')
 
@@ -132,7 +159,8 @@ _handler: Any = None
 
 
 def _explain_deaths() -> None:
-    """Have an error say why where a loader process dies while its consumer is busy with something else.
+    """Have an error say why where a loader process dies while its consumer is busy with something
+    else.
 
     PyTorch raises from a handler of SIGCHLD, in the middle of whatever the main thread does.
     """
@@ -161,25 +189,43 @@ class AudioLoader:
     Attributes:
         dataset: the dataset.
         wait_time: seconds that the current or last iteration spent waiting for data.
-        bad_files: counts the files that the current or last iteration skipped, and stops it when they are too many.
+        bad_files: counts the files that the current or last iteration skipped, and stops it when
+            they are too many.
     """
 
-    def __init__(self, dataset: AudioDataset, plan: BatchPlan, num_workers: int, pin_memory: bool,
-                 prefetch_factor: int, bad_files: BadFiles) -> None:
+    def __init__(
+        self,
+        dataset: AudioDataset,
+        plan: BatchPlan,
+        num_workers: int,
+        pin_memory: bool,
+        prefetch_factor: int,
+        bad_files: BadFiles,
+    ) -> None:
         self.dataset, self.plan, self.bad_files = dataset, plan, bad_files
         self.wait_time = 0.0
         guarded = _Guarded(dataset)
-        extra: dict[str, Any] = {'persistent_workers': True, 'prefetch_factor': prefetch_factor} if num_workers else {}
-        self._loader: DataLoader[Any] = DataLoader(guarded, batch_sampler=plan, num_workers=num_workers,  # type: ignore
-                                                   collate_fn=guarded.collate, pin_memory=pin_memory,
-                                                   worker_init_fn=_obey_parent_alone, **extra)
+        extra: dict[str, Any] = (
+            {'persistent_workers': True, 'prefetch_factor': prefetch_factor} if num_workers else {}
+        )
+        self._loader: DataLoader[Any] = DataLoader(
+            guarded,
+            batch_sampler=plan,
+            num_workers=num_workers,  # type: ignore
+            collate_fn=guarded.collate,
+            pin_memory=pin_memory,
+            worker_init_fn=_obey_parent_alone,
+            **extra,
+        )
 
     def __len__(self) -> int:
         """Batches of this worker in a whole epoch."""
         return len(self.plan)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Have the next iteration yield batches `start`, `start + 1`, ... of an epoch; those before are not decoded."""
+        """Have the next iteration yield batches `start`, `start + 1`, ... of an epoch; those before
+        are not decoded.
+        """
         self.plan.epoch, self.plan.start = epoch, start
 
     def __iter__(self) -> Iterator[Any]:
@@ -209,24 +255,35 @@ class AudioLoader:
             before = time.perf_counter()
 
 
-def make_loader(dataset: AudioDataset, batch_size: int, num_workers: int = 0, *, drop_last: bool | None = None,
-                max_batches: int | None = None, rank: int | None = None, world_size: int | None = None,
-                pin_memory: bool | None = None, prefetch_factor: int = 4,
-                max_bad_fraction: float = MAX_FRACTION, named: set[str] | None = None) -> AudioLoader:
+def make_loader(
+    dataset: AudioDataset,
+    batch_size: int,
+    num_workers: int = 0,
+    *,
+    drop_last: bool | None = None,
+    max_batches: int | None = None,
+    rank: int | None = None,
+    world_size: int | None = None,
+    pin_memory: bool | None = None,
+    prefetch_factor: int = 4,
+    max_bad_fraction: float = MAX_FRACTION,
+    named: set[str] | None = None,
+) -> AudioLoader:
     """A loader of this worker's share of a dataset, see `BatchPlan`.
 
     Args:
         dataset: the dataset; equal on every worker.
         batch_size: items per batch and worker.
-        num_workers: processes that decode; 0 to decode in this one. The batches do not depend on it.
+        num_workers: processes that decode; 0 to decode in this one. The batches do not depend on
+            it.
         drop_last: see `BatchPlan`; by default for sets that shuffle, the ones to train on.
         max_batches: at most so many batches an epoch.
         rank: of this worker; by default from torch.distributed.
         world_size: number of workers; by default from torch.distributed.
         pin_memory: by default when there is a CUDA device.
         prefetch_factor: batches decoded ahead by each process.
-        max_bad_fraction: share of draws of unreadable files above which iterating raises, see `bad_files.BadFiles`;
-            where the dataset returns no infos, it is not watched.
+        max_bad_fraction: share of draws of unreadable files above which iterating raises, see
+            `bad_files.BadFiles`; where the dataset returns no infos, it is not watched.
         named: bad files that were named already, shared by the loaders of a run.
 
     Raises:
@@ -237,9 +294,16 @@ def make_loader(dataset: AudioDataset, batch_size: int, num_workers: int = 0, *,
     drop_last = dataset.shuffle if drop_last is None else drop_last
     pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
     if batch_size < 1 or num_workers < 0:
-        raise ValueError(f'batch_size={batch_size}, num_workers={num_workers}: expected at least 1, and at least 0')
+        raise ValueError(
+            f'batch_size={batch_size}, num_workers={num_workers}: expected at least 1, and at '
+            'least 0'
+        )
     if drop_last and len(dataset) < batch_size * world_size:
-        raise ValueError(f'an epoch of {len(dataset)} items is less than one batch of {batch_size} on each of '
-                         f'{world_size} workers: raise num_samples or lower batch_size')
+        raise ValueError(
+            f'an epoch of {len(dataset)} items is less than one batch of {batch_size} on each of '
+            f'{world_size} workers: raise num_samples or lower batch_size'
+        )
     plan = BatchPlan(len(dataset), batch_size, drop_last, max_batches, rank, world_size)
-    return AudioLoader(dataset, plan, num_workers, pin_memory, prefetch_factor, BadFiles(max_bad_fraction, named))
+    return AudioLoader(
+        dataset, plan, num_workers, pin_memory, prefetch_factor, BadFiles(max_bad_fraction, named)
+    )

@@ -2,11 +2,12 @@
 
     {"path": "speech/a.flac", "duration": 3.2, "sample_rate": 24000, "channels": 1, "weight": 2.0}
 
-`path` (absolute, or relative to the manifest's folder), `duration` (s) and `sample_rate` (Hz) are required; `channels`,
-`amplitude` (largest absolute sample), `weight` (relative chance of being drawn) and `info_path` may be missing or null.
-Other keys are ignored. Manifests made for AudioCraft are of this form, with paths relative to the repository that they
-were made in: a relative path that does not exist beside the manifest is looked up in the folders above it and in the
-working directory.
+`path` (absolute, or relative to the manifest's folder), `duration` (s) and `sample_rate` (Hz) are
+required; `channels`, `amplitude` (largest absolute sample), `weight` (relative chance of being
+drawn) and `info_path` may be missing or null. Other keys are ignored. Manifests made for AudioCraft
+are of this form, with paths relative to the repository that they were made in: a relative path that
+does not exist beside the manifest is looked up in the folders above it and in the working
+directory.
 """
 
 import dataclasses
@@ -26,11 +27,21 @@ from audiocodec.utils.distrib import is_rank_zero
 from audiocodec.utils.files import write_bytes
 from audiocodec.utils.progress import Progress
 
-_PROBED = 16  # entries, all along the list, looked up on disk to find what relative paths are relative to
+_PROBED = (
+    16  # entries, all along the list, looked up on disk to find what relative paths are relative to
+)
 _LIMITS = {  # from, to; beyond, it is a mistake, or another unit
-    'duration': (0, 1e8), 'sample_rate': (1, 768_000), 'channels': (1, 1024), 'amplitude': (0, 1e9), 'weight': (0, 1e9)}
+    'duration': (0, 1e8),
+    'sample_rate': (1, 768_000),
+    'channels': (1, 1024),
+    'amplitude': (0, 1e9),
+    'weight': (0, 1e9),
+}
 _INTEGERS = ('sample_rate', 'channels')
-_LOOKED_UP = 1000, 32  # files that a thread looks up at a time, and threads: for folders on a network
+_LOOKED_UP = (
+    1000,
+    32,
+)  # files that a thread looks up at a time, and threads: for folders on a network
 
 
 @dataclass(slots=True)
@@ -44,7 +55,8 @@ class AudioMeta:
         channels: None when the manifest does not say.
         amplitude: largest absolute sample, None when not measured.
         weight: relative chance of being drawn, None for 1.
-        info_path: further information about the file, as 'ARCHIVE.zip:MEMBER' or a path; carried along.
+        info_path: further information about the file, as 'ARCHIVE.zip:MEMBER' or a path; carried
+            along.
     """
 
     path: str
@@ -59,7 +71,9 @@ class AudioMeta:
     def from_dict(cls, entry: Any) -> 'AudioMeta':
         """Check one manifest entry. Raises ValueError with what is wrong with it."""
         if not isinstance(entry, dict):
-            raise ValueError(f'expected an object such as {{"path": ..., "duration": ...}}, got {_short(entry)}')
+            raise ValueError(
+                f'expected an object such as {{"path": ..., "duration": ...}}, got {_short(entry)}'
+            )
         for key in ('path', 'duration', 'sample_rate'):
             if entry.get(key) is None:
                 raise ValueError(f'{key!r} is missing')
@@ -68,10 +82,14 @@ class AudioMeta:
         if isinstance(info, dict) and {'zip_path', 'file_path'} <= info.keys():
             info = f'{info["zip_path"]}:{info["file_path"]}'
         return cls(
-            path=_path('path', entry['path']), duration=numbers['duration'], sample_rate=int(numbers['sample_rate']),
+            path=_path('path', entry['path']),
+            duration=numbers['duration'],
+            sample_rate=int(numbers['sample_rate']),
             channels=int(numbers['channels']) if 'channels' in numbers else None,
-            amplitude=numbers.get('amplitude'), weight=numbers.get('weight'),
-            info_path=None if info is None else _path('info_path', info))
+            amplitude=numbers.get('amplitude'),
+            weight=numbers.get('weight'),
+            info_path=None if info is None else _path('info_path', info),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest entry, without what is not known."""
@@ -106,7 +124,9 @@ def _short(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """Text with whatever bytes the names of files bring along, such that it can be printed and logged."""
+    """Text with whatever bytes the names of files bring along, such that it can be printed and
+    logged.
+    """
     return text.encode('utf-8', 'backslashreplace').decode()
 
 
@@ -117,8 +137,8 @@ def load_manifest(path: str | os.PathLike[str]) -> list[AudioMeta]:
         path: JSON lines; gzipped when it ends in '.gz'.
 
     Raises:
-        ValueError: the file is missing, unreadable or empty, a line is wrong (named with its number), or none of the
-            audio files looked up exists.
+        ValueError: the file is missing, unreadable or empty, a line is wrong (named with its
+            number), or none of the audio files looked up exists.
     """
     metas, problems = _parse_lines(Path(path))
     if problems:
@@ -129,10 +149,12 @@ def load_manifest(path: str | os.PathLike[str]) -> list[AudioMeta]:
 
 
 def read_manifest(path: str | os.PathLike[str]) -> tuple[list[AudioMeta], list[str]]:
-    """The entries of a manifest that can be used, with absolute paths, and a sentence on each line that cannot.
+    """The entries of a manifest that can be used, with absolute paths, and a sentence on each line
+    that cannot.
 
     Raises:
-        ValueError: the file is missing, unreadable or empty, or none of the audio files looked up exists.
+        ValueError: the file is missing, unreadable or empty, or none of the audio files looked up
+            exists.
     """
     metas, problems = _parse_lines(Path(path))
     if metas:
@@ -181,8 +203,10 @@ def _resolve(metas: Sequence[AudioMeta], manifest: Path) -> None:
     probes = [meta.path for meta in metas[::step]]
     hits = [sum(os.path.isfile(os.path.join(base, probe)) for probe in probes) for base in bases]
     if max(hits) == 0:
-        raise ValueError(f'{manifest}: its audio files do not exist, e.g. {os.path.join(bases[0], probes[0])}; '
-                         'relative paths are looked up from the folder of the manifest')
+        raise ValueError(
+            f'{manifest}: its audio files do not exist, e.g. {os.path.join(bases[0], probes[0])}; '
+            'relative paths are looked up from the folder of the manifest'
+        )
     base = bases[hits.index(max(hits))]
     for meta in metas:
         meta.path = os.path.normpath(os.path.join(base, meta.path))
@@ -193,13 +217,16 @@ def _resolve(metas: Sequence[AudioMeta], manifest: Path) -> None:
 def missing_files(paths: Sequence[str]) -> list[str]:
     """Those of the paths at which there is no file.
 
-    Half a million take a second on a local disk, and some 20 s where each look-up takes a millisecond.
+    Half a million take a second on a local disk, and some 20 s where each look-up takes a
+    millisecond.
     """
     at_once, threads = _LOOKED_UP
-    bar: Progress[Any] = Progress(total=len(paths), desc='Looking for files', unit='file', enabled=is_rank_zero())
+    bar: Progress[Any] = Progress(
+        total=len(paths), desc='Looking for files', unit='file', enabled=is_rank_zero()
+    )
     missing = []
     with ThreadPoolExecutor(threads) as pool:
-        parts = (paths[begin:begin + at_once] for begin in range(0, len(paths), at_once))
+        parts = (paths[begin : begin + at_once] for begin in range(0, len(paths), at_once))
         try:
             for part in pool.map(_absent, parts):
                 missing += part
@@ -213,13 +240,16 @@ def _absent(paths: Sequence[str]) -> list[str]:
     return [path for path in paths if not os.path.isfile(path)]
 
 
-def save_manifest(metas: Iterable[AudioMeta], path: str | os.PathLike[str], relative: bool = True) -> None:
+def save_manifest(
+    metas: Iterable[AudioMeta], path: str | os.PathLike[str], relative: bool = True
+) -> None:
     """Write a manifest, whole or not at all.
 
     Args:
         metas: with absolute paths.
         path: gzipped when it ends in '.gz'; missing folders are made.
-        relative: write the paths of files below the manifest's folder relative to it, so that the folder can move.
+        relative: write the paths of files below the manifest's folder relative to it, so that the
+            folder can move.
     """
     path = Path(path)
     folder = str(path.absolute().parent)
@@ -250,13 +280,19 @@ class Summary:
 
     def __str__(self) -> str:
         rates = ', '.join(f'{rate} Hz ({count})' for rate, count in self.sample_rates.items())
-        channels = ', '.join(f'{number or "unknown"} ({count})' for number, count in self.channels.items())
-        return f'{self.files} files, {self.hours:.2f} h, sample rates: {rates}, channels: {channels}'
+        channels = ', '.join(
+            f'{number or "unknown"} ({count})' for number, count in self.channels.items()
+        )
+        return (
+            f'{self.files} files, {self.hours:.2f} h, sample rates: {rates}, channels: {channels}'
+        )
 
 
 def summarize(metas: Sequence[AudioMeta]) -> Summary:
     """Count files, hours, sample rates and channels."""
     return Summary(
-        files=len(metas), hours=sum(meta.duration for meta in metas) / 3600,
+        files=len(metas),
+        hours=sum(meta.duration for meta in metas) / 3600,
         sample_rates=dict(sorted(Counter(meta.sample_rate for meta in metas).items())),
-        channels=dict(sorted(Counter(meta.channels or 0 for meta in metas).items())))
+        channels=dict(sorted(Counter(meta.channels or 0 for meta in metas).items())),
+    )

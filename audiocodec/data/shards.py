@@ -1,16 +1,18 @@
-"""Shards: audio decoded, resampled and packed once, as int16 samples that loading processes map into memory and share.
+"""Shards: audio decoded, resampled and packed once, as int16 samples that loading processes map
+into memory and share.
 
-A folder of shards is read in place of the files that it was made of: the same files, so that the same seed draws the
-same segments, and the same samples, rounded to 16 bits. It holds
+A folder of shards is read in place of the files that it was made of: the same files, so that the
+same seed draws the same segments, and the same samples, rounded to 16 bits. It holds
 
-    shards.json                 what made it: sample rate, channels, source, version; the size of every shard
-    files.jsonl.gz              in order, the manifest entry of every file and where its samples lie
-    00000.24000x1.s16 ...       little-endian int16 samples at 24000 Hz, 1 channel; channels interleaved, files in a row
+    shards.json             sample rate, channels, source, version, and the size of every shard
+    files.jsonl.gz          in order, the manifest entry of every file and where its samples lie
+    00000.24000x1.s16 ...   int16 (little-endian) at 24000 Hz, 1 channel, file by file
 
-A sample x becomes round(32768 x), limited to what int16 holds, and comes back as that number over 32768: 16-bit files
-that need no conversion come back exactly, all others within half a step, 2^-16.
+A sample x becomes round(32768 x), limited to what int16 holds, and comes back as that number over
+32768: 16-bit files that need no conversion come back exactly, all others within half a step, 2^-16.
 
-The folder is written under another name and renamed at the end: what was cut off is never taken for whole.
+The folder is written under another name and renamed at the end: what was cut off is never taken for
+whole.
 """
 
 import gzip
@@ -42,14 +44,21 @@ from audiocodec.utils.progress import Progress
 HEAD, FILES, SUFFIX = 'shards.json', 'files.jsonl.gz', '.s16'
 _FORMAT = 'audiocodec shards 1'
 _SCALE = 32768
-_BLOCK = 2 ** 20  # samples decoded at once
-_SHARD_BYTES = (2 ** 21, 2 ** 28)  # the least and the most that a shard aims at; a file is never cut in two
-_ADDRESS = re.compile(r'(?P<shard>.*?\.(?P<rate>\d+)x(?P<channels>\d+)\.s16)/(?P<begin>\d+)\+(?P<frames>\d+)/',
-                      re.DOTALL)
+_BLOCK = 2**20  # samples decoded at once
+_SHARD_BYTES = (
+    2**21,
+    2**28,
+)  # the least and the most that a shard aims at; a file is never cut in two
+_ADDRESS = re.compile(
+    r'(?P<shard>.*?\.(?P<rate>\d+)x(?P<channels>\d+)\.s16)/(?P<begin>\d+)\+(?P<frames>\d+)/',
+    re.DOTALL,
+)
 
 
 class _Packed(NamedTuple):
-    """A file in its shard: first sample, samples per channel, values that were limited, and what was wrong with it."""
+    """A file in its shard: first sample, samples per channel, values that were limited, and what
+    was wrong with it.
+    """
 
     begin: int
     frames: int
@@ -93,14 +102,20 @@ def load_shards(folder: str | os.PathLike[str]) -> list[AudioMeta]:
     try:
         head = json.loads((folder / HEAD).read_bytes())
         if head.get('format') != _FORMAT:
-            raise ValueError(f'expected format {_FORMAT!r}, got {head.get("format")!r}: make the shards anew')
+            raise ValueError(
+                f'expected format {_FORMAT!r}, got {head.get("format")!r}: make the shards anew'
+            )
         for name, size in head['shards'].items():
             found = (folder / name).stat().st_size
             if found != size:
                 raise ValueError(f'{name} has {found} bytes instead of {size}: copy it anew')
-        entries = [json.loads(line) for line in gzip.decompress((folder / FILES).read_bytes()).splitlines()]
+        entries = [
+            json.loads(line) for line in gzip.decompress((folder / FILES).read_bytes()).splitlines()
+        ]
         if len(entries) != head['files']:
-            raise ValueError(f'{FILES} lists {len(entries)} files instead of {head["files"]}: copy it anew')
+            raise ValueError(
+                f'{FILES} lists {len(entries)} files instead of {head["files"]}: copy it anew'
+            )
         names = list(head['shards'])
         metas = [AudioMeta.from_dict(entry) for entry in entries]
         for meta, entry in zip(metas, entries):
@@ -117,7 +132,8 @@ def is_address(path: str) -> bool:
 
 
 def check_shards(paths: Iterable[str], sample_rate: int, channels: int) -> None:
-    """Check that the shards among some paths fit a run: its sample rate, and its channels or more to mix to mono.
+    """Check that the shards among some paths fit a run: its sample rate, and its channels or more
+    to mix to mono.
 
     Raises:
         ValueError: they do not.
@@ -127,9 +143,13 @@ def check_shards(paths: Iterable[str], sample_rate: int, channels: int) -> None:
         rate, stored = int(found['rate']), int(found['channels'])
         if rate != sample_rate or channels not in (stored, 1):
             raise ValueError(
-                f'{Path(shard).parent}: these shards hold {rate} Hz with {stored} channel(s), and are asked for '
-                f'{sample_rate} Hz with {channels}: shards are read at their own rate, and mixed to mono at most. '
-                f'Make others: scripts/make_shards.py SOURCE OUT --sample_rate {sample_rate} --channels {channels}')
+                f'{Path(shard).parent}: these shards hold {rate} Hz with {stored} channel(s), and '
+                'are asked for '
+                f'{sample_rate} Hz with {channels}: shards are read at their own rate, and mixed '
+                'to mono at most. '
+                f'Make others: scripts/make_shards.py SOURCE OUT --sample_rate {sample_rate} '
+                f'--channels {channels}'
+            )
 
 
 def read_stored(address: str, start: int, frames: int, channels: int | None = None) -> torch.Tensor:
@@ -151,10 +171,14 @@ def read_stored(address: str, start: int, frames: int, channels: int | None = No
     assert found is not None, address
     begin, total = int(found['begin']), int(found['frames'])
     if not 0 <= start < total:
-        what = 'could not be read when the shards were made' if total == 0 else f'holds {total} samples'
+        what = (
+            'could not be read when the shards were made'
+            if total == 0
+            else f'holds {total} samples'
+        )
         raise ValueError(f'{address}: cannot read from sample {start}: it {what}')
     frames = total - start if frames < 0 else min(frames, total - start)
-    stored = _mapped(found['shard'], int(found['channels']))[begin + start:begin + start + frames]
+    stored = _mapped(found['shard'], int(found['channels']))[begin + start : begin + start + frames]
     wav = torch.from_numpy(stored.T.astype(np.float32, order='C')).div_(_SCALE)
     return wav if channels is None else convert_channels(wav, channels)
 
@@ -168,11 +192,18 @@ def _mapped(shard: str, channels: int) -> np.ndarray:
         raise ValueError(f'{shard}: cannot be read: {error}') from error
 
 
-def make_shards(metas: Sequence[AudioMeta], out: str | os.PathLike[str], sample_rate: int, channels: int = 1,
-                workers: int | None = None, source: str = '') -> Report:
+def make_shards(
+    metas: Sequence[AudioMeta],
+    out: str | os.PathLike[str],
+    sample_rate: int,
+    channels: int = 1,
+    workers: int | None = None,
+    source: str = '',
+) -> Report:
     """Decode, resample and pack files, whole or not at all.
 
-    A file that cannot be read keeps its entry, without samples: drawing it fails as it would have from the original.
+    A file that cannot be read keeps its entry, without samples: drawing it fails as it would have
+    from the original.
 
     Args:
         metas: the files, see `index.load_source`.
@@ -193,25 +224,48 @@ def make_shards(metas: Sequence[AudioMeta], out: str | os.PathLike[str], sample_
     try:
         temporary.mkdir(parents=True)
         low, high = _SHARD_BYTES
-        groups = _groups(metas, min(max(size // (4 * workers), low), high) // (2 * channels * sample_rate))
+        groups = _groups(
+            metas, min(max(size // (4 * workers), low), high) // (2 * channels * sample_rate)
+        )
         names = [f'{index:05d}.{sample_rate}x{channels}{SUFFIX}' for index in range(len(groups))]
-        tasks = [(temporary / name, [metas[index].path for index in group], sample_rate, channels)
-                 for name, group in zip(names, groups)]
+        tasks = [
+            (temporary / name, [metas[index].path for index in group], sample_rate, channels)
+            for name, group in zip(names, groups)
+        ]
         packed = _pack_all(tasks, workers)
-        report = _write_record(temporary, metas, names, packed, {
-            'format': _FORMAT, 'sample_rate': sample_rate, 'channels': channels, 'source': source,
-            'audiocodec': __version__})
+        report = _write_record(
+            temporary,
+            metas,
+            names,
+            packed,
+            {
+                'format': _FORMAT,
+                'sample_rate': sample_rate,
+                'channels': channels,
+                'source': source,
+                'audiocodec': __version__,
+            },
+        )
         os.rename(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return report
 
 
-def _check_task(metas: Sequence[AudioMeta], out: Path, sample_rate: int, channels: int, workers: int | None,
-                size: int) -> int:
+def _check_task(
+    metas: Sequence[AudioMeta],
+    out: Path,
+    sample_rate: int,
+    channels: int,
+    workers: int | None,
+    size: int,
+) -> int:
     """Check the arguments of `make_shards`; the number of processes."""
     if sample_rate < 1 or channels < 1 or (workers is not None and workers < 1):
-        raise ValueError(f'sample_rate={sample_rate}, channels={channels}, workers={workers}: expected at least 1')
+        raise ValueError(
+            f'sample_rate={sample_rate}, channels={channels}, workers={workers}: expected at least '
+            '1'
+        )
     if not metas:
         raise ValueError('no files to make shards of')
     if any(is_address(meta.path) for meta in metas):
@@ -221,7 +275,9 @@ def _check_task(metas: Sequence[AudioMeta], out: Path, sample_rate: int, channel
     parent = next(folder for folder in out.parents if folder.exists())
     total, _, free = shutil.disk_usage(parent)
     if free < size and total:  # mounts of object stores have no size
-        raise OSError(f'{out}: needs {size / 1e9:.2f} GB, and {parent} has {free / 1e9:.2f} GB left')
+        raise OSError(
+            f'{out}: needs {size / 1e9:.2f} GB, and {parent} has {free / 1e9:.2f} GB left'
+        )
     return usable_cores() if workers is None else workers
 
 
@@ -242,7 +298,9 @@ _Task = tuple[Path, list[str], int, int]  # shard to write, files, sample rate, 
 def _pack_all(tasks: Sequence[_Task], workers: int) -> list[list[_Packed]]:
     """Write the shards, by several processes, with a progress bar over the files."""
     method = 'fork' if 'fork' in multiprocessing.get_all_start_methods() else None
-    bar: Progress[Any] = Progress(total=sum(len(task[1]) for task in tasks), desc='Packing', unit='file')
+    bar: Progress[Any] = Progress(
+        total=sum(len(task[1]) for task in tasks), desc='Packing', unit='file'
+    )
     try:
         if workers == 1:
             packed = []
@@ -250,7 +308,9 @@ def _pack_all(tasks: Sequence[_Task], workers: int) -> list[list[_Packed]]:
                 packed.append(_pack(task))
                 bar.update(len(task[1]))
             return packed
-        with ProcessPoolExecutor(min(workers, len(tasks)), multiprocessing.get_context(method)) as pool:
+        with ProcessPoolExecutor(
+            min(workers, len(tasks)), multiprocessing.get_context(method)
+        ) as pool:
             futures = {pool.submit(_pack, task): task for task in tasks}
             try:
                 for future in as_completed(futures):
@@ -261,8 +321,11 @@ def _pack_all(tasks: Sequence[_Task], workers: int) -> list[list[_Packed]]:
                 raise
             return [future.result() for future in futures]
     except BrokenProcessPool as error:
-        raise OSError('a process that decodes died, most often for want of memory: give it more, or use fewer workers; '
-                      'or a file kills its decoder: scripts/doctor.py finds it') from error
+        raise OSError(
+            'a process that decodes died, most often for want of memory: give it more, or use '
+            'fewer workers; '
+            'or a file kills its decoder: scripts/doctor.py finds it'
+        ) from error
     finally:
         bar.close()
 
@@ -286,7 +349,11 @@ def _pack(task: _Task) -> list[_Packed]:
             except ValueError as error:
                 file.seek(2 * channels * begin)
                 file.truncate()
-                frames, limited, problem = 0, 0, str(error) if path in str(error) else f'{path}: {error}'
+                frames, limited, problem = (
+                    0,
+                    0,
+                    str(error) if path in str(error) else f'{path}: {error}',
+                )
             packed.append(_Packed(begin, frames, limited, problem))
             begin += frames
         files.flush(file)
@@ -308,8 +375,13 @@ def _decoded(path: str, sample_rate: int, channels: int) -> Iterator[torch.Tenso
             return
 
 
-def _write_record(folder: Path, metas: Sequence[AudioMeta], names: Sequence[str],
-                  packed: Sequence[Sequence[_Packed]], head: dict[str, Any]) -> Report:
+def _write_record(
+    folder: Path,
+    metas: Sequence[AudioMeta],
+    names: Sequence[str],
+    packed: Sequence[Sequence[_Packed]],
+    head: dict[str, Any],
+) -> Report:
     """Write `files.jsonl.gz` and `shards.json`."""
     places = [(shard, place) for shard, group in enumerate(packed) for place in group]
     problems = [place.problem for _, place in places if place.problem is not None]
@@ -318,7 +390,9 @@ def _write_record(folder: Path, metas: Sequence[AudioMeta], names: Sequence[str]
     entries = []
     for meta, (shard, place) in zip(metas, places):
         entry = {**meta.to_dict(), 'shard': shard, **place._asdict()}
-        entries.append(json.dumps({key: value for key, value in entry.items() if value is not None}) + '\n')
+        entries.append(
+            json.dumps({key: value for key, value in entry.items() if value is not None}) + '\n'
+        )
     write_bytes(folder / FILES, ''.join(entries).encode())
     sizes = {name: (folder / name).stat().st_size for name in names}
     values = sum(sizes.values()) // 2

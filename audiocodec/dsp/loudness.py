@@ -4,13 +4,14 @@ import math
 
 import torch
 
-# K-weighting as two analogue prototypes (gain dB, frequency Hz, quality), which give the tables of BS.1770-4 at 48 kHz
-# and carry over to other sample rates by the bilinear transform.
+# K-weighting as two analogue prototypes (gain dB, frequency Hz, quality), which give the tables of
+# BS.1770-4 at 48 kHz and carry over to other sample rates by the bilinear transform.
 _SHELF = (3.999843853973347, 1681.974450955533, 0.7071752369554196)
 _HIGH_PASS = (38.13547087602444, 0.5003270373238773)
 _CHANNEL_WEIGHTS = (1.0, 1.0, 1.0, 1.41, 1.41)  # left, right, centre, surrounds
 
-# Head room of each strategy in dB: the level it leaves below full scale (for loudness: the target, in -LKFS).
+# Head room of each strategy in dB: the level it leaves below full scale (for loudness: the target,
+# in -LKFS).
 HEADROOM_DB = {'none': 0.0, 'clip': 0.0, 'peak': 1.0, 'rms': 18.0, 'loudness': 14.0}
 
 
@@ -18,11 +19,13 @@ def k_weighting(sample_rate: int) -> list[tuple[list[float], list[float]]]:
     """The two biquads of BS.1770-4 as (numerator, denominator), for any sample rate (Hz)."""
     gain, frequency, quality = _SHELF
     k, high = math.tan(math.pi * frequency / sample_rate), 10 ** (gain / 20)
-    band = high ** 0.4996667741545416
+    band = high**0.4996667741545416
     a0 = 1 + k / quality + k * k
     slope = band * k / quality
-    shelf = ([(high + slope + k * k) / a0, 2 * (k * k - high) / a0, (high - slope + k * k) / a0],
-             [1.0, 2 * (k * k - 1) / a0, (1 - k / quality + k * k) / a0])
+    shelf = (
+        [(high + slope + k * k) / a0, 2 * (k * k - high) / a0, (high - slope + k * k) / a0],
+        [1.0, 2 * (k * k - 1) / a0, (1 - k / quality + k * k) / a0],
+    )
     frequency, quality = _HIGH_PASS
     k = math.tan(math.pi * frequency / sample_rate)
     a0 = 1 + k / quality + k * k
@@ -32,40 +35,56 @@ def k_weighting(sample_rate: int) -> list[tuple[list[float], list[float]]]:
 def _k_weighted(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
     """[C, T] through the K-weighting, in float64.
 
-    Filtered as a product of spectra: the responses die out within half a second (38 Hz high-pass), so that padding by
-    a second or more makes the circular convolution equal to the recursive filter to double precision.
+    Filtered as a product of spectra: the responses die out within half a second (38 Hz high-pass),
+    so that padding by a second or more makes the circular convolution equal to the recursive filter
+    to double precision.
     """
-    length = 1 << (wav.shape[-1] + sample_rate - 1).bit_length()  # a power of two, for the speed of the transform
-    omega = torch.arange(length // 2 + 1, dtype=torch.float64, device=wav.device) * (2 * math.pi / length)
+    length = (
+        1 << (wav.shape[-1] + sample_rate - 1).bit_length()
+    )  # a power of two, for the speed of the transform
+    omega = torch.arange(length // 2 + 1, dtype=torch.float64, device=wav.device) * (
+        2 * math.pi / length
+    )
     z = torch.polar(torch.ones_like(omega), -omega)
     response = torch.ones_like(z)
     for b, a in k_weighting(sample_rate):
         response = response * (b[0] + b[1] * z + b[2] * z * z) / (a[0] + a[1] * z + a[2] * z * z)
-    return torch.fft.irfft(torch.fft.rfft(wav.double(), length) * response, length)[..., :wav.shape[-1]]
+    return torch.fft.irfft(torch.fft.rfft(wav.double(), length) * response, length)[
+        ..., : wav.shape[-1]
+    ]
 
 
 def loudness(wav: torch.Tensor, sample_rate: int) -> float:
-    """Integrated loudness (ITU-R BS.1770-4): K-weighting, 400 ms blocks overlapping by 75 %, two gates.
+    """Integrated loudness (ITU-R BS.1770-4): K-weighting, 400 ms blocks overlapping by 75 %, two
+    gates.
 
     Args:
         wav: [C, T], up to 5 channels in the order left, right, centre, left and right surround.
         sample_rate: in Hz.
 
     Returns:
-        LKFS; -inf when every block is below the absolute gate of -70 LKFS. Audio shorter than a block is one block.
+        LKFS; -inf when every block is below the absolute gate of -70 LKFS. Audio shorter than a
+        block is one block.
     """
     if wav.dim() != 2 or not 1 <= wav.shape[0] <= len(_CHANNEL_WEIGHTS):
-        raise ValueError(f'loudness is defined for [channels, samples] with 1 to 5 channels; got {list(wav.shape)}')
+        raise ValueError(
+            'loudness is defined for [channels, samples] with 1 to 5 channels; got '
+            f'{list(wav.shape)}'
+        )
     if wav.shape[-1] == 0:
         return -math.inf
     block = min(wav.shape[-1], round(0.4 * sample_rate))
-    power = _k_weighted(wav, sample_rate).square().unfold(-1, block, max(1, round(block / 4))).mean(-1)
-    weights = torch.tensor(_CHANNEL_WEIGHTS[:len(wav)], dtype=torch.float64, device=wav.device)
+    power = (
+        _k_weighted(wav, sample_rate).square().unfold(-1, block, max(1, round(block / 4))).mean(-1)
+    )
+    weights = torch.tensor(_CHANNEL_WEIGHTS[: len(wav)], dtype=torch.float64, device=wav.device)
     power = weights @ power
     power = power[power > _power(-70.0)]
     if not len(power):
         return -math.inf
-    power = power[power > power.mean() / 10]  # relative gate: 10 LU below the mean of what passed the first
+    power = power[
+        power > power.mean() / 10
+    ]  # relative gate: 10 LU below the mean of what passed the first
     return -0.691 + 10 * math.log10(power.mean().item())
 
 
@@ -73,24 +92,27 @@ def _power(lkfs: float) -> float:
     return float(10 ** ((lkfs + 0.691) / 10))
 
 
-def normalize(wav: torch.Tensor, sample_rate: int, strategy: str = 'clip',
-              headroom_db: float | None = None) -> torch.Tensor:
+def normalize(
+    wav: torch.Tensor, sample_rate: int, strategy: str = 'clip', headroom_db: float | None = None
+) -> torch.Tensor:
     """Bring audio to a level, and within full scale.
 
     Args:
         wav: [C, T].
         sample_rate: in Hz.
-        strategy: 'clip' only clips, at the head room; 'peak' scales the largest sample, 'rms' the root mean square of
-            the mono mix, 'loudness' the integrated loudness (see `loudness`) to the head room, and clips at full scale;
-            'none' changes nothing.
-        headroom_db: dB below full scale, for 'loudness' below 0 LKFS; by default 0 for clip, 1 for peak, 18 for rms
-            and 14 for loudness.
+        strategy: 'clip' only clips, at the head room; 'peak' scales the largest sample, 'rms' the
+            root mean square of the mono mix, 'loudness' the integrated loudness (see `loudness`) to
+            the head room, and clips at full scale; 'none' changes nothing.
+        headroom_db: dB below full scale, for 'loudness' below 0 LKFS; by default 0 for clip, 1 for
+            peak, 18 for rms and 14 for loudness.
 
     Returns:
         [C, T]. Silence stays silence.
     """
     if strategy not in HEADROOM_DB:
-        raise ValueError(f'normalisation strategy {strategy!r}: expected one of {", ".join(HEADROOM_DB)}')
+        raise ValueError(
+            f'normalisation strategy {strategy!r}: expected one of {", ".join(HEADROOM_DB)}'
+        )
     headroom = HEADROOM_DB[strategy] if headroom_db is None else headroom_db
     target = 10 ** (-headroom / 20)
     if strategy == 'none' or wav.numel() == 0:

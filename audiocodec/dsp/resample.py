@@ -1,8 +1,10 @@
-"""Resampling with julius' windowed-sinc filter, of whole signals and of segments cut out of a longer one.
+"""Resampling with julius' windowed-sinc filter, of whole signals and of segments cut out of a
+longer one.
 
-With the ratio reduced to `old : new`, output sample `k * new + i` is an inner product of filter `i` with the input
-around sample `k * old`. A segment is therefore computed from the blocks that it covers plus the filter's reach on both
-sides, and equals the same stretch of the whole resampled signal: no edges of its own.
+With the ratio reduced to `old : new`, output sample `k * new + i` is an inner product of filter `i`
+with the input around sample `k * old`. A segment is therefore computed from the blocks that it
+covers plus the filter's reach on both sides, and equals the same stretch of the whole resampled
+signal: no edges of its own.
 """
 
 import math
@@ -14,8 +16,10 @@ from torch.nn import functional as F
 
 ZEROS = 24  # zero crossings of the sinc on each side, and
 ROLLOFF = 0.945  # cutoff as a share of the lower Nyquist frequency: both julius' defaults
-_MAX_KERNEL = 2 ** 22  # values in julius' kernel of one ratio (16 MB), above which it is evaluated sparsely
-_MAX_SPARSE = 2 ** 24  # values (64 MB) which that may take; 192001 Hz to 48000 Hz takes 10 million
+_MAX_KERNEL = (
+    2**22
+)  # values in julius' kernel of one ratio (16 MB), above which it is evaluated sparsely
+_MAX_SPARSE = 2**24  # values (64 MB) which that may take; 192001 Hz to 48000 Hz takes 10 million
 
 
 class Resampler:
@@ -38,7 +42,9 @@ class Resampler:
         return frames * self.new // self.old
 
     def source_range(self, start: int, frames: int, total: int) -> tuple[int, int]:
-        """Input samples [a, b) needed for the outputs [start, start + frames) of a signal of `total` input samples."""
+        """Input samples [a, b) needed for the outputs [start, start + frames) of a signal of
+        `total` input samples.
+        """
         first, last = start // self.new, -(-(start + frames) // self.new)
         return max(0, first * self.old - self.width), min(total, last * self.old + self.width)
 
@@ -56,21 +62,30 @@ class Resampler:
         if self.old == self.new:
             return wav[..., :frames]
         first, last = start // self.new, -(-(start + frames) // self.new)
-        left = max(0, self.width - first * self.old)  # a signal's own ends are continued by their last value
+        left = max(
+            0, self.width - first * self.old
+        )  # a signal's own ends are continued by their last value
         right = (last - first) * self.old + 2 * self.width - left - wav.shape[-1]
         flat = F.pad(wav.reshape(-1, 1, wav.shape[-1]), (left, max(0, right)), mode='replicate')
         out = self._blocks(flat, last - first)
         offset = start - first * self.new
-        return out[:, offset:offset + frames].reshape(*wav.shape[:-1], frames)
+        return out[:, offset : offset + frames].reshape(*wav.shape[:-1], frames)
 
     def _blocks(self, wav: torch.Tensor, blocks: int) -> torch.Tensor:
         """[N, 1, blocks * old + 2 * width] -> [N, blocks * new]."""
         kernel = self.kernel.to(wav)
         if not self.is_sparse:
-            return F.conv1d(wav, kernel[:, None], stride=self.old).transpose(1, 2).reshape(len(wav), -1)
+            return (
+                F.conv1d(wav, kernel[:, None], stride=self.old)
+                .transpose(1, 2)
+                .reshape(len(wav), -1)
+            )
         nearest = torch.arange(self.new, device=wav.device) * self.old // self.new
         taps = nearest[:, None] + torch.arange(kernel.shape[1], device=wav.device)
-        return torch.cat([(wav[:, 0, block * self.old:][:, taps] * kernel).sum(-1) for block in range(blocks)], -1)
+        return torch.cat(
+            [(wav[:, 0, block * self.old :][:, taps] * kernel).sum(-1) for block in range(blocks)],
+            -1,
+        )
 
     def _dense_kernel(self) -> torch.Tensor:
         """The filters of julius, [new, old + 2 * width]."""
@@ -79,15 +94,27 @@ class Resampler:
         return julius.ResampleFrac(self.old, self.new, zeros=ZEROS, rolloff=ROLLOFF).kernel[:, 0]
 
     def _sparse_kernel(self) -> torch.Tensor:
-        """The same filters without their zeros, [new, 2 * width + 1]; filter i begins at input i * old // new."""
+        """The same filters without their zeros, [new, 2 * width + 1]; filter i begins at input i *
+        old // new.
+        """
         taps = 2 * self.width + 1
         if self.new * taps > _MAX_SPARSE:
-            raise ValueError(f'a ratio of {self.old} to {self.new} samples takes a filter of {self.new * taps} values')
-        return torch.cat([self._sparse_rows(phase) for phase in torch.arange(self.new).split(max(1, 2 ** 20 // taps))])
+            raise ValueError(
+                f'a ratio of {self.old} to {self.new} samples takes a filter of {self.new * taps} '
+                'values'
+            )
+        return torch.cat(
+            [
+                self._sparse_rows(phase)
+                for phase in torch.arange(self.new).split(max(1, 2**20 // taps))
+            ]
+        )
 
     def _sparse_rows(self, phase: torch.Tensor) -> torch.Tensor:
         fraction = (phase * self.old % self.new).double() / self.new
-        distance = torch.arange(-self.width, self.width + 1).double() - fraction[:, None]  # in input samples
+        distance = (
+            torch.arange(-self.width, self.width + 1).double() - fraction[:, None]
+        )  # in input samples
         time = (distance * (min(self.old, self.new) * ROLLOFF / self.old)).clamp(-ZEROS, ZEROS)
         kernel = torch.sinc(time) * torch.cos(math.pi * time / ZEROS / 2) ** 2
         return (kernel / kernel.sum(-1, keepdim=True)).float()
@@ -123,7 +150,8 @@ def resample(wav: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
         to_rate: sample rate of the result (Hz).
 
     Returns:
-        [..., T * to_rate // from_rate] (exact integer arithmetic), the same tensor when the rates are equal.
+        [..., T * to_rate // from_rate] (exact integer arithmetic), the same tensor when the rates
+        are equal.
     """
     filters = resampler(from_rate, to_rate)
     frames = filters.length(wav.shape[-1])

@@ -1,4 +1,4 @@
-"""Signal maths shared by the losses and the metrics: framing, power and mel spectrograms, SI-SNR."""
+"""Signal processing of losses and metrics: framing, power and mel spectrograms, SI-SNR."""
 
 import math
 from typing import Any
@@ -13,16 +13,22 @@ EPSILON = torch.finfo(torch.float32).eps
 def check_pair(estimate: torch.Tensor, reference: torch.Tensor) -> None:
     """Raise `ValueError` unless both signals have one shape and at least one sample."""
     if estimate.shape != reference.shape:
-        raise ValueError(f'estimate and reference must have the same shape, got {list(estimate.shape)} and '
-                         f'{list(reference.shape)}: cut both to the same length and convert their channels first.')
+        raise ValueError(
+            f'estimate and reference must have the same shape, got {list(estimate.shape)} and '
+            f'{list(reference.shape)}: cut both to the same length and convert their channels '
+            'first.'
+        )
     if estimate.numel() == 0:
-        raise ValueError(f'estimate and reference are empty (shape {list(estimate.shape)}): nothing to compare.')
+        raise ValueError(
+            f'estimate and reference are empty (shape {list(estimate.shape)}): nothing to compare.'
+        )
 
 
 def reflect_pad(wav: torch.Tensor, left: int, right: int) -> torch.Tensor:
     """Extend a signal on both sides by its mirror image.
 
-    A signal too short to be mirrored is continued by zeros first, so that any length >= 1 is accepted.
+    A signal too short to be mirrored is continued by zeros first, so that any length >= 1 is
+    accepted.
 
     Args:
         wav: [N, T].
@@ -52,7 +58,9 @@ def overlapping_segments(wav: torch.Tensor, length: int, stride: int) -> torch.T
     """
     n_segments = math.ceil(wav.shape[-1] / stride)
     padded_length = max((n_segments - 1) * stride + length, wav.shape[-1])
-    return F.pad(wav, (0, padded_length - wav.shape[-1])).unfold(-1, length, stride)[..., :n_segments, :]
+    return F.pad(wav, (0, padded_length - wav.shape[-1])).unfold(-1, length, stride)[
+        ..., :n_segments, :
+    ]
 
 
 def segment_samples(segment: float, sample_rate: int, overlap: float) -> int:
@@ -64,23 +72,34 @@ def segment_samples(segment: float, sample_rate: int, overlap: float) -> int:
         overlap: fraction of a segment shared with the next, in [0, 1).
 
     Raises:
-        ValueError: an overlap that is no such fraction, or a segment so short that it has no stride.
+        ValueError: an overlap that is no such fraction, or a segment so short that it has no
+            stride.
     """
     if not 0 <= overlap < 1:
         raise ValueError(f'overlap must be in [0, 1), got {overlap}.')
     samples = int(segment * sample_rate)
     if int(samples * (1 - overlap)) < 1:
-        raise ValueError(f'segment must hold some samples, got {segment} s at {sample_rate} Hz with an overlap of '
-                         f'{overlap}: give more seconds, or null for whole signals.')
+        raise ValueError(
+            f'segment must hold some samples, got {segment} s at {sample_rate} Hz with an overlap '
+            'of '
+            f'{overlap}: give more seconds, or null for whole signals.'
+        )
     return samples
 
 
-def si_snr(estimate: torch.Tensor, reference: torch.Tensor, segment_length: int | None = None, overlap: float = 0.5,
-           epsilon: float = EPSILON) -> torch.Tensor:
-    """Scale-invariant signal-to-noise ratio in dB, higher is better (Le Roux et al., arXiv 1811.02508, with centring).
+def si_snr(
+    estimate: torch.Tensor,
+    reference: torch.Tensor,
+    segment_length: int | None = None,
+    overlap: float = 0.5,
+    epsilon: float = EPSILON,
+) -> torch.Tensor:
+    """Scale-invariant signal-to-noise ratio in dB, higher is better (Le Roux et al., arXiv
+    1811.02508, with centring).
 
-    Each segment is centred, the estimate is projected on the reference, and the ratio of the energy of the projection
-    to the energy of the rest is averaged, in dB, over segments and channels. The last segments are completed by zeros.
+    Each segment is centred, the estimate is projected on the reference, and the ratio of the energy
+    of the projection to the energy of the rest is averaged, in dB, over segments and channels. The
+    last segments are completed by zeros.
 
     Args:
         estimate: [B, C, T].
@@ -107,19 +126,24 @@ def si_snr(estimate: torch.Tensor, reference: torch.Tensor, segment_length: int 
         dot = (est * ref).sum(-1, keepdim=True)
         projection = dot * ref / (floor + ref.square().sum(-1, keepdim=True))
         noise = est - projection
-        ratio = torch.log10(floor + projection.square().sum(-1)) - torch.log10(floor + noise.square().sum(-1))
+        ratio = torch.log10(floor + projection.square().sum(-1)) - torch.log10(
+            floor + noise.square().sum(-1)
+        )
         return 10 * ratio.flatten(1).mean(1)
 
 
 class _PowerSpectrum(torch.autograd.Function):
-    """|rfft|^2 with its backward written by hand, about twice as fast as autograd through complex numbers.
+    """|rfft|^2 with its backward written by hand, about twice as fast as autograd through complex
+    numbers.
 
-    For real x and X[f] = sum_t x[t] e^(-i w_f t), P[f] = |X[f]|^2 has dP[f]/dx[t] = 2 Re(X[f] e^(i w_f t)), hence
+    For real x and X[f] = sum_t x[t] e^(-i w_f t), P[f] = |X[f]|^2 has dP[f]/dx[t] = 2 Re(X[f] e^(i
+    w_f t)), hence
 
         dL/dx[t] = sum_f 2 Re(G[f] X[f] e^(i w_f t))   with G = dL/dP.
 
-    That sum is an unscaled inverse real FFT of G X: it counts each inner bin twice, as wanted, through the bin's
-    mirror image, but the first bin (and the last, for an even size) has none and must be doubled.
+    That sum is an unscaled inverse real FFT of G X: it counts each inner bin twice, as wanted,
+    through the bin's mirror image, but the first bin (and the last, for an even size) has none and
+    must be doubled.
     """
 
     @staticmethod
@@ -132,7 +156,7 @@ class _PowerSpectrum(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        spectrum, = ctx.saved_tensors
+        (spectrum,) = ctx.saved_tensors
         grad = grad.clone()
         grad[..., 0] *= 2
         if ctx.n_fft % 2 == 0:
@@ -172,12 +196,14 @@ def fft_window(window: torch.Tensor, n_fft: int) -> torch.Tensor:
 
 
 class MelSpectrogram(nn.Module):
-    """Mel power spectrogram with one frame per started hop: [..., T] -> [..., ceil(T / hop_length), n_mels].
+    """Mel power spectrogram with one frame per started hop: [..., T] -> [..., ceil(T / hop_length),
+    n_mels].
 
-    The signal is mirrored by (n_fft - hop_length) / 2 samples on both sides, and its last frame is completed by zeros.
-    Always computed in float32. The filters are triangular on the HTK mel scale. A filter that
-    falls between two bins of a small FFT is empty, and its band is zero in every spectrogram:
-    EnCodec's multi-scale loss has 64 bands down to an FFT of 64 samples, of which 21 are empty at 24 kHz.
+    The signal is mirrored by (n_fft - hop_length) / 2 samples on both sides, and its last frame is
+    completed by zeros. Always computed in float32. The filters are triangular on the HTK mel scale.
+    A filter that falls between two bins of a small FFT is empty, and its band is zero in every
+    spectrogram: EnCodec's multi-scale loss has 64 bands down to an FFT of 64 samples, of which 21
+    are empty at 24 kHz.
 
     Args:
         sample_rate: Hz.
@@ -200,15 +226,26 @@ class MelSpectrogram(nn.Module):
     window: torch.Tensor
     filters: torch.Tensor
 
-    def __init__(self, sample_rate: int, n_fft: int = 1024, hop_length: int = 256, win_length: int | None = None,
-                 n_mels: int = 80, f_min: float = 0., f_max: float | None = None, normalized: bool = False) -> None:
+    def __init__(
+        self,
+        sample_rate: int,
+        n_fft: int = 1024,
+        hop_length: int = 256,
+        win_length: int | None = None,
+        n_mels: int = 80,
+        f_min: float = 0.0,
+        f_max: float | None = None,
+        normalized: bool = False,
+    ) -> None:
         super().__init__()
         f_max = float(sample_rate // 2) if f_max is None else f_max
         if not 1 <= hop_length <= n_fft:
             raise ValueError(f'hop_length must be from 1 to n_fft ({n_fft}), got {hop_length}.')
         if not 0 <= f_min < f_max <= sample_rate / 2:
-            raise ValueError(f'mel bands need 0 <= f_min < f_max <= sample_rate / 2 ({sample_rate / 2:g} Hz), '
-                             f'got f_min={f_min} and f_max={f_max}.')
+            raise ValueError(
+                f'mel bands need 0 <= f_min < f_max <= sample_rate / 2 ({sample_rate / 2:g} Hz), '
+                f'got f_min={f_min} and f_max={f_max}.'
+            )
         if n_mels < 1:
             raise ValueError(f'n_mels must be at least 1, got {n_mels}.')
         self.n_fft = n_fft
@@ -217,7 +254,9 @@ class MelSpectrogram(nn.Module):
         if normalized:
             window = window / window.square().sum().sqrt()
         self.register_buffer('window', fft_window(window, n_fft), persistent=False)
-        self.register_buffer('filters', _mel_filters(n_fft, sample_rate, n_mels, f_min, f_max), persistent=False)
+        self.register_buffer(
+            'filters', _mel_filters(n_fft, sample_rate, n_mels, f_min, f_max), persistent=False
+        )
 
     def forward(self, wav: torch.Tensor) -> torch.Tensor:
         """Compute the mel power spectrogram.
@@ -239,7 +278,9 @@ class MelSpectrogram(nn.Module):
         return mel.reshape(*wav.shape[:-1], *mel.shape[1:])
 
 
-def _mel_filters(n_fft: int, sample_rate: int, n_mels: int, f_min: float, f_max: float) -> torch.Tensor:
+def _mel_filters(
+    n_fft: int, sample_rate: int, n_mels: int, f_min: float, f_max: float
+) -> torch.Tensor:
     """Triangular filters, equally spaced on the mel scale of HTK: mel(f) = 2595 log10(1 + f / 700).
 
     Filter m rises from 0 at edge m to 1 at edge m + 1 and falls to 0 at edge m + 2:
@@ -256,5 +297,8 @@ def _mel_filters(n_fft: int, sample_rate: int, n_mels: int, f_min: float, f_max:
     lowest, highest = (2595 * math.log10(1 + f / 700) for f in (f_min, f_max))
     edges = 700 * (10 ** (torch.linspace(lowest, highest, n_mels + 2) / 2595) - 1)
     left, center, right = edges[:-2], edges[1:-1], edges[2:]
-    rising, falling = (frequencies - left) / (center - left), (right - frequencies) / (right - center)
+    rising, falling = (
+        (frequencies - left) / (center - left),
+        (right - frequencies) / (right - center),
+    )
     return torch.minimum(rising, falling).clamp(min=0)

@@ -1,7 +1,19 @@
-"""Reconstruction losses `loss(estimate, reference)` and their balancer. L1 and L2 come from `torch.nn`."""
+"""Reconstruction losses `loss(estimate, reference)` and their balancer. L1 and L2 come from
+`torch.nn`.
+"""
 
 from audiocodec.losses.balancer import Balancer
 from audiocodec.losses.sisnr import SISNR
-from audiocodec.losses.spectral import MelSpectrogramL1Loss, MRSTFTLoss, MultiScaleMelSpectrogramLoss
+from audiocodec.losses.spectral import (
+    MelSpectrogramL1Loss,
+    MRSTFTLoss,
+    MultiScaleMelSpectrogramLoss,
+)
 
-__all__ = ['SISNR', 'Balancer', 'MRSTFTLoss', 'MelSpectrogramL1Loss', 'MultiScaleMelSpectrogramLoss']
+__all__ = [
+    'SISNR',
+    'Balancer',
+    'MRSTFTLoss',
+    'MelSpectrogramL1Loss',
+    'MultiScaleMelSpectrogramLoss',
+]

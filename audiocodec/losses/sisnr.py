@@ -21,10 +21,17 @@ class SISNR(nn.Module):
 
     higher_is_better = True  # of what is reported
 
-    def __init__(self, sample_rate: int = 16000, segment: float | None = 20, overlap: float = 0.5,
-                 epsilon: float = EPSILON) -> None:
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        segment: float | None = 20,
+        overlap: float = 0.5,
+        epsilon: float = EPSILON,
+    ) -> None:
         super().__init__()
-        self.segment_length = None if segment is None else segment_samples(segment, sample_rate, overlap)
+        self.segment_length = (
+            None if segment is None else segment_samples(segment, sample_rate, overlap)
+        )
         self.overlap = overlap
         self.epsilon = epsilon
 

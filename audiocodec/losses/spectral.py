@@ -1,7 +1,8 @@
 """Losses between spectrograms. All are computed in float32, whatever autocast says.
 
-A spectrogram of the estimate is computed once per FFT size and serves all terms. That of the reference is computed
-apart and not together with it in one batch: without a graph it costs no backward.
+A spectrogram of the estimate is computed once per FFT size and serves all terms. That of the
+reference is computed apart and not together with it in one batch: without a graph it costs no
+backward.
 """
 
 import math
@@ -11,7 +12,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from audiocodec.dsp.signal import EPSILON, MelSpectrogram, check_pair, fft_window, power_spectrum, reflect_pad
+from audiocodec.dsp.signal import (
+    EPSILON,
+    MelSpectrogram,
+    check_pair,
+    fft_window,
+    power_spectrum,
+    reflect_pad,
+)
 
 
 class MelSpectrogramL1Loss(nn.Module):
@@ -30,12 +38,24 @@ class MelSpectrogramL1Loss(nn.Module):
         floor_level: power added before the logarithm.
     """
 
-    def __init__(self, sample_rate: int, n_fft: int = 1024, hop_length: int = 256, win_length: int | None = 1024,
-                 n_mels: int = 80, f_min: float = 0., f_max: float | None = None, log: bool = True,
-                 normalized: bool = False, floor_level: float = 1e-5) -> None:
+    def __init__(
+        self,
+        sample_rate: int,
+        n_fft: int = 1024,
+        hop_length: int = 256,
+        win_length: int | None = 1024,
+        n_mels: int = 80,
+        f_min: float = 0.0,
+        f_max: float | None = None,
+        log: bool = True,
+        normalized: bool = False,
+        floor_level: float = 1e-5,
+    ) -> None:
         super().__init__()
         _check_floor(floor_level)
-        self.melspec = MelSpectrogram(sample_rate, n_fft, hop_length, win_length, n_mels, f_min, f_max, normalized)
+        self.melspec = MelSpectrogram(
+            sample_rate, n_fft, hop_length, win_length, n_mels, f_min, f_max, normalized
+        )
         self.log = log
         self.floor_level = floor_level
 
@@ -52,16 +72,21 @@ class MelSpectrogramL1Loss(nn.Module):
         check_pair(estimate, reference)
         mel_est, mel_ref = self.melspec(estimate), self.melspec(reference)
         if self.log:
-            mel_est, mel_ref = torch.log10(self.floor_level + mel_est), torch.log10(self.floor_level + mel_ref)
+            mel_est, mel_ref = (
+                torch.log10(self.floor_level + mel_est),
+                torch.log10(self.floor_level + mel_ref),
+            )
         return F.l1_loss(mel_est, mel_ref)
 
 
 class MultiScaleMelSpectrogramLoss(nn.Module):
-    """L1 between mel spectrograms plus L2 between their log10, summed over FFT sizes (EnCodec, section 3.4).
+    """L1 between mel spectrograms plus L2 between their log10, summed over FFT sizes (EnCodec,
+    section 3.4).
 
     With S the mel spectrograms for an FFT of 2^i samples and a hop of a quarter of it, the loss is
 
-        sum_i |S_i(est) - S_i(ref)|_1 + alpha_i |log S_i(est) - log S_i(ref)|_2^2,   divided by sum_i (1 + alpha_i)
+        sum_i (|S_i(est) - S_i(ref)|_1 + alpha_i |log S_i(est) - log S_i(ref)|_2^2)
+        / sum_i (1 + alpha_i)
 
     the last only if `normalized`; both norms are means.
 
@@ -72,24 +97,38 @@ class MultiScaleMelSpectrogramLoss(nn.Module):
         n_mels: mel bands at every scale; the smallest FFTs leave some empty.
         f_min: lowest frequency, Hz.
         f_max: highest frequency, Hz; None: half the sample rate.
-        normalized: whether to divide the power by the energy of the window, and the sum by the sum of its weights.
+        normalized: whether to divide the power by the energy of the window, and the sum by the sum
+            of its weights.
         alphas: whether alpha_i is sqrt(2^i - 1) and not 1.
         floor_level: power added before the logarithm.
     """
 
-    def __init__(self, sample_rate: int, range_start: int = 6, range_end: int = 11, n_mels: int = 64, f_min: float = 0.,
-                 f_max: float | None = None, normalized: bool = False, alphas: bool = True,
-                 floor_level: float = 1e-5) -> None:
+    def __init__(
+        self,
+        sample_rate: int,
+        range_start: int = 6,
+        range_end: int = 11,
+        n_mels: int = 64,
+        f_min: float = 0.0,
+        f_max: float | None = None,
+        normalized: bool = False,
+        alphas: bool = True,
+        floor_level: float = 1e-5,
+    ) -> None:
         super().__init__()
         _check_floor(floor_level)
         if not 2 <= range_start < range_end:
-            raise ValueError(f'FFT sizes 2^range_start .. 2^(range_end - 1) need 2 <= range_start < range_end, '
-                             f'got range_start={range_start} and range_end={range_end}.')
-        sizes = [2 ** i for i in range(range_start, range_end)]
+            raise ValueError(
+                f'FFT sizes 2^range_start .. 2^(range_end - 1) need 2 <= range_start < range_end, '
+                f'got range_start={range_start} and range_end={range_end}.'
+            )
+        sizes = [2**i for i in range(range_start, range_end)]
         self.melspecs = nn.ModuleList(
-            MelSpectrogram(sample_rate, n_fft, n_fft // 4, None, n_mels, f_min, f_max, normalized) for n_fft in sizes)
-        self.alphas = [math.sqrt(n_fft - 1) if alphas else 1. for n_fft in sizes]
-        self.total = sum(self.alphas) + len(sizes) if normalized else 1.
+            MelSpectrogram(sample_rate, n_fft, n_fft // 4, None, n_mels, f_min, f_max, normalized)
+            for n_fft in sizes
+        )
+        self.alphas = [math.sqrt(n_fft - 1) if alphas else 1.0 for n_fft in sizes]
+        self.total = sum(self.alphas) + len(sizes) if normalized else 1.0
         self.floor_level = floor_level
 
     def forward(self, estimate: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
@@ -106,16 +145,21 @@ class MultiScaleMelSpectrogramLoss(nn.Module):
         loss = torch.zeros((), device=estimate.device)
         for melspec, alpha in zip(self.melspecs, self.alphas):
             mel_est, mel_ref = melspec(estimate), melspec(reference)
-            log_est, log_ref = torch.log10(self.floor_level + mel_est), torch.log10(self.floor_level + mel_ref)
+            log_est, log_ref = (
+                torch.log10(self.floor_level + mel_est),
+                torch.log10(self.floor_level + mel_ref),
+            )
             loss = loss + F.l1_loss(mel_est, mel_ref) + alpha * F.mse_loss(log_est, log_ref)
         return loss / self.total
 
 
 class MRSTFTLoss(nn.Module):
-    """Multi-resolution STFT loss: spectral convergence and log magnitude (Parallel WaveGAN, arXiv 1910.11480, eq. 6).
+    """Multi-resolution STFT loss: spectral convergence and log magnitude (Parallel WaveGAN, arXiv
+    1910.11480, eq. 6).
 
-    Each term is averaged over the resolutions. Frames are centred on the mirrored signal. The log magnitudes are
-    compared by L1, and the spectral convergence is one ratio of Frobenius norms over the whole batch.
+    Each term is averaged over the resolutions. Frames are centred on the mirrored signal. The log
+    magnitudes are compared by L1, and the spectral convergence is one ratio of Frobenius norms over
+    the whole batch.
 
     Args:
         n_ffts: samples of each FFT.
@@ -131,15 +175,27 @@ class MRSTFTLoss(nn.Module):
         ValueError: lists of different lengths, an unknown window or impossible sizes.
     """
 
-    def __init__(self, n_ffts: Sequence[int] = (1024, 2048, 512), hop_lengths: Sequence[int] = (120, 240, 50),
-                 win_lengths: Sequence[int] = (600, 1200, 240), window: str = 'hann_window', factor_sc: float = 0.1,
-                 factor_mag: float = 0.1, normalized: bool = False, epsilon: float = EPSILON) -> None:
+    def __init__(
+        self,
+        n_ffts: Sequence[int] = (1024, 2048, 512),
+        hop_lengths: Sequence[int] = (120, 240, 50),
+        win_lengths: Sequence[int] = (600, 1200, 240),
+        window: str = 'hann_window',
+        factor_sc: float = 0.1,
+        factor_mag: float = 0.1,
+        normalized: bool = False,
+        epsilon: float = EPSILON,
+    ) -> None:
         super().__init__()
         if not len(n_ffts) == len(hop_lengths) == len(win_lengths) > 0:
-            raise ValueError(f'n_ffts, hop_lengths and win_lengths must have one entry per resolution, '
-                             f'got {list(n_ffts)}, {list(hop_lengths)} and {list(win_lengths)}.')
+            raise ValueError(
+                f'n_ffts, hop_lengths and win_lengths must have one entry per resolution, '
+                f'got {list(n_ffts)}, {list(hop_lengths)} and {list(win_lengths)}.'
+            )
         self.magnitudes = nn.ModuleList(
-            _Magnitude(*sizes, window, normalized) for sizes in zip(n_ffts, hop_lengths, win_lengths))
+            _Magnitude(*sizes, window, normalized)
+            for sizes in zip(n_ffts, hop_lengths, win_lengths)
+        )
         self.factor_sc = factor_sc
         self.factor_mag = factor_mag
         self.epsilon = epsilon
@@ -159,11 +215,16 @@ class MRSTFTLoss(nn.Module):
         log_magnitude = torch.zeros((), device=estimate.device)
         for magnitude in self.magnitudes:
             mag_est, mag_ref = magnitude(estimate), magnitude(reference)
-            convergence = convergence + (torch.linalg.vector_norm(mag_ref - mag_est)
-                                         / (torch.linalg.vector_norm(mag_ref) + self.epsilon))
-            log_magnitude = log_magnitude + F.l1_loss(torch.log(self.epsilon + mag_est),
-                                                      torch.log(self.epsilon + mag_ref))
-        return (self.factor_sc * convergence + self.factor_mag * log_magnitude) / len(self.magnitudes)
+            convergence = convergence + (
+                torch.linalg.vector_norm(mag_ref - mag_est)
+                / (torch.linalg.vector_norm(mag_ref) + self.epsilon)
+            )
+            log_magnitude = log_magnitude + F.l1_loss(
+                torch.log(self.epsilon + mag_est), torch.log(self.epsilon + mag_ref)
+            )
+        return (self.factor_sc * convergence + self.factor_mag * log_magnitude) / len(
+            self.magnitudes
+        )
 
 
 class _Magnitude(nn.Module):
@@ -171,7 +232,9 @@ class _Magnitude(nn.Module):
 
     window: torch.Tensor
 
-    def __init__(self, n_fft: int, hop_length: int, win_length: int, window: str, normalized: bool) -> None:
+    def __init__(
+        self, n_fft: int, hop_length: int, win_length: int, window: str, normalized: bool
+    ) -> None:
         super().__init__()
         if not window.endswith('_window') or not hasattr(torch, window):
             names = sorted(name for name in dir(torch) if name.endswith('_window'))
@@ -181,16 +244,23 @@ class _Magnitude(nn.Module):
         self.n_fft = n_fft
         self.hop_length = hop_length
         values = fft_window(getattr(torch, window)(win_length), n_fft)
-        self.register_buffer('window', values / math.sqrt(n_fft) if normalized else values, persistent=False)
+        self.register_buffer(
+            'window', values / math.sqrt(n_fft) if normalized else values, persistent=False
+        )
 
     def forward(self, wav: torch.Tensor) -> torch.Tensor:
         with torch.autocast(wav.device.type, enabled=False):
-            flat = reflect_pad(wav.float().reshape(-1, wav.shape[-1]), self.n_fft // 2, self.n_fft // 2)
+            flat = reflect_pad(
+                wav.float().reshape(-1, wav.shape[-1]), self.n_fft // 2, self.n_fft // 2
+            )
             power = power_spectrum(flat.unfold(-1, self.n_fft, self.hop_length) * self.window)
-            # The slope of the square root is infinite at 0: below this power the magnitude is held and has no gradient.
+            # The slope of the square root is infinite at 0: below this power the magnitude is held
+            # and has no gradient.
             return power.clamp(min=1e-7).sqrt()
 
 
 def _check_floor(floor_level: float) -> None:
     if not floor_level > 0:
-        raise ValueError(f'floor_level must be positive (silence has no logarithm), got {floor_level}.')
+        raise ValueError(
+            f'floor_level must be positive (silence has no logarithm), got {floor_level}.'
+        )

@@ -13,9 +13,10 @@ from audiocodec.utils.distrib import all_gather_object
 class Metric(ABC):
     """A figure of merit of reconstructions.
 
-    `measure` has no effect on the metric, so that it may run in another process, on a pickled copy; `add` takes what it
-    returned. A metric talks to no other worker: its `partial` results are gathered for it, and every worker combines
-    them. So a failure on one worker leaves none of the others waiting.
+    `measure` has no effect on the metric, so that it may run in another process, on a pickled copy;
+    `add` takes what it returned. A metric talks to no other worker: its `partial` results are
+    gathered for it, and every worker combines them. So a failure on one worker leaves none of the
+    others waiting.
 
     Attributes:
         higher_is_better: whether a better reconstruction has a higher figure.
@@ -23,20 +24,23 @@ class Metric(ABC):
 
     higher_is_better: ClassVar[bool] = False
 
-    def update(self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None) -> None:
+    def update(
+        self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> None:
         """Measure a batch and add the result (see `measure`)."""
         self.add(self.measure(estimate, reference, lengths))
 
     @abstractmethod
-    def measure(self, estimate: torch.Tensor, reference: torch.Tensor,
-                lengths: torch.Tensor | None = None) -> torch.Tensor:
+    def measure(
+        self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Measure a batch.
 
         Args:
             estimate: [B, C, T].
             reference: [B, C, T].
-            lengths: [B], the samples of each item that are audio; what follows is padding and is not measured. None:
-                all are.
+            lengths: [B], the samples of each item that are audio; what follows is padding and is
+                not measured. None: all are.
 
         Returns:
             What `add` takes.
@@ -48,7 +52,9 @@ class Metric(ABC):
 
     @abstractmethod
     def partial(self) -> Any:
-        """Returns what this worker has added up, on the CPU and picklable; also when it has measured nothing."""
+        """Returns what this worker has added up, on the CPU and picklable; also when it has
+        measured nothing.
+        """
 
     @abstractmethod
     def combine(self, partials: Sequence[Any]) -> dict[str, float]:
@@ -80,8 +86,9 @@ class MeanMetric(Metric):
         self.reset()
 
     @abstractmethod
-    def measure(self, estimate: torch.Tensor, reference: torch.Tensor,
-                lengths: torch.Tensor | None = None) -> torch.Tensor:
+    def measure(
+        self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Score each item: [B], NaN for one that cannot be scored (see `Metric.measure`)."""
 
     def add(self, measured: torch.Tensor) -> None:
@@ -105,8 +112,9 @@ class MeanMetric(Metric):
         self.count = torch.zeros((), dtype=torch.float64)
 
 
-def without_padding(estimate: torch.Tensor, reference: torch.Tensor,
-                    lengths: torch.Tensor | None = None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def without_padding(
+    estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Cut a batch into its items, each without padding.
 
     Args:
@@ -122,8 +130,12 @@ def without_padding(estimate: torch.Tensor, reference: torch.Tensor,
     """
     check_pair(estimate, reference)
     n_items, n_samples = reference.shape[0], reference.shape[-1]
-    ends = [n_samples] * n_items if lengths is None else [int(length) for length in lengths.tolist()]
+    ends = (
+        [n_samples] * n_items if lengths is None else [int(length) for length in lengths.tolist()]
+    )
     if len(ends) != n_items or not all(0 <= end <= n_samples for end in ends):
-        raise ValueError(f'lengths must be {n_items} numbers from 0 to {n_samples}, one per item, got {ends}.')
+        raise ValueError(
+            f'lengths must be {n_items} numbers from 0 to {n_samples}, one per item, got {ends}.'
+        )
     for item, end in enumerate(ends):
-        yield estimate[item:item + 1, :, :end], reference[item:item + 1, :, :end]
+        yield estimate[item : item + 1, :, :end], reference[item : item + 1, :, :end]

@@ -7,7 +7,8 @@ from audiocodec.metrics.base import MeanMetric, without_padding
 
 
 class MelDistance(MeanMetric):
-    """Mean |difference| of log10 mel spectrograms, lower is better: the loss `mel`, without padding, item by item.
+    """Mean |difference| of log10 mel spectrograms, lower is better: the loss `mel`, without
+    padding, item by item.
 
     Args:
         sample_rate: Hz.
@@ -21,17 +22,28 @@ class MelDistance(MeanMetric):
 
     name = 'mel'
 
-    def __init__(self, sample_rate: int, n_fft: int = 1024, hop_length: int = 256, n_mels: int = 64, f_min: float = 64.,
-                 f_max: float | None = None, floor_level: float = 1e-5) -> None:
+    def __init__(
+        self,
+        sample_rate: int,
+        n_fft: int = 1024,
+        hop_length: int = 256,
+        n_mels: int = 64,
+        f_min: float = 64.0,
+        f_max: float | None = None,
+        floor_level: float = 1e-5,
+    ) -> None:
         super().__init__()
         if not floor_level > 0:
-            raise ValueError(f'floor_level must be positive (silence has no logarithm), got {floor_level}.')
+            raise ValueError(
+                f'floor_level must be positive (silence has no logarithm), got {floor_level}.'
+            )
         self.melspec = MelSpectrogram(sample_rate, n_fft, hop_length, None, n_mels, f_min, f_max)
         self.floor_level = floor_level
 
     @torch.no_grad()
-    def measure(self, estimate: torch.Tensor, reference: torch.Tensor,
-                lengths: torch.Tensor | None = None) -> torch.Tensor:
+    def measure(
+        self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Distance of each item, [B]; NaN for an item without samples (see `Metric.measure`)."""
         self.melspec.to(reference.device)
         items = without_padding(estimate, reference, lengths)

@@ -7,7 +7,8 @@ from audiocodec.metrics.base import MeanMetric, without_padding
 
 
 class SISNR(MeanMetric):
-    """SI-SNR in dB, higher is better: the mean over half-overlapping segments (see `audiocodec.dsp.signal.si_snr`).
+    """SI-SNR in dB, higher is better: the mean over half-overlapping segments (see
+    `audiocodec.dsp.signal.si_snr`).
 
     Args:
         sample_rate: Hz.
@@ -22,16 +23,24 @@ class SISNR(MeanMetric):
     name = 'sisnr'
     higher_is_better = True
 
-    def __init__(self, sample_rate: int, segment: float | None = 5., overlap: float = 0.5,
-                 epsilon: float = EPSILON) -> None:
+    def __init__(
+        self,
+        sample_rate: int,
+        segment: float | None = 5.0,
+        overlap: float = 0.5,
+        epsilon: float = EPSILON,
+    ) -> None:
         super().__init__()
-        self.segment_length = None if segment is None else segment_samples(segment, sample_rate, overlap)
+        self.segment_length = (
+            None if segment is None else segment_samples(segment, sample_rate, overlap)
+        )
         self.overlap = overlap
         self.epsilon = epsilon
 
     @torch.no_grad()
-    def measure(self, estimate: torch.Tensor, reference: torch.Tensor,
-                lengths: torch.Tensor | None = None) -> torch.Tensor:
+    def measure(
+        self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """SI-SNR of each item, [B] dB; NaN for an item without samples (see `Metric.measure`)."""
         items = without_padding(estimate, reference, lengths)
         return torch.cat([self._score(*item) for item in items])

@@ -12,11 +12,12 @@ from audiocodec.utils.failures import Failures
 
 
 class MetricSuite:
-    """Runs several metrics. One that fails on a batch misses that batch, is reported once, and never ends the run.
+    """Runs several metrics. One that fails on a batch misses that batch, is reported once, and
+    never ends the run.
 
     Args:
-        metrics: the metrics by the name their figure is reported under (a metric with several figures reports each as
-            NAME_FIGURE). The same on every worker.
+        metrics: the metrics by the name their figure is reported under (a metric with several
+            figures reports each as NAME_FIGURE). The same on every worker.
         failures: where failures are reported; None: only here, as `failures`.
     """
 
@@ -24,12 +25,15 @@ class MetricSuite:
         self.metrics = dict(metrics)
         self.failures = Failures() if failures is None else failures
 
-    def update(self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None) -> None:
+    def update(
+        self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> None:
         """Measure a batch with every metric and add the results (see `Metric.measure`)."""
         self.add(self.measure(estimate, reference, lengths))
 
-    def measure(self, estimate: torch.Tensor, reference: torch.Tensor,
-                lengths: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+    def measure(
+        self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
         """Measure a batch with every metric; may run in another process (see `Metric.measure`).
 
         Returns:
@@ -48,7 +52,8 @@ class MetricSuite:
                 self.metrics[name].add(measurement)
 
     def compute(self) -> dict[str, float]:
-        """Returns the figures over all workers, all of which call it, without those that one of them failed to give.
+        """Returns the figures over all workers, all of which call it, without those that one of
+        them failed to give.
 
         There is one collective, in which every worker takes part whatever fails.
         """

@@ -19,24 +19,28 @@ logger = logging.getLogger(__name__)
 
 # What each mode of the binary listens at, Hz.
 SAMPLE_RATES = {'audio': 48000, 'speech': 16000}
-# The models that map similarity to quality in audio mode, the best first; a clone of the repository has both.
+# The models that map similarity to quality in audio mode, the best first; a clone of the repository
+# has both.
 AUDIO_MODELS = ('tcdaudio14_aacvopus_coresv_svrnsim_n.68_g.01_c1.model', 'libsvm_nu_svr_model.txt')
 
 
 class ViSQOL(MeanMetric):
-    """Mean opinion score as the official ViSQOL binary predicts it, from 1 to about 4.75 (speech mode: 5).
+    """Mean opinion score as the official ViSQOL binary predicts it, from 1 to about 4.75 (speech
+    mode: 5).
 
-    The binary runs once per batch. An item for which it gives no score is left out, with one warning per run.
+    The binary runs once per batch. An item for which it gives no score is left out, with one
+    warning per run.
 
     Args:
         sample_rate: of the signals, Hz.
-        bin: folder of the install, a clone of the repository in which the binary was built: it holds
-            `bazel-bin/visqol` and `model/`.
-        mode: 'audio' (48 kHz, music and any sound) or 'speech' (16 kHz, with voice activity detection).
-        model: file in `model/` that maps similarity to quality; None: the best known one in audio mode, and the
-            binary's own choice in speech mode.
-        pad_with_silence: whether to add half a second of silence on both sides, as ViSQOL's guidelines advise for
-            audio that begins or ends abruptly.
+        bin: folder of the install, a clone of the repository in which the binary was built: it
+            holds `bazel-bin/visqol` and `model/`.
+        mode: 'audio' (48 kHz, music and any sound) or 'speech' (16 kHz, with voice activity
+            detection).
+        model: file in `model/` that maps similarity to quality; None: the best known one in audio
+            mode, and the binary's own choice in speech mode.
+        pad_with_silence: whether to add half a second of silence on both sides, as ViSQOL's
+            guidelines advise for audio that begins or ends abruptly.
         timeout: seconds after which a run is given up.
 
     Raises:
@@ -46,11 +50,20 @@ class ViSQOL(MeanMetric):
     name = 'visqol'
     higher_is_better = True
 
-    def __init__(self, sample_rate: int, bin: str | Path | None, mode: str = 'audio', model: str | None = None,
-                 pad_with_silence: bool = False, timeout: float = 600.) -> None:
+    def __init__(
+        self,
+        sample_rate: int,
+        bin: str | Path | None,
+        mode: str = 'audio',
+        model: str | None = None,
+        pad_with_silence: bool = False,
+        timeout: float = 600.0,
+    ) -> None:
         super().__init__()
         if mode not in SAMPLE_RATES:
-            raise ValueError(f'ViSQOL: mode must be one of {", ".join(SAMPLE_RATES)}, got {mode!r}.')
+            raise ValueError(
+                f'ViSQOL: mode must be one of {", ".join(SAMPLE_RATES)}, got {mode!r}.'
+            )
         self.mode = mode
         self.folder, self.binary = _find_binary(bin)
         self.model = _find_model(self.folder, mode, model)
@@ -60,8 +73,9 @@ class ViSQOL(MeanMetric):
         self.timeout = timeout
 
     @torch.no_grad()
-    def measure(self, estimate: torch.Tensor, reference: torch.Tensor,
-                lengths: torch.Tensor | None = None) -> torch.Tensor:
+    def measure(
+        self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Score each item, [B]; NaN where the binary gives no score (see `Metric.measure`)."""
         estimate, reference = estimate.detach().float().cpu(), reference.detach().float().cpu()
         scores = torch.full((len(reference),), torch.nan, dtype=torch.float64)
@@ -69,48 +83,79 @@ class ViSQOL(MeanMetric):
             pairs = {}
             for item, (est, ref) in enumerate(without_padding(estimate, reference, lengths)):
                 if ref.shape[-1] > 0:
-                    pairs[item] = Path(folder, f'reference_{item}.wav'), Path(folder, f'degraded_{item}.wav')
+                    pairs[item] = (
+                        Path(folder, f'reference_{item}.wav'),
+                        Path(folder, f'degraded_{item}.wav'),
+                    )
                     self._write(pairs[item][0], ref[0])
                     self._write(pairs[item][1], est[0])
             by_name = self._run(Path(folder), list(pairs.values()))
         for item, (_, degraded) in pairs.items():
             scores[item] = by_name.get(degraded.name, torch.nan)
         if by_name and len(by_name) < len(pairs):
-            warn_once(logger, f'{self.binary} items', f'ViSQOL gave no score for {len(pairs) - len(by_name)} of '
-                                                      f'{len(pairs)} items; such items are left out of the mean.')
+            warn_once(
+                logger,
+                f'{self.binary} items',
+                f'ViSQOL gave no score for {len(pairs) - len(by_name)} of '
+                f'{len(pairs)} items; such items are left out of the mean.',
+            )
         return scores
 
     def _write(self, path: Path, wav: torch.Tensor) -> None:
-        """Write a signal [C, T] at the rate of the mode; the binary itself mixes the channels down."""
+        """Write a signal [C, T] at the rate of the mode; the binary mixes the channels down."""
         wav = F.pad(self.resample(wav), (self.padding, self.padding)).clamp(-0.99, 0.99)
         soundfile.write(path, wav.T.numpy(), self.sample_rate, subtype='PCM_16')
 
     def _run(self, folder: Path, pairs: list[tuple[Path, Path]]) -> dict[str, float]:
-        """Run the binary; return the scores by the name of the degraded file, none after a failure."""
+        """Run the binary; return scores by name of the degraded file, none after a failure."""
         if not pairs:
             return {}
         inputs, results = folder / 'input.csv', folder / 'results.csv'
-        lines = ['reference,degraded', *(f'{reference},{degraded}' for reference, degraded in pairs)]
+        lines = [
+            'reference,degraded',
+            *(f'{reference},{degraded}' for reference, degraded in pairs),
+        ]
         inputs.write_text('\n'.join(lines) + '\n')
-        command = [str(self.binary), '--batch_input_csv', str(inputs), '--results_csv', str(results)]
+        command = [
+            str(self.binary),
+            '--batch_input_csv',
+            str(inputs),
+            '--results_csv',
+            str(results),
+        ]
         if self.mode == 'speech':
             command.append('--use_speech_mode')
         if self.model is not None:
             command += ['--similarity_to_quality_model', str(self.model)]
         try:
             # The binary looks for its own default models below the current folder.
-            done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, errors='replace',
-                                  timeout=self.timeout, check=False)
+            done = subprocess.run(
+                command,
+                cwd=self.folder,
+                capture_output=True,
+                text=True,
+                errors='replace',
+                timeout=self.timeout,
+                check=False,
+            )
             if done.returncode or not results.exists():
-                raise RuntimeError(f'exit code {done.returncode}: {(done.stderr or done.stdout).strip()[-500:]}')
+                raise RuntimeError(
+                    f'exit code {done.returncode}: {(done.stderr or done.stdout).strip()[-500:]}'
+                )
             return _read_scores(results, [degraded.name for _, degraded in pairs])
         except (OSError, RuntimeError, subprocess.SubprocessError, ValueError) as error:
-            warn_once(logger, f'{self.binary} run', f'ViSQOL failed, its figure is missing ({self.binary}): {error}')
+            warn_once(
+                logger,
+                f'{self.binary} run',
+                f'ViSQOL failed, its figure is missing ({self.binary}): {error}',
+            )
             return {}
 
 
 def _read_scores(path: Path, names: list[str]) -> dict[str, float]:
-    """Read the binary's table: one row per pair, in order; a pair that the binary cannot compare has none."""
+    """Read the binary's table: one row per pair, in order; a pair that the binary cannot compare
+    has none.
+    """
     with open(path, newline='') as file:
         rows = list(csv.DictReader(file))
     try:
@@ -118,21 +163,30 @@ def _read_scores(path: Path, names: list[str]) -> dict[str, float]:
             names = [Path(row['degraded']).name for row in rows]
         return {name: float(row['moslqo']) for name, row in zip(names, rows)}
     except (KeyError, TypeError) as error:
-        raise ValueError(f'no columns degraded and moslqo in the results: {path.read_text()[:500]!r}') from error
+        raise ValueError(
+            f'no columns degraded and moslqo in the results: {path.read_text()[:500]!r}'
+        ) from error
 
 
 def _find_binary(bin: str | Path | None) -> tuple[Path, Path]:
     """Folder of the install, and the binary in it."""
     if not bin:
-        raise ValueError('ViSQOL: bin must be the folder of a ViSQOL install, with bazel-bin/visqol and model/ in it '
-                         f'(https://github.com/google/visqol says how to build it), got {bin!r}.')
+        raise ValueError(
+            'ViSQOL: bin must be the folder of a ViSQOL install, with bazel-bin/visqol and model/ '
+            'in it '
+            f'(https://github.com/google/visqol says how to build it), got {bin!r}.'
+        )
     folder = Path(bin).expanduser().absolute()
     binary = folder / 'bazel-bin' / 'visqol'
     if not folder.is_dir():
-        raise ValueError(f'ViSQOL: bin must be the folder of a ViSQOL install, but there is no folder {folder}.')
+        raise ValueError(
+            f'ViSQOL: bin must be the folder of a ViSQOL install, but there is no folder {folder}.'
+        )
     if not binary.is_file():
-        raise ValueError(f'ViSQOL: no binary at {binary}: bin must be the folder that holds bazel-bin/visqol, '
-                         f'got {bin!s}.')
+        raise ValueError(
+            f'ViSQOL: no binary at {binary}: bin must be the folder that holds bazel-bin/visqol, '
+            f'got {bin!s}.'
+        )
     if not os.access(binary, os.X_OK):
         raise ValueError(f'ViSQOL: {binary} is not executable: chmod +x it, or build it again.')
     return folder, binary
@@ -143,8 +197,11 @@ def _find_model(folder: Path, mode: str, model: str | None) -> Path | None:
     if model is not None:
         path = folder / 'model' / model
         if not path.is_file():
-            raise ValueError(f'ViSQOL: no model at {path}: model must be the name of a file in the folder model/ of '
-                             f'the install, got {model!r}.')
+            raise ValueError(
+                f'ViSQOL: no model at {path}: model must be the name of a file in the folder '
+                'model/ of '
+                f'the install, got {model!r}.'
+            )
         return path
     known = [folder / 'model' / name for name in AUDIO_MODELS] if mode == 'audio' else []
     return next((path for path in known if path.is_file()), None)

@@ -6,4 +6,11 @@ from audiocodec.models.stereo import InterleaveStereoCompressionModel
 from audiocodec.models.wrapped.dac import DAC
 from audiocodec.models.wrapped.mimi import Mimi
 
-__all__ = ['DAC', 'CodecOutput', 'CompressionModel', 'EncodecModel', 'InterleaveStereoCompressionModel', 'Mimi']
+__all__ = [
+    'DAC',
+    'CodecOutput',
+    'CompressionModel',
+    'EncodecModel',
+    'InterleaveStereoCompressionModel',
+    'Mimi',
+]

@@ -21,11 +21,13 @@ class CodecOutput(NamedTuple):
     Attributes:
         wav: reconstruction, float [B, C, T], the length of the input.
         codes: int64 [B, K, T_frames], K being the codebooks used for this batch.
-        latents: what the decoder received, float [B, D, T_frames]: quantized, if the model quantizes.
-        scale: float [B, 1], by which the waveform was divided before the encoder, [B, N] where each of N segments is;
-            None if the model does not divide.
+        latents: what the decoder received, float [B, D, T_frames]: quantized, if the model
+            quantizes.
+        scale: float [B, 1], by which the waveform was divided before the encoder, [B, N] where each
+            of N segments is; None if the model does not divide.
         bandwidth: of the codes, in kbps, 0-d.
-        commitment_loss: distance of the encoder's latents from the codebooks, 0-d; to be added to the training loss.
+        commitment_loss: distance of the encoder's latents from the codebooks, 0-d; to be added to
+            the training loss.
         metrics: further figures to log, 0-d, or 1-d for one a codebook, left on the device.
     """
 
@@ -41,19 +43,21 @@ class CodecOutput(NamedTuple):
 class CompressionModel(PicklableModule, ABC):
     """Waveform to discrete codes and back.
 
-    Waveforms are float [B, C, T], in [-1, 1], with C = `channels`, at `sample_rate` (Hz). Codes are int64
-    [B, K, T_frames], from 0 to `cardinality` - 1, with T_frames = ceil(T / hop_length); segments that overlap (see
-    `EncodecModel`) give some more. Latents are float [B, D, T_frames].
+    Waveforms are float [B, C, T], in [-1, 1], with C = `channels`, at `sample_rate` (Hz). Codes are
+    int64 [B, K, T_frames], from 0 to `cardinality` - 1, with T_frames = ceil(T / hop_length);
+    segments that overlap (see `EncodecModel`) give some more. Latents are float [B, D, T_frames].
 
-    What comes in may also be a numpy array: waveforms and scales of any float type, codes of any integer type. Arrays
-    are brought to the device of the model, floats to its type. Tensors have to be on that device already.
+    What comes in may also be a numpy array: waveforms and scales of any float type, codes of any
+    integer type. Arrays are brought to the device of the model, floats to its type. Tensors have to
+    be on that device already.
 
-    A model can be copied (`copy.deepcopy`), pickled, saved by `torch.save`, loaded by `torch.load` with
-    `weights_only=False`, and sent to another process. All of its state goes along, but not that it was compiled.
+    A model can be copied (`copy.deepcopy`), pickled, saved by `torch.save`, loaded by `torch.load`
+    with `weights_only=False`, and sent to another process. All of its state goes along, but not
+    that it was compiled.
 
     Attributes:
-        built_from: the `_target_` node that `utils.config.build` made the model of, which exports need; None where the
-            model was put together by hand.
+        built_from: the `_target_` node that `utils.config.build` made the model of, which exports
+            need; None where the model was put together by hand.
     """
 
     built_from: dict[str, Any] | None = None
@@ -71,32 +75,38 @@ class CompressionModel(PicklableModule, ABC):
         """Encode a waveform [B, C, T] of any length, with the active codebooks.
 
         Returns:
-            codes [B, num_codebooks, T_frames], and scale [B, 1], or [B, segments], or None if the model does not
-            renormalise.
+            codes [B, num_codebooks, T_frames], and scale [B, 1], or [B, segments], or None if the
+            model does not renormalise.
 
         Raises:
             ValueError: wrong shape, number of channels, type or device.
         """
 
     @abstractmethod
-    def encode_latent(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encodes a waveform [B, C, T] of any length, without quantizing it; the gradient goes through.
+    def encode_latent(
+        self, wav: torch.Tensor | np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Encodes a waveform [B, C, T] of any length, without quantizing it; the gradient goes
+        through.
 
         Returns:
-            The latents that the quantizer takes, float [B, D, T_frames] (`decode_latent` gives those that it makes of
-            them), and the scale that `decode` takes, see `encode`.
+            The latents that the quantizer takes, float [B, D, T_frames] (`decode_latent` gives
+            those that it makes of them), and the scale that `decode` takes, see `encode`.
 
         Raises:
             ValueError: wrong shape, number of channels, type or device.
         """
 
     @abstractmethod
-    def decode(self, codes: torch.Tensor | np.ndarray,
-               scale: torch.Tensor | np.ndarray | None = None) -> torch.Tensor:
-        """Decode codes [B, K, T_frames], 1 <= K <= total_codebooks, and the scale given by `encode`, if any.
+    def decode(
+        self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None = None
+    ) -> torch.Tensor:
+        """Decode codes [B, K, T_frames], 1 <= K <= total_codebooks, and the scale given by
+        `encode`, if any.
 
         Returns:
-            Waveform [B, C, T_frames * hop_length], less where segments overlap: cut it to the length of the original.
+            Waveform [B, C, T_frames * hop_length], less where segments overlap: cut it to the
+            length of the original.
 
         Raises:
             ValueError: wrong shape, type or device, or codes out of range.
@@ -150,26 +160,36 @@ class CompressionModel(PicklableModule, ABC):
 
     @property
     def possible_num_codebooks(self) -> range:
-        """Numbers of codebooks that `set_num_codebooks` takes, in rising order; empty without codebooks."""
+        """Numbers of codebooks that `set_num_codebooks` takes, in rising order; empty without
+        codebooks.
+        """
         return range(1, self.total_codebooks + 1)
 
     def set_bandwidth(self, kbps: float) -> None:
-        """Uses as many codebooks as a bandwidth allows: the most whose `bandwidth` does not exceed it.
+        """Uses as many codebooks as a bandwidth allows: the most whose `bandwidth` does not exceed
+        it.
 
         Args:
-            kbps: kilobits per second. Up to 0.1 % less than an exact bandwidth is taken for it: 7.75 for 7.752.
+            kbps: kilobits per second. Up to 0.1 % less than an exact bandwidth is taken for it:
+                7.75 for 7.752.
 
         Raises:
-            ValueError: less than the lowest bandwidth of the model, or a model that does not quantize.
+            ValueError: less than the lowest bandwidth of the model, or a model that does not
+                quantize.
         """
         if self.cardinality == 0:
-            raise ValueError(f'{kbps} kbps asked of a model that does not quantize: it has no codes, and no bandwidth.')
+            raise ValueError(
+                f'{kbps} kbps asked of a model that does not quantize: it has no codes, and no '
+                'bandwidth.'
+            )
         per_codebook = self.bandwidth / self.num_codebooks
         possible = {n: n * per_codebook for n in self.possible_num_codebooks}
         allowed = [n for n, bandwidth in possible.items() if bandwidth <= kbps * (1 + _ROUNDING)]
         if not allowed:
             listed = ', '.join(f'{bandwidth:g}' for bandwidth in possible.values())
-            raise ValueError(f'{kbps} kbps is below the lowest bandwidth of this model: use one of {listed}.')
+            raise ValueError(
+                f'{kbps} kbps is below the lowest bandwidth of this model: use one of {listed}.'
+            )
         self.set_num_codebooks(allowed[-1])
 
     @property
@@ -181,7 +201,7 @@ class CompressionModel(PicklableModule, ABC):
     def bandwidth(self) -> float:
         """Bit rate of the codes in use, without entropy coding (kbps)."""
         if self.cardinality == 0:
-            return 0.
+            return 0.0
         return self.num_codebooks * math.log2(self.cardinality) * self.frame_rate / 1000
 
     @staticmethod
@@ -195,14 +215,19 @@ class CompressionModel(PicklableModule, ABC):
         Raises:
             ValueError: unknown name, or a file that holds no such model.
         """
-        from audiocodec.models.pretrained import load  # late: it imports every format, and so this module
+        from audiocodec.models.pretrained import (
+            load,
+        )  # late: it imports every format, and so this module
+
         return load(name, device)
 
     def for_inference(self) -> 'CompressionModel':
-        """A copy that computes the same, made to run only: in eval mode, without gradients, and smaller.
+        """A copy that computes the same, made to run only: in eval mode, without gradients, and
+        smaller.
 
-        Normalised weights are folded into plain ones, and the statistics that codebooks are learnt with are dropped. It
-        cannot be trained, and its weights are for itself alone; the model stays as it is.
+        Normalised weights are folded into plain ones, and the statistics that codebooks are learnt
+        with are dropped. It cannot be trained, and its weights are for itself alone; the model
+        stays as it is.
         """
         model = copy.deepcopy(self).eval().requires_grad_(False)
         for module in model.modules():
@@ -212,13 +237,16 @@ class CompressionModel(PicklableModule, ABC):
         return model
 
     def for_cpu(self) -> 'CompressionModel':
-        """A copy as `for_inference` makes, laid out for speed on a CPU, with memory that hardly grows with the length.
+        """A copy as `for_inference` makes, laid out for speed on a CPU, with memory that hardly
+        grows with the length.
 
-        What it computes of a long signal is done part by part, where normalisation and padding allow it.
-        Its results differ from the model's by float rounding, so that a code between two nearly equal ones may, rarely,
-        be the other. Its weights have other names and shapes: it cannot be exported.
+        What it computes of a long signal is done part by part, where normalisation and padding
+        allow it. Its results differ from the model's by float rounding, so that a code between two
+        nearly equal ones may, rarely, be the other. Its weights have other names and shapes: it
+        cannot be exported.
         """
         from audiocodec.models.cpu.seanet import for_cpu  # late: it imports this module
+
         return for_cpu(self)
 
     def check_wav(self, wav: torch.Tensor | np.ndarray) -> torch.Tensor:
@@ -230,16 +258,23 @@ class CompressionModel(PicklableModule, ABC):
         Raises:
             ValueError: wrong shape, number of channels, type or device.
         """
-        wav = self._to_floats('wav', wav, 'in [-1, 1]. Divide integers by their full scale, such '
-                                          'as 32768 for 16 bits.')
+        wav = self._to_floats(
+            'wav',
+            wav,
+            'in [-1, 1]. Divide integers by their full scale, such as 32768 for 16 bits.',
+        )
         if wav.dim() != 3 or wav.shape[1] != self.channels or wav.numel() == 0:
-            raise ValueError(f'wav has shape {list(wav.shape)}: expected [B, {self.channels}, T] '
-                             f'(items, channels, samples), none of them 0. Use wav[None] for a '
-                             f'single item, and convert the channels.')
+            raise ValueError(
+                f'wav has shape {list(wav.shape)}: expected [B, {self.channels}, T] '
+                f'(items, channels, samples), none of them 0. Use wav[None] for a '
+                f'single item, and convert the channels.'
+            )
         dtype = self._weight().dtype
         if wav.dtype != dtype and not torch.is_autocast_enabled(wav.device.type):
-            raise ValueError(f'wav has type {wav.dtype} and the model {dtype}: convert one with '
-                             f'.to(dtype), or run under torch.autocast.')
+            raise ValueError(
+                f'wav has type {wav.dtype} and the model {dtype}: convert one with '
+                f'.to(dtype), or run under torch.autocast.'
+            )
         return wav
 
     def check_codes(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
@@ -253,23 +288,29 @@ class CompressionModel(PicklableModule, ABC):
         """
         codes = check_codes(codes, self.total_codebooks, self.cardinality, self._weight().device)
         if codes.numel() == 0:
-            raise ValueError(f'codes have shape {list(codes.shape)}: expected [B, K, T] (items, '
-                             f'codebooks, frames), none of them 0.')
+            raise ValueError(
+                f'codes have shape {list(codes.shape)}: expected [B, K, T] (items, '
+                f'codebooks, frames), none of them 0.'
+            )
         return codes
 
     def _to_floats(self, name: str, values: Any, which: str) -> torch.Tensor:
         """Returns floats as a tensor; arrays get the type and the device of the model."""
         if not isinstance(values, torch.Tensor | np.ndarray):
-            raise ValueError(f'{name} is a {type(values).__name__}: expected a tensor or a numpy '
-                             f'array of floats, {which}')
+            raise ValueError(
+                f'{name} is a {type(values).__name__}: expected a tensor or a numpy '
+                f'array of floats, {which}'
+            )
         weight = self._weight()
         if isinstance(values, np.ndarray) and values.dtype.newbyteorder('=').name in _FLOATS:
             return torch.from_numpy(values.astype(values.dtype.newbyteorder('='))).to(weight)
         if isinstance(values, np.ndarray) or not values.is_floating_point():
             raise ValueError(f'{name} has type {values.dtype}: expected floats {which}')
         if values.device != weight.device:
-            raise ValueError(f'{name} is on {values.device} and the model on {weight.device}: move '
-                             f'one with .to(device).')
+            raise ValueError(
+                f'{name} is on {values.device} and the model on {weight.device}: move '
+                f'one with .to(device).'
+            )
         return values
 
     def _weight(self) -> torch.Tensor:

@@ -1,4 +1,6 @@
-"""EnCodec (Défossez et al., arXiv 2210.13438): an encoder, a quantizer and a decoder, trained together."""
+"""EnCodec (Défossez et al., arXiv 2210.13438): an encoder, a quantizer and a decoder, trained
+together.
+"""
 
 from typing import Any
 
@@ -16,32 +18,47 @@ class EncodecModel(CompressionModel):
     """Waveform -> latents -> codes -> latents -> waveform.
 
     Args:
-        encoder: maps [B, channels, T] to [B, dimension, ceil(T / hop_length)]; has the integer attributes `channels`,
-            `dimension` and `hop_length`, and `causal` if it is.
-        decoder: maps [B, dimension, T_frames] to [B, channels, T_frames * hop_length], with the same attributes.
+        encoder: maps [B, channels, T] to [B, dimension, ceil(T / hop_length)]; has the integer
+            attributes `channels`, `dimension` and `hop_length`, and `causal` if it is.
+        decoder: maps [B, dimension, T_frames] to [B, channels, T_frames * hop_length], with the
+            same attributes.
         quantizer: of latents [B, dimension, T_frames].
         sample_rate: of the waveforms (Hz).
         channels: of the waveforms.
-        renormalize: divide every item by its loudness, the root mean square of its mono mix, before the encoder, and
-            multiply the reconstruction by it. It takes the whole item to know, so that a causal model cannot.
-        segment_duration: encode segments of so many seconds each on its own, `renormalize` included, as the paper's
-            48 kHz model does (see `Segments`); None: the whole item at once. In training, `forward` takes items whole.
-        overlap: fraction of a segment that the next one repeats, in [0, 1). The decoder fades one into the other.
+        renormalize: divide every item by its loudness, the root mean square of its mono mix, before
+            the encoder, and multiply the reconstruction by it. It takes the whole item to know, so
+            that a causal model cannot.
+        segment_duration: encode segments of so many seconds each on its own, `renormalize`
+            included, as the paper's 48 kHz model does (see `Segments`); None: the whole item at
+            once. In training, `forward` takes items whole.
+        overlap: fraction of a segment that the next one repeats, in [0, 1). The decoder fades one
+            into the other.
 
     Raises:
         ValueError: the parts do not fit together.
     """
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, quantizer: BaseQuantizer, sample_rate: int,
-                 channels: int, renormalize: bool = False, segment_duration: float | None = None,
-                 overlap: float = 0.01) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        quantizer: BaseQuantizer,
+        sample_rate: int,
+        channels: int,
+        renormalize: bool = False,
+        segment_duration: float | None = None,
+        overlap: float = 0.01,
+    ) -> None:
         super().__init__()
         require_int('sample_rate', sample_rate)
         require_int('channels', channels)
         hop_length = _check_parts(encoder, decoder, quantizer, channels)
         if renormalize and segment_duration is None and getattr(encoder, 'causal', False):
-            raise ValueError('renormalize=True needs the loudness of the whole item, which a causal encoder must not '
-                             'see: use renormalize=False, or causal=False.')
+            raise ValueError(
+                'renormalize=True needs the loudness of the whole item, which a causal encoder '
+                'must not '
+                'see: use renormalize=False, or causal=False.'
+            )
         self.segments = None
         if segment_duration is not None:
             self.segments = Segments(int(segment_duration * sample_rate), overlap, hop_length)
@@ -88,7 +105,7 @@ class EncodecModel(CompressionModel):
         self.quantizer.set_num_codebooks(n)
 
     def forward(self, wav: torch.Tensor | np.ndarray) -> CodecOutput:
-        """Encode, quantize and decode a waveform [B, C, T] of any length; see `CompressionModel`."""
+        """Encode, quantize and decode a waveform [B, C, T] of any length."""
         wav = self.check_wav(wav)
         segments = None if self.training else self.segments
         latents, scale = self._to_latents(wav, segments)
@@ -96,17 +113,28 @@ class EncodecModel(CompressionModel):
         decoded = self._to_wav(quantized.latents, scale, segments)
         assert decoded.shape[-1] >= wav.shape[-1], (decoded.shape, wav.shape)
         # Under autocast, what is decoded may be of a type too coarse for the losses.
-        return CodecOutput(decoded[..., :wav.shape[-1]].to(wav.dtype), quantized.codes, quantized.latents, scale,
-                           quantized.bandwidth, quantized.commitment_loss, quantized.metrics)
+        return CodecOutput(
+            decoded[..., : wav.shape[-1]].to(wav.dtype),
+            quantized.codes,
+            quantized.latents,
+            scale,
+            quantized.bandwidth,
+            quantized.commitment_loss,
+            quantized.metrics,
+        )
 
     @torch.no_grad()
     def encode(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Codes [B, num_codebooks, T_frames] and scale or None, without gradient; see `CompressionModel`."""
+        """Codes [B, num_codebooks, T_frames] and scale or None, without gradient; see
+        `CompressionModel`.
+        """
         wav = self.check_wav(wav)
         latents, scale = self._to_latents(wav, self.segments)
         return self.quantizer.encode(latents), scale
 
-    def encode_latent(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def encode_latent(
+        self, wav: torch.Tensor | np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Latents [B, D, T_frames] before the quantizer, and scale or None; see `CompressionModel`.
 
         A model that renormalizes encodes `wav / scale`; with segments, latents and scales are those
@@ -114,8 +142,9 @@ class EncodecModel(CompressionModel):
         """
         return self._to_latents(self.check_wav(wav), self.segments)
 
-    def decode(self, codes: torch.Tensor | np.ndarray,
-               scale: torch.Tensor | np.ndarray | None = None) -> torch.Tensor:
+    def decode(
+        self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None = None
+    ) -> torch.Tensor:
         """Waveform [B, C, T_frames * hop_length] of codes [B, K, T_frames]; see `CompressionModel`.
 
         A model that renormalises gives, without scale, what it encoded at a loudness of 1.
@@ -129,8 +158,12 @@ class EncodecModel(CompressionModel):
         """Latents [B, D, T_frames] of codes [B, K, T_frames]; see `CompressionModel`."""
         return self.quantizer.decode(self.check_codes(codes))
 
-    def _to_latents(self, wav: torch.Tensor, segments: Segments | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Latents [B, D, T_frames] and scale of a waveform [B, C, T], of its segments one after the other."""
+    def _to_latents(
+        self, wav: torch.Tensor, segments: Segments | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Latents [B, D, T_frames] and scale of a waveform [B, C, T], of its segments one after the
+        other.
+        """
         latents, scales = [], []
         for part in [wav] if segments is None else segments.cut(wav):
             normalized, scale = self._normalize(part)
@@ -138,17 +171,23 @@ class EncodecModel(CompressionModel):
             scales += [] if scale is None else [scale]
         return _cat(latents), _cat(scales) if scales else None
 
-    def _to_wav(self, latents: torch.Tensor, scale: torch.Tensor | None, segments: Segments | None) -> torch.Tensor:
+    def _to_wav(
+        self, latents: torch.Tensor, scale: torch.Tensor | None, segments: Segments | None
+    ) -> torch.Tensor:
         """Waveform of latents [B, D, T_frames] and scale; undoes `_to_latents`."""
         if segments is None:
             return self._denormalize(self.decoder(latents), scale)
-        wavs = [self.decoder(part) for part in latents.split(segments.split(latents.shape[-1]), dim=-1)]
+        wavs = [
+            self.decoder(part) for part in latents.split(segments.split(latents.shape[-1]), dim=-1)
+        ]
         if scale is not None:
             wavs = [self._denormalize(wav, part) for wav, part in zip(wavs, scale.split(1, dim=1))]
         return segments.join(wavs)
 
     def _normalize(self, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Bring every item [C, T] to a loudness of 1; also returns the scale [B, 1], None if not renormalising."""
+        """Bring every item [C, T] to a loudness of 1; also returns the scale [B, 1], None if not
+        renormalising.
+        """
         if not self.renormalize:
             return wav, None
         mono = wav.mean(dim=1, keepdim=True)
@@ -162,12 +201,17 @@ class EncodecModel(CompressionModel):
 
     def _check_scale(self, scale: torch.Tensor | np.ndarray, latents: torch.Tensor) -> torch.Tensor:
         if not self.renormalize:
-            raise ValueError('scale was given to a model that does not renormalise: use decode(codes).')
+            raise ValueError(
+                'scale was given to a model that does not renormalise: use decode(codes).'
+            )
         number = 1 if self.segments is None else len(self.segments.split(latents.shape[-1]))
         scale = self._to_floats('scale', scale, 'as given by encode.')
         if scale.shape != (len(latents), number):
-            raise ValueError(f'scale has shape {list(scale.shape)}: expected [{len(latents)}, {number}], one per '
-                             f'{"item" if self.segments is None else "segment"}.')
+            raise ValueError(
+                f'scale has shape {list(scale.shape)}: expected [{len(latents)}, {number}], one '
+                'per '
+                f'{"item" if self.segments is None else "segment"}.'
+            )
         return scale
 
 
@@ -176,7 +220,9 @@ def _cat(parts: list[torch.Tensor]) -> torch.Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
-def _check_parts(encoder: nn.Module, decoder: nn.Module, quantizer: BaseQuantizer, channels: int) -> int:
+def _check_parts(
+    encoder: nn.Module, decoder: nn.Module, quantizer: BaseQuantizer, channels: int
+) -> int:
     """Check that the parts of a codec fit together.
 
     Returns:
@@ -185,16 +231,22 @@ def _check_parts(encoder: nn.Module, decoder: nn.Module, quantizer: BaseQuantize
     Raises:
         ValueError: they do not.
     """
-    parts: dict[str, dict[str, Any]] = {'model': {'channels': channels},
-                                        'quantizer': {'dimension': quantizer.dimension}}
+    parts: dict[str, dict[str, Any]] = {
+        'model': {'channels': channels},
+        'quantizer': {'dimension': quantizer.dimension},
+    }
     for part, module in (('encoder', encoder), ('decoder', decoder)):
-        parts[part] = {name: getattr(module, name, None) for name in ('channels', 'dimension', 'hop_length')}
+        parts[part] = {
+            name: getattr(module, name, None) for name in ('channels', 'dimension', 'hop_length')
+        }
         for name, value in parts[part].items():
             require_int(f'{part}.{name}', value)
     for name in ('channels', 'dimension', 'hop_length'):
         values = {part: figures[name] for part, figures in parts.items() if name in figures}
         if len(set(values.values())) > 1:
             listed = ', '.join(f'{value} in the {part}' for part, value in values.items())
-            raise ValueError(f'{name} must be the same in all parts of a model, got {listed}'
-                             f'{" (hop_length is the product of the ratios)" if name == "hop_length" else ""}.')
+            raise ValueError(
+                f'{name} must be the same in all parts of a model, got {listed}'
+                f'{" (hop_length is the product of the ratios)" if name == "hop_length" else ""}.'
+            )
     return parts['encoder']['hop_length']

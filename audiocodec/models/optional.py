@@ -21,4 +21,6 @@ def require(name: str, extra: str, *packages: str) -> None:
         except ImportError as error:
             missing.append(f'{package} ({error})')
     if missing:
-        raise ValueError(f"the format {name!r} needs {', '.join(missing)}: pip install 'audiocodec[{extra}]'")
+        raise ValueError(
+            f"the format {name!r} needs {', '.join(missing)}: pip install 'audiocodec[{extra}]'"
+        )

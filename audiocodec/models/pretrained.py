@@ -1,4 +1,6 @@
-"""From a name, a file or a folder to a model: `load` knows every kind, by what is in it and not by its name."""
+"""From a name, a file or a folder to a model: `load` knows every kind, by what is in it and not by
+its name.
+"""
 
 import re
 from pathlib import Path
@@ -17,7 +19,8 @@ from audiocodec.models.wrapped.mimi import Mimi
 from audiocodec.run import checkpoint
 from audiocodec.utils import config
 
-# names that are known without looking: a model of the Hub each; any other id of the Hub is accepted too
+# names that are known without looking: a model of the Hub each; any other id of the Hub is accepted
+# too
 NAMES = {
     'facebook/encodec_24khz': 'facebook/encodec_24khz',
     'facebook/encodec_32khz': 'facebook/encodec_32khz',
@@ -31,7 +34,8 @@ NAMES = {
 WRAPPED: dict[str, type[DAC] | type[Mimi]] = {'dac': DAC, 'mimi': Mimi}
 # files that a folder without `config.json` may hold, of this project or of AudioCraft
 _FILES = ('checkpoint.th', 'compression_state_dict.bin')
-# what the configuration in a file may call: classes of modules from here, and what the user opted into
+# what the configuration in a file may call: classes of modules from here, and what the user opted
+# into
 _TARGETS = ('audiocodec.models.', 'audiocodec.modules.', 'audiocodec.quantization.', 'torch.nn.')
 
 
@@ -48,16 +52,18 @@ class Pretrained(NamedTuple):
 
 
 def load(name: str, device: str | torch.device = 'cpu') -> CompressionModel:
-    """A model in eval mode, ready for inference and, unless it is a DAC or a Mimi, for further training.
+    """A model in eval mode, ready for inference and, unless it is a DAC or a Mimi, for further
+    training.
 
     Args:
-        name: a file: a training checkpoint or an exported model of this project or of AudioCraft, or a checkpoint of
-            the `encodec` package; a folder of `transformers` of type encodec, dac or mimi; one of `NAMES`, or another
-            id of such a model on the Hugging Face Hub.
+        name: a file: a training checkpoint or an exported model of this project or of AudioCraft,
+            or a checkpoint of the `encodec` package; a folder of `transformers` of type encodec,
+            dac or mimi; one of `NAMES`, or another id of such a model on the Hugging Face Hub.
         device: where to put it.
 
     Raises:
-        ValueError: if there is no such model here, it cannot be read, or it does not fit its own configuration.
+        ValueError: if there is no such model here, it cannot be read, or it does not fit its own
+            configuration.
     """
     path = find(name)
     wrapped = WRAPPED.get(_model_type(path))
@@ -71,7 +77,8 @@ def load(name: str, device: str | torch.device = 'cpu') -> CompressionModel:
 
 
 def read(name: str) -> Pretrained:
-    """The configuration and weights of a model that is ours to train, without building it; names as for `load`.
+    """The configuration and weights of a model that is ours to train, without building it; names as
+    for `load`.
 
     Raises:
         ValueError: as `load`, or for a model that has no such configuration.
@@ -79,8 +86,11 @@ def read(name: str) -> Pretrained:
     path = find(name)
     kind = _model_type(path)
     if kind in WRAPPED:
-        raise ValueError(f'{name!r} is a model of type {kind}, which is used as it is and cannot be trained here: only '
-                         f'EnCodec models can.')
+        raise ValueError(
+            f'{name!r} is a model of type {kind}, which is used as it is and cannot be trained '
+            'here: only '
+            f'EnCodec models can.'
+        )
     return _read(path)
 
 
@@ -100,14 +110,18 @@ def find(name: str) -> Path:
             if (path / file).is_file():
                 return path / file
         found = ', '.join(sorted(entry.name for entry in path.iterdir())[:8]) or 'nothing'
-        raise ValueError(f'the folder {path} holds no model: expected {hub.CONFIG} with its weights, or '
-                         f'{" or ".join(_FILES)}; found {found}')
+        raise ValueError(
+            f'the folder {path} holds no model: expected {hub.CONFIG} with its weights, or '
+            f'{" or ".join(_FILES)}; found {found}'
+        )
     if name in NAMES or re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', name):
         return hub.fetch(NAMES.get(name, name))
     hint = config.nearest(name, NAMES) or '.'
-    raise ValueError(f'{name!r}: no such file or folder, and not the name of a model{hint} Expected '
-                     f'{", ".join(NAMES)}, another id of the Hugging Face Hub, a checkpoint or exported model '
-                     f'of audiocodec or AudioCraft, or a checkpoint of the encodec package')
+    raise ValueError(
+        f'{name!r}: no such file or folder, and not the name of a model{hint} Expected '
+        f'{", ".join(NAMES)}, another id of the Hugging Face Hub, a checkpoint or exported model '
+        f'of audiocodec or AudioCraft, or a checkpoint of the encodec package'
+    )
 
 
 def _model_type(path: Path) -> Any:
@@ -116,8 +130,11 @@ def _model_type(path: Path) -> Any:
         return None
     kind = hub.read_config(path).get('model_type')
     if kind != 'encodec' and kind not in WRAPPED:
-        raise ValueError(f'{path / hub.CONFIG} is of model_type {kind!r}: only encodec, {" and ".join(WRAPPED)} are '
-                         f'supported')
+        raise ValueError(
+            f'{path / hub.CONFIG} is of model_type {kind!r}: only encodec, {" and ".join(WRAPPED)} '
+            'are '
+            f'supported'
+        )
     return kind
 
 
@@ -136,30 +153,49 @@ def _read(path: Path) -> Pretrained:
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f'{path}: {error}') from error
     except (TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
-        raise ValueError(f'{path} has a damaged configuration ({type(error).__name__}: {error})') from error
+        raise ValueError(
+            f'{path} has a damaged configuration ({type(error).__name__}: {error})'
+        ) from error
     if path.name in hub.WEIGHTS and (path.parent / hub.CONFIG).is_file():
         return read(str(path.parent))
     found = ', '.join(sorted(map(str, content))[:8]) or 'nothing'
-    hint = f'; weights of transformers need their {hub.CONFIG} beside them' if path.name in hub.WEIGHTS else ''
-    raise ValueError(f'{path} holds {found}: neither a checkpoint or export of audiocodec or AudioCraft, nor a '
-                     f'checkpoint of the encodec package{hint}')
+    hint = (
+        f'; weights of transformers need their {hub.CONFIG} beside them'
+        if path.name in hub.WEIGHTS
+        else ''
+    )
+    raise ValueError(
+        f'{path} holds {found}: neither a checkpoint or export of audiocodec or AudioCraft, nor a '
+        f'checkpoint of the encodec package{hint}'
+    )
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """What a file holds; the configuration in AudioCraft's training checkpoints is an object of omegaconf."""
+    """What a file holds; the configuration in AudioCraft's training checkpoints is an object of
+    omegaconf.
+    """
     names = checkpoint.foreign_types(path)
-    types = audiocraft.checkpoint_types() if any(name.startswith('omegaconf.') for name in names) else None
+    types = (
+        audiocraft.checkpoint_types()
+        if any(name.startswith('omegaconf.') for name in names)
+        else None
+    )
     return checkpoint.load(path, types=types)
 
 
 def _read_own(content: dict[str, Any]) -> Pretrained:
     missing = [key for key in ('version', 'config', 'state') if key not in content]
     if missing:
-        raise ValueError(f"it is of the format {content['format']}, but {' and '.join(missing)} is missing")
+        raise ValueError(
+            f'it is of the format {content["format"]}, but {" and ".join(missing)} is missing'
+        )
     newest = checkpoint.VERSIONS[content['format']]
     if content['version'] > newest:
-        raise ValueError(f"it was written by a newer audiocodec (format version {content['version']}, this one reads "
-                         f'up to {newest}): upgrade the package')
+        raise ValueError(
+            f'it was written by a newer audiocodec (format version {content["version"]}, this one '
+            'reads '
+            f'up to {newest}): upgrade the package'
+        )
     is_model = content['format'] == checkpoint.MODEL_FORMAT
     try:
         node = yaml.safe_load(content['config'])['model']
@@ -168,16 +204,25 @@ def _read_own(content: dict[str, Any]) -> Pretrained:
     _check_targets(node)
     state = content['state'] if is_model else compact.inference_state(content)
     if not isinstance(state, dict):
-        raise ValueError(f'its state is a {type(state).__name__}, expected a dict of names to tensors')
+        raise ValueError(
+            f'its state is a {type(state).__name__}, expected a dict of names to tensors'
+        )
     return Pretrained(node, state)
 
 
 def _check_targets(node: Any) -> None:
-    """Refuse a configuration that calls anything but what models are made of: a file may come from a stranger."""
+    """Refuse a configuration that calls anything but what models are made of: a file may come from
+    a stranger.
+    """
     for where, mapping in config.targets(node):
         target = str(mapping['_target_'])
         found = config.locate(target)
         ours = target.startswith(('audiocodec.', 'torch.'))
-        if ours and not (target.startswith(_TARGETS) and isinstance(found, type) and issubclass(found, nn.Module)):
-            raise ValueError(f"model{'.' if where else ''}{where}._target_ '{target}' in its configuration is refused: "
-                             f'a model is made of the classes of modules in {", ".join(_TARGETS)}')
+        if ours and not (
+            target.startswith(_TARGETS) and isinstance(found, type) and issubclass(found, nn.Module)
+        ):
+            raise ValueError(
+                f"model{'.' if where else ''}{where}._target_ '{target}' in its configuration is "
+                'refused: '
+                f'a model is made of the classes of modules in {", ".join(_TARGETS)}'
+            )

@@ -35,7 +35,7 @@ def find(source: str | os.PathLike[str], beside: Path | None = None) -> Path:
     hint = config.nearest(name, pretrained.NAMES) or '.'
     raise ValueError(
         f'{name!r}: no such file or folder{hint} Expected //sig/SIG, //pretrained/NAME, an '
-        'experiment\'s folder, a checkpoint or an exported model'
+        "experiment's folder, a checkpoint or an exported model"
     )
 
 

@@ -1,4 +1,6 @@
-"""Stereo from a mono codec: both channels through it, their codes interleaved (Copet et al., arXiv 2306.05284)."""
+"""Stereo from a mono codec: both channels through it, their codes interleaved (Copet et al., arXiv
+2306.05284).
+"""
 
 import numpy as np
 import torch
@@ -7,11 +9,13 @@ from audiocodec.models.base import CodecOutput, CompressionModel
 
 
 class InterleaveStereoCompressionModel(CompressionModel):
-    """Encodes left and right independently with a mono model, and interleaves their codes, left first.
+    """Encodes left and right independently with a mono model, and interleaves their codes, left
+    first.
 
-    With the mono model's codes [B, K, T_frames] for each channel, the codes are [B, 2 K, T_frames], the numbers of
-    codebooks being those after interleaving; or [B, K, 2 T_frames], at twice the frame rate. Latents are
-    [B, 2 D, T_frames], left then right. The scale, if any, is [B, 2], or [B, 2 segments], left then right.
+    With the mono model's codes [B, K, T_frames] for each channel, the codes are [B, 2 K, T_frames],
+    the numbers of codebooks being those after interleaving; or [B, K, 2 T_frames], at twice the
+    frame rate. Latents are [B, 2 D, T_frames], left then right. The scale, if any, is [B, 2], or
+    [B, 2 segments], left then right.
 
     Args:
         model: a model of one channel.
@@ -24,10 +28,15 @@ class InterleaveStereoCompressionModel(CompressionModel):
     def __init__(self, model: CompressionModel, per_timestep: bool = False) -> None:
         super().__init__()
         if model.channels != 1:
-            raise ValueError(f'the wrapped model has {model.channels} channels: only a mono model can be made stereo.')
+            raise ValueError(
+                f'the wrapped model has {model.channels} channels: only a mono model can be made '
+                'stereo.'
+            )
         if per_timestep and model.hop_length % 2:
-            raise ValueError(f'per_timestep=True halves the hop length of the wrapped model, which is odd '
-                             f'({model.hop_length} samples): use per_timestep=False.')
+            raise ValueError(
+                f'per_timestep=True halves the hop length of the wrapped model, which is odd '
+                f'({model.hop_length} samples): use per_timestep=False.'
+            )
         self.model = model
         self.per_timestep = per_timestep
 
@@ -68,14 +77,17 @@ class InterleaveStereoCompressionModel(CompressionModel):
         return range(inner.start * factor, inner.stop * factor, inner.step * factor)
 
     def set_num_codebooks(self, n: int) -> None:
-        """Use the first `n` codebooks, counted after interleaving: an even number where codebooks are interleaved.
+        """Use the first `n` codebooks, counted after interleaving: an even number where codebooks
+        are interleaved.
 
         Raises:
             ValueError: `n` odd or out of range.
         """
         if n % self._per_frame:
-            raise ValueError(f'{n} codebooks cannot be shared by two channels: use an even number, from 2 to '
-                             f'{self.total_codebooks}.')
+            raise ValueError(
+                f'{n} codebooks cannot be shared by two channels: use an even number, from 2 to '
+                f'{self.total_codebooks}.'
+            )
         self.model.set_num_codebooks(n // self._per_frame)
 
     def forward(self, wav: torch.Tensor | np.ndarray) -> CodecOutput:
@@ -83,9 +95,12 @@ class InterleaveStereoCompressionModel(CompressionModel):
         wav = self.check_wav(wav)
         out = self.model(wav.reshape(-1, 1, wav.shape[-1]))
         return out._replace(
-            wav=out.wav.reshape(wav.shape), codes=self._interleave(out.codes),
+            wav=out.wav.reshape(wav.shape),
+            codes=self._interleave(out.codes),
             latents=out.latents.reshape(len(wav), -1, out.latents.shape[-1]),
-            scale=None if out.scale is None else out.scale.reshape(len(wav), -1), bandwidth=2 * out.bandwidth)
+            scale=None if out.scale is None else out.scale.reshape(len(wav), -1),
+            bandwidth=2 * out.bandwidth,
+        )
 
     def encode(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Interleaved codes and scale of a waveform [B, 2, T]; see `CompressionModel`."""
@@ -93,21 +108,29 @@ class InterleaveStereoCompressionModel(CompressionModel):
         codes, scale = self.model.encode(wav.reshape(-1, 1, wav.shape[-1]))
         return self._interleave(codes), None if scale is None else scale.reshape(len(wav), -1)
 
-    def encode_latent(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Latents [B, 2 D, T_frames] of a waveform [B, 2, T], left then right, and scale; see `CompressionModel`."""
+    def encode_latent(
+        self, wav: torch.Tensor | np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Latents [B, 2 D, T_frames] of a waveform [B, 2, T], left then right, and scale; see
+        `CompressionModel`.
+        """
         wav = self.check_wav(wav)
         latents, scale = self.model.encode_latent(wav.reshape(-1, 1, wav.shape[-1]))
         latents = latents.reshape(len(wav), -1, latents.shape[-1])
         return latents, None if scale is None else scale.reshape(len(wav), -1)
 
-    def decode(self, codes: torch.Tensor | np.ndarray,
-               scale: torch.Tensor | np.ndarray | None = None) -> torch.Tensor:
+    def decode(
+        self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None = None
+    ) -> torch.Tensor:
         """Waveform [B, 2, T] of interleaved codes and scale; see `CompressionModel`."""
         apart = self._separate(codes)
         if scale is not None:
             scale = self._to_floats('scale', scale, 'as given by encode.')
             if scale.dim() != 2 or len(scale) != len(codes) or scale.shape[1] % 2:
-                raise ValueError(f'scale has shape {list(scale.shape)}: expected [{len(codes)}, 2], one per channel.')
+                raise ValueError(
+                    f'scale has shape {list(scale.shape)}: expected [{len(codes)}, 2], one per '
+                    'channel.'
+                )
             scale = scale.reshape(len(apart), -1)
         return self.model.decode(apart, scale).reshape(len(codes), 2, -1)
 
@@ -132,7 +155,9 @@ class InterleaveStereoCompressionModel(CompressionModel):
         codes = self.check_codes(codes)
         dim = 2 if self.per_timestep else 1
         if codes.shape[dim] % 2:
-            raise ValueError(f'codes have shape {list(codes.shape)}: expected an even number of '
-                             f'{"frames" if self.per_timestep else "codebooks"}, left and right in turn.')
+            raise ValueError(
+                f'codes have shape {list(codes.shape)}: expected an even number of '
+                f'{"frames" if self.per_timestep else "codebooks"}, left and right in turn.'
+            )
         apart = codes.unflatten(dim, (-1, 2))
         return apart.movedim(dim + 1, 1).flatten(0, 1)

@@ -20,7 +20,13 @@ def require_ints(name: str, values: Any, minimum: int = 1) -> tuple[int, ...]:
     Raises:
         ValueError: not a sequence, empty, or an item that is not an integer >= `minimum`.
     """
-    items = tuple(values) if isinstance(values, Iterable) and not isinstance(values, (str, bytes)) else ()
-    if not items or any(not isinstance(item, int) or isinstance(item, bool) or item < minimum for item in items):
+    items = (
+        tuple(values)
+        if isinstance(values, Iterable) and not isinstance(values, (str, bytes))
+        else ()
+    )
+    if not items or any(
+        not isinstance(item, int) or isinstance(item, bool) or item < minimum for item in items
+    ):
         raise ValueError(f'{name}={values!r}: expected a non-empty list of integers >= {minimum}.')
     return items

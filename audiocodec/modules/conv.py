@@ -1,4 +1,6 @@
-"""Convolutions with normalisation, and with the padding that keeps time aligned between encoder and decoder."""
+"""Convolutions with normalisation, and with the padding that keeps time aligned between encoder and
+decoder.
+"""
 
 import math
 from collections.abc import Mapping
@@ -27,8 +29,14 @@ class NormConv1d(nn.Module):
         **kwargs: of `torch.nn.Conv1d`.
     """
 
-    def __init__(self, *args: Any, causal: bool = False, norm: str = 'none',
-                 norm_kwargs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        causal: bool = False,
+        norm: str = 'none',
+        norm_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__()
         self.conv = normalize_weight(FastConv1d(*args, **kwargs), norm)
         self.norm = output_norm(self.conv.out_channels, norm, norm_kwargs, causal)
@@ -44,10 +52,17 @@ class NormConv1d(nn.Module):
 
 
 class NormConv2d(nn.Module):
-    """`torch.nn.Conv2d` followed or parametrised by a normalisation; arguments as in `NormConv1d`, never causal."""
+    """`torch.nn.Conv2d` followed or parametrised by a normalisation; arguments as in `NormConv1d`,
+    never causal.
+    """
 
-    def __init__(self, *args: Any, norm: str = 'none', norm_kwargs: Mapping[str, Any] | None = None,
-                 **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        norm: str = 'none',
+        norm_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__()
         self.conv = normalize_weight(FastConv2d(*args, **kwargs), norm)
         self.norm = output_norm(self.conv.out_channels, norm, norm_kwargs)
@@ -58,10 +73,18 @@ class NormConv2d(nn.Module):
 
 
 class NormConvTranspose1d(nn.Module):
-    """`torch.nn.ConvTranspose1d` followed or parametrised by a normalisation; arguments as in `NormConv1d`."""
+    """`torch.nn.ConvTranspose1d` followed or parametrised by a normalisation; arguments as in
+    `NormConv1d`.
+    """
 
-    def __init__(self, *args: Any, causal: bool = False, norm: str = 'none',
-                 norm_kwargs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        causal: bool = False,
+        norm: str = 'none',
+        norm_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__()
         self.convtr = normalize_weight(FastConvTranspose1d(*args, **kwargs), norm)
         self.norm = output_norm(self.convtr.out_channels, norm, norm_kwargs, causal)
@@ -74,8 +97,8 @@ class NormConvTranspose1d(nn.Module):
 def pad1d(x: torch.Tensor, paddings: tuple[int, int], mode: str = 'constant') -> torch.Tensor:
     """Pad the last dimension, whatever its length.
 
-    Reflection needs more samples than it pads, and a circular padding as many. A shorter input is first completed
-    with zeros on its right, and the result is cut by as many samples.
+    Reflection needs more samples than it pads, and a circular padding as many. A shorter input is
+    first completed with zeros on its right, and the result is cut by as many samples.
 
     Args:
         x: [..., T], T >= 1.
@@ -102,19 +125,20 @@ def unpad1d(x: torch.Tensor, paddings: tuple[int, int]) -> torch.Tensor:
     left, right = paddings
     assert min(paddings) >= 0, paddings
     assert left + right <= x.shape[-1], (paddings, x.shape)
-    return x[..., left:x.shape[-1] - right]
+    return x[..., left : x.shape[-1] - right]
 
 
 class StreamableConv1d(nn.Module):
     """Convolution that gives exactly ceil(T / stride) frames.
 
-    The effective kernel, k = (kernel_size - 1) * dilation + 1, overlaps the previous frames by k - stride samples.
-    These are padded on the left if causal, else on both sides, an odd one on the left. When T is no multiple of the
-    stride, the right is padded further until the last window is full: frame t of a causal convolution ends with
-    sample (t + 1) * stride - 1.
+    The effective kernel, k = (kernel_size - 1) * dilation + 1, overlaps the previous frames by k -
+    stride samples. These are padded on the left if causal, else on both sides, an odd one on the
+    left. When T is no multiple of the stride, the right is padded further until the last window is
+    full: frame t of a causal convolution ends with sample (t + 1) * stride - 1.
 
-    With `reflect` and `circular`, the padding on the left repeats samples that come later: a causal convolution
-    sees nothing of the future from its first frame on only with `constant` and `replicate`.
+    With `reflect` and `circular`, the padding on the left repeats samples that come later: a causal
+    convolution sees nothing of the future from its first frame on only with `constant` and
+    `replicate`.
 
     Args:
         in_channels: channels in.
@@ -133,22 +157,54 @@ class StreamableConv1d(nn.Module):
         ValueError: an argument out of range, or a kernel that skips samples (k < stride).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1,
-                 groups: int = 1, bias: bool = True, causal: bool = False, norm: str = 'none',
-                 norm_kwargs: Mapping[str, Any] | None = None, pad_mode: str = 'reflect') -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        causal: bool = False,
+        norm: str = 'none',
+        norm_kwargs: Mapping[str, Any] | None = None,
+        pad_mode: str = 'reflect',
+    ) -> None:
         super().__init__()
-        sizes = {'in_channels': in_channels, 'out_channels': out_channels, 'kernel_size': kernel_size,
-                 'stride': stride, 'dilation': dilation, 'groups': groups}
+        sizes = {
+            'in_channels': in_channels,
+            'out_channels': out_channels,
+            'kernel_size': kernel_size,
+            'stride': stride,
+            'dilation': dilation,
+            'groups': groups,
+        }
         for name, value in sizes.items():
             require_int(name, value)
         if pad_mode not in PAD_MODES:
-            raise ValueError(f'pad_mode={pad_mode!r} is unknown: choose one of {", ".join(PAD_MODES)}.')
+            raise ValueError(
+                f'pad_mode={pad_mode!r} is unknown: choose one of {", ".join(PAD_MODES)}.'
+            )
         self.padding_total = (kernel_size - 1) * dilation + 1 - stride
         if self.padding_total < 0:
-            raise ValueError(f'kernel_size={kernel_size} with dilation={dilation} skips samples at stride={stride}: '
-                             f'the kernel must cover at least the stride.')
-        self.conv = NormConv1d(in_channels, out_channels, kernel_size, stride, dilation=dilation, groups=groups,
-                               bias=bias, causal=causal, norm=norm, norm_kwargs=norm_kwargs)
+            raise ValueError(
+                f'kernel_size={kernel_size} with dilation={dilation} skips samples at '
+                f'stride={stride}: '
+                f'the kernel must cover at least the stride.'
+            )
+        self.conv = NormConv1d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            dilation=dilation,
+            groups=groups,
+            bias=bias,
+            causal=causal,
+            norm=norm,
+            norm_kwargs=norm_kwargs,
+        )
         self.stride = stride
         self.causal = causal
         self.pad_mode = pad_mode
@@ -158,8 +214,9 @@ class StreamableConv1d(nn.Module):
 
         Args:
             x: see above.
-            activation: of x, before the convolution. It is computed behind the padding: that adds zeros, which an ELU
-                leaves zero, or repeats samples. The copy that padding makes is then all that the gradient needs.
+            activation: of x, before the convolution. It is computed behind the padding: that adds
+                zeros, which an ELU leaves zero, or repeats samples. The copy that padding makes is
+                then all that the gradient needs.
         """
         extra = -x.shape[-1] % self.stride
         right = 0 if self.causal else self.padding_total // 2
@@ -174,7 +231,9 @@ class StreamableConv1d(nn.Module):
 
 
 class Layers(nn.Sequential):
-    """Layers one after the other; each ELU is left to the `StreamableConv1d` behind it, if there is one."""
+    """Layers one after the other; each ELU is left to the `StreamableConv1d` behind it, if there is
+    one.
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map what the first layer takes to what the last one gives."""
@@ -193,9 +252,9 @@ class Layers(nn.Sequential):
 class StreamableConvTranspose1d(nn.Module):
     """Transposed convolution that gives exactly T * stride samples.
 
-    The kernel_size - stride samples too many are trimmed: on both sides, an odd one on the left; if causal,
-    ceil(trim_right_ratio * (kernel_size - stride)) of them on the right and the others on the left. What is trimmed
-    on the left is how far, in samples, the output looks ahead.
+    The kernel_size - stride samples too many are trimmed: on both sides, an odd one on the left; if
+    causal, ceil(trim_right_ratio * (kernel_size - stride)) of them on the right and the others on
+    the left. What is trimmed on the left is how far, in samples, the output looks ahead.
 
     Args:
         in_channels: channels in.
@@ -204,33 +263,61 @@ class StreamableConvTranspose1d(nn.Module):
         stride: samples per frame.
         causal: whether samples see no later frames.
         norm: one of `norm.CONV_NORMS`.
-        trim_right_ratio: share of the trimming done on the right, in [0, 1]; other than 1 only if causal.
+        trim_right_ratio: share of the trimming done on the right, in [0, 1]; other than 1 only if
+            causal.
         norm_kwargs: arguments of the normalisation.
 
     Raises:
         ValueError: an argument out of range.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, causal: bool = False,
-                 norm: str = 'none', trim_right_ratio: float = 1.,
-                 norm_kwargs: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        causal: bool = False,
+        norm: str = 'none',
+        trim_right_ratio: float = 1.0,
+        norm_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
-        sizes = {'in_channels': in_channels, 'out_channels': out_channels, 'kernel_size': kernel_size,
-                 'stride': stride}
+        sizes = {
+            'in_channels': in_channels,
+            'out_channels': out_channels,
+            'kernel_size': kernel_size,
+            'stride': stride,
+        }
         for name, value in sizes.items():
             require_int(name, value)
         trimmed = kernel_size - stride
         if trimmed < 0:
-            raise ValueError(f'kernel_size={kernel_size} leaves gaps at stride={stride}: use at least the stride.')
-        if not 0. <= trim_right_ratio <= 1.:
-            raise ValueError(f'trim_right_ratio={trim_right_ratio!r}: expected a number from 0 to 1.')
-        if not causal and trim_right_ratio != 1.:
-            raise ValueError(f'trim_right_ratio={trim_right_ratio!r} needs causal=True: without it both sides are '
-                             f'trimmed alike, and only 1.0 is accepted.')
+            raise ValueError(
+                f'kernel_size={kernel_size} leaves gaps at stride={stride}: use at least the '
+                'stride.'
+            )
+        if not 0.0 <= trim_right_ratio <= 1.0:
+            raise ValueError(
+                f'trim_right_ratio={trim_right_ratio!r}: expected a number from 0 to 1.'
+            )
+        if not causal and trim_right_ratio != 1.0:
+            raise ValueError(
+                f'trim_right_ratio={trim_right_ratio!r} needs causal=True: without it both sides '
+                'are '
+                f'trimmed alike, and only 1.0 is accepted.'
+            )
         right = math.ceil(trimmed * trim_right_ratio) if causal else trimmed // 2
         self.trims = (trimmed - right, right)
-        self.convtr = NormConvTranspose1d(in_channels, out_channels, kernel_size, stride, causal=causal, norm=norm,
-                                          norm_kwargs=norm_kwargs)
+        self.convtr = NormConvTranspose1d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            causal=causal,
+            norm=norm,
+            norm_kwargs=norm_kwargs,
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, in_channels, T] to [B, out_channels, T * stride]."""

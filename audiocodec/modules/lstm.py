@@ -7,7 +7,8 @@ from audiocodec.modules.checks import require_int
 
 
 class StreamableLSTM(nn.Module):
-    """Unidirectional LSTM that takes and returns the layout of convolutions, and starts from a zero state.
+    """Unidirectional LSTM that takes and returns the layout of convolutions, and starts from a zero
+    state.
 
     Args:
         dimension: channels in and out.
@@ -31,10 +32,11 @@ class StreamableLSTM(nn.Module):
         return y.permute(1, 2, 0)
 
     def _run(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [T, B, dimension] to [T, B, dimension]; on a CPU by the kernels of training, also without gradients.
+        """Map [T, B, dimension] to [T, B, dimension]; on a CPU by the kernels of training, also
+        without gradients.
 
-        There, PyTorch would then take other kernels, which round differently: nearly tied codes would change between
-        training and inference.
+        There, PyTorch would then take other kernels, which round differently: nearly tied codes
+        would change between training and inference.
         """
         if x.device.type != 'cpu' or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.lstm(x)[0]

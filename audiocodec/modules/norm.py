@@ -1,11 +1,10 @@
 """Normalisation of a convolution: a parametrisation of its weight, or a layer on its output.
 
-| name | what is normalised |
-|---|---|
-| `none` | nothing |
-| `weight_norm` | the weight, as direction and magnitude per first dimension (Salimans and Kingma, arXiv 1602.07868) |
-| `spectral_norm` | the weight, divided by its largest singular value (Miyato et al., arXiv 1802.05957) |
-| `time_group_norm` | the output, over channels and time together: group norm with a single group (arXiv 1803.08494) |
+| name | what is normalised | |---|---| | `none` | nothing | | `weight_norm` | the weight, as
+direction and magnitude per first dimension (Salimans and Kingma, arXiv 1602.07868) | |
+`spectral_norm` | the weight, divided by its largest singular value (Miyato et al., arXiv
+1802.05957) | | `time_group_norm` | the output, over channels and time together: group norm with a
+single group (arXiv 1803.08494) |
 """
 
 from collections.abc import Mapping
@@ -53,29 +52,38 @@ def normalize_weight(conv: Conv, norm: str) -> Conv:
     return conv
 
 
-def output_norm(channels: int, norm: str, norm_kwargs: Mapping[str, Any] | None = None,
-                causal: bool = False) -> nn.Module:
+def output_norm(
+    channels: int, norm: str, norm_kwargs: Mapping[str, Any] | None = None, causal: bool = False
+) -> nn.Module:
     """Make the layer that follows a convolution: a group norm, or the identity.
 
     Args:
         channels: output channels of the convolution.
         norm: one of `CONV_NORMS`.
-        norm_kwargs: arguments of `torch.nn.GroupNorm` besides the groups and channels, such as `eps`.
+        norm_kwargs: arguments of `torch.nn.GroupNorm` besides the groups and channels, such as
+            `eps`.
         causal: whether the convolution must not see the future.
 
     Raises:
-        ValueError: unknown norm, a norm that would break causality, or arguments that the norm does not take.
+        ValueError: unknown norm, a norm that would break causality, or arguments that the norm does
+            not take.
     """
     kwargs = dict(norm_kwargs or {})
     check_norm(norm)
     if norm != 'time_group_norm':
         if kwargs:
-            raise ValueError(f'norm={norm!r} takes no arguments, got {kwargs}: only time_group_norm has some.')
+            raise ValueError(
+                f'norm={norm!r} takes no arguments, got {kwargs}: only time_group_norm has some.'
+            )
         return nn.Identity()
     if causal:
-        raise ValueError("norm='time_group_norm' averages over all time, which a causal model must not see: "
-                         "use causal=False, or norm='weight_norm'.")
+        raise ValueError(
+            "norm='time_group_norm' averages over all time, which a causal model must not see: "
+            "use causal=False, or norm='weight_norm'."
+        )
     try:
         return nn.GroupNorm(1, channels, **kwargs)
     except TypeError as error:
-        raise ValueError(f'arguments {kwargs} do not fit time_group_norm (torch.nn.GroupNorm): {error}') from error
+        raise ValueError(
+            f'arguments {kwargs} do not fit time_group_norm (torch.nn.GroupNorm): {error}'
+        ) from error

@@ -1,7 +1,8 @@
-"""Pickles parametrized modules (`torch.nn.utils.parametrize`), and folds their weights into plain ones.
+"""Pickles parametrized modules (`torch.nn.utils.parametrize`), and folds their weights into plain
+ones.
 
-PyTorch gives a parametrized module a class of its own, which refuses to be pickled; weight_norm registers a local
-function with it, which cannot be.
+PyTorch gives a parametrized module a class of its own, which refuses to be pickled; weight_norm
+registers a local function with it, which cannot be.
 """
 
 from collections.abc import Sequence
@@ -26,8 +27,9 @@ class PicklableModule(nn.Module):
 def make_picklable(module: nn.Module) -> None:
     """Allows pickling of a module, its parts, and the copies of both.
 
-    What is unpickled has the same state dict, and computes and trains alike. One thing is lost: with weight_norm, a
-    module also loads the names of the older `torch.nn.utils.weight_norm` (`weight_g`), which its pickles do not.
+    What is unpickled has the same state dict, and computes and trains alike. One thing is lost:
+    with weight_norm, a module also loads the names of the older `torch.nn.utils.weight_norm`
+    (`weight_g`), which its pickles do not.
     """
     for part in module.modules():
         if parametrize.is_parametrized(part):
@@ -36,10 +38,11 @@ def make_picklable(module: nn.Module) -> None:
 
 
 def fold(module: nn.Module) -> None:
-    """Replaces the parametrized weights of a module, not those of its parts, by what they evaluate to, in place.
+    """Replaces the parametrized weights of a module, not those of its parts, by what they evaluate
+    to, in place.
 
-    `torch.nn.utils.parametrize.remove_parametrizations` would break every copy of the module: a module and its copies
-    share the class that it undoes.
+    `torch.nn.utils.parametrize.remove_parametrizations` would break every copy of the module: a
+    module and its copies share the class that it undoes.
     """
     if not parametrize.is_parametrized(module):
         return
@@ -53,7 +56,9 @@ def fold(module: nn.Module) -> None:
 
 
 def _reduce(module: nn.Module, protocol: Any) -> tuple[Any, ...]:
-    """`__reduce_ex__` of a parametrized module: `_empty`, its arguments, and the state for `__setstate__`."""
+    """`__reduce_ex__` of a parametrized module: `_empty`, its arguments, and the state for
+    `__setstate__`.
+    """
     assert isinstance(module.parametrizations, nn.ModuleDict)
     plain: Any = parametrize.type_before_parametrizations(module)
     state = dict(plain.__getstate__(module))
@@ -62,7 +67,7 @@ def _reduce(module: nn.Module, protocol: Any) -> tuple[Any, ...]:
 
 
 def _empty(plain: type[nn.Module], names: Sequence[str]) -> nn.Module:
-    """Makes a module of class `plain` that has nothing but the properties of parametrized tensors."""
+    """Makes a module of class `plain` with only the properties of parametrized tensors."""
     module = plain.__new__(plain)
     nn.Module.__init__(module)
     for name in names:  # the state will replace both tensor and parametrization
@@ -74,4 +79,8 @@ def _empty(plain: type[nn.Module], names: Sequence[str]) -> nn.Module:
 
 def _other_hooks(hooks: dict[int, Any]) -> dict[int, Any]:
     """Returns the hooks without that of weight_norm."""
-    return type(hooks)((key, hook) for key, hook in hooks.items() if hook.hook.__module__ != parametrizations.__name__)
+    return type(hooks)(
+        (key, hook)
+        for key, hook in hooks.items()
+        if hook.hook.__module__ != parametrizations.__name__
+    )

@@ -9,5 +9,11 @@ from audiocodec.optim.schedules import (
     advance,
 )
 
-__all__ = ['CosineSchedule', 'InverseSquareRootSchedule', 'LinearWarmupSchedule', 'ModuleEMA',
-           'PolynomialDecaySchedule', 'advance']
+__all__ = [
+    'CosineSchedule',
+    'InverseSquareRootSchedule',
+    'LinearWarmupSchedule',
+    'ModuleEMA',
+    'PolynomialDecaySchedule',
+    'advance',
+]

@@ -9,15 +9,17 @@ from torch import nn
 
 
 class ModuleEMA:
-    """Keeps the moving average of what a module learns, and lends it to the module for validation and export.
+    """Keeps the moving average of what a module learns, and lends it to the module for validation
+    and export.
 
-    Averaged are the parameters and the floating buffers that the module's `state_dict` holds (codebooks are buffers).
-    Integer and boolean buffers have no mean, nor have those of a parametrization, such as the singular vectors of a
-    spectral norm, which would lose their length: within `averaged()` they are the module's own, up to date.
+    Averaged are the parameters and the floating buffers that the module's `state_dict` holds
+    (codebooks are buffers). Integer and boolean buffers have no mean, nor have those of a
+    parametrization, such as the singular vectors of a spectral norm, which would lose their length:
+    within `averaged()` they are the module's own, up to date.
 
-    With `unbias`, the n-th average is sum_k decay^(n - k) w_k / sum_k decay^(n - k): the first update replaces the
-    initial weights, and the average is a mean of few updates until there are many. Without, the initial weights fade
-    by `decay` with every update.
+    With `unbias`, the n-th average is sum_k decay^(n - k) w_k / sum_k decay^(n - k): the first
+    update replaces the initial weights, and the average is a mean of few updates until there are
+    many. Without, the initial weights fade by `decay` with every update.
 
     Args:
         module: the module to average, on its final device.
@@ -29,7 +31,9 @@ class ModuleEMA:
         ValueError: `decay` or `every` out of range, or a module with nothing to average.
     """
 
-    def __init__(self, module: nn.Module, decay: float = 0.99, every: int = 1, unbias: bool = True) -> None:
+    def __init__(
+        self, module: nn.Module, decay: float = 0.99, every: int = 1, unbias: bool = True
+    ) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f'decay must be in [0, 1), got {decay}.')
         if every < 1:
@@ -39,27 +43,34 @@ class ModuleEMA:
         self.every = every
         self.unbias = unbias
         self.calls = 0
-        self.count = 0.
+        self.count = 0.0
         self._owners = _averaged_attributes(module)
         self.averages = {name: value.clone() for name, value in self._live().items()}
         if not self.averages:
-            raise ValueError(f'{type(module).__name__} has neither parameters nor floating buffers to average.')
+            raise ValueError(
+                f'{type(module).__name__} has neither parameters nor floating buffers to average.'
+            )
         self._lent = False
 
     def step(self) -> None:
         """Take the current weights into the average; called after every update of the module."""
-        assert not self._lent, 'the module holds its averaged weights: step() would average them with themselves'
+        assert not self._lent, (
+            'the module holds its averaged weights: step() would average them with themselves'
+        )
         self.calls += 1
         if self.calls % self.every:
             return
         self.count = self.count * self.decay + 1
         weight = 1 / self.count if self.unbias else 1 - self.decay
         live = self._live()
-        torch._foreach_lerp_(list(self.averages.values()), [live[name] for name in self.averages], weight)
+        torch._foreach_lerp_(
+            list(self.averages.values()), [live[name] for name in self.averages], weight
+        )
 
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
-        """Put the averaged weights into the module, in place, and its own back at the end, also after an error.
+        """Put the averaged weights into the module, in place, and its own back at the end, also
+        after an error.
 
         Yields:
             The module.
@@ -90,25 +101,40 @@ class ModuleEMA:
             ValueError: the state is of another module.
         """
         averages = state['averages']
-        wrong = [name for name in self.averages.keys() & averages.keys()
-                 if self.averages[name].shape != averages[name].shape]
-        missing, unexpected = self.averages.keys() - averages.keys(), averages.keys() - self.averages.keys()
+        wrong = [
+            name
+            for name in self.averages.keys() & averages.keys()
+            if self.averages[name].shape != averages[name].shape
+        ]
+        missing, unexpected = (
+            self.averages.keys() - averages.keys(),
+            averages.keys() - self.averages.keys(),
+        )
         if wrong or missing or unexpected:
-            raise ValueError(f'the averaged weights are not those of this {type(self.module).__name__}: '
-                             f'missing {sorted(missing)}, unexpected {sorted(unexpected)}, '
-                             f'of another shape {sorted(wrong)}.')
+            raise ValueError(
+                f'the averaged weights are not those of this {type(self.module).__name__}: '
+                f'missing {sorted(missing)}, unexpected {sorted(unexpected)}, '
+                f'of another shape {sorted(wrong)}.'
+            )
         for name, value in self.averages.items():
             value.copy_(averages[name])
         self.count = state['count']
         self.calls = state['calls']
 
     def _live(self) -> dict[str, torch.Tensor]:
-        """The module's own tensors to average, by name. Looked up each time: a module may bind a new tensor."""
-        return {name: getattr(owner, attribute).detach() for name, (owner, attribute) in self._owners.items()}
+        """The module's own tensors to average, by name. Looked up each time: a module may bind a
+        new tensor.
+        """
+        return {
+            name: getattr(owner, attribute).detach()
+            for name, (owner, attribute) in self._owners.items()
+        }
 
 
 def _averaged_attributes(module: nn.Module) -> dict[str, tuple[nn.Module, str]]:
-    """Where each tensor to average is held, by its name in the module's state_dict; shared tensors once."""
+    """Where each tensor to average is held, by its name in the module's state_dict; shared tensors
+    once.
+    """
     owners = {}
     seen: set[int] = set()
     for prefix, owner in module.named_modules():

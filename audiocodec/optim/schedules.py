@@ -15,14 +15,17 @@ from torch.optim.lr_scheduler import LRScheduler
 def advance(schedule: LRScheduler) -> None:
     """Moves a schedule on by one update, whether or not the optimizer has run in it.
 
-    PyTorch warns of a schedule that steps before its optimizer ever has. Here it may: an update whose gradient is not
-    finite is counted and skipped, and discriminators may start later than the generator.
+    PyTorch warns of a schedule that steps before its optimizer ever has. Here it may: an update
+    whose gradient is not finite is counted and skipped, and discriminators may start later than the
+    generator.
     """
     if schedule.last_epoch > 0:
         schedule.step()
         return
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='Detected call of `lr_scheduler.step', category=UserWarning)
+        warnings.filterwarnings(
+            'ignore', message='Detected call of `lr_scheduler.step', category=UserWarning
+        )
         schedule.step()
 
 
@@ -39,18 +42,26 @@ class _Schedule(LRScheduler):
 
 
 class CosineSchedule(_Schedule):
-    """Linear warm-up from 0, then half a cosine down to a fraction of the base rate, which then stays.
+    """Linear warm-up from 0, then half a cosine down to a fraction of the base rate, which then
+    stays.
 
     Args:
         optimizer: the optimizer whose rates are set.
         total_steps: updates until the end of the cosine.
         warmup_steps: updates until the base rate is reached.
         lr_min_ratio: last rate divided by the base rate.
-        cycle_length: half periods of the cosine, as the share of the updates after warm-up that one takes.
+        cycle_length: half periods of the cosine, as the share of the updates after warm-up that one
+            takes.
     """
 
-    def __init__(self, optimizer: Optimizer, total_steps: int, warmup_steps: int, lr_min_ratio: float = 0.,
-                 cycle_length: float = 1.) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        warmup_steps: int,
+        lr_min_ratio: float = 0.0,
+        cycle_length: float = 1.0,
+    ) -> None:
         _check_steps(warmup_steps, total_steps)
         _check('lr_min_ratio', lr_min_ratio, 0 <= lr_min_ratio <= 1, 'in [0, 1]')
         _check('cycle_length', cycle_length, cycle_length > 0, 'positive')
@@ -83,9 +94,18 @@ class PolynomialDecaySchedule(_Schedule):
         power: exponent of the polynomial; 1: linear.
     """
 
-    def __init__(self, optimizer: Optimizer, warmup_steps: int, total_steps: int, end_lr: float = 0.,
-                 zero_lr_warmup_steps: int = 0, power: float = 1.) -> None:
-        _check('zero_lr_warmup_steps', zero_lr_warmup_steps, zero_lr_warmup_steps >= 0, 'at least 0')
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        warmup_steps: int,
+        total_steps: int,
+        end_lr: float = 0.0,
+        zero_lr_warmup_steps: int = 0,
+        power: float = 1.0,
+    ) -> None:
+        _check(
+            'zero_lr_warmup_steps', zero_lr_warmup_steps, zero_lr_warmup_steps >= 0, 'at least 0'
+        )
         _check_steps(warmup_steps, total_steps, zero_lr_warmup_steps)
         _check('end_lr', end_lr, end_lr >= 0, 'at least 0')
         _check('power', power, power > 0, 'positive')
@@ -101,13 +121,13 @@ class PolynomialDecaySchedule(_Schedule):
         step -= self.zero_lr_warmup_steps
         total_steps = self.total_steps - self.zero_lr_warmup_steps
         if self.zero_lr_warmup_steps > 0 and step <= 0:
-            return 0.
+            return 0.0
         if self.warmup_steps > 0 and step <= self.warmup_steps:
             return lr * step / self.warmup_steps
         if step >= total_steps:
             return self.end_lr
         left = 1 - (step - self.warmup_steps) / (total_steps - self.warmup_steps)
-        return (lr - self.end_lr) * left ** self.power + self.end_lr
+        return (lr - self.end_lr) * left**self.power + self.end_lr
 
 
 class InverseSquareRootSchedule(_Schedule):
@@ -119,11 +139,23 @@ class InverseSquareRootSchedule(_Schedule):
         warmup_init_lr: rate at the start of the warm-up; None: 0.
     """
 
-    def __init__(self, optimizer: Optimizer, warmup_steps: int, warmup_init_lr: float | None = 0.) -> None:
-        _check('warmup_steps', warmup_steps, warmup_steps >= 1, 'at least 1 (the decay is scaled by its root)')
-        _check('warmup_init_lr', warmup_init_lr, warmup_init_lr is None or warmup_init_lr >= 0, 'at least 0')
+    def __init__(
+        self, optimizer: Optimizer, warmup_steps: int, warmup_init_lr: float | None = 0.0
+    ) -> None:
+        _check(
+            'warmup_steps',
+            warmup_steps,
+            warmup_steps >= 1,
+            'at least 1 (the decay is scaled by its root)',
+        )
+        _check(
+            'warmup_init_lr',
+            warmup_init_lr,
+            warmup_init_lr is None or warmup_init_lr >= 0,
+            'at least 0',
+        )
         self.warmup_steps = warmup_steps
-        self.warmup_init_lr = warmup_init_lr or 0.
+        self.warmup_init_lr = warmup_init_lr or 0.0
         super().__init__(optimizer)
 
     def rate(self, lr: float, step: int) -> float:
@@ -143,11 +175,18 @@ class LinearWarmupSchedule(_Schedule):
         warmup_init_lr: rate at the start of the warm-up; None: 0.
     """
 
-    def __init__(self, optimizer: Optimizer, warmup_steps: int, warmup_init_lr: float | None = 0.) -> None:
+    def __init__(
+        self, optimizer: Optimizer, warmup_steps: int, warmup_init_lr: float | None = 0.0
+    ) -> None:
         _check('warmup_steps', warmup_steps, warmup_steps >= 0, 'at least 0')
-        _check('warmup_init_lr', warmup_init_lr, warmup_init_lr is None or warmup_init_lr >= 0, 'at least 0')
+        _check(
+            'warmup_init_lr',
+            warmup_init_lr,
+            warmup_init_lr is None or warmup_init_lr >= 0,
+            'at least 0',
+        )
         self.warmup_steps = warmup_steps
-        self.warmup_init_lr = warmup_init_lr or 0.
+        self.warmup_init_lr = warmup_init_lr or 0.0
         super().__init__(optimizer)
 
     def rate(self, lr: float, step: int) -> float:
@@ -159,8 +198,12 @@ class LinearWarmupSchedule(_Schedule):
 
 def _check_steps(warmup_steps: int, total_steps: int, before: int = 0) -> None:
     _check('warmup_steps', warmup_steps, warmup_steps >= 0, 'at least 0')
-    _check('total_steps', total_steps, total_steps >= warmup_steps + before,
-           f'at least the {warmup_steps + before} updates of the warm-up (warmup_steps)')
+    _check(
+        'total_steps',
+        total_steps,
+        total_steps >= warmup_steps + before,
+        f'at least the {warmup_steps + before} updates of the warm-up (warmup_steps)',
+    )
 
 
 def _check(name: str, value: float | None, valid: bool, accepted: str) -> None:

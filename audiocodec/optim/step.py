@@ -4,10 +4,11 @@ import torch
 
 
 def step_if(optimizer: torch.optim.Optimizer, ok: torch.Tensor) -> None:
-    """`optimizer.step()`, unless `ok` is false: then parameters, moments and step counts stay as they are.
+    """`optimizer.step()`, unless `ok` is false: then parameters, moments and step counts stay as
+    they are.
 
-    Fused optimizers of PyTorch decide it on the device, by the flag that `torch.amp.GradScaler` hands them; for others
-    the host reads `ok`, and so waits for the device.
+    Fused optimizers of PyTorch decide it on the device, by the flag that `torch.amp.GradScaler`
+    hands them; for others the host reads `ok`, and so waits for the device.
 
     Args:
         optimizer: its gradients are ready.

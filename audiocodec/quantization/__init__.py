@@ -5,5 +5,11 @@ from audiocodec.quantization.codes import check_codes
 from audiocodec.quantization.rvq import ResidualVectorQuantizer
 from audiocodec.quantization.usage import CodeUsage
 
-__all__ = ['BaseQuantizer', 'CodeUsage', 'NoQuantizer', 'QuantizedResult',
-           'ResidualVectorQuantizer', 'check_codes']
+__all__ = [
+    'BaseQuantizer',
+    'CodeUsage',
+    'NoQuantizer',
+    'QuantizedResult',
+    'ResidualVectorQuantizer',
+    'check_codes',
+]

@@ -39,7 +39,9 @@ class BaseQuantizer(nn.Module, ABC):
     def __init__(self, dimension: int) -> None:
         super().__init__()
         if dimension < 1:
-            raise ValueError(f'dimension={dimension}: a quantizer needs latents of at least 1 channel.')
+            raise ValueError(
+                f'dimension={dimension}: a quantizer needs latents of at least 1 channel.'
+            )
         self._dimension = dimension
 
     @abstractmethod
@@ -84,7 +86,9 @@ class BaseQuantizer(nn.Module, ABC):
         """Use the first `n` codebooks, 1 <= n <= total_codebooks."""
 
     def settle_statistics(self) -> None:
-        """Make, in place, what is learnt from fit weights that come from elsewhere. By default, there is nothing."""
+        """Make, in place, what is learnt from fit weights that come from elsewhere. By default,
+        there is nothing.
+        """
 
     def drop_statistics(self) -> None:
         """Let go, in place, of what only training needs. By default, there is nothing."""
@@ -98,11 +102,14 @@ class BaseQuantizer(nn.Module, ABC):
     def _check_latents(self, latents: torch.Tensor) -> None:
         if latents.dim() != 3 or latents.shape[1] != self.dimension:
             raise ValueError(
-                f'latents of shape {tuple(latents.shape)}: expected [batch, {self.dimension}, frames], the quantizer '
+                f'latents of shape {tuple(latents.shape)}: expected [batch, {self.dimension}, '
+                'frames], the quantizer '
                 f'having dimension={self.dimension}.'
             )
         if not latents.is_floating_point():
-            raise ValueError(f'latents of type {latents.dtype}: expected floating point; codes go to decode().')
+            raise ValueError(
+                f'latents of type {latents.dtype}: expected floating point; codes go to decode().'
+            )
 
 
 class NoQuantizer(BaseQuantizer):
@@ -117,17 +124,23 @@ class NoQuantizer(BaseQuantizer):
     def forward(self, latents: torch.Tensor, frame_rate: float) -> QuantizedResult:
         """Return the latents as they are."""
         self._check_latents(latents)
-        codes = torch.empty(latents.shape[0], 0, latents.shape[2], dtype=torch.int64, device=latents.device)
+        codes = torch.empty(
+            latents.shape[0], 0, latents.shape[2], dtype=torch.int64, device=latents.device
+        )
         zero = torch.zeros((), device=latents.device)
         return QuantizedResult(latents, codes, bandwidth=zero, commitment_loss=zero, metrics={})
 
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
         """Raise ValueError: there are no codes."""
-        raise ValueError('This model is a continuous autoencoder (NoQuantizer): it has latents but no codes.')
+        raise ValueError(
+            'This model is a continuous autoencoder (NoQuantizer): it has latents but no codes.'
+        )
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Raise ValueError: there are no codes."""
-        raise ValueError('This model is a continuous autoencoder (NoQuantizer): it decodes latents, not codes.')
+        raise ValueError(
+            'This model is a continuous autoencoder (NoQuantizer): it decodes latents, not codes.'
+        )
 
     @property
     def cardinality(self) -> int:
@@ -147,4 +160,6 @@ class NoQuantizer(BaseQuantizer):
     def set_num_codebooks(self, n: int) -> None:
         """Raise ValueError for any number but 0."""
         if n != 0:
-            raise ValueError(f'{n} codebooks asked of a continuous autoencoder (NoQuantizer), which has none.')
+            raise ValueError(
+                f'{n} codebooks asked of a continuous autoencoder (NoQuantizer), which has none.'
+            )

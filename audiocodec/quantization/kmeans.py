@@ -1,4 +1,6 @@
-"""Nearest neighbours, sums per cluster and k-means, without a samples x clusters x dimension temporary."""
+"""Nearest neighbours, sums per cluster and k-means, without a samples x clusters x dimension
+temporary.
+"""
 
 import torch
 
@@ -16,7 +18,8 @@ def nearest(
     exclude: torch.Tensor | None = None,
     chunk: int | None = None,
 ) -> torch.Tensor:
-    """Index of the entry of `embed` at the smallest Euclidean distance from each vector, the first of equals.
+    """Index of the entry of `embed` at the smallest Euclidean distance from each vector, the first
+    of equals.
 
     From |x - e|² = |x|² - 2 x·e + |e|², of which |x|² is the same for every entry.
 
@@ -35,7 +38,9 @@ def nearest(
     if chunk is None:
         chunk = max(1, (_CPU_CHUNK if vectors.device.type == 'cpu' else _GPU_CHUNK) // len(embed))
     # One piece of memory for all chunks: fresh memory costs a CPU as much as finding the minima.
-    memory = torch.empty(min(chunk, len(vectors)), len(embed), dtype=vectors.dtype, device=vectors.device)
+    memory = torch.empty(
+        min(chunk, len(vectors)), len(embed), dtype=vectors.dtype, device=vectors.device
+    )
     indices = []
     for start in range(0, len(vectors), chunk):
         part = vectors[start : start + chunk]
@@ -43,14 +48,16 @@ def nearest(
         if exclude is not None:
             distances.scatter_(1, exclude[start : start + chunk, None], float('inf'))
         indices.append(_first_minimum(distances))
-    return torch.cat(indices) if indices else torch.empty(0, dtype=torch.int64, device=vectors.device)
+    return (
+        torch.cat(indices) if indices else torch.empty(0, dtype=torch.int64, device=vectors.device)
+    )
 
 
 def _first_minimum(rows: torch.Tensor) -> torch.Tensor:
     """Index of the smallest value of each row, the first of equals, int64 [N] of [N, M].
 
-    A CPU takes 15 times as long to find where a minimum is as to find the minimum. So first the minima of groups, then
-    the first group that has the smallest, then where in that group.
+    A CPU takes 15 times as long to find where a minimum is as to find the minimum. So first the
+    minima of groups, then the first group that has the smallest, then where in that group.
     """
     if rows.device.type != 'cpu' or rows.shape[1] % _GROUP:
         return rows.min(dim=1).indices  # faster than argmin
@@ -61,7 +68,9 @@ def _first_minimum(rows: torch.Tensor) -> torch.Tensor:
     return group * _GROUP + within
 
 
-def cluster_sums(vectors: torch.Tensor, codes: torch.Tensor, bins: int) -> tuple[torch.Tensor, torch.Tensor]:
+def cluster_sums(
+    vectors: torch.Tensor, codes: torch.Tensor, bins: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Number and sum of the vectors assigned to each entry.
 
     Args:
@@ -78,7 +87,8 @@ def cluster_sums(vectors: torch.Tensor, codes: torch.Tensor, bins: int) -> tuple
 
 
 def spread_indices(n: int, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-    """Random positions below `n`, one in each of `shape[-1]` equal parts of [0, n): distinct when there are enough.
+    """Random positions below `n`, one in each of `shape[-1]` equal parts of [0, n): distinct when
+    there are enough.
 
     Args:
         n: number of positions to draw from.
@@ -94,11 +104,16 @@ def spread_indices(n: int, shape: tuple[int, ...], generator: torch.Generator) -
 
 
 def kmeans(
-    samples: torch.Tensor, clusters: int, iterations: int, generator: torch.Generator, chunk: int | None = None
+    samples: torch.Tensor,
+    clusters: int,
+    iterations: int,
+    generator: torch.Generator,
+    chunk: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Lloyd's algorithm, from means drawn among the samples.
 
-    An empty cluster is moved to a randomly drawn sample. The search ends when no sample changes its cluster.
+    An empty cluster is moved to a randomly drawn sample. The search ends when no sample changes its
+    cluster.
 
     Args:
         samples: [N, D].
@@ -125,15 +140,19 @@ def kmeans(
     return means, nearest(samples, means, chunk=chunk)
 
 
-def left_out_residuals(samples: torch.Tensor, means: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+def left_out_residuals(
+    samples: torch.Tensor, means: torch.Tensor, codes: torch.Tensor
+) -> torch.Tensor:
     """What each sample differs by from the clusters that the other samples would have formed.
 
-    A mean of few samples is pulled towards each of them, so that the plain residuals of the samples that made the
-    clusters are smaller than those of new ones, and codebooks made for them too small for anything else: with five
-    samples a cluster, eight levels lost 4 dB on new log-mel frames of speech and music.
+    A mean of few samples is pulled towards each of them, so that the plain residuals of the samples
+    that made the clusters are smaller than those of new ones, and codebooks made for them too small
+    for anything else: with five samples a cluster, eight levels lost 4 dB on new log-mel frames of
+    speech and music.
 
-    Without sample x, the mean m of its cluster of s samples would be m - (x - m) / (s - 1), hence its residual
-    (x - m) s / (s - 1). A sample alone in its cluster would have gone to the nearest other mean.
+    Without sample x, the mean m of its cluster of s samples would be m - (x - m) / (s - 1), hence
+    its residual (x - m) s / (s - 1). A sample alone in its cluster would have gone to the nearest
+    other mean.
 
     Args:
         samples: [N, D].

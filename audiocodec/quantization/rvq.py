@@ -12,35 +12,41 @@ from audiocodec.utils import distrib
 
 _DRAW_DROPOUT = 0x52565105  # purpose of the shared random stream
 
-# `threshold_ema_dead_code` counts vectors in a batch that has this many for each entry of a codebook.
+# `threshold_ema_dead_code` counts vectors in a batch that has this many for each entry of a
+# codebook.
 VECTORS_PER_CODE = 20
 
 
 class ResidualVectorQuantizer(BaseQuantizer):
-    """Residual vector quantization with codebooks learnt by moving averages (EnCodec, arXiv 2210.13438, section 3.2).
+    """Residual vector quantization with codebooks learnt by moving averages (EnCodec, arXiv
+    2210.13438, section 3.2).
 
-    In training mode, `forward` updates the codebooks, on all workers together: N workers with batches of B learn what
-    one worker with a batch of N x B learns. The first such batch initialises every codebook by k-means. Random draws
-    depend on `seed` and on a counter that is part of the state. Computed in float32, also under autocast.
+    In training mode, `forward` updates the codebooks, on all workers together: N workers with
+    batches of B learn what one worker with a batch of N x B learns. The first such batch
+    initialises every codebook by k-means. Random draws depend on `seed` and on a counter that is
+    part of the state. Computed in float32, also under autocast.
 
-    Dead codes. A code that few vectors choose is replaced by a vector of the current batch (of its level's residuals).
-    `threshold_ema_dead_code` says how few: that number of vectors, of a batch that has 20 vectors for each code. With
-    `cluster_size` the moving average of the number of vectors that choose a code in an update, a code is replaced when
+    Dead codes. A code that few vectors choose is replaced by a vector of the current batch (of its
+    level's residuals). `threshold_ema_dead_code` says how few: that number of vectors, of a batch
+    that has 20 vectors for each code. With `cluster_size` the moving average of the number of
+    vectors that choose a code in an update, a code is replaced when
         cluster_size < threshold_ema_dead_code / 20 * mean of cluster_size over the codebook,
-    hence 2 means a tenth of what the average code gets, whatever the batch, the number of workers and the size of the
-    codebook. (Read literally, as a number of vectors in whatever batch there is, 2 is 43 % of the average with 64 x 1 s
-    at 75 frames/s and 1024 codes, and 128 % of it with 50 frames/s and 2048 codes.)
+    hence 2 means a tenth of what the average code gets, whatever the batch, the number of workers
+    and the size of the codebook. (Read literally, as a number of vectors in whatever batch there
+    is, 2 is 43 % of the average with 64 x 1 s at 75 frames/s and 1024 codes, and 128 % of it with
+    50 frames/s and 2048 codes.)
 
     Args:
         dimension: channels D of the latents.
         n_q: number of codebooks.
-        q_dropout: in training, use a number of codebooks drawn uniformly from 1 to `num_codebooks`, for each batch. The
-            others learn from the batch too: what reaches them does not depend on the draw, and the last one, drawn once
-            in `num_codebooks` updates, could not keep up with the latents.
+        q_dropout: in training, use a number of codebooks drawn uniformly from 1 to `num_codebooks`,
+            for each batch. The others learn from the batch too: what reaches them does not depend
+            on the draw, and the last one, drawn once in `num_codebooks` updates, could not keep up
+            with the latents.
         bins: entries of each codebook.
         decay: of the moving averages, in [0, 1); they begin shorter, see `Codebooks`.
-        kmeans_init: initialise the codebooks by k-means on the first training batch; otherwise they start random.
-            Before that batch they are random as well.
+        kmeans_init: initialise the codebooks by k-means on the first training batch; otherwise they
+            start random. Before that batch they are random as well.
         kmeans_iters: iterations of k-means.
         threshold_ema_dead_code: when to replace a code, see above, in [0, 20); 0: never.
         seed: of everything that is drawn.
@@ -66,10 +72,14 @@ class ResidualVectorQuantizer(BaseQuantizer):
             (n_q < 1, f'n_q={n_q}: at least 1 codebook is needed'),
             (bins < 1, f'bins={bins}: a codebook needs at least 1 entry'),
             (not 0 <= decay < 1, f'decay={decay}: must be in [0, 1)'),
-            (kmeans_init and kmeans_iters < 1, f'kmeans_iters={kmeans_iters}: must be at least 1 with kmeans_init'),
+            (
+                kmeans_init and kmeans_iters < 1,
+                f'kmeans_iters={kmeans_iters}: must be at least 1 with kmeans_init',
+            ),
             (
                 not 0 <= threshold_ema_dead_code < VECTORS_PER_CODE,
-                f'threshold_ema_dead_code={threshold_ema_dead_code}: must be in [0, {VECTORS_PER_CODE}), 0 for never; '
+                f'threshold_ema_dead_code={threshold_ema_dead_code}: must be in [0, '
+                f'{VECTORS_PER_CODE}), 0 for never; '
                 f'at {VECTORS_PER_CODE} a code with the average number of vectors would be dead',
             ),
         ]
@@ -110,33 +120,39 @@ class ResidualVectorQuantizer(BaseQuantizer):
             ValueError: `n` is not in 1..total_codebooks.
         """
         if not 1 <= n <= self.total_codebooks:
-            raise ValueError(f'{n} codebooks asked for: this quantizer can use 1 to {self.total_codebooks}.')
+            raise ValueError(
+                f'{n} codebooks asked for: this quantizer can use 1 to {self.total_codebooks}.'
+            )
         self._num_codebooks = n
 
     def forward(self, latents: torch.Tensor, frame_rate: float) -> QuantizedResult:
         """Quantize a batch; in training mode, also update the codebooks.
 
-        The gradient with respect to the quantized latents reaches `latents` unchanged (straight-through). The
-        commitment loss is the mean over the codebooks used of mse(chosen entry, residual); its gradient goes to the
-        latents only.
+        The gradient with respect to the quantized latents reaches `latents` unchanged
+        (straight-through). The commitment loss is the mean over the codebooks used of mse(chosen
+        entry, residual); its gradient goes to the latents only.
 
         Args:
             latents: float [B, D, T], B and T at least 1.
             frame_rate: Hz.
 
         Returns:
-            Latents in float32; codes and bandwidth of the codebooks used for this batch. Metrics: of each codebook,
-            [num_codebooks], 'usage', 'perplexity', 'dead' and 'revived' (see `codebook_stats`); their means
-            'codebook_usage', in 0..1, 'codebook_perplexity', in 1..bins, 'dead_codes' and 'revived_codes', in 0..1, and
-            the worst codebook's usage 'codebook_usage_min'. The mean of 'revived' over updates is what one update
-            replaces: a batch that was not learnt from counts as 0.
+            Latents in float32; codes and bandwidth of the codebooks used for this batch. Metrics:
+            of each codebook, [num_codebooks], 'usage', 'perplexity', 'dead' and 'revived' (see
+            `codebook_stats`); their means 'codebook_usage', in 0..1, 'codebook_perplexity', in
+            1..bins, 'dead_codes' and 'revived_codes', in 0..1, and the worst codebook's usage
+            'codebook_usage_min'. The mean of 'revived' over updates is what one update replaces: a
+            batch that was not learnt from counts as 0.
 
         Raises:
             ValueError: the shape or type of the latents does not fit.
         """
         self._check_latents(latents)
         if latents.numel() == 0:
-            raise ValueError(f'latents of shape {tuple(latents.shape)}: at least one item and one frame are needed.')
+            raise ValueError(
+                f'latents of shape {tuple(latents.shape)}: at least one item and one frame are '
+                'needed.'
+            )
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.to(self.codebooks.embed.dtype)
             vectors = self._to_vectors(latents)
@@ -147,7 +163,9 @@ class ResidualVectorQuantizer(BaseQuantizer):
                 found = self.codebooks.encode(vectors, self.num_codebooks)
             # Zeros that carry the gradient: the results are exactly those of encode and decode.
             carrier = latents - latents.detach()
-            pull = self._to_latents(found.remainders, len(latents)) * (2 / (len(found.errors) * latents.numel()))
+            pull = self._to_latents(found.remainders, len(latents)) * (
+                2 / (len(found.errors) * latents.numel())
+            )
             bandwidth = len(found.codes) * math.log2(self.cardinality) * frame_rate / 1000
             return QuantizedResult(
                 latents=self._to_latents(found.quantized, len(latents)) + carrier,
@@ -166,24 +184,32 @@ class ResidualVectorQuantizer(BaseQuantizer):
         self._check_latents(latents)
         with torch.autocast(latents.device.type, enabled=False):
             vectors = self._to_vectors(latents.to(self.codebooks.embed.dtype))
-            return self._to_codes(self.codebooks.encode(vectors, self.num_codebooks).codes, len(latents))
+            return self._to_codes(
+                self.codebooks.encode(vectors, self.num_codebooks).codes, len(latents)
+            )
 
     def decode(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """Latents float [B, D, T] of codes [B, K, T], of the first K codebooks; see `check_codes` for what they may be.
+        """Latents float [B, D, T] of codes [B, K, T], of the first K codebooks; see `check_codes`
+        for what they may be.
 
         Raises:
-            ValueError: not integers, wrong shape or device, too many codebooks, or a code out of 0..bins-1.
+            ValueError: not integers, wrong shape or device, too many codebooks, or a code out of
+                0..bins-1.
         """
-        codes = check_codes(codes, self.total_codebooks, self.cardinality, self.codebooks.embed.device)
+        codes = check_codes(
+            codes, self.total_codebooks, self.cardinality, self.codebooks.embed.device
+        )
         return self._to_latents(self.codebooks.decode(codes.transpose(0, 1).flatten(1)), len(codes))
 
     def codebook_stats(self) -> dict[str, torch.Tensor]:
-        """Figures of each codebook, [total_codebooks], on the device: 'usage', 'perplexity', 'dead', 'revived'.
+        """Figures of each codebook, [total_codebooks], on the device: 'usage', 'perplexity',
+        'dead', 'revived'.
 
-        'usage' is the share of the entries that lately took at least a tenth of an average entry's vectors and
-        'perplexity' that of the entries' shares, both over some ten training batches; 'dead' is the share
-        of the entries below the threshold (a tenth of the average where `threshold_ema_dead_code` is 0) at the latest
-        update of the codebook, 'revived' the share replaced then.
+        'usage' is the share of the entries that lately took at least a tenth of an average entry's
+        vectors and 'perplexity' that of the entries' shares, both over some ten training batches;
+        'dead' is the share of the entries below the threshold (a tenth of the average where
+        `threshold_ema_dead_code` is 0) at the latest update of the codebook, 'revived' the share
+        replaced then.
         """
         return self.codebooks.stats()
 
@@ -203,11 +229,15 @@ class ResidualVectorQuantizer(BaseQuantizer):
         return int(torch.randint(1, self.num_codebooks + 1, (), generator=generator))
 
     def _metrics(self) -> dict[str, torch.Tensor]:
-        stats = {name: values[: self.num_codebooks] for name, values in self.codebooks.stats().items()}
+        stats = {
+            name: values[: self.num_codebooks] for name, values in self.codebooks.stats().items()
+        }
         if not stats:
             return {}
         if not self.training:
-            stats['revived'].zero_()  # what was replaced at an earlier update has been reported with it
+            stats[
+                'revived'
+            ].zero_()  # what was replaced at an earlier update has been reported with it
         return {
             **stats,
             'codebook_usage': stats['usage'].mean(),

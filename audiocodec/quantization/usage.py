@@ -6,7 +6,8 @@ from audiocodec.utils import distrib
 
 
 class CodeUsage:
-    """Counts the codes of a set, level by level; on the device of the codes, without waiting for it.
+    """Counts the codes of a set, level by level; on the device of the codes, without waiting for
+    it.
 
     Args:
         levels: number of codebooks K.
@@ -20,7 +21,7 @@ class CodeUsage:
         """Count codes [B, K', T], integers of any type, of the first K' <= K codebooks."""
         self.counts = self.counts.to(codes.device)
         flat = codes.long().transpose(0, 1).flatten(1)
-        self.counts[:len(flat)].scatter_add_(1, flat, torch.ones_like(flat))
+        self.counts[: len(flat)].scatter_add_(1, flat, torch.ones_like(flat))
 
     def compute(self, over_workers: bool = False) -> dict[str, torch.Tensor]:
         """The figures of each level, float64 [K].
@@ -29,8 +30,8 @@ class CodeUsage:
             over_workers: of the codes of all workers together; every worker must call it.
 
         Returns:
-            'usage', the share of the entries that occur; 'perplexity', of the entries' frequencies, between 1 and
-            `bins`; 'frames', the codes counted. 0 where there were none.
+            'usage', the share of the entries that occur; 'perplexity', of the entries' frequencies,
+            between 1 and `bins`; 'frames', the codes counted. 0 where there were none.
         """
         counts = self.counts.clone()
         if over_workers:
@@ -38,4 +39,8 @@ class CodeUsage:
         frames = counts.sum(1).double()
         shares = counts.double() / frames.clamp(min=1)[:, None]
         perplexity = torch.special.entr(shares).sum(1).exp()
-        return {'usage': (counts > 0).double().mean(1), 'perplexity': perplexity.where(frames > 0, 0), 'frames': frames}
+        return {
+            'usage': (counts > 0).double().mean(1),
+            'perplexity': perplexity.where(frames > 0, 0),
+            'frames': frames,
+        }

@@ -1,1 +1,1 @@
-"""What a configuration means before anything runs: overrides, what each key accepts, the signature."""
+"""What a configuration means before anything runs: overrides, checks, signature, description."""

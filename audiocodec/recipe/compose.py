@@ -1,4 +1,6 @@
-"""From a list of overrides to a configuration: Hydra composes the chosen files, then the values are applied."""
+"""From a list of overrides to a configuration: Hydra composes the chosen files, then the values are
+applied.
+"""
 
 import functools
 import re
@@ -24,7 +26,8 @@ from audiocodec.utils import config, paths
 from audiocodec.utils.config import ConfigError
 
 CONFIG = 'config'
-# Keys that every component copies from the top. A copy with a value of its own would contradict the waveforms.
+# Keys that every component copies from the top. A copy with a value of its own would contradict the
+# waveforms.
 _SHARED = ('${sample_rate}', '${channels}')
 _Stamp = frozenset[tuple[Path, int]]
 
@@ -74,13 +77,21 @@ def compose(folder: Path, argv: Sequence[str]) -> Composed:
     choices = [argument for argument in argv if key_of(argument).split('@')[0] in options]
     problems = {argument: _choice_problem(argument, options) for argument in choices}
     root = _files(folder, stamp, ('~solver',))
-    cfg = _files(folder, stamp, tuple(choice for choice in choices if problems[choice] is None)).copy()
+    cfg = _files(
+        folder, stamp, tuple(choice for choice in choices if problems[choice] is None)
+    ).copy()
     drop_inherited(cfg, config.unresolved(root))
-    overrides = _apply_values(cfg, [argument for argument in argv if argument not in choices], options, problems)
+    overrides = _apply_values(
+        cfg, [argument for argument in argv if argument not in choices], options, problems
+    )
     spelled = {override.argument: override.spelled() for override in overrides}
     found = {argument: text for argument in argv if (text := problems[argument]) is not None}
-    return Composed(root, cfg, [spelled.get(argument, argument) for argument in argv],
-                    {**found, **dict(_contradictions(root, cfg))})
+    return Composed(
+        root,
+        cfg,
+        [spelled.get(argument, argument) for argument in argv],
+        {**found, **dict(_contradictions(root, cfg))},
+    )
 
 
 def config_groups(folder: Path) -> list[str]:
@@ -88,8 +99,12 @@ def config_groups(folder: Path) -> list[str]:
     return list(_options(folder, _stamp(folder)))
 
 
-def _apply_values(cfg: DictConfig, arguments: Sequence[str], groups: Collection[str],
-                  problems: dict[str, str | None]) -> list[Override]:
+def _apply_values(
+    cfg: DictConfig,
+    arguments: Sequence[str],
+    groups: Collection[str],
+    problems: dict[str, str | None],
+) -> list[Override]:
     """Reads and checks overrides and applies the good ones, in place.
 
     Args:
@@ -121,7 +136,9 @@ def _apply_values(cfg: DictConfig, arguments: Sequence[str], groups: Collection[
 
 
 def _with_classes(cfg: DictConfig, arguments: Sequence[str]) -> dict[str, Any]:
-    """The configuration with the classes and keys that overrides add, plain: other keys depend on them."""
+    """The configuration with the classes and keys that overrides add, plain: other keys depend on
+    them.
+    """
     changed, plain = cfg.copy(), config.unresolved(cfg)
     for argument in arguments:
         value = argument.partition('=')[2].lstrip()
@@ -140,7 +157,12 @@ def _contradictions(root: DictConfig, cfg: DictConfig) -> Iterator[tuple[str, st
     ours, plain = config.unresolved(root), config.unresolved(cfg)
     for key in config.leaf_keys(ours):
         copied, value = config.select(ours, key), config.select(plain, key)
-        if copied not in _SHARED or value == copied or isinstance(value, str | Mapping) or value is config.MISSING:
+        if (
+            copied not in _SHARED
+            or value == copied
+            or isinstance(value, str | Mapping)
+            or value is config.MISSING
+        ):
             continue
         name = copied[2:-1]
         if value != plain.get(name):
@@ -148,14 +170,20 @@ def _contradictions(root: DictConfig, cfg: DictConfig) -> Iterator[tuple[str, st
 
 
 def _stamp(folder: Path) -> _Stamp:
-    """All files of configurations, and when each was changed: what was read of them holds until one is."""
+    """All files of configurations, and when each was changed: what was read of them holds until one
+    is.
+    """
     folders = [folder, *filter(None, [paths.own_config_folder()])]
-    return frozenset((path, path.stat().st_mtime_ns) for folder in folders for path in folder.rglob('*.yaml'))
+    return frozenset(
+        (path, path.stat().st_mtime_ns) for folder in folders for path in folder.rglob('*.yaml')
+    )
 
 
 @functools.lru_cache(maxsize=64)
 def _files(folder: Path, stamp: _Stamp, choices: tuple[str, ...]) -> DictConfig:
-    """The files that choices of options name, composed by Hydra, which takes a second; not to be changed."""
+    """The files that choices of options name, composed by Hydra, which takes a second; not to be
+    changed.
+    """
     with _search(folder), readable_errors():
         return hydra.compose(CONFIG, list(choices))
 
@@ -177,7 +205,9 @@ def _search(folder: Path) -> Iterator[Any]:
 
 
 def _groups(loader: Any, parent: str) -> Iterator[str]:
-    """Every group that can be chosen, also those, like `solver`, whose options all lie in sub-folders."""
+    """Every group that can be chosen, also those, like `solver`, whose options all lie in
+    sub-folders.
+    """
     for name in loader.get_group_options(parent, ObjectType.GROUP):
         if name != 'hydra' or parent:
             group = f'{parent}/{name}'.lstrip('/')
@@ -186,7 +216,9 @@ def _groups(loader: Any, parent: str) -> Iterator[str]:
 
 
 def _options_of(loader: Any, group: str, prefix: str = '') -> Iterator[str]:
-    """All options of a config group, those of its sub-groups included; names that begin with _ are parts."""
+    """All options of a config group, those of its sub-groups included; names that begin with _ are
+    parts.
+    """
     here = f'{group}/{prefix}'.rstrip('/')
     for name in loader.get_group_options(here, ObjectType.CONFIG):
         if not name.startswith('_'):
@@ -203,7 +235,10 @@ def _choice_problem(argument: str, options: Mapping[str, Sequence[str]]) -> str 
     known = options[key.strip()]
     if value.strip() in known:
         return None
-    return f"{key}={value}: no such option{config.nearest(value, known)} (there are: {', '.join(known)})"
+    return (
+        f'{key}={value}: no such option{config.nearest(value, known)} (there are: '
+        f'{", ".join(known)})'
+    )
 
 
 @contextmanager

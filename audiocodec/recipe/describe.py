@@ -1,4 +1,6 @@
-"""The arithmetic of a recipe, as a table: sizes, rates, receptive field, latency, updates, hours of audio, memory."""
+"""The arithmetic of a recipe, as a table: sizes, rates, receptive field, latency, updates, hours of
+audio, memory.
+"""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -15,8 +17,13 @@ from audiocodec.utils import config, distrib
 Row = tuple[str, str]
 
 
-def describe(cfg: Any, model: CompressionModel, adversaries: AdversarialTrainer, losses: Mapping[str, nn.Module],
-             brief: bool = False) -> str:
+def describe(
+    cfg: Any,
+    model: CompressionModel,
+    adversaries: AdversarialTrainer,
+    losses: Mapping[str, nn.Module],
+    brief: bool = False,
+) -> str:
     """A table of what follows from a recipe and is easily got wrong.
 
     Args:
@@ -24,7 +31,8 @@ def describe(cfg: Any, model: CompressionModel, adversaries: AdversarialTrainer,
         model: built of it.
         adversaries: built of it.
         losses: those that are trained.
-        brief: leave out the layers, the estimate of memory (which takes a second or more) and the receptive field.
+        brief: leave out the layers, the estimate of memory (which takes a second or more) and the
+            receptive field.
     """
     rows = [*parameter_rows(model, adversaries), *rate_rows(model)]
     if not brief:
@@ -59,7 +67,9 @@ def rate_rows(model: CompressionModel) -> Iterator[Row]:
     yield 'hop length', f'{model.hop_length} samples{product}, {1000 / model.frame_rate:.4g} ms'
     yield 'frame rate', f'{model.frame_rate:.12g} Hz'
     if model.total_codebooks:
-        counts = sorted({2 ** k for k in range(11) if 2 ** k <= model.total_codebooks} | {model.total_codebooks})
+        counts = sorted(
+            {2**k for k in range(11) if 2**k <= model.total_codebooks} | {model.total_codebooks}
+        )
         rates = ', '.join(f'{bandwidth(model, n):.4g} ({n})' for n in counts)
         yield 'bandwidth', f'in kbps, with (codebooks): {rates}'
 
@@ -75,10 +85,14 @@ def reach_rows(model: CompressionModel) -> Iterator[Row]:
         encoder, decoder = _parts(model)
         # Samples of one frame differ in what they read: all of a frame together.
         span = (0, model.hop_length - 1)
-        fields = (('encoder', encoder, (0, 0), model.sample_rate, 'samples'),
-                  ('decoder', decoder, span, model.frame_rate, 'frames'))
-        texts = [f'{name}: {_extent(reads(part, *of), reads(part, *of, recurrence=False), rate, unit)}'
-                 for name, part, of, rate, unit in fields]
+        fields = (
+            ('encoder', encoder, (0, 0), model.sample_rate, 'samples'),
+            ('decoder', decoder, span, model.frame_rate, 'frames'),
+        )
+        texts = [
+            f'{name}: {_extent(reads(part, *of), reads(part, *of, recurrence=False), rate, unit)}'
+            for name, part, of, rate, unit in fields
+        ]
     except ValueError:
         return
     yield from zip(('receptive field', ''), texts)
@@ -102,7 +116,8 @@ def _extent(found: Reach, plain: Reach, rate: float, unit: str) -> str:
 
 
 def look_ahead(model: CompressionModel) -> float:
-    """Samples of the input after it that a sample of the output depends on, at most; infinite if on all.
+    """Samples of the input after it that a sample of the output depends on, at most; infinite if on
+    all.
 
     Raises:
         ValueError: layers that are not known.
@@ -125,11 +140,19 @@ def latency(model: CompressionModel) -> str:
     except ValueError as error:
         return f'unknown: {error}'
     if math.isinf(samples):
-        reason = 'it is renormalised' if getattr(model, 'renormalize', False) else 'its norm averages over all of it'
+        reason = (
+            'it is renormalised'
+            if getattr(model, 'renormalize', False)
+            else 'its norm averages over all of it'
+        )
         return f'the whole item: {reason}'
     further = samples - model.hop_length
     text = f'{1000 * samples / model.sample_rate:.4g} ms, {samples:.0f} samples: a frame'
-    return f'{text}, nothing after it' if further <= 0 else f'{text}, and {further:.0f} samples after it'
+    return (
+        f'{text}, nothing after it'
+        if further <= 0
+        else f'{text}, and {further:.0f} samples after it'
+    )
 
 
 def training_rows(cfg: Any) -> Iterator[Row]:
@@ -157,25 +180,40 @@ def _segment(cfg: Any) -> float | None:
     return cfg.dataset.train.get('segment_duration', cfg.dataset.segment_duration)
 
 
-def _memory(cfg: Any, model: CompressionModel, adversaries: AdversarialTrainer,
-            losses: Mapping[str, nn.Module]) -> str:
+def _memory(
+    cfg: Any,
+    model: CompressionModel,
+    adversaries: AdversarialTrainer,
+    losses: Mapping[str, nn.Module],
+) -> str:
     seconds = _segment(cfg)
     if seconds is None:
         return 'depends on the files: dataset.segment_duration is null'
     items = max(1, _batch(cfg) // distrib.world_size())
-    factories = {'model': lambda parameters: config.build(cfg.optim.optimizer, params=parameters),
-                 'adversaries': lambda parameters: config.build(cfg.adversarial.optimizer)(parameters)}
+    factories = {
+        'model': lambda parameters: config.build(cfg.optim.optimizer, params=parameters),
+        'adversaries': lambda parameters: config.build(cfg.adversarial.optimizer)(parameters),
+    }
     try:
-        found = memory.estimate(model, adversaries, losses, factories, cfg.optim.ema.decay is not None, items,
-                                round(seconds * model.sample_rate))
+        found = memory.estimate(
+            model,
+            adversaries,
+            losses,
+            factories,
+            cfg.optim.ema.decay is not None,
+            items,
+            round(seconds * model.sample_rate),
+        )
     except Exception as error:  # a description is no reason to stop
         return f'no estimate: {error}'
     parts = ', '.join(f'{name} {_bytes(size)}' for name, size in vars(found).items())
-    return f'about {_bytes(found.total)} an update of {items} items on one worker in float32: {parts}'
+    return (
+        f'about {_bytes(found.total)} an update of {items} items on one worker in float32: {parts}'
+    )
 
 
 def _bytes(size: float) -> str:
-    return f'{size / 2 ** 30:.2f} GiB' if size >= 2 ** 30 else f'{size / 2 ** 20:.0f} MiB'
+    return f'{size / 2**30:.2f} GiB' if size >= 2**30 else f'{size / 2**20:.0f} MiB'
 
 
 def _millions(module: nn.Module) -> str:

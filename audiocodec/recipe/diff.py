@@ -1,4 +1,6 @@
-"""What tells a recipe's model from a checkpoint's, in the keys that a user types, and the overrides that match them."""
+"""What tells a recipe's model from a checkpoint's, in the keys that a user types, and the overrides
+that match them.
+"""
 
 import inspect
 import shlex
@@ -11,11 +13,20 @@ from audiocodec.quantization import NoQuantizer, ResidualVectorQuantizer
 from audiocodec.utils import config
 from audiocodec.utils.config import ConfigError
 
-# Options that neither shape weights nor the function computed: of a model that has not learnt yet, which are of no
-# consequence for one that has, and of its learning, which a recipe may well change.
-_START = frozenset(('encoder.init', 'decoder.init', 'quantizer.kmeans_init', 'quantizer.kmeans_iters',
-                    'quantizer.seed'))
-_LEARNING = frozenset(('quantizer.q_dropout', 'quantizer.decay', 'quantizer.threshold_ema_dead_code'))
+# Options that neither shape weights nor the function computed: of a model that has not learnt yet,
+# which are of no consequence for one that has, and of its learning, which a recipe may well change.
+_START = frozenset(
+    (
+        'encoder.init',
+        'decoder.init',
+        'quantizer.kmeans_init',
+        'quantizer.kmeans_iters',
+        'quantizer.seed',
+    )
+)
+_LEARNING = frozenset(
+    ('quantizer.q_dropout', 'quantizer.decay', 'quantizer.threshold_ema_dead_code')
+)
 # options of config/quantizer
 _QUANTIZERS = {ResidualVectorQuantizer: 'rvq', NoQuantizer: 'none'}
 
@@ -34,10 +45,13 @@ class Difference(NamedTuple):
     theirs: Any
 
 
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str = '') -> Iterator[Difference]:
+def differences(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str = ''
+) -> Iterator[Difference]:
     """Compare two `_target_` nodes; what is not given counts as the constructor's default.
 
-    Options without effect on what `theirs` describes are passed over. Of parts of another class, only that is said.
+    Options without effect on what `theirs` describes are passed over. Of parts of another class,
+    only that is said.
 
     Raises:
         ValueError: a `_target_` that does not exist or is not allowed.
@@ -50,14 +64,21 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], path: str = 
     idle = _without_effect(their_options)
     for name in dict.fromkeys([*our_options, *their_options]):
         if name not in idle:
-            yield from _compare(_plain(name, our_options), _plain(name, their_options), f'{path}{name}')
+            yield from _compare(
+                _plain(name, our_options), _plain(name, their_options), f'{path}{name}'
+            )
 
 
 def _compare(one: Any, other: Any, path: str) -> Iterator[Difference]:
     """Compare two values: nodes and mappings by what is in them."""
     if _is_node(one) and _is_node(other):
         yield from differences(one, other, f'{path}.')
-    elif isinstance(one, Mapping) and isinstance(other, Mapping) and not _is_node(one) and not _is_node(other):
+    elif (
+        isinstance(one, Mapping)
+        and isinstance(other, Mapping)
+        and not _is_node(one)
+        and not _is_node(other)
+    ):
         for name in dict.fromkeys([*one, *other]):
             yield from _compare(one.get(name), other.get(name), f'{path}.{name}')
     elif one != other:
@@ -76,24 +97,41 @@ def check_model(cfg: Mapping[str, Any], theirs: Mapping[str, Any], source: str) 
         What differs and may do so, in a line for the log; empty if nothing does.
 
     Raises:
-        ConfigError: it names every option that differs, as the user would type it, with both values.
+        ConfigError: it names every option that differs, as the user would type it, with both
+            values.
     """
     found = list(differences(cfg['model'], theirs))
     lines, overrides = [], []
-    for key, difference in _in_keys(cfg, [each for each in found if each.path not in _START | _LEARNING]):
-        lines.append(f'  {key.lstrip("+")}={_typed(difference.ours)}: the checkpoint has {_typed(difference.theirs)}')
+    for key, difference in _in_keys(
+        cfg, [each for each in found if each.path not in _START | _LEARNING]
+    ):
+        lines.append(
+            f'  {key.lstrip("+")}={_typed(difference.ours)}: the checkpoint has '
+            f'{_typed(difference.theirs)}'
+        )
         overrides.append(shlex.quote(f'{key}={_typed(difference.theirs)}'))
     if lines:
         number = f'{len(lines)} options' if len(lines) > 1 else 'an option'
-        raise ConfigError('\n'.join([
-            f'continue_from={source}: the model of the recipe differs from that of the checkpoint in {number}:', *lines,
-            f'To train that model on, add: {" ".join(overrides)}']))
-    return ', '.join(f'{key}={_typed(difference.ours)} (there {_typed(difference.theirs)})' for key, difference
-                     in _in_keys(cfg, [each for each in found if each.path in _LEARNING]))
+        raise ConfigError(
+            '\n'.join(
+                [
+                    f'continue_from={source}: the model of the recipe differs from that of the '
+                    f'checkpoint in {number}:',
+                    *lines,
+                    f'To train that model on, add: {" ".join(overrides)}',
+                ]
+            )
+        )
+    return ', '.join(
+        f'{key}={_typed(difference.ours)} (there {_typed(difference.theirs)})'
+        for key, difference in _in_keys(cfg, [each for each in found if each.path in _LEARNING])
+    )
 
 
 def _in_keys(cfg: Mapping[str, Any], found: list[Difference]) -> list[tuple[str, Difference]]:
-    """Differences by the keys that set them: one where parts share it, if that makes all of them equal."""
+    """Differences by the keys that set them: one where parts share it, if that makes all of them
+    equal.
+    """
     left, named = {difference.path: difference for difference in found}, []
     for difference in found:
         for key, paths in _shared_keys(cfg, difference.path):
@@ -107,11 +145,17 @@ def _in_keys(cfg: Mapping[str, Any], found: list[Difference]) -> list[tuple[str,
 
 
 def _shared_keys(cfg: Mapping[str, Any], path: str) -> Iterator[tuple[str, list[str]]]:
-    """Keys of the recipes from which the option at `path` is copied, each with the paths of all its copies."""
+    """Keys of the recipes from which the option at `path` is copied, each with the paths of all its
+    copies.
+    """
     part, _, name = path.partition('.')
     part, name = (part, name) if name else ('', path)
     option = name.partition('.')[0]  # a part of it may be what differs
-    copies = [f'{each}.{name}' for each in ('encoder', 'decoder', 'quantizer') if option in cfg['model'].get(each, ())]
+    copies = [
+        f'{each}.{name}'
+        for each in ('encoder', 'decoder', 'quantizer')
+        if option in cfg['model'].get(each, ())
+    ]
     if name in ('sample_rate', 'channels'):
         yield name, [*([name] if name in cfg['model'] else []), *copies]
     for section, of in (('seanet', ('encoder', 'decoder')), ('rvq', ('quantizer',))):
@@ -126,7 +170,11 @@ def _own_key(cfg: Mapping[str, Any], difference: Difference) -> tuple[str, Diffe
         ours, theirs = (_QUANTIZERS.get(config.locate(target), target) for target in difference[1:])
         if theirs in _QUANTIZERS.values():
             return 'quantizer', Difference(difference.path, ours, theirs)
-    key = difference.path if name and isinstance(cfg.get(part), Mapping) else f'model.{difference.path}'
+    key = (
+        difference.path
+        if name and isinstance(cfg.get(part), Mapping)
+        else f'model.{difference.path}'
+    )
     return _addable(cfg, key), difference
 
 
@@ -137,9 +185,12 @@ def _addable(cfg: Mapping[str, Any], key: str) -> str:
 
 def _without_effect(options: Mapping[str, Any]) -> set[str]:
     """Options of an EnCodec model or its parts that change nothing, others being as they are."""
-    needed = {'norm_params': options.get('norm') == 'time_group_norm', 'trim_right_ratio': options.get('causal'),
-              'final_activation_params': options.get('final_activation'),
-              'overlap': options.get('segment_duration') is not None}
+    needed = {
+        'norm_params': options.get('norm') == 'time_group_norm',
+        'trim_right_ratio': options.get('causal'),
+        'final_activation_params': options.get('final_activation'),
+        'overlap': options.get('segment_duration') is not None,
+    }
     return {name for name, used in needed.items() if not used}
 
 
@@ -148,9 +199,17 @@ def _plain(name: str, options: Mapping[str, Any]) -> Any:
     value = options.get(name)
     if name in ('activation_params', 'final_activation_params'):
         choice = options.get(name.removesuffix('_params'))
-        parameters = () if choice is None else inspect.signature(activation_class(choice)).parameters.values()
-        defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
-        return {key: value for key, value in {**defaults, **(value or {})}.items() if key != 'inplace'}
+        parameters = (
+            ()
+            if choice is None
+            else inspect.signature(activation_class(choice)).parameters.values()
+        )
+        defaults = {
+            each.name: each.default for each in parameters if each.default is not each.empty
+        }
+        return {
+            key: value for key, value in {**defaults, **(value or {})}.items() if key != 'inplace'
+        }
     if name == 'norm_params':
         return {'eps': 1e-5, 'affine': True, **(value or {})}  # of torch.nn.GroupNorm
     return list(value) if isinstance(value, tuple) else value
@@ -166,5 +225,8 @@ def _typed(value: Any) -> str:
         return '{' + ','.join(f'{key}:{_typed(item)}' for key, item in value.items()) + '}'
     if isinstance(value, list):
         return '[' + ','.join(map(_typed, value)) + ']'
-    return {None: 'null', True: 'true', False: 'false'}[value] if value is None or value is True or value is False \
+    return (
+        {None: 'null', True: 'true', False: 'false'}[value]
+        if value is None or value is True or value is False
         else str(value)
+    )

@@ -1,6 +1,8 @@
-"""The components of a configuration, built and run on a moment of sound: what they say of their arguments, and when.
+"""The components of a configuration, built and run on a moment of sound: what they say of their
+arguments, and when.
 
-Every rule stands where the component checks it, once. Components of other packages are left out (see `config.attempt`).
+Every rule stands where the component checks it, once. Components of other packages are left out
+(see `config.attempt`).
 """
 
 import os
@@ -34,19 +36,33 @@ def component_problems(plain: Mapping[str, Any], fitting: bool) -> list[str]:
 
     Args:
         plain: a configuration whose sections have the right form.
-        fitting: whether the parts of the model are meant to fit together; if not, they are tried alone.
+        fitting: whether the parts of the model are meant to fit together; if not, they are tried
+            alone.
     """
     with torch.random.fork_rng(devices=[]), _bounded():
-        problems = [*_model_problems(plain, fitting), *_adversarial_problems(plain), *_loss_problems(plain),
-                    *_tried(plain['balancer'], 'balancer', None, Balancer, weights={'trial': 1.}),
-                    *_optimizer_problems(plain), *_metric_problems(plain), *_dataset_problems(plain),
-                    *_writing_problems(plain)]
+        problems = [
+            *_model_problems(plain, fitting),
+            *_adversarial_problems(plain),
+            *_loss_problems(plain),
+            *_tried(plain['balancer'], 'balancer', None, Balancer, weights={'trial': 1.0}),
+            *_optimizer_problems(plain),
+            *_metric_problems(plain),
+            *_dataset_problems(plain),
+            *_writing_problems(plain),
+        ]
     return list(dict.fromkeys(_typed_key(plain, problem) for problem in problems))
 
 
-def _tried(node: Any, path: str, run: Callable[[Any], Any] | None = None, kind: type | None = None,
-           **runtime: Any) -> list[str]:
-    """What is wrong with a node, which should make a `kind`; found by looking at it, by building it, by running it."""
+def _tried(
+    node: Any,
+    path: str,
+    run: Callable[[Any], Any] | None = None,
+    kind: type | None = None,
+    **runtime: Any,
+) -> list[str]:
+    """What is wrong with a node, which should make a `kind`; found by looking at it, by building
+    it, by running it.
+    """
     if '_target_' not in node:
         return [f'{path}: a component needs a _target_, the class that it is made of']
     problems = config.node_problems(node, path, provided=runtime)
@@ -59,7 +75,10 @@ def _tried(node: Any, path: str, run: Callable[[Any], Any] | None = None, kind: 
     if made is None or problems:
         return problems
     if kind is not None and not isinstance(made, kind):
-        return [f"{path}._target_={node['_target_']}: makes a {type(made).__name__}, where a {kind.__name__} is needed"]
+        return [
+            f'{path}._target_={node["_target_"]}: makes a {type(made).__name__}, where a '
+            f'{kind.__name__} is needed'
+        ]
     try:
         if run is not None:
             run(made)
@@ -75,7 +94,10 @@ def _model_problems(plain: Mapping[str, Any], fitting: bool) -> list[str]:
     def run(model: CompressionModel) -> None:
         for name in ('sample_rate', 'channels'):
             if getattr(model, name) != plain[name]:
-                raise ValueError(f'its {name} is {getattr(model, name)}, which must agree with {name}={plain[name]}')
+                raise ValueError(
+                    f'its {name} is {getattr(model, name)}, which must agree with '
+                    f'{name}={plain[name]}'
+                )
         wav = torch.zeros(1, model.channels, model.hop_length)
         found = model.eval()(wav).wav
         if found.shape != wav.shape:
@@ -108,7 +130,11 @@ def _adversarial_problems(plain: Mapping[str, Any]) -> list[str]:
         problems = _tried(node['optimizer'], 'adversarial.optimizer', _run_factory)
     if problems:  # the rest with the default, so that nothing is said twice
         node = {key: value for key, value in node.items() if key != 'optimizer'}
-    return problems + _tried(node, 'adversarial', None if wav is None else run, AdversarialTrainer) + heard
+    return (
+        problems
+        + _tried(node, 'adversarial', None if wav is None else run, AdversarialTrainer)
+        + heard
+    )
 
 
 def _loss_problems(plain: Mapping[str, Any]) -> Iterator[str]:
@@ -127,8 +153,13 @@ def _loss_problems(plain: Mapping[str, Any]) -> Iterator[str]:
 
 def _optimizer_problems(plain: Mapping[str, Any]) -> list[str]:
     step: list[Any] = []
-    problems = _tried(plain['optim']['optimizer'], 'optim.optimizer', step.append, torch.optim.Optimizer,
-                      params=[_parameter()])
+    problems = _tried(
+        plain['optim']['optimizer'],
+        'optim.optimizer',
+        step.append,
+        torch.optim.Optimizer,
+        params=[_parameter()],
+    )
     schedule = plain['optim']['schedule']
     if problems or not step:
         return problems + _tried(schedule, 'optim.schedule')
@@ -137,7 +168,7 @@ def _optimizer_problems(plain: Mapping[str, Any]) -> list[str]:
         try:
             stepped.step()
         except Exception as error:
-            problems.append(f"{where}: {config.said(plain['optim'][where[6:]], error)}")
+            problems.append(f'{where}: {config.said(plain["optim"][where[6:]], error)}')
     return problems
 
 
@@ -162,17 +193,25 @@ def _dataset_problems(plain: Mapping[str, Any]) -> Iterator[str]:
     for split in ('train', 'valid', 'evaluate', 'generate'):
         own = plain['dataset'][split]
         options = {**plain['dataset'], **own}
-        node = {**{key: value for key, value in options.items() if key not in LOADING},
-                '_target_': 'audiocodec.data.AudioDataset'}
+        node = {
+            **{key: value for key, value in options.items() if key not in LOADING},
+            '_target_': 'audiocodec.data.AudioDataset',
+        }
         for problem in _tried(node, 'dataset', **_recording(options, plain)):
             key = problem.removeprefix('dataset.').split('=')[0].split(':')[0]
-            yield problem if key not in own else f'dataset.{split}.{problem.removeprefix("dataset.")}'
+            yield (
+                problem if key not in own else f'dataset.{split}.{problem.removeprefix("dataset.")}'
+            )
 
 
 def _recording(options: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
     longest = options.get('max_audio_duration')
     seconds = longest if isinstance(longest, int | float) and longest > 0 else 1e6
-    return {'meta': [AudioMeta('recording.wav', seconds, 48000)], 'sample_rate': 24000, 'channels': 1}
+    return {
+        'meta': [AudioMeta('recording.wav', seconds, 48000)],
+        'sample_rate': 24000,
+        'channels': 1,
+    }
 
 
 def _writing_problems(plain: Mapping[str, Any]) -> Iterator[str]:
@@ -182,9 +221,14 @@ def _writing_problems(plain: Mapping[str, Any]) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as folder:
         try:
-            write_audio(Path(folder, f'sample.{form}'), torch.zeros(channels, 8), sample_rate, strategy)
+            write_audio(
+                Path(folder, f'sample.{form}'), torch.zeros(channels, 8), sample_rate, strategy
+            )
         except ValueError as error:
-            yield f"generate.audio.format={form}: {str(error).removeprefix(f'{folder}/sample.{form}: ')}"
+            yield (
+                f'generate.audio.format={form}: '
+                f'{str(error).removeprefix(f"{folder}/sample.{form}: ")}'
+            )
 
 
 def _moment(plain: Mapping[str, Any]) -> torch.Tensor | None:
@@ -192,13 +236,17 @@ def _moment(plain: Mapping[str, Any]) -> torch.Tensor | None:
     seconds = {**plain['dataset'], **plain['dataset']['train']}.get('segment_duration')
     try:
         samples = MOMENT if seconds is None else round(seconds * plain['sample_rate'])
-        return 0.1 * torch.randn(1, plain['channels'], min(MOMENT, samples)) if samples > 0 else None
+        return (
+            0.1 * torch.randn(1, plain['channels'], min(MOMENT, samples)) if samples > 0 else None
+        )
     except (TypeError, ValueError, RuntimeError, OverflowError):
         return None
 
 
 def _typed_key(plain: Mapping[str, Any], problem: str) -> str:
-    """A problem with the key that the user sets: encoder and decoder take theirs from `seanet`, the quantizer `rvq`."""
+    """A problem with the key that the user sets: encoder and decoder take theirs from `seanet`, the
+    quantizer `rvq`.
+    """
     for part, section in (('encoder', 'seanet'), ('decoder', 'seanet'), ('quantizer', 'rvq')):
         rest = problem.removeprefix(f'model.{part}')
         if rest == problem or rest[0] not in '.:':
@@ -214,7 +262,9 @@ def _typed_key(plain: Mapping[str, Any], problem: str) -> str:
 
 @contextmanager
 def _bounded() -> Iterator[None]:
-    """Refuse, before they are filled, parameters that this machine cannot hold, and more layers than make sense."""
+    """Refuse, before they are filled, parameters that this machine cannot hold, and more layers
+    than make sense.
+    """
     # A parameter comes with its gradient and, mostly, two moments.
     most = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 4
     total = number = 0
@@ -224,8 +274,11 @@ def _bounded() -> Iterator[None]:
         number += 1
         total += 0 if parameter is None else parameter.numel() * parameter.element_size()
         if total > most:
-            raise RuntimeError(f'with more than {most / 4e9:.1f} billion parameters, an update takes more memory than '
-                               'this machine has')
+            raise RuntimeError(
+                f'with more than {most / 4e9:.1f} billion parameters, an update takes more memory '
+                'than '
+                'this machine has'
+            )
         if number > MOST_PARAMETERS:
             raise RuntimeError(f'there are more than {MOST_PARAMETERS} weights and biases')
 

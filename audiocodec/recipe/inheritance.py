@@ -1,9 +1,9 @@
 """Arguments that a component inherits from the one it takes the place of.
 
-Hydra merges mappings: `optim.optimizer._target_=torch.optim.SGD` keeps the `betas` of Adam, in a recipe as on the
-command line. Where a layer of the configuration names another class, arguments that were not set together with it and
-that the new class does not take are dropped; of a class chosen by name, such as `activation`, all that were not set
-together with it are.
+Hydra merges mappings: `optim.optimizer._target_=torch.optim.SGD` keeps the `betas` of Adam, in a
+recipe as on the command line. Where a layer of the configuration names another class, arguments
+that were not set together with it and that the new class does not take are dropped; of a class
+chosen by name, such as `activation`, all that were not set together with it are.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -23,8 +23,8 @@ def drop_inherited(cfg: DictConfig, below: Mapping[str, Any], typed: Collection[
 
     Args:
         cfg: a configuration; interpolations not resolved.
-        below: the layer under it, plain, interpolations not resolved: what stands in both with the same value was
-            inherited.
+        below: the layer under it, plain, interpolations not resolved: what stands in both with the
+            same value was inherited.
         typed: dotted keys that were set on purpose, even if to the same value.
     """
     for key in list(_inherited(config.unresolved(cfg), below, '')):
@@ -51,13 +51,19 @@ def _inherited(node: Mapping[str, Any], below: Mapping[str, Any], prefix: str) -
             yield from _inherited(value, below[name], f'{prefix}{name}.')
 
 
-def _parameters(name: str, node: Mapping[str, Any], below: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    """Of `activation_params` and the like: the arguments of the class that `activation` named before."""
+def _parameters(
+    name: str, node: Mapping[str, Any], below: Mapping[str, Any], prefix: str
+) -> Iterator[str]:
+    """Of `activation_params` and the like: the arguments of the class that `activation` named
+    before.
+    """
     choice = name.removesuffix(PARAMETERS)
     if choice not in node or node[choice] == below.get(choice, MISSING):
         return
     if not isinstance(node[name], Mapping):
-        if node[name] is not None and _is_same(name, node, below):  # a copy, such as ${seanet.activation_params}
+        if node[name] is not None and _is_same(
+            name, node, below
+        ):  # a copy, such as ${seanet.activation_params}
             yield f'{prefix}{name}'
         return
     for argument in node[name]:

@@ -1,4 +1,6 @@
-"""An estimate of the memory that training updates take, from the parts themselves and a run on a moment of sound."""
+"""An estimate of the memory that training updates take, from the parts themselves and a run on a
+moment of sound.
+"""
 
 import copy
 import weakref
@@ -17,7 +19,8 @@ from audiocodec.adversarial.discriminators import MultiDiscriminator
 from audiocodec.adversarial.evaluate import judge
 from audiocodec.models import CompressionModel
 
-# Samples of the two runs that tell what a sample costs; a multi-scale STFT discriminator needs 2048.
+# Samples of the two runs that tell what a sample costs; a multi-scale STFT discriminator needs
+# 2048.
 SHORT, LONG = 4096, 8192
 
 
@@ -30,7 +33,8 @@ class Memory:
         gradients: of the parameters.
         moments: the state of the optimizers.
         averages: the averaged model.
-        activations: the rest at the moment when most is held: what is kept for the backward pass, and temporaries.
+        activations: the rest at the moment when most is held: what is kept for the backward pass,
+            and temporaries.
     """
 
     weights: int
@@ -45,14 +49,21 @@ class Memory:
         return self.weights + self.gradients + self.moments + self.averages + self.activations
 
 
-def estimate(model: CompressionModel, adversaries: AdversarialTrainer, losses: Mapping[str, nn.Module],
-             factories: Mapping[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]], averaged: bool,
-             batch_size: int, samples: int) -> Memory:
+def estimate(
+    model: CompressionModel,
+    adversaries: AdversarialTrainer,
+    losses: Mapping[str, nn.Module],
+    factories: Mapping[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]],
+    averaged: bool,
+    batch_size: int,
+    samples: int,
+) -> Memory:
     """Estimate the memory of training.
 
-    All but the activations follows from the parts. The activations are measured: an update, but for the optimizers,
-    is run three times on little noise, with every tensor that comes and goes counted; what an item and a sample cost is
-    proportional. Buffers that a library uses inside one operation do not show. Nothing is changed: copies are run.
+    All but the activations follows from the parts. The activations are measured: an update, but for
+    the optimizers, is run three times on little noise, with every tensor that comes and goes
+    counted; what an item and a sample cost is proportional. Buffers that a library uses inside one
+    operation do not show. Nothing is changed: copies are run.
 
     Args:
         model: the model.
@@ -65,13 +76,21 @@ def estimate(model: CompressionModel, adversaries: AdversarialTrainer, losses: M
     """
     parts: dict[str, nn.Module] = {'model': model, 'adversaries': adversaries}
     gradients = {name: _size(part.parameters()) for name, part in parts.items()}
-    moments = sum(round(gradients[name] * _moments(factory)) for name, factory in factories.items() if gradients[name])
+    moments = sum(
+        round(gradients[name] * _moments(factory))
+        for name, factory in factories.items()
+        if gradients[name]
+    )
     floats = (value for value in model.state_dict().values() if value.is_floating_point())
     with torch.random.fork_rng(devices=[]):
         measured = _extrapolate(_Update(model, adversaries, losses), batch_size, samples)
-    return Memory(weights=sum(_size([*part.parameters(), *part.buffers()]) for part in parts.values()),
-                  gradients=sum(gradients.values()), moments=moments, averages=_size(floats) if averaged else 0,
-                  activations=max(0, measured - sum(gradients.values())))
+    return Memory(
+        weights=sum(_size([*part.parameters(), *part.buffers()]) for part in parts.values()),
+        gradients=sum(gradients.values()),
+        moments=moments,
+        averages=_size(floats) if averaged else 0,
+        activations=max(0, measured - sum(gradients.values())),
+    )
 
 
 def _size(tensors: Iterable[torch.Tensor]) -> int:
@@ -84,27 +103,38 @@ def _moments(factory: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> 
     parameter.grad = torch.zeros_like(parameter)
     optimizer = factory([parameter])
     optimizer.step()
-    state = [value for value in optimizer.state[parameter].values() if isinstance(value, torch.Tensor)]
+    state = [
+        value for value in optimizer.state[parameter].values() if isinstance(value, torch.Tensor)
+    ]
     return sum(value.numel() for value in state if value.dim() > 0) / parameter.numel()
 
 
 def _extrapolate(update: '_Update', batch_size: int, samples: int) -> int:
-    """The peak of an update on `batch_size` items of `samples`, from small ones: items x (samples x slope + constant).
+    """The peak of an update on `batch_size` items of `samples`, from small ones: items x (samples x
+    slope + constant).
 
-    An item costs a constant too, of a size that depends on the lengths of windows. Two and three items are measured: of
-    one alone, it may be another moment that takes most.
+    An item costs a constant too, of a size that depends on the lengths of windows. Two and three
+    items are measured: of one alone, it may be another moment that takes most.
     """
     short = min(SHORT, samples)
     two, three = update.peak(2, short), update.peak(3, short)
-    slope = 0. if short == samples else (update.peak(2, min(LONG, samples)) - two) / (min(LONG, samples) - short) / 2
+    slope = (
+        0.0
+        if short == samples
+        else (update.peak(2, min(LONG, samples)) - two) / (min(LONG, samples) - short) / 2
+    )
     return round(two + (batch_size - 2) * (three - two) + batch_size * (samples - short) * slope)
 
 
 class _Update:
     """An update as the solver makes it, up to the gradients, on copies of the parts."""
 
-    def __init__(self, model: CompressionModel, adversaries: AdversarialTrainer,
-                 losses: Mapping[str, nn.Module]) -> None:
+    def __init__(
+        self,
+        model: CompressionModel,
+        adversaries: AdversarialTrainer,
+        losses: Mapping[str, nn.Module],
+    ) -> None:
         self.model = copy.deepcopy(model).eval()  # nothing is learnt from noise
         self.adversaries = copy.deepcopy(adversaries).eval()
         self.adversaries.start = self.adversaries.warmup = 0
@@ -117,8 +147,10 @@ class _Update:
         for parameter in (*self.model.parameters(), *self.adversaries.parameters()):
             parameter.grad = None
         with _Counting() as counting:
-            counting.leave_out(module.state_dict(keep_vars=True).values() for module in (
-                self.model, self.adversaries.discriminators, *self.losses.values()))
+            counting.leave_out(
+                module.state_dict(keep_vars=True).values()
+                for module in (self.model, self.adversaries.discriminators, *self.losses.values())
+            )
             self._run(wav)
         return counting.peak
 
@@ -128,8 +160,10 @@ class _Update:
             shared = not isinstance(discriminator, MultiDiscriminator)
             for of_fake, of_real in judge(discriminator, out.wav.detach(), wav)[1]:
                 (of_fake.mean() + of_real.mean()).backward(retain_graph=shared)
-        losses = {**{name: loss(out.wav, wav) for name, loss in self.losses.items()},
-                  **self.adversaries.generator_losses(out.wav, wav)}
+        losses = {
+            **{name: loss(out.wav, wav) for name, loss in self.losses.items()},
+            **self.adversaries.generator_losses(out.wav, wav),
+        }
         total = torch.zeros_like(out.wav)
         for loss in losses.values():
             total = total + torch.autograd.grad(loss, out.wav, retain_graph=True)[0]

@@ -1,4 +1,6 @@
-"""Overrides, the `key=value` arguments of a run: read, checked against a configuration, and applied to it."""
+"""Overrides, the `key=value` arguments of a run: read, checked against a configuration, and applied
+to it.
+"""
 
 import json
 import re
@@ -15,7 +17,9 @@ from audiocodec.utils.annotations import misfit
 from audiocodec.utils.config import MISSING
 
 SET, ADD, DELETE = '', '+', '~'
-PARAMETERS = '_params'  # ends the key of a mapping that is a value: the arguments of a class chosen by name
+PARAMETERS = (
+    '_params'  # ends the key of a mapping that is a value: the arguments of a class chosen by name
+)
 
 
 class Override(NamedTuple):
@@ -55,7 +59,9 @@ def spell(value: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A string in quotes, in which Hydra reads backslashes as they are, but for those before a quote."""
+    """A string in quotes, in which Hydra reads backslashes as they are, but for those before a
+    quote.
+    """
     escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ''), text)
     return f'"{escaped}"'
 
@@ -66,7 +72,8 @@ def key_of(argument: str) -> str:
 
 
 def read(argument: str, present: Mapping[str, Any]) -> Override:
-    """Reads an argument in Hydra's grammar; the value of a path or another string is taken as it is typed.
+    """Reads an argument in Hydra's grammar; the value of a path or another string is taken as it is
+    typed.
 
     Args:
         argument: `key=value`, `+key=value`, `++key=value` or `~key`.
@@ -81,23 +88,34 @@ def read(argument: str, present: Mapping[str, Any]) -> Override:
     if takes_text(key, present) and not argument.startswith('~'):
         return Override(argument, ADD if argument.startswith('+') else SET, key, _literal(argument))
     try:
-        parsed, = OverridesParser.create().parse_overrides([argument])
+        (parsed,) = OverridesParser.create().parse_overrides([argument])
     except OverrideParseException as error:
         reason = error.args[0].splitlines()[0]
         quoted = spell(argument.partition('=')[2])
-        raise ValueError(f"override {argument!r} cannot be read: {reason}. If the value is a string, quote it: "
-                         f"'{key}={quoted}'") from error
+        raise ValueError(
+            f'override {argument!r} cannot be read: {reason}. If the value is a string, quote it: '
+            f"'{key}={quoted}'"
+        ) from error
     if parsed.is_sweep_override():
-        raise ValueError(f'{argument}: these are several values, and a run takes one; a file in grids/ trains several')
-    action = DELETE if parsed.is_delete() else ADD if parsed.is_add() or parsed.is_force_add() else SET
-    return Override(argument, action, parsed.key_or_group, None if action == DELETE else parsed.value())
+        raise ValueError(
+            f'{argument}: these are several values, and a run takes one; a file in grids/ trains '
+            'several'
+        )
+    action = (
+        DELETE if parsed.is_delete() else ADD if parsed.is_add() or parsed.is_force_add() else SET
+    )
+    return Override(
+        argument, action, parsed.key_or_group, None if action == DELETE else parsed.value()
+    )
 
 
 def _literal(argument: str) -> str | None:
-    """The value of `key=value`: what Hydra's grammar makes of it if that is a string or null, else as typed."""
+    """The value of `key=value`: what Hydra's grammar makes of it if that is a string or null, else
+    as typed.
+    """
     typed = argument.split('=', 1)[1]
     try:
-        parsed, = OverridesParser.create().parse_overrides([argument])
+        (parsed,) = OverridesParser.create().parse_overrides([argument])
     except OverrideParseException:
         return typed
     value = typed if parsed.is_sweep_override() else parsed.value()
@@ -133,13 +151,24 @@ def problem(override: Override, present: Mapping[str, Any], groups: Collection[s
     if not isinstance(here, Mapping) or key.endswith(PARAMETERS):
         return None
     if not isinstance(value, Mapping):
-        return (f"{argument}: '{key}' is a section, which keeps its form; set keys in it, or turn a part off through "
-                'its own switch, e.g. losses.l1.weight=null')
-    return None if value else f'{argument}: changes nothing; set keys in it, e.g. {key}.{next(iter(here), "key")}=...'
+        return (
+            f"{argument}: '{key}' is a section, which keeps its form; set keys in it, or turn a "
+            'part off through '
+            'its own switch, e.g. losses.l1.weight=null'
+        )
+    return (
+        None
+        if value
+        else (
+            f'{argument}: changes nothing; set keys in it, e.g. {key}.{next(iter(here), "key")}=...'
+        )
+    )
 
 
 def repeats(override: Override, files: Mapping[str, Any]) -> str | None:
-    """What is wrong with an override that is to add a key which the composed files have; None if nothing is."""
+    """What is wrong with an override that is to add a key which the composed files have; None if
+    nothing is.
+    """
     argument = override.argument
     if argument[:1] != '+' or argument[:2] == '++' or config.select(files, override.key) is MISSING:
         return None
@@ -147,7 +176,9 @@ def repeats(override: Override, files: Mapping[str, Any]) -> str | None:
 
 
 def _unread(override: Override, present: Mapping[str, Any]) -> str | None:
-    """What is wrong with a new key at the top, unless an interpolation reads it; deeper ones are validated later."""
+    """What is wrong with a new key at the top, unless an interpolation reads it; deeper ones are
+    validated later.
+    """
     top = override.key.split('.')[0]
     if top in present or re.search(rf'\$\{{{re.escape(top)}\b', json.dumps(present, default=str)):
         return None
@@ -160,8 +191,14 @@ def _unknown(override: Override, present: Mapping[str, Any], groups: Collection[
     known = list(config.leaf_keys(present))
     if override.action != DELETE:
         is_component = isinstance(override.value, Mapping) and '_target_' in override.value
-        is_open = SECTIONS.get(section, ()) is None or isinstance(_section(section, present), Mapping)
-        if (is_component and is_open) or section.endswith(PARAMETERS) or section == 'evaluate.metrics':
+        is_open = SECTIONS.get(section, ()) is None or isinstance(
+            _section(section, present), Mapping
+        )
+        if (
+            (is_component and is_open)
+            or section.endswith(PARAMETERS)
+            or section == 'evaluate.metrics'
+        ):
             return None
         arguments = _arguments(section, present)
         if name in arguments:
@@ -180,7 +217,9 @@ def _section(key: str, present: Mapping[str, Any]) -> Any:
 
 
 def _arguments(section: str, present: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The arguments, with their annotations, of the class that a section describes; empty where there is none."""
+    """The arguments, with their annotations, of the class that a section describes; empty where
+    there is none.
+    """
     if section.split('.')[0] == 'dataset':  # each split takes what the whole section does
         common = dict.fromkeys(config.select(present, 'dataset'), Any)
         return {**common, **(config.arguments('audiocodec.data.AudioDataset') or {})}
@@ -189,9 +228,11 @@ def _arguments(section: str, present: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def apply(cfg: DictConfig, override: Override) -> None:
-    """Applies an override to a configuration, in place: a mapping is merged, anything else replaces what is there.
+    """Applies an override to a configuration, in place: a mapping is merged, anything else replaces
+    what is there.
 
-    The mapping of a key that ends with `_params` replaces too: the arguments of one class make no sense for another.
+    The mapping of a key that ends with `_params` replaces too: the arguments of one class make no
+    sense for another.
     """
     with open_dict(cfg):
         if override.action == DELETE:

@@ -1,4 +1,6 @@
-"""Which inputs an output depends on, computed from the layers: kernel, stride, dilation, padding, trimming."""
+"""Which inputs an output depends on, computed from the layers: kernel, stride, dilation, padding,
+trimming.
+"""
 
 import math
 from typing import NamedTuple
@@ -11,9 +13,11 @@ from audiocodec.modules.seanet import SEANetDecoder, SEANetEncoder, SEANetResnet
 
 
 class Reach(NamedTuple):
-    """Indices of the inputs that some outputs depend on, both ends included; an infinite end has no bound.
+    """Indices of the inputs that some outputs depend on, both ends included; an infinite end has no
+    bound.
 
-    Away from the borders: at the start and the end of a signal, padding takes the place of indices that do not exist.
+    Away from the borders: at the start and the end of a signal, padding takes the place of indices
+    that do not exist.
     """
 
     first: float
@@ -27,8 +31,8 @@ def reads(module: nn.Module, first: float, last: float, recurrence: bool = True)
         module: an encoder or decoder of SEANet, or one of the layers they are made of.
         first: index of an output.
         last: index of an output, not before `first`.
-        recurrence: whether an LSTM counts, which depends on everything before; if not, it is taken as if it had no
-            memory.
+        recurrence: whether an LSTM counts, which depends on everything before; if not, it is taken
+            as if it had no memory.
 
     Raises:
         ValueError: a module whose layers are not known here.
@@ -40,7 +44,9 @@ def reads(module: nn.Module, first: float, last: float, recurrence: bool = True)
             first, last = reads(layer, first, last, recurrence)
         return Reach(first, last)
     if isinstance(module, SEANetResnetBlock):
-        around, through = (reads(branch, first, last, recurrence) for branch in (module.shortcut, module.block))
+        around, through = (
+            reads(branch, first, last, recurrence) for branch in (module.shortcut, module.block)
+        )
         return Reach(min(around.first, through.first), max(around.last, through.last))
     if isinstance(module, StreamableConv1d):
         return _conv(module, first, last)
@@ -48,14 +54,17 @@ def reads(module: nn.Module, first: float, last: float, recurrence: bool = True)
         return _transposed(module, first, last)
     if isinstance(module, StreamableLSTM):
         return Reach(-math.inf if recurrence else first, last)
-    if isinstance(module, nn.Identity) or any(kind.__module__ == 'torch.nn.modules.activation'
-                                              for kind in type(module).__mro__):
+    if isinstance(module, nn.Identity) or any(
+        kind.__module__ == 'torch.nn.modules.activation' for kind in type(module).__mro__
+    ):
         return Reach(first, last)
     raise ValueError(f'the receptive field of {type(module).__name__} is not known')
 
 
 def _conv(layer: StreamableConv1d, first: float, last: float) -> Reach:
-    """Output i reads the inputs i * stride - left + j * dilation, j from 0 to kernel - 1, `left` being the padding."""
+    """Output i reads the inputs i * stride - left + j * dilation, j from 0 to kernel - 1, `left`
+    being the padding.
+    """
     if not isinstance(layer.conv.norm, nn.Identity):  # it averages over all time
         return Reach(-math.inf, math.inf)
     conv = layer.conv.conv
@@ -65,7 +74,9 @@ def _conv(layer: StreamableConv1d, first: float, last: float) -> Reach:
 
 
 def _transposed(layer: StreamableConvTranspose1d, first: float, last: float) -> Reach:
-    """Output i reads the inputs j with 0 <= i + left - j * stride < kernel, `left` being what is trimmed."""
+    """Output i reads the inputs j with 0 <= i + left - j * stride < kernel, `left` being what is
+    trimmed.
+    """
     if not isinstance(layer.convtr.norm, nn.Identity):
         return Reach(-math.inf, math.inf)
     stride, kernel = layer.convtr.convtr.stride[0], layer.convtr.convtr.kernel_size[0]

@@ -7,7 +7,9 @@ from omegaconf import OmegaConf
 from audiocodec.utils.annotations import is_integer, is_number
 
 
-def run_length(epochs: Any, updates_per_epoch: Any, num_samples: Any, batch_size: Any) -> int | None:
+def run_length(
+    epochs: Any, updates_per_epoch: Any, num_samples: Any, batch_size: Any
+) -> int | None:
     """Returns the updates of a whole run.
 
     Args:
@@ -17,11 +19,19 @@ def run_length(epochs: Any, updates_per_epoch: Any, num_samples: Any, batch_size
         batch_size: items of an update.
 
     Returns:
-        None where it follows from the data alone, or a value is not a number: validation names that one.
+        None where it follows from the data alone, or a value is not a number: validation names that
+        one.
     """
-    if updates_per_epoch is None and is_integer(num_samples) and is_integer(batch_size) and batch_size > 0:
+    if (
+        updates_per_epoch is None
+        and is_integer(num_samples)
+        and is_integer(batch_size)
+        and batch_size > 0
+    ):
         updates_per_epoch = num_samples // batch_size
-    return epochs * updates_per_epoch if is_integer(epochs) and is_integer(updates_per_epoch) else None
+    return (
+        epochs * updates_per_epoch if is_integer(epochs) and is_integer(updates_per_epoch) else None
+    )
 
 
 def share(whole: Any, fraction: Any) -> int | None:

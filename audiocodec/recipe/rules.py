@@ -15,8 +15,9 @@ class Rule(NamedTuple):
     Attributes:
         check: whether a value is accepted.
         accepted: what is, for messages.
-        kind: `path` or `text` for strings that overrides take literally, whatever signs they hold; `source` for a path
-            or an address such as `//sig/SIG`. Paths and sources enter the signature in one form.
+        kind: `path` or `text` for strings that overrides take literally, whatever signs they hold;
+            `source` for a path or an address such as `//sig/SIG`. Paths and sources enter the
+            signature in one form.
     """
 
     check: Callable[[Any], bool]
@@ -26,25 +27,37 @@ class Rule(NamedTuple):
 
 def or_null(rule: Rule, meaning: str) -> Rule:
     """A rule that accepts null too, which means something."""
-    return Rule(lambda value: value is None or rule.check(value), f'{rule.accepted}, or null {meaning}', rule.kind)
+    return Rule(
+        lambda value: value is None or rule.check(value),
+        f'{rule.accepted}, or null {meaning}',
+        rule.kind,
+    )
 
 
 def one_of(*choices: str | None) -> Rule:
     """A rule of a few words; None stands for null."""
     words = ['null' if choice is None else choice for choice in choices]
-    return Rule(lambda value: any(value is choice or (isinstance(value, str) and value == choice)
-                                  for choice in choices), f"{', '.join(words[:-1])} or {words[-1]}")
+    return Rule(
+        lambda value: any(
+            value is choice or (isinstance(value, str) and value == choice) for choice in choices
+        ),
+        f'{", ".join(words[:-1])} or {words[-1]}',
+    )
 
 
 SWITCH = Rule(lambda value: isinstance(value, bool), 'true or false')
 TEXT = Rule(lambda value: isinstance(value, str), 'a string', 'text')
-PATH = or_null(Rule(lambda value: isinstance(value, str) and bool(value), 'a path', 'path'), 'for none')
+PATH = or_null(
+    Rule(lambda value: isinstance(value, str) and bool(value), 'a path', 'path'), 'for none'
+)
 COUNT = Rule(lambda value: is_integer(value) and value >= 0, 'an integer from 0')
 FEW = Rule(lambda value: is_integer(value) and 0 <= value <= 1024, 'an integer from 0 to 1024')
 POSITIVE_INTEGER = Rule(lambda value: is_integer(value) and value > 0, 'a positive integer')
 EPOCHS = or_null(Rule(COUNT.check, 'a number of epochs'), 'for never')
-TEXTS = Rule(lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
-             'a list of strings')
+TEXTS = Rule(
+    lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
+    'a list of strings',
+)
 SHARE = Rule(lambda value: is_number(value) and 0 <= value <= 1, 'a share, from 0 to 1')
 
 
@@ -60,8 +73,10 @@ ACCEPTED: dict[str, Rule] = {
     'precision.conv': one_of('tf32', 'float32'),
     'precision.matmul': one_of('tf32', 'float32'),
     'precision.cudnn_benchmark': SWITCH,
-    'device': Rule(lambda value: isinstance(value, str) and value.split(':')[0] in ('auto', 'cpu', 'cuda'),
-                   'auto, cpu, cuda or cuda:N'),
+    'device': Rule(
+        lambda value: isinstance(value, str) and value.split(':')[0] in ('auto', 'cpu', 'cuda'),
+        'auto, cpu, cuda or cuda:N',
+    ),
     'num_threads': FEW,
     'distributed.timeout': positive('seconds'),
     'seed': COUNT,
@@ -69,8 +84,9 @@ ACCEPTED: dict[str, Rule] = {
     'channels_last': SWITCH,
     'show': SWITCH,
     'execute_only': one_of(None, 'evaluate', 'generate', 'valid'),
-    'continue_from': or_null(Rule(TEXT.check, 'a path, //sig/SIG or //pretrained/NAME', 'source'),
-                             'for fresh weights'),
+    'continue_from': or_null(
+        Rule(TEXT.check, 'a path, //sig/SIG or //pretrained/NAME', 'source'), 'for fresh weights'
+    ),
     'benchmark_no_load': SWITCH,
     'solver': TEXT,
     'allow_targets': TEXTS,
@@ -89,16 +105,27 @@ ACCEPTED: dict[str, Rule] = {
     'optim.total_updates': or_null(POSITIVE_INTEGER, 'if it follows from the data alone'),
     'optim.lr': positive('a learning rate'),
     'optim.max_norm': or_null(positive('a norm'), 'for no clipping'),
-    'optim.ema.decay': or_null(Rule(lambda value: is_number(value) and 0 <= value < 1, 'from 0 to below 1'),
-                               'for no average'),
+    'optim.ema.decay': or_null(
+        Rule(lambda value: is_number(value) and 0 <= value < 1, 'from 0 to below 1'),
+        'for no average',
+    ),
     'optim.ema.every': POSITIVE_INTEGER,
     'finetune.optimizers': SWITCH,
     'optim.max_skipped': COUNT,
     'checkpoint.every_updates': or_null(POSITIVE_INTEGER, 'for the end of an epoch alone'),
-    'checkpoint.save_every': or_null(Rule(COUNT.check, 'a number of epochs'), 'for the latest alone'),
-    'checkpoint.keep_best': or_null(Rule(
-        lambda value: isinstance(value, str) and re.fullmatch(r'(train|valid|evaluate)\.\w+', value) is not None,
-        'STAGE.METRIC, e.g. valid.mel or evaluate.sisnr'), 'for none'),
+    'checkpoint.save_every': or_null(
+        Rule(COUNT.check, 'a number of epochs'), 'for the latest alone'
+    ),
+    'checkpoint.keep_best': or_null(
+        Rule(
+            lambda value: (
+                isinstance(value, str)
+                and re.fullmatch(r'(train|valid|evaluate)\.\w+', value) is not None
+            ),
+            'STAGE.METRIC, e.g. valid.mel or evaluate.sisnr',
+        ),
+        'for none',
+    ),
     'checkpoint.keep_last': or_null(POSITIVE_INTEGER, 'for all'),
     'valid.every': EPOCHS,
     'evaluate.every': EPOCHS,
@@ -125,14 +152,34 @@ ACCEPTED: dict[str, Rule] = {
 # Keys of `dataset` that are not arguments of AudioDataset.
 LOADING = {'batch_size', 'num_workers', 'max_bad_fraction', *SPLITS}
 
-# Sections that must be there, with what stands in each besides the keys of ACCEPTED; None: anything, as it is a
-# component or made of components, which say for themselves what they take.
+# Sections that must be there, with what stands in each besides the keys of ACCEPTED; None:
+# anything, as it is a component or made of components, which say for themselves what they take.
 SECTIONS: dict[str, tuple[str, ...] | None] = {
-    'precision': (), 'distributed': (), 'datasource': (), 'dataset': None, 'dataset.train': None,
-    'dataset.valid': None, 'dataset.evaluate': None, 'dataset.generate': None, 'model': None,
-    'adversarial': None, 'losses': None, 'balancer': None, 'optim': ('optimizer', 'schedule'),
-    'optim.optimizer': None, 'optim.schedule': None, 'optim.ema': (), 'finetune': (),
-    'checkpoint': (), 'valid': (), 'evaluate': ('metrics',), 'evaluate.metrics': None,
-    'generate': (), 'generate.audio': (), 'metrics': None, 'logging': (), 'logging.wandb': (),
+    'precision': (),
+    'distributed': (),
+    'datasource': (),
+    'dataset': None,
+    'dataset.train': None,
+    'dataset.valid': None,
+    'dataset.evaluate': None,
+    'dataset.generate': None,
+    'model': None,
+    'adversarial': None,
+    'losses': None,
+    'balancer': None,
+    'optim': ('optimizer', 'schedule'),
+    'optim.optimizer': None,
+    'optim.schedule': None,
+    'optim.ema': (),
+    'finetune': (),
+    'checkpoint': (),
+    'valid': (),
+    'evaluate': ('metrics',),
+    'evaluate.metrics': None,
+    'generate': (),
+    'generate.audio': (),
+    'metrics': None,
+    'logging': (),
+    'logging.wandb': (),
     'slurm': None,
 }

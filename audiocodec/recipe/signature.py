@@ -1,10 +1,12 @@
 """The signature of an experiment: what its configuration sets differently from the root defaults.
 
-Dora hashes a list of (key, value). Here that list holds every leaf that differs from `config/config.yaml` without a
-recipe, wherever it was set: in a recipe, in another file of a group or on the command line. So a model file of your
-own is part of the signature with all that stands in it, and a value counts the same wherever it was written.
+Dora hashes a list of (key, value). Here that list holds every leaf that differs from
+`config/config.yaml` without a recipe, wherever it was set: in a recipe, in another file of a group
+or on the command line. So a model file of your own is part of the signature with all that stands in
+it, and a value counts the same wherever it was written.
 
-Leaves are compared before interpolations are resolved: a copy such as `${sample_rate}` counts where it is set, once.
+Leaves are compared before interpolations are resolved: a copy such as `${sample_rate}` counts where
+it is set, once.
 """
 
 import json
@@ -18,10 +20,14 @@ from audiocodec.recipe.rules import ACCEPTED
 from audiocodec.utils import config, paths
 
 _REMOVED = '(removed)'
-_RESOLVER = re.compile(r'\$\{\s*[\w.]+\s*:')  # ${oc.env:HOME}: its value does not follow from the configuration alone
+_RESOLVER = re.compile(
+    r'\$\{\s*[\w.]+\s*:'
+)  # ${oc.env:HOME}: its value does not follow from the configuration alone
 
 
-def signature_delta(root: DictConfig, cfg: DictConfig, excluded: Callable[[str], bool]) -> list[tuple[str, Any]]:
+def signature_delta(
+    root: DictConfig, cfg: DictConfig, excluded: Callable[[str], bool]
+) -> list[tuple[str, Any]]:
     """Lists the leaves of a configuration that distinguish it from the root defaults.
 
     Args:
@@ -55,12 +61,14 @@ def _first_missing(key: str, present: set[str]) -> str:
     return next(section for section in above if section not in present)
 
 
-def _dependent(root: DictConfig, cfg: DictConfig, counted: set[str],
-               excluded: Callable[[str], bool]) -> dict[str, Any]:
+def _dependent(
+    root: DictConfig, cfg: DictConfig, counted: set[str], excluded: Callable[[str], bool]
+) -> dict[str, Any]:
     """Leaves that count and refer to excluded keys, where those keys differ from the root defaults.
 
-    `optim.epochs` is excluded, but the length of a cosine schedule follows from it: such a value counts where it is
-    used. Found by resolving the configuration a second time, with the excluded keys as the root has them.
+    `optim.epochs` is excluded, but the length of a cosine schedule follows from it: such a value
+    counts where it is used. Found by resolving the configuration a second time, with the excluded
+    keys as the root has them.
     """
     defaults, values = _leaves(root), _leaves(cfg)
     neutral = cfg.copy()
@@ -69,11 +77,15 @@ def _dependent(root: DictConfig, cfg: DictConfig, counted: set[str],
             OmegaConf.update(neutral, key, defaults[key], merge=False, force_add=True)
     ours, theirs = _Resolved(cfg), _Resolved(neutral)
     interpolated = [key for key in counted & values.keys() if '${' in str(values[key])]
-    return {key: _form(key, ours[key]) for key in interpolated if _text(ours[key]) != _text(theirs[key])}
+    return {
+        key: _form(key, ours[key]) for key in interpolated if _text(ours[key]) != _text(theirs[key])
+    }
 
 
 class _Resolved:
-    """Values of a configuration with their interpolations resolved; those that cannot be resolved are their text."""
+    """Values of a configuration with their interpolations resolved; those that cannot be resolved
+    are their text.
+    """
 
     def __init__(self, cfg: DictConfig) -> None:
         self._cfg = cfg
@@ -92,7 +104,9 @@ def _leaves(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _form(key: str, value: Any) -> Any:
-    """The one form of a value: 1.0 as 1, and paths however they were spelled (see `utils.paths.canonical`)."""
+    """The one form of a value: 1.0 as 1, and paths however they were spelled (see
+    `utils.paths.canonical`).
+    """
     if isinstance(value, list):
         return [_form('', item) for item in value]
     if isinstance(value, Mapping):

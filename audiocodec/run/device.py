@@ -49,7 +49,8 @@ def _own_gpu(device: torch.device, place: Place) -> torch.device:
     if device.index is not None:
         if place.local_world_size > 1:
             raise ConfigError(
-                f'device={device} is one GPU, and {place.local_world_size} workers run on this machine, '
+                f'device={device} is one GPU, and {place.local_world_size} workers run on this '
+                'machine, '
                 'each of which needs one; use device=cuda'
             )
         return device
@@ -57,7 +58,8 @@ def _own_gpu(device: torch.device, place: Place) -> torch.device:
         return torch.device('cuda', 0)
     if place.local_rank >= visible:
         raise ConfigError(
-            f'device=cuda: {place.local_world_size} workers run on this machine, and {visible} GPUs are '
+            f'device=cuda: {place.local_world_size} workers run on this machine, and {visible} '
+            'GPUs are '
             'visible; start one worker for each GPU'
         )
     return torch.device('cuda', place.local_rank)

@@ -1,4 +1,6 @@
-"""After an update: was it finite, does anybody want to stop? The device is asked without being waited for."""
+"""After an update: was it finite, does anybody want to stop? The device is asked without being
+waited for.
+"""
 
 import json
 import logging
@@ -20,7 +22,8 @@ from audiocodec.utils.paths import safe_stem
 
 logger = logging.getLogger('audiocodec')
 
-_LAG = 2  # updates after which a GPU's answer is read: it has long been there, and the GPU has work meanwhile
+# updates after which a GPU's answer is read: it has long been there, and the GPU has work meanwhile
+_LAG = 2
 _AUDIO = 16  # items of a kept batch that are written as audio
 
 
@@ -38,8 +41,9 @@ class _Update(NamedTuple):
 class UpdateGuard:
     """Follows the updates of a run; every worker comes to the same decisions at the same update.
 
-    An update with a non-finite loss or gradient changes nothing (`utils.optimizers.step_if`); its batch is kept, and
-    too many of them in a row end the run. A batch that cannot be written is a warning.
+    An update with a non-finite loss or gradient changes nothing (`utils.optimizers.step_if`); its
+    batch is kept, and too many of them in a row end the run. A batch that cannot be written is a
+    warning.
 
     Args:
         folder: where batches are kept: `update_N.rank_R.json` and `update_N.rank_R/*.wav`.
@@ -56,8 +60,15 @@ class UpdateGuard:
         self.in_row = 0
         self._pending: deque[_Update] = deque()
 
-    def follow(self, number: int, metrics: Mapping[str, torch.Tensor], skipped: torch.Tensor, stop: bool,
-               wav: torch.Tensor, infos: Sequence[Any]) -> bool:
+    def follow(
+        self,
+        number: int,
+        metrics: Mapping[str, torch.Tensor],
+        skipped: torch.Tensor,
+        stop: bool,
+        wav: torch.Tensor,
+        infos: Sequence[Any],
+    ) -> bool:
         """Take note of an update.
 
         Args:
@@ -108,16 +119,27 @@ class UpdateGuard:
             kept = f'is described in {self._keep(update, values)}'
         except Exception as error:  # an update that was left out is safe without it
             kept = f'could not be kept ({type(error).__name__}: {error})'
-        logger.warning('update %d was skipped: %s not finite; its batch %s', update.number,
-                       ', '.join(wrong) or 'a gradient of another worker', kept)
+        logger.warning(
+            'update %d was skipped: %s not finite; its batch %s',
+            update.number,
+            ', '.join(wrong) or 'a gradient of another worker',
+            kept,
+        )
         if self.in_row > self.most:
-            raise RunError(f'{self.in_row} updates in a row had non-finite losses or gradients ({", ".join(wrong)}), '
-                           f'more than optim.max_skipped={self.most}: the model cannot recover. Their batches are in '
-                           f'{self.folder}. Look at the audio there, lower optim.lr, or set optim.max_norm; the last '
-                           'checkpoint is intact')
+            raise RunError(
+                f'{self.in_row} updates in a row had non-finite losses or gradients '
+                f'({", ".join(wrong)}), '
+                f'more than optim.max_skipped={self.most}: the model cannot recover. Their batches '
+                'are in '
+                f'{self.folder}. Look at the audio there, lower optim.lr, or set optim.max_norm; '
+                'the last '
+                'checkpoint is intact'
+            )
 
     def _keep(self, update: _Update, values: Mapping[str, float]) -> Path:
-        """Write down a batch: a description and its first items as audio, float32, exactly as they went in."""
+        """Write down a batch: a description and its first items as audio, float32, exactly as they
+        went in.
+        """
         name = f'update_{update.number}.rank_{distrib.rank()}'
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,11 +148,23 @@ class UpdateGuard:
             item = asdict(info)
             if index < _AUDIO:
                 item['audio'] = f'{name}/{index:03d}_{safe_stem(info.meta.path)}.wav'
-                soundfile.write(os.fsencode(self.folder / item['audio']), wav.T.numpy(), info.sample_rate,
-                                subtype='FLOAT', format='WAV')
+                soundfile.write(
+                    os.fsencode(self.folder / item['audio']),
+                    wav.T.numpy(),
+                    info.sample_rate,
+                    subtype='FLOAT',
+                    format='WAV',
+                )
             items.append(item)
-        content = {'update': update.number, 'seed': self.seed, 'rank': distrib.rank(), 'metrics': {
-            key: value if math.isfinite(value) else str(value) for key, value in values.items()}, 'items': items}
+        content = {
+            'update': update.number,
+            'seed': self.seed,
+            'rank': distrib.rank(),
+            'metrics': {
+                key: value if math.isfinite(value) else str(value) for key, value in values.items()
+            },
+            'items': items,
+        }
         path = self.folder / f'{name}.json'
         write_bytes(path, json.dumps(content, indent=1).encode())
         return path

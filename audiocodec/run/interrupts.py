@@ -1,4 +1,6 @@
-"""Signals that ask a run to stop: noted when they come, obeyed between two updates, when the state is whole."""
+"""Signals that ask a run to stop: noted when they come, obeyed between two updates, when the state
+is whole.
+"""
 
 import logging
 import signal
@@ -13,14 +15,17 @@ from audiocodec.utils.errors import InterruptedRunError
 
 logger = logging.getLogger('audiocodec')
 
-# Slurm's preemption sends SIGTERM; its warning before the time limit is the signal that the job asked for: USR2 by
-# submitit's (and so Dora's) default, or USR1.
+# Slurm's preemption sends SIGTERM; its warning before the time limit is the signal that the job
+# asked for: USR2 by submitit's (and so Dora's) default, or USR1.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-_REQUEUED = 60.  # seconds in which the first worker puts the job back into the queue, which ends the others
+# seconds in which the first worker puts the job back into the queue, which ends the others
+_REQUEUED = 60.0
 
 
 class Interrupts:
-    """Handlers of `SIGNALS` for as long as a run lasts (`with`); in a thread other than the main one, nothing."""
+    """Handlers of `SIGNALS` for as long as a run lasts (`with`); in a thread other than the main
+    one, nothing.
+    """
 
     def __init__(self) -> None:
         self.received = 0  # number of the signal, 0 for none
@@ -39,11 +44,12 @@ class Interrupts:
         self.received = number
 
     def obey(self, saved: str) -> None:
-        """End the run, its checkpoint being saved: by the launcher's own way where it has one, else by an error.
+        """End the run, its checkpoint being saved: by the launcher's own way where it has one, else
+        by an error.
 
-        submitit handles the time-limit signal by Dora's hook (`checkpoint` of its target, with the callbacks registered
-        in `dora.shep`), puts the job back into the queue and exits. It would do that in the middle of an update; here
-        it is called when the state is on the disk.
+        submitit handles the time-limit signal by Dora's hook (`checkpoint` of its target, with the
+        callbacks registered in `dora.shep`), puts the job back into the queue and exits. It would
+        do that in the middle of an update; here it is called when the state is on the disk.
 
         Args:
             saved: where the run will go on, for the message.
@@ -58,4 +64,6 @@ class Interrupts:
         if number != signal.SIGTERM and callable(requeue):
             requeue(number, None)
             time.sleep(_REQUEUED)
-        raise InterruptedRunError(f'stopped by {name} at {saved}; the same command goes on from there', number)
+        raise InterruptedRunError(
+            f'stopped by {name} at {saved}; the same command goes on from there', number
+        )

@@ -1,4 +1,6 @@
-"""Copies of an experiment's latest checkpoint that stay: one every few epochs, and that of the best epoch."""
+"""Copies of an experiment's latest checkpoint that stay: one every few epochs, and that of the best
+epoch.
+"""
 
 import logging
 import math
@@ -15,7 +17,8 @@ History = Sequence[Mapping[str, Mapping[str, float]]]  # for each epoch, stage -
 
 
 def keep_epoch(latest: Path, epoch: int, every: int | None, keep_last: int | None) -> None:
-    """Keeps the checkpoint of an epoch that is due as `checkpoint_N.th`, and deletes the oldest ones.
+    """Keeps the checkpoint of an epoch that is due as `checkpoint_N.th`, and deletes the oldest
+    ones.
 
     Args:
         latest: the latest checkpoint, of the end of `epoch`.
@@ -29,9 +32,11 @@ def keep_epoch(latest: Path, epoch: int, every: int | None, keep_last: int | Non
 
 
 def keep_best(latest: Path, history: History, key: str, higher_is_better: bool) -> None:
-    """Keeps the latest checkpoint as `checkpoint_best.th` if its epoch is better than that of the one there.
+    """Keeps the latest checkpoint as `checkpoint_best.th` if its epoch is better than that of the
+    one there.
 
-    An epoch without a finite value is passed over. A file there of an epoch without one is replaced.
+    An epoch without a finite value is passed over. A file there of an epoch without one is
+    replaced.
 
     Args:
         latest: the latest checkpoint, of the end of the last epoch in `history`.
@@ -46,18 +51,25 @@ def keep_best(latest: Path, history: History, key: str, higher_is_better: bool) 
     found = history[-1].get(stage, {})
     if found and metric not in found:
         raise ValueError(f'{stage} has no metric {metric}; it has {", ".join(found)}')
-    sign = -1. if higher_is_better else 1.
-    costs = {epoch: sign * stages[stage][metric] for epoch, stages in enumerate(history, start=1)
-             if math.isfinite(stages.get(stage, {}).get(metric, math.nan))}
+    sign = -1.0 if higher_is_better else 1.0
+    costs = {
+        epoch: sign * stages[stage][metric]
+        for epoch, stages in enumerate(history, start=1)
+        if math.isfinite(stages.get(stage, {}).get(metric, math.nan))
+    }
     epoch, best = len(history), latest.with_name(BEST)
     if epoch not in costs or costs[epoch] >= costs.get(_epoch_of(best), math.inf):
         return
     checkpoint.duplicate(latest, best)
-    logger.info('best %s so far: %.4g, of epoch %d, kept as %s', key, found[metric], epoch, best.name)
+    logger.info(
+        'best %s so far: %.4g, of epoch %d, kept as %s', key, found[metric], epoch, best.name
+    )
 
 
 def _epoch_of(path: Path) -> Any:
-    """The epoch of a training checkpoint, without reading its tensors; None if there is none that can be read."""
+    """The epoch of a training checkpoint, without reading its tensors; None if there is none that
+    can be read.
+    """
     try:
         return checkpoint.load(path, mmap=True)['epoch']
     except (ValueError, KeyError):  # whatever is wrong with a copy, the next best one replaces it

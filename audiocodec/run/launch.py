@@ -1,4 +1,4 @@
-"""What the launcher says of a worker, read in this one place; the process group; the CPU threads."""
+"""Rank and world size of a worker as its launcher gives them; process group; CPU threads."""
 
 import os
 import socket
@@ -32,8 +32,8 @@ class Place(NamedTuple):
 def find_place() -> Place:
     """Reads this worker's place from the environment; touches no device.
 
-    torchrun, and `dora run -d`, say it in RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE. Without
-    those it is a task of Slurm, under `dora grid` and `dora launch`, or a single worker.
+    torchrun, and `dora run -d`, say it in RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE.
+    Without those it is a task of Slurm, under `dora grid` and `dora launch`, or a single worker.
     """
     spec = get_distrib_spec()
     local_world_size = -(-spec.world_size // spec.num_nodes)

@@ -1,4 +1,6 @@
-"""One run of an experiment at a time: a lock on its folder that the system releases, however its holder ends."""
+"""One run of an experiment at a time: a lock on its folder that the system releases, however its
+holder ends.
+"""
 
 import fcntl
 import json
@@ -19,8 +21,9 @@ logger = logging.getLogger(__name__)
 class FolderLock:
     """Held from `acquire` to `release`, or to the end of the process.
 
-    A POSIX record lock: unlike flock it is not inherited by loading processes that outlive a killed run, and it works
-    on NFS between machines. It is advisory, and the process must not open the file a second time.
+    A POSIX record lock: unlike flock it is not inherited by loading processes that outlive a killed
+    run, and it works on NFS between machines. It is advisory, and the process must not open the
+    file a second time.
 
     Args:
         folder: what is locked; the lock and who holds it are in its file `.lock`.
@@ -42,19 +45,27 @@ class FolderLock:
         except OSError as error:
             folder = self.path.parent
             advice = files.advice(error, folder)
-            raise RunError(f'{self.what}: cannot write in {folder}: {error.strerror}{advice}') from error
+            raise RunError(
+                f'{self.what}: cannot write in {folder}: {error.strerror}{advice}'
+            ) from error
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             with file:
                 file.seek(0)
                 holder = _describe(file.read())
-            raise RunError(f'{self.what} is being run already, {holder}: two runs would overwrite each '
-                           f"other's checkpoints. Wait for it, end it, or change a value; {self.path} is released when "
-                           'its holder ends') from error
+            raise RunError(
+                f'{self.what} is being run already, {holder}: two runs would overwrite each '
+                f"other's checkpoints. Wait for it, end it, or change a value; {self.path} is "
+                'released when '
+                'its holder ends'
+            ) from error
         except OSError as error:  # a file system without locks
-            logger.warning('%s cannot be locked (%s): take care not to start the same experiment twice', self.path,
-                           error.strerror)
+            logger.warning(
+                '%s cannot be locked (%s): take care not to start the same experiment twice',
+                self.path,
+                error.strerror,
+            )
             file.close()
             return
         self._file = file
@@ -74,6 +85,6 @@ class FolderLock:
 def _describe(text: str) -> str:
     try:
         holder = json.loads(text)
-        return f"by process {holder['pid']} on {holder['host']} since {holder['since']}"
+        return f'by process {holder["pid"]} on {holder["host"]} since {holder["since"]}'
     except (ValueError, KeyError, TypeError):
         return 'by a process that has not said which it is'

@@ -14,7 +14,9 @@ _COLORS = {'DEBUG': '2', 'WARNING': '33', 'ERROR': '31', 'CRITICAL': '1;31'}
 
 
 class _Formatter(logging.Formatter):
-    """Lines in color for terminals; plain ones, whatever a library put into its messages, for everything else."""
+    """Lines in color for terminals; plain ones, whatever a library put into its messages, for
+    everything else.
+    """
 
     def __init__(self, color: bool) -> None:
         super().__init__(FORMAT, datefmt='%m-%d %H:%M:%S')
@@ -30,7 +32,8 @@ class _Formatter(logging.Formatter):
 
 
 def setup(folder: str | os.PathLike[str] | None, rank: int = 0, level: str = 'INFO') -> None:
-    """Send log lines to standard error (from worker 0) and to `folder/solver.log.RANK` (appended to).
+    """Send log lines to standard error (from worker 0) and to `folder/solver.log.RANK` (appended
+    to).
 
     Progress lines go to the file alone where a live bar is on the terminal (`ConsoleFilter`).
     """
@@ -48,7 +51,9 @@ def setup(folder: str | os.PathLike[str] | None, rank: int = 0, level: str = 'IN
         handlers.append(console)
     if folder is not None:
         # names of files may hold bytes that are no text
-        file = logging.FileHandler(Path(folder) / f'solver.log.{rank}', encoding='utf-8', errors='backslashreplace')
+        file = logging.FileHandler(
+            Path(folder) / f'solver.log.{rank}', encoding='utf-8', errors='backslashreplace'
+        )
         file.setFormatter(_Formatter(color=False))
         handlers.append(file)
     for handler in handlers:

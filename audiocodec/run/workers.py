@@ -1,9 +1,10 @@
-"""The common end of all workers: when one fails or dies, the others end too and show the first error.
+"""The common end of all workers: when one fails or dies, the others end too and show the first
+error.
 
 A collective that a worker does not join keeps the others waiting. So worker 0 has a connection to
 each other worker, on which nothing is sent while all is well. The system closes it the moment a
-process ends, however it ends; a process that is paused keeps it. A worker that fails sends its error
-to worker 0, which passes the first one on to all.
+process ends, however it ends; a process that is paused keeps it. A worker that fails sends its
+error to worker 0, which passes the first one on to all.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Solvers: what is trained, stage by stage. `solver:` in the configuration names one of `SOLVERS`."""
+"""Solvers: the training loop and the update. `solver:` in a recipe names one of `SOLVERS`."""
 
 from audiocodec.solvers.base import StandardSolver
 from audiocodec.solvers.compression import CompressionSolver

@@ -1,4 +1,6 @@
-"""What every solver shares: stages, epochs, the state that makes resuming exact, checkpoints, progress, tracking."""
+"""What every solver shares: stages, epochs, the state that makes resuming exact, checkpoints,
+progress, tracking.
+"""
 
 import logging
 from abc import ABC, abstractmethod
@@ -32,7 +34,12 @@ from audiocodec.utils.progress import Progress
 logger = logging.getLogger('audiocodec')
 
 # Names of metrics in a line of the log, where there is not room for the whole.
-_SHORT = {'g_loss': 'loss', 'codebook_usage_min': 'usage', 'updates_per_second': 'it/s', 'data_wait': 'wait'}
+_SHORT = {
+    'g_loss': 'loss',
+    'codebook_usage_min': 'usage',
+    'updates_per_second': 'it/s',
+    'data_wait': 'wait',
+}
 _BUILD, _STAGE, _UPDATE = 0, 1, 2  # purposes of the seeds of the global generators
 
 
@@ -51,8 +58,9 @@ def _with_messages(loader: Iterable[Any]) -> Iterator[Any]:
 class StandardSolver(flashy.BaseSolver, ABC):
     """Epochs of stages over Flashy, within a Dora experiment.
 
-    A concrete solver builds its parts in `build`, registers what shapes the next update with `register_stateful`, and
-    gives its stages as methods (`train`, `valid`, `evaluate`, `generate`) that return the means of their metrics.
+    A concrete solver builds its parts in `build`, registers what shapes the next update with
+    `register_stateful`, and gives its stages as methods (`train`, `valid`, `evaluate`, `generate`)
+    that return the means of their metrics.
 
     Args:
         cfg: a resolved and validated configuration.
@@ -66,8 +74,8 @@ class StandardSolver(flashy.BaseSolver, ABC):
         self.logger = logger
         place = launch.find_place()
         self.device = resolve_device(cfg.device, place)
-        # Numbers near zero, as decaying signals make them, slow a CPU's convolutions by ten. Threads started later
-        # inherit this.
+        # Numbers near zero, as decaying signals make them, slow a CPU's convolutions by ten.
+        # Threads started later inherit this.
         torch.set_flush_denormal(True)
         if self.device.type == 'cpu':
             allocator.keep_freed_memory()
@@ -76,21 +84,25 @@ class StandardSolver(flashy.BaseSolver, ABC):
         torch.set_num_threads(cfg.num_threads or launch.share_of_threads(place))
         self.watch = WorkerWatch(place, cfg.distributed.timeout)
         self.interrupts = Interrupts()
-        self.guard = UpdateGuard(self.folder / 'nonfinite', self.device, cfg.optim.max_skipped, cfg.seed)
+        self.guard = UpdateGuard(
+            self.folder / 'nonfinite', self.device, cfg.optim.max_skipped, cfg.seed
+        )
         self.updates = 0  # done since the very first epoch
         self.batches = 0  # done in this epoch
         self.means = Averager()  # of this epoch's updates
         self.failures = Failures()  # of what is done beside training
         self._asked_to_stop = False
         self._runs_alone = False  # a stage, on weights of the past
-        self._bad_files: dict[str, Any] | None = None  # what was skipped in this epoch before an interruption
+        self._bad_files: dict[str, Any] | None = (
+            None  # what was skipped in this epoch before an interruption
+        )
         self.register_stateful('updates')
         seed_everything(cfg.seed, _BUILD)
         with self.watch.ending_together():
             self.build()
         self.tracker: Tracker | None = None
 
-    # ---- parts ------------------------------------------------------------------------------------------------------
+    # ---- parts -----------------------------------------------------------------------------------
 
     @abstractmethod
     def build(self) -> None:
@@ -108,14 +120,22 @@ class StandardSolver(flashy.BaseSolver, ABC):
             return {**made, 'train': loaders.RepeatFirst(made['train'])}
         return {**made}
 
-    # ---- state ------------------------------------------------------------------------------------------------------
+    # ---- state -----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Every registered part; Flashy's own entries for the configuration and signature are kept apart."""
-        return {name: value for name, value in super().state_dict().items() if not name.startswith('xp.')}
+        """Every registered part; Flashy's own entries for the configuration and signature are kept
+        apart.
+        """
+        return {
+            name: value
+            for name, value in super().state_dict().items()
+            if not name.startswith('xp.')
+        }
 
     def commit(self) -> None:
-        """Close the epoch: append its metrics to the history, save the checkpoint and what is made from it."""
+        """Close the epoch: append its metrics to the history, save the checkpoint and what is made
+        from it.
+        """
         self.history.append(self._pending_metrics)
         self._start_epoch()
         self.batches, self.means = 0, Averager()
@@ -123,49 +143,80 @@ class StandardSolver(flashy.BaseSolver, ABC):
         self._keep_records()
 
     def _keep_records(self) -> None:
-        """Writes what an epoch leaves besides its checkpoint, which holds all of it: copies, and `history.json`."""
+        """Writes what an epoch leaves besides its checkpoint, which holds all of it: copies, and
+        `history.json`.
+        """
         if not distrib.is_rank_zero():
             return
         options = self.cfg.checkpoint
         with self.failures.caught('a kept checkpoint'):
-            kept.keep_epoch(self.checkpoint_path, len(self.history), options.save_every, options.keep_last)
+            kept.keep_epoch(
+                self.checkpoint_path, len(self.history), options.save_every, options.keep_last
+            )
         if options.keep_best is not None:
             with self.failures.caught(f'checkpoint.keep_best={options.keep_best}'):
-                kept.keep_best(self.checkpoint_path, self.history, options.keep_best,
-                               self.higher_is_better(*options.keep_best.split('.', 1)))
+                kept.keep_best(
+                    self.checkpoint_path,
+                    self.history,
+                    options.keep_best,
+                    self.higher_is_better(*options.keep_best.split('.', 1)),
+                )
         with self.failures.caught('history.json'):
             self.xp.link.update_history(self.history)
 
     def save_checkpoint(self) -> None:
-        """Write the latest checkpoint, at the end of an epoch or inside it; every worker calls it."""
+        """Write the latest checkpoint, at any point of an epoch; every worker must call it."""
         position = self._position()
         if not distrib.is_rank_zero():
             return
-        checkpoint.save({
-            'format': checkpoint.CHECKPOINT_FORMAT, 'version': checkpoint.CHECKPOINT_VERSION, 'sig': self.xp.sig,
-            'epoch': len(self.history), 'config': OmegaConf.to_yaml(self.cfg, resolve=True),
-            'state': self.state_dict(), 'position': position,
-        }, self.checkpoint_path)
+        checkpoint.save(
+            {
+                'format': checkpoint.CHECKPOINT_FORMAT,
+                'version': checkpoint.CHECKPOINT_VERSION,
+                'sig': self.xp.sig,
+                'epoch': len(self.history),
+                'config': OmegaConf.to_yaml(self.cfg, resolve=True),
+                'state': self.state_dict(),
+                'position': position,
+            },
+            self.checkpoint_path,
+        )
 
     def _position(self) -> dict[str, Any]:
-        """How far into the epoch it is: batches, metrics of the stages that are done, and what each worker holds."""
+        """How far into the epoch it is: batches, metrics of the stages that are done, and what each
+        worker holds.
+        """
         self._asked_to_stop |= self.guard.flush()
-        own = {'means': self.means.state_dict(), 'guard': self.guard.state_dict(),
-               'bad_files': self.dataloaders['train'].bad_files.state_dict() if self.batches else None}
-        return {'batches': self.batches, 'stages': self._pending_metrics, 'workers': distrib.all_gather_object(own)}
+        own = {
+            'means': self.means.state_dict(),
+            'guard': self.guard.state_dict(),
+            'bad_files': self.dataloaders['train'].bad_files.state_dict() if self.batches else None,
+        }
+        return {
+            'batches': self.batches,
+            'stages': self._pending_metrics,
+            'workers': distrib.all_gather_object(own),
+        }
 
     def _load_position(self, position: dict[str, Any]) -> None:
         if not position:
             return
         self.batches = position['batches']
-        self._pending_metrics = {stage: dict(metrics) for stage, metrics in position['stages'].items()}
+        self._pending_metrics = {
+            stage: dict(metrics) for stage, metrics in position['stages'].items()
+        }
         workers = position['workers']
         own = workers[distrib.rank()] if len(workers) == distrib.world_size() else None
-        if own is None:  # another number of workers goes on: the first of them holds what all have summed up
+        if (
+            own is None
+        ):  # another number of workers goes on: the first of them holds what all have summed up
             held = workers if distrib.is_rank_zero() else []
             bad_files = [worker['bad_files'] for worker in held if worker['bad_files'] is not None]
-            own = {**workers[0], 'means': Averager.merge([worker['means'] for worker in held]),
-                   'bad_files': BadFiles.merge(bad_files) if bad_files else None}
+            own = {
+                **workers[0],
+                'means': Averager.merge([worker['means'] for worker in held]),
+                'bad_files': BadFiles.merge(bad_files) if bad_files else None,
+            }
         self.means.load_state_dict(own['means'], self.device)
         self.guard.load_state_dict(own['guard'])
         self._bad_files = own['bad_files']
@@ -174,7 +225,8 @@ class StandardSolver(flashy.BaseSolver, ABC):
         """Continue from this experiment's last checkpoint, if there is one.
 
         Raises:
-            ValueError: if the checkpoint cannot be read or was written with parts of other names or shapes.
+            ValueError: if the checkpoint cannot be read or was written with parts of other names or
+                shapes.
         """
         if not self.checkpoint_path.exists():
             return False
@@ -182,8 +234,11 @@ class StandardSolver(flashy.BaseSolver, ABC):
         state = content['state']
         missing = sorted(set(self.state_dict()) - set(state))
         if missing:
-            raise ValueError(f"{self.checkpoint_path} lacks {', '.join(missing)}: it was written by another recipe; "
-                             'start afresh with `dora run --clear ...`')
+            raise ValueError(
+                f'{self.checkpoint_path} lacks {", ".join(missing)}: it was written by another '
+                'recipe; '
+                'start afresh with `dora run --clear ...`'
+            )
         self._load(state, self.checkpoint_path)
         self._load_position(content['position'])
         return True
@@ -200,15 +255,19 @@ class StandardSolver(flashy.BaseSolver, ABC):
 
     @abstractmethod
     def initialize_from(self, source: str) -> None:
-        """Start from the weights of `continue_from`; only called where there is no checkpoint of this experiment."""
+        """Start from the weights of `continue_from`; only called where there is no checkpoint of
+        this experiment.
+        """
 
-    # ---- epochs and stages ------------------------------------------------------------------------------------------
+    # ---- epochs and stages -----------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train to the last epoch, or run the one stage that `execute_only` names, from the last checkpoint.
+        """Train to the last epoch, or run the one stage that `execute_only` names, from the last
+        checkpoint.
 
         Raises:
-            RunError: the run cannot go on, or (`InterruptedRunError`) was asked to stop; what is saved is intact.
+            RunError: the run cannot go on, or (`InterruptedRunError`) was asked to stop; what is
+                saved is intact.
         """
         if self.cfg.show:
             print(self.show())
@@ -229,8 +288,11 @@ class StandardSolver(flashy.BaseSolver, ABC):
             resumed = self.prepare()
         self.logger.info('\n%s', self.show(brief=True))
         if not resumed and self.cfg.continue_from is None:
-            self.logger.warning('execute_only=%s: there is no checkpoint in %s, the model is untrained', stage,
-                                self.folder)
+            self.logger.warning(
+                'execute_only=%s: there is no checkpoint in %s, the model is untrained',
+                stage,
+                self.folder,
+            )
         # Between two epochs, the weights are those of the last one.
         self._runs_alone = not self.batches and not self._pending_metrics
         self._start_epoch()  # the stage may be one that a checkpoint inside an epoch has done
@@ -249,13 +311,17 @@ class StandardSolver(flashy.BaseSolver, ABC):
         while self.epoch <= self.cfg.optim.epochs:
             self.run_epoch()
             self.commit()
-        self.logger.info('done: %d epochs, %d updates, in %s', len(self.history), self.updates, self.folder)
+        self.logger.info(
+            'done: %d epochs, %d updates, in %s', len(self.history), self.updates, self.folder
+        )
         if self.failures.counts:
             self.logger.warning('failed beside training: %s', self.failures)
 
     @contextmanager
     def _locked_folder(self) -> Iterator[None]:
-        """Within it, no other run writes to the experiment's folder; every worker learns whether that is so."""
+        """Within it, no other run writes to the experiment's folder; every worker learns whether
+        that is so.
+        """
         lock = FolderLock(self.folder, f'experiment {self.xp.sig}')
         distrib.from_rank_zero(lock.acquire)
         try:
@@ -267,7 +333,8 @@ class StandardSolver(flashy.BaseSolver, ABC):
             lock.release()
 
     def prepare(self) -> bool:
-        """All that can fail for a reason that a user can mend: checkpoint, other weights, data, trackers.
+        """All that can fail for a reason that a user can mend: checkpoint, other weights, data,
+        trackers.
 
         Returns:
             Whether the run continues from a checkpoint of its own.
@@ -277,11 +344,15 @@ class StandardSolver(flashy.BaseSolver, ABC):
             self.initialize_from(self.cfg.continue_from)
         assert self.dataloaders  # made now, not at the first batch
         if distrib.is_rank_zero():
-            self.tracker = Tracker(self.cfg, self.folder, self.xp.sig, None if self.cfg.execute_only else self.updates)
+            self.tracker = Tracker(
+                self.cfg, self.folder, self.xp.sig, None if self.cfg.execute_only else self.updates
+            )
         return resumed
 
     def replay_history(self) -> None:
-        """Log the summaries of past epochs again, so that a resumed run's log tells the whole story."""
+        """Log the summaries of past epochs again, so that a resumed run's log tells the whole
+        story.
+        """
         for epoch, stages in enumerate([*self.history, self._pending_metrics], start=1):
             for stage, metrics in stages.items():
                 self._log_line(stage, metrics, epoch)
@@ -290,7 +361,11 @@ class StandardSolver(flashy.BaseSolver, ABC):
 
     def _place(self) -> str:
         """Where the run is, for people."""
-        done = [f'after batch {self.batches}'] if self.batches and 'train' not in self._pending_metrics else []
+        done = (
+            [f'after batch {self.batches}']
+            if self.batches and 'train' not in self._pending_metrics
+            else []
+        )
         done += [f'after {stage}' for stage in list(self._pending_metrics)[-1:]]
         return f'epoch {self.epoch}' + (f', {done[0]}' if done else '')
 
@@ -307,7 +382,9 @@ class StandardSolver(flashy.BaseSolver, ABC):
                 self._stop()
 
     def training_batches(self) -> Iterator[tuple[torch.Tensor, Any]]:
-        """The batches of this epoch that are left: (wav float [B, C, T] on the host, where its items are from)."""
+        """The batches of this epoch that are left: (wav float [B, C, T] on the host, where its
+        items are from).
+        """
         loader = self.dataloaders['train']
         loader.set_epoch(self.epoch, self.batches)
         if self.batches and self._bad_files is not None:
@@ -316,21 +393,25 @@ class StandardSolver(flashy.BaseSolver, ABC):
             seed_everything(self.cfg.seed, _UPDATE, self.updates, distrib.rank())
             yield wav, infos
 
-    def end_update(self, metrics: dict[str, torch.Tensor], skipped: torch.Tensor, wav: torch.Tensor,
-                   infos: Any) -> None:
-        """Close an update: its metrics, whether it counted, and whether it is time for a checkpoint or to stop.
+    def end_update(
+        self, metrics: dict[str, torch.Tensor], skipped: torch.Tensor, wav: torch.Tensor, infos: Any
+    ) -> None:
+        """Close an update: its metrics, whether it counted, and whether it is time for a checkpoint
+        or to stop.
 
         Args:
             metrics: tensors, see `Averager`.
-            skipped: 0-d, boolean: whether the update changed nothing, not being finite; the same on every worker.
+            skipped: 0-d, boolean: whether the update changed nothing, not being finite; the same on
+                every worker.
             wav: the batch, on the host.
             infos: where its items are from.
         """
         self.batches += 1
         self.means.update(metrics, where=~skipped)
         self.means.update({'skipped': skipped})
-        self._asked_to_stop |= self.guard.follow(self.updates, metrics, skipped, bool(self.interrupts.received), wav,
-                                                 infos)
+        self._asked_to_stop |= self.guard.follow(
+            self.updates, metrics, skipped, bool(self.interrupts.received), wav, infos
+        )
         if self.tracker is not None and self._every(self.cfg.logging.every_updates):
             figures = {**self.means.read_recent(), **self.current_figures()}
             self.tracker.scalars('updates', figures, self.updates, self.epoch)
@@ -352,11 +433,14 @@ class StandardSolver(flashy.BaseSolver, ABC):
         self.watch.finish()  # the first worker may leave before the others
         self.interrupts.obey(self._place())
 
-    def batches_of(self, stage: str, metrics: Callable[[], dict[str, float]] | None = None) -> Iterator[Any]:
+    def batches_of(
+        self, stage: str, metrics: Callable[[], dict[str, float]] | None = None
+    ) -> Iterator[Any]:
         """The batches of a stage other than training.
 
-        Alone, a worker leaves the stage as soon as it is asked to stop: it changes nothing that a checkpoint holds.
-        Several finish it, since they have not the same number of batches at which to agree.
+        Alone, a worker leaves the stage as soon as it is asked to stop: it changes nothing that a
+        checkpoint holds. Several finish it, since they have not the same number of batches at which
+        to agree.
         """
         for batch in self.progress(stage, self.dataloaders[stage], metrics):
             if self.interrupts.received and distrib.world_size() == 1:
@@ -364,7 +448,9 @@ class StandardSolver(flashy.BaseSolver, ABC):
             yield batch
 
     def is_due(self, stage: str) -> bool:
-        """Whether the stage runs in this epoch: every epoch for train, every `STAGE.every` and the last for others."""
+        """Whether the stage runs in this epoch: every epoch for train, every `STAGE.every` and the
+        last for others.
+        """
         if stage == 'train':
             return True
         every = self.cfg[stage].every
@@ -372,21 +458,45 @@ class StandardSolver(flashy.BaseSolver, ABC):
             return False
         return self.epoch % every == 0 or self.epoch == self.cfg.optim.epochs
 
-    def progress(self, stage: str, loader: AudioLoader | loaders.RepeatFirst,
-                 metrics: Callable[[], dict[str, float]] | None = None, initial: int = 0) -> Progress[Any]:
+    def progress(
+        self,
+        stage: str,
+        loader: AudioLoader | loaders.RepeatFirst,
+        metrics: Callable[[], dict[str, float]] | None = None,
+        initial: int = 0,
+    ) -> Progress[Any]:
         """A live bar on a terminal, evenly spaced lines in the log, with the metrics so far."""
-        bar = Progress(_with_messages(loader), total=len(loader), desc=f'{stage.capitalize()} | Epoch {self.epoch}',
-                       updates=self.cfg.logging.log_updates, interval=self.cfg.logging.log_seconds, initial=initial,
-                       logger=self.logger, enabled=distrib.is_rank_zero())
+        bar = Progress(
+            _with_messages(loader),
+            total=len(loader),
+            desc=f'{stage.capitalize()} | Epoch {self.epoch}',
+            updates=self.cfg.logging.log_updates,
+            interval=self.cfg.logging.log_seconds,
+            initial=initial,
+            logger=self.logger,
+            enabled=distrib.is_rank_zero(),
+        )
         if metrics is not None:
             bar.set_postfix(lambda: self._shown(stage, metrics()))
         return bar
 
     def get_formatter(self, stage_name: str) -> flashy.Formatter:
         """Which metrics are in the log (`logging.metrics`), and how they are written."""
-        return flashy.Formatter({'lr': '.2e', 'd_lr': '.2e', '*_acc': '.1%', '*usage*': '.1%', 'data_wait': '.1%',
-                                 'bandwidth': '.2f', 'duration': '.1f'}, default_format='.4g', include_formatted=False,
-                                exclude_keys=['*'], include_keys=self.cfg.logging.metrics)
+        return flashy.Formatter(
+            {
+                'lr': '.2e',
+                'd_lr': '.2e',
+                '*_acc': '.1%',
+                '*usage*': '.1%',
+                'data_wait': '.1%',
+                'bandwidth': '.2f',
+                'duration': '.1f',
+            },
+            default_format='.4g',
+            include_formatted=False,
+            exclude_keys=['*'],
+            include_keys=self.cfg.logging.metrics,
+        )
 
     def _shown(self, stage: str, metrics: dict[str, float]) -> dict[str, str]:
         """The metrics of a line by their short names, in the order of `logging.metrics`."""
@@ -394,7 +504,10 @@ class StandardSolver(flashy.BaseSolver, ABC):
         patterns = self.cfg.logging.metrics
 
         def place(name: str) -> int:
-            return next((n for n, pattern in enumerate(patterns) if fnmatchcase(name, pattern)), len(patterns))
+            return next(
+                (n for n, pattern in enumerate(patterns) if fnmatchcase(name, pattern)),
+                len(patterns),
+            )
 
         return {_SHORT.get(name, name): texts[name].strip() for name in sorted(texts, key=place)}
 
@@ -404,7 +517,9 @@ class StandardSolver(flashy.BaseSolver, ABC):
         if figures:
             self.logger.info('%s', '  '.join([f'Epoch {epoch} {stage}', *figures]))
 
-    def log_metrics(self, stage_name: str, metrics: dict[str, Any], formatter: flashy.Formatter | None = None) -> None:
+    def log_metrics(
+        self, stage_name: str, metrics: dict[str, Any], formatter: flashy.Formatter | None = None
+    ) -> None:
         """Log a stage's metrics; all workers hold the same."""
         self._pending_metrics[stage_name] = metrics
         if distrib.is_rank_zero():
@@ -414,7 +529,9 @@ class StandardSolver(flashy.BaseSolver, ABC):
 
     @property
     def epoch(self) -> int:
-        """The epoch that is running; for a stage that runs alone, the one that its weights are from."""
+        """The epoch that is running; for a stage that runs alone, the one that its weights are
+        from.
+        """
         return len(self.history) + (0 if self._runs_alone else 1)
 
     @property
@@ -426,5 +543,3 @@ class StandardSolver(flashy.BaseSolver, ABC):
     def checkpoint_path(self) -> Path:
         """The latest checkpoint."""
         return self.folder / 'checkpoint.th'
-
-

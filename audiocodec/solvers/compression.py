@@ -1,4 +1,6 @@
-"""The solver that trains neural audio codecs: reconstruction losses, adversaries, balancer, commitment (EnCodec)."""
+"""The solver that trains neural audio codecs: reconstruction losses, adversaries, balancer,
+commitment (EnCodec).
+"""
 
 import re
 import time
@@ -28,8 +30,9 @@ from audiocodec.utils.paths import safe_stem
 class CompressionSolver(StandardSolver):
     """Trains a `CompressionModel` as EnCodec does (arXiv 2210.13438, section 3.4).
 
-    One update: the discriminators learn to tell the codec's output from the real audio; the generator's losses, each
-    a function of the waveform, meet in the balancer; the commitment loss alone reaches the encoder directly.
+    One update: the discriminators learn to tell the codec's output from the real audio; the
+    generator's losses, each a function of the waveform, meet in the balancer; the commitment loss
+    alone reaches the encoder directly.
     """
 
     model: CompressionModel
@@ -39,39 +42,69 @@ class CompressionSolver(StandardSolver):
         cfg = self.cfg
         self.model = config.build(cfg.model).to(self.device)
         self.adversaries = config.build(cfg.adversarial).to(self.device)
-        distrib.broadcast_([*self.model.state_dict().values(), *self.adversaries.discriminators.state_dict().values()])
+        distrib.broadcast_(
+            [
+                *self.model.state_dict().values(),
+                *self.adversaries.discriminators.state_dict().values(),
+            ]
+        )
         self.autocast = precision.autocast(cfg.precision.autocast, self.device)
         if cfg.compile:
             precision.compile_parts(self.model, self.adversaries)
-        weights = {name: node.weight for name, node in cfg.losses.items() if node.weight is not None}
-        self.losses = nn.ModuleDict({name: config.build(cfg.losses[name]) for name in weights
-                                     if '_target_' in cfg.losses[name]}).to(self.device)
+        weights = {
+            name: node.weight for name, node in cfg.losses.items() if node.weight is not None
+        }
+        self.losses = nn.ModuleDict(
+            {
+                name: config.build(cfg.losses[name])
+                for name in weights
+                if '_target_' in cfg.losses[name]
+            }
+        ).to(self.device)
         self.trained = [name for name in self.losses if weights[name] > 0]
-        self.commitment_weight = weights.get('commitment', 0.)
-        self.balancer = config.build(cfg.balancer, weights=self._balanced_weights(weights)).to(self.device)
+        self.commitment_weight = weights.get('commitment', 0.0)
+        self.balancer = config.build(cfg.balancer, weights=self._balanced_weights(weights)).to(
+            self.device
+        )
         self.optimizer = config.build(cfg.optim.optimizer, params=list(self.model.parameters()))
         self.schedule = config.build(cfg.optim.schedule)(self.optimizer)
         self.register_stateful('model', 'adversaries', 'balancer', 'optimizer', 'schedule')
         self.ema = self._new_ema()
         if self.ema is not None:
             self.register_stateful('ema')
-        self.metrics = MetricSuite({name: config.build(cfg.metrics[name])
-                                    for name, enabled in cfg.evaluate.metrics.items() if enabled}, self.failures)
+        self.metrics = MetricSuite(
+            {
+                name: config.build(cfg.metrics[name])
+                for name, enabled in cfg.evaluate.metrics.items()
+                if enabled
+            },
+            self.failures,
+        )
 
     def _new_ema(self) -> ModuleEMA | None:
         options = self.cfg.optim.ema
-        return None if options.decay is None else ModuleEMA(self.model, decay=options.decay, every=options.every)
+        return (
+            None
+            if options.decay is None
+            else ModuleEMA(self.model, decay=options.decay, every=options.every)
+        )
 
     def _balanced_weights(self, weights: Mapping[str, float]) -> dict[str, float]:
         """The balancer's weights: each trained loss, and for each discriminator its two terms."""
         balanced = {name: weights[name] for name in self.trained}
         for name in self.adversaries.discriminators:
-            balanced.update({f'{term}_{name}': weights[term] for term in ('adv', 'feat') if weights.get(term, 0.) > 0})
+            balanced.update(
+                {
+                    f'{term}_{name}': weights[term]
+                    for term in ('adv', 'feat')
+                    if weights.get(term, 0.0) > 0
+                }
+            )
         if not balanced:
             raise ConfigError('losses: no loss has a weight above 0, nothing would be trained')
         return balanced
 
-    # ---- one update -------------------------------------------------------------------------------------------------
+    # ---- one update ------------------------------------------------------------------------------
 
     def run_step(self, wav: torch.Tensor) -> dict[str, torch.Tensor]:
         """One update of the discriminators and of the model.
@@ -91,44 +124,76 @@ class CompressionSolver(StandardSolver):
             losses = {**self.reconstruction_losses(out.wav, wav), **adversarial}
         # The commitment loss is the one term that does not pass through wav_hat.
         balanced = {name: loss for name, loss in losses.items() if name in self.balancer.weights}
-        g_loss = self.balancer.backward(balanced, out.wav, beside=self.commitment_weight * out.commitment_loss,
-                                        shares=dict.fromkeys(adversarial, self.adversaries.share))
+        g_loss = self.balancer.backward(
+            balanced,
+            out.wav,
+            beside=self.commitment_weight * out.commitment_loss,
+            shares=dict.fromkeys(adversarial, self.adversaries.share),
+        )
         update = self.update_model(g_loss, d_losses.get('d_grad_norm'))
-        return {**self.reported(losses), **self.reports(out.wav, wav), **d_losses, **out.metrics,
-                **self.balancer.metrics, 'commitment': out.commitment_loss, 'bandwidth': out.bandwidth, **update}
+        return {
+            **self.reported(losses),
+            **self.reports(out.wav, wav),
+            **d_losses,
+            **out.metrics,
+            **self.balancer.metrics,
+            'commitment': out.commitment_loss,
+            'bandwidth': out.bandwidth,
+            **update,
+        }
 
     def catch_up(self, wav: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One update of discriminators that are fresh beside a trained model, which stands still meanwhile."""
+        """One update of discriminators that are fresh beside a trained model, which stands still
+        meanwhile.
+        """
         with self.autocast():
-            d_losses = self.adversaries.train_step(fake=finetune.still_wav(self.model, wav), real=wav)
+            d_losses = self.adversaries.train_step(
+                fake=finetune.still_wav(self.model, wav), real=wav
+            )
         self.updates += 1
         return {**d_losses, 'skipped': ~d_losses.get('d_grad_norm', wav.new_zeros(())).isfinite()}
 
-    def reconstruction_losses(self, wav_hat: torch.Tensor, wav: torch.Tensor) -> dict[str, torch.Tensor]:
+    def reconstruction_losses(
+        self, wav_hat: torch.Tensor, wav: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """The losses that are trained, as functions of the reconstruction."""
         return {name: self.losses[name](wav_hat, wav) for name in self.trained}
 
     @torch.no_grad()
     def reports(self, wav_hat: torch.Tensor, wav: torch.Tensor) -> dict[str, torch.Tensor]:
         """The losses of weight 0, which are only watched."""
-        return self.reported({name: loss(wav_hat, wav) for name, loss in self.losses.items()
-                              if name not in self.trained})
+        return self.reported(
+            {
+                name: loss(wav_hat, wav)
+                for name, loss in self.losses.items()
+                if name not in self.trained
+            }
+        )
 
     def reported(self, losses: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Losses as they are logged: a loss may say so itself, as SI-SNR does, whose loss is negated."""
-        return {name: getattr(self.losses[name], 'reported', _same)(value) if name in self.losses else value
-                for name, value in losses.items()}
+        """Losses as they are logged: a loss may say so itself, as SI-SNR does, whose loss is
+        negated.
+        """
+        return {
+            name: getattr(self.losses[name], 'reported', _same)(value)
+            if name in self.losses
+            else value
+            for name, value in losses.items()
+        }
 
-    def update_model(self, g_loss: torch.Tensor, d_grad_norm: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    def update_model(
+        self, g_loss: torch.Tensor, d_grad_norm: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
         """Average the gradient over the workers, clip it, and step, unless something is not finite.
 
         Args:
             g_loss: 0-d, the loss whose gradient the parameters have.
-            d_grad_norm: 0-d, of the discriminators' gradient in the same update: where it is not finite, they were left
-                as they are, and so is the model. None if they did not train.
+            d_grad_norm: 0-d, of the discriminators' gradient in the same update: where it is not
+                finite, they were left as they are, and so is the model. None if they did not train.
 
         Returns:
-            The loss averaged over the workers, the gradient's norm before clipping, and whether the step was left out.
+            The loss averaged over the workers, the gradient's norm before clipping, and whether the
+            step was left out.
         """
         parameters = list(self.model.parameters())
         distrib.average_gradients(parameters, beside=[g_loss])
@@ -146,7 +211,7 @@ class CompressionSolver(StandardSolver):
         self.updates += 1
         return {'g_loss': g_loss, 'grad_norm': norm, 'skipped': ~ok}
 
-    # ---- stages -----------------------------------------------------------------------------------------------------
+    # ---- stages ----------------------------------------------------------------------------------
 
     def train(self) -> dict[str, float]:
         """One epoch of updates, or what is left of it."""
@@ -156,19 +221,34 @@ class CompressionSolver(StandardSolver):
             metrics = self.run_step(wav.to(self.device, non_blocking=True))
             self.end_update(metrics, metrics.pop('skipped'), wav, infos)
         loader = self.dataloaders['train']
-        means = {**self.means.read(over_workers=True), **self.current_figures(), **loader.bad_files.metrics()}
+        means = {
+            **self.means.read(over_workers=True),
+            **self.current_figures(),
+            **loader.bad_files.metrics(),
+        }
         seconds = time.monotonic() - begin
-        means.update(updates_per_second=(self.updates - before) / seconds, data_wait=loader.wait_time / seconds)
+        means.update(
+            updates_per_second=(self.updates - before) / seconds,
+            data_wait=loader.wait_time / seconds,
+        )
         self.warn(means)
         return means
 
     def current_figures(self) -> dict[str, float]:
-        """The learning rates of the generator, `lr`, and of the discriminators, `d_lr`, where there are some."""
+        """The learning rates of the generator, `lr`, and of the discriminators, `d_lr`, where there
+        are some.
+        """
         optimizers = {'lr': self.optimizer, 'd_lr': self.adversaries.optimizer}
-        return {name: optimizer.param_groups[0]['lr'] for name, optimizer in optimizers.items() if optimizer}
+        return {
+            name: optimizer.param_groups[0]['lr']
+            for name, optimizer in optimizers.items()
+            if optimizer
+        }
 
     def higher_is_better(self, stage: str, metric: str) -> bool:
-        """As the metric or the loss says of itself; codebooks should be used, and discriminators be right."""
+        """As the metric or the loss says of itself; codebooks should be used, and discriminators be
+        right.
+        """
         if stage == 'evaluate':
             return self.metrics.higher_is_better(metric)
         if metric in self.losses:
@@ -178,8 +258,10 @@ class CompressionSolver(StandardSolver):
     def warn(self, metrics: Mapping[str, float]) -> None:
         """Say in the log what an epoch's metrics show to be going wrong."""
         history = [*(stages.get('train', {}) for stages in self.history), metrics]
-        texts = [codebook_warning(history, self.cfg.logging.warn_codebook_usage),
-                 discriminator_warning(metrics, self.cfg.logging.warn_discriminator)]
+        texts = [
+            codebook_warning(history, self.cfg.logging.warn_codebook_usage),
+            discriminator_warning(metrics, self.cfg.logging.warn_discriminator),
+        ]
         for text in texts:
             if text is not None and distrib.is_rank_zero():
                 self.logger.warning('%s', text)
@@ -189,7 +271,9 @@ class CompressionSolver(StandardSolver):
         averager = Averager()
         with self.averaged_model():
             for wav, _ in self.batches_of('valid', averager.read):
-                averager.update(self.valid_step(wav.to(self.device, non_blocking=True)), weight=wav.shape[0])
+                averager.update(
+                    self.valid_step(wav.to(self.device, non_blocking=True)), weight=wav.shape[0]
+                )
         return averager.read(over_workers=True)
 
     @torch.no_grad()
@@ -197,9 +281,17 @@ class CompressionSolver(StandardSolver):
         """Losses of one batch float [B, C, T], without any update."""
         with self.autocast():
             out = self.model(wav)
-            losses = {**self.reconstruction_losses(out.wav, wav), **self.adversaries.generator_losses(out.wav, wav)}
-        return {**self.reported(losses), **self.reports(out.wav, wav), **out.metrics,
-                'commitment': out.commitment_loss, 'bandwidth': out.bandwidth}
+            losses = {
+                **self.reconstruction_losses(out.wav, wav),
+                **self.adversaries.generator_losses(out.wav, wav),
+            }
+        return {
+            **self.reported(losses),
+            **self.reports(out.wav, wav),
+            **out.metrics,
+            'commitment': out.commitment_loss,
+            'bandwidth': out.bandwidth,
+        }
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -209,7 +301,9 @@ class CompressionSolver(StandardSolver):
             for batch, infos in self.batches_of('evaluate'):
                 with self.failures.caught('evaluation of a batch'):
                     wav = batch.to(self.device, non_blocking=True)
-                    self.metrics.update(self.model(wav).wav, wav, torch.tensor([info.n_frames for info in infos]))
+                    self.metrics.update(
+                        self.model(wav).wav, wav, torch.tensor([info.n_frames for info in infos])
+                    )
         figures = self.metrics.compute()
         self.failures.sync()
         return figures
@@ -225,8 +319,10 @@ class CompressionSolver(StandardSolver):
                     wav_hat = self.model(wav.to(self.device, non_blocking=True)).wav.cpu()
                     for index, info in enumerate(infos):
                         name = f'{info.index:03d}_{safe_stem(info.meta.path)}'
-                        pair = {'reference': wav[index, :, :info.n_frames],
-                                'reconstruction': wav_hat[index, :, :info.n_frames]}
+                        pair = {
+                            'reference': wav[index, :, : info.n_frames],
+                            'reconstruction': wav_hat[index, :, : info.n_frames],
+                        }
                         self._track_pair(name, pair, items + index)
                         with self.failures.caught('writing of a sample'):
                             self._write_pair(folder, name, pair)
@@ -240,33 +336,50 @@ class CompressionSolver(StandardSolver):
     def _write_pair(self, folder: Path, name: str, pair: Mapping[str, torch.Tensor]) -> None:
         options = self.cfg.generate.audio
         for kind, wav in pair.items():
-            write_audio(folder / f'{name}.{kind}.{options.format}', wav, self.model.sample_rate,
-                        strategy=options.strategy)
+            write_audio(
+                folder / f'{name}.{kind}.{options.format}',
+                wav,
+                self.model.sample_rate,
+                strategy=options.strategy,
+            )
 
     def _track_pair(self, name: str, pair: Mapping[str, torch.Tensor], number: int) -> None:
         if self.tracker is not None and number < self.cfg.logging.tensorboard_items:
             for kind, wav in pair.items():
-                self.tracker.audio(f'generate/{name}/{kind}', wav, self.model.sample_rate, self.updates, self.epoch)
+                self.tracker.audio(
+                    f'generate/{name}/{kind}', wav, self.model.sample_rate, self.updates, self.epoch
+                )
 
     @contextmanager
     def averaged_model(self) -> Iterator[None]:
-        """Within it, all parts are in eval mode, the model with the averaged weights where they are kept."""
+        """Within it, all parts are in eval mode, the model with the averaged weights where they are
+        kept.
+        """
         averaged = self.ema.averaged() if self.ema is not None else nullcontext()
-        with eval_mode(self.model, self.adversaries, self.losses), precision.for_any_length(), averaged:
+        with (
+            eval_mode(self.model, self.adversaries, self.losses),
+            precision.for_any_length(),
+            averaged,
+        ):
             yield
 
-    # ---- weights from elsewhere -------------------------------------------------------------------------------------
+    # ---- weights from elsewhere ------------------------------------------------------------------
 
     def initialize_from(self, source: str) -> None:
-        """Start from a model that is trained already, and what its training left; see `finetune.start_from`."""
+        """Start from a model that is trained already, and what its training left; see
+        `finetune.start_from`.
+        """
         finetune.start_from(self, source)
 
     @staticmethod
-    def model_from_checkpoint(source: str | Path, device: str | torch.device = 'cpu') -> CompressionModel:
+    def model_from_checkpoint(
+        source: str | Path, device: str | torch.device = 'cpu'
+    ) -> CompressionModel:
         """The model of an experiment, ready for inference.
 
         Args:
-            source: `//sig/SIG`, an experiment's folder, a training checkpoint or exported file, or `//pretrained/NAME`.
+            source: `//sig/SIG`, an experiment's folder, a training checkpoint or exported file, or
+                `//pretrained/NAME`.
             device: where to put it.
 
         Raises:
@@ -274,15 +387,15 @@ class CompressionSolver(StandardSolver):
         """
         return pretrained.load(str(finetune.find_source(source)), device)
 
-    # ---- description ------------------------------------------------------------------------------------------------
+    # ---- description -----------------------------------------------------------------------------
 
     def show(self, brief: bool = False) -> str:
-        """What follows from the recipe: sizes, rates, latency, updates, hours; the layers and memory unless `brief`."""
+        """What follows from the recipe: sizes, rates, latency, updates, hours; the layers and
+        memory unless `brief`.
+        """
         losses = {name: self.losses[name] for name in self.trained}
         return describe(self.cfg, self.model, self.adversaries, losses, brief)
 
 
 def _same(value: torch.Tensor) -> torch.Tensor:
     return value
-
-

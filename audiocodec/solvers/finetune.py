@@ -1,8 +1,9 @@
-"""`continue_from`: training that starts from a model which is trained already, and from what its training left.
+"""`continue_from`: training that starts from a model which is trained already, and from what its
+training left.
 
-Of an export there is the model alone; a checkpoint or a bundle of this project also has optimizers, averaged weights,
-discriminators and the balancer's averages. What fits the recipe is taken, the rest starts afresh, and the log says
-which is which.
+Of an export there is the model alone; a checkpoint or a bundle of this project also has optimizers,
+averaged weights, discriminators and the balancer's averages. What fits the recipe is taken, the
+rest starts afresh, and the log says which is which.
 """
 
 import copy
@@ -42,7 +43,8 @@ class Past(NamedTuple):
 
 
 def find_source(source: str | Path) -> Path:
-    """Returns the file or folder of a model, see `sources.find`; looks beside the running experiment first.
+    """Returns the file or folder of a model, see `sources.find`; looks beside the running
+    experiment first.
 
     Raises:
         ValueError: there is none.
@@ -60,10 +62,11 @@ def read_past(path: Path) -> Past:
 
 
 def start_from(solver: 'CompressionSolver', source: str) -> None:
-    """Put another model's weights, and what its training left, into the parts of a solver that has not trained yet.
+    """Put another model's weights, and what its training left, into the parts of a solver that has
+    not trained yet.
 
-    With its optimizer, training goes on from the latest weights and their running average; without, it starts from the
-    averaged weights.
+    With its optimizer, training goes on from the latest weights and their running average; without,
+    it starts from the averaged weights.
 
     Args:
         solver: built from its recipe.
@@ -88,16 +91,29 @@ def start_from(solver: 'CompressionSolver', source: str) -> None:
             solver.ema = ModuleEMA(solver.model, decay=solver.ema.decay, every=solver.ema.every)
             taken['running average'] = goes_on and take_average(solver.ema, past)
         discriminators = take_discriminators(solver.adversaries, past, cfg)
-        taken.update({f'discriminator {name}': name in discriminators for name in solver.adversaries.discriminators})
+        taken.update(
+            {
+                f'discriminator {name}': name in discriminators
+                for name in solver.adversaries.discriminators
+            }
+        )
         if discriminators and len(discriminators) == len(solver.adversaries.discriminators):
-            taken['their optimizer'] = take_optimizer(solver.adversaries.optimizer, past, cfg, 'adversarial')
+            taken['their optimizer'] = take_optimizer(
+                solver.adversaries.optimizer, past, cfg, 'adversarial'
+            )
         norms = take_norms(solver.balancer, past, cfg, discriminators)
         taken.update({f'balance of {name}': name in norms for name in solver.balancer.weights})
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f'{path} is damaged ({type(error).__name__}: {error})') from error
-    _tell(solver, path, changed, 'weights' if goes_on or 'ema' not in past.state else 'averaged weights', taken)
+    _tell(
+        solver,
+        path,
+        changed,
+        'weights' if goes_on or 'ema' not in past.state else 'averaged weights',
+        taken,
+    )
 
 
 def settle_codebooks(model: CompressionModel) -> None:
@@ -107,8 +123,11 @@ def settle_codebooks(model: CompressionModel) -> None:
             module.settle_statistics()
 
 
-def take_optimizer(optimizer: torch.optim.Optimizer | None, past: Past, cfg: Mapping[str, Any], section: str) -> bool:
-    """Take an optimizer's moments where it has the kind and the parameters of the one before; its rates stay its own.
+def take_optimizer(
+    optimizer: torch.optim.Optimizer | None, past: Past, cfg: Mapping[str, Any], section: str
+) -> bool:
+    """Take an optimizer's moments where it has the kind and the parameters of the one before; its
+    rates stay its own.
 
     Args:
         optimizer: to be changed in place.
@@ -119,14 +138,23 @@ def take_optimizer(optimizer: torch.optim.Optimizer | None, past: Past, cfg: Map
     Returns:
         Whether they were taken.
     """
-    state = past.state.get('optimizer') if section == 'optim' else _adversarial_extras(past).get('optimizer')
+    state = (
+        past.state.get('optimizer')
+        if section == 'optim'
+        else _adversarial_extras(past).get('optimizer')
+    )
     kinds = [config.select(each, f'{section}.optimizer._target_') for each in (past.config, cfg)]
     if optimizer is None or not cfg['finetune']['optimizers'] or not state or kinds[0] != kinds[1]:
         return False
     parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
     moments = state['state']
-    shapes = [(value.shape, parameters[index].shape) for index, values in moments.items() if index < len(parameters)
-              for value in values.values() if isinstance(value, torch.Tensor) and value.dim() > 0]
+    shapes = [
+        (value.shape, parameters[index].shape)
+        for index, values in moments.items()
+        if index < len(parameters)
+        for value in values.values()
+        if isinstance(value, torch.Tensor) and value.dim() > 0
+    ]
     number = sum(len(group['params']) for group in state['param_groups'])
     if not moments or number != len(parameters) or any(theirs != ours for theirs, ours in shapes):
         return False
@@ -136,17 +164,22 @@ def take_optimizer(optimizer: torch.optim.Optimizer | None, past: Past, cfg: Map
 
 
 def take_average(average: ModuleEMA, past: Past) -> bool:
-    """Take the running average of the weights, where there is one of the same tensors; says whether."""
+    """Take the running average of the weights, where there is one of the same tensors; says
+    whether.
+    """
     if 'ema' not in past.state:
         return False
     average.load_state_dict(past.state['ema'])
     return True
 
 
-def take_discriminators(adversaries: AdversarialTrainer, past: Past, cfg: Mapping[str, Any]) -> list[str]:
+def take_discriminators(
+    adversaries: AdversarialTrainer, past: Past, cfg: Mapping[str, Any]
+) -> list[str]:
     """Take the discriminators that have been trained and are as the recipe has them.
 
-    If that is all of them, their count of updates goes on; else it starts afresh beside a generator that is trained.
+    If that is all of them, their count of updates goes on; else it starts afresh beside a generator
+    that is trained.
 
     Returns:
         The names of those taken.
@@ -155,20 +188,32 @@ def take_discriminators(adversaries: AdversarialTrainer, past: Past, cfg: Mappin
     taken = []
     for name, discriminator in adversaries.discriminators.items():
         prefix = f'discriminators.{name}.'
-        theirs = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        theirs = {
+            key.removeprefix(prefix): value
+            for key, value in state.items()
+            if key.startswith(prefix)
+        }
         node = f'adversarial.discriminators.{name}'
-        if extras.get('optimizer', {}).get('state') and _same_node(past.config, cfg, node) and _same_shapes(
-                discriminator.state_dict(), theirs):
+        if (
+            extras.get('optimizer', {}).get('state')
+            and _same_node(past.config, cfg, node)
+            and _same_shapes(discriminator.state_dict(), theirs)
+        ):
             discriminator.load_state_dict(theirs)
             taken.append(name)
     if len(taken) == len(adversaries.discriminators):
-        adversaries.updates, adversaries.is_late = int(extras.get('updates', 0)), bool(extras.get('is_late', False))
+        adversaries.updates, adversaries.is_late = (
+            int(extras.get('updates', 0)),
+            bool(extras.get('is_late', False)),
+        )
     else:
         adversaries.meet_trained_generator()
     return taken
 
 
-def take_norms(balancer: Balancer, past: Past, cfg: Mapping[str, Any], discriminators: Collection[str]) -> list[str]:
+def take_norms(
+    balancer: Balancer, past: Past, cfg: Mapping[str, Any], discriminators: Collection[str]
+) -> list[str]:
     """Take the balancer's averages of those losses that are what they were.
 
     Args:
@@ -185,14 +230,23 @@ def take_norms(balancer: Balancer, past: Past, cfg: Mapping[str, Any], discrimin
     if kinds[0] != kinds[1]:
         return []
     same = {f'{term}_{name}' for name in discriminators for term in ('adv', 'feat')}
-    taken = {name: norm for name, norm in theirs.items() if isinstance(norm, torch.Tensor) and norm.shape == (2,)
-             and (name in same or _same_node(past.config, cfg, f'losses.{name}'))}
-    balancer.load_state_dict({**balancer.state_dict(), **{f'norm_{name}': norm for name, norm in taken.items()}})
+    taken = {
+        name: norm
+        for name, norm in theirs.items()
+        if isinstance(norm, torch.Tensor)
+        and norm.shape == (2,)
+        and (name in same or _same_node(past.config, cfg, f'losses.{name}'))
+    }
+    balancer.load_state_dict(
+        {**balancer.state_dict(), **{f'norm_{name}': norm for name, norm in taken.items()}}
+    )
     return list(taken)
 
 
 def still_wav(model: CompressionModel, wav: torch.Tensor) -> torch.Tensor:
-    """What a model makes of a waveform [B, C, T], learning nothing from it: no weight and no statistic moves."""
+    """What a model makes of a waveform [B, C, T], learning nothing from it: no weight and no
+    statistic moves.
+    """
     with eval_mode(model), torch.no_grad():
         return model(wav).wav
 
@@ -203,7 +257,9 @@ def _adversarial_extras(past: Past) -> Mapping[str, Any]:
 
 
 def _same_shapes(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> bool:
-    return ours.keys() == theirs.keys() and all(theirs[name].shape == value.shape for name, value in ours.items())
+    return ours.keys() == theirs.keys() and all(
+        theirs[name].shape == value.shape for name, value in ours.items()
+    )
 
 
 def _same_node(past: Mapping[str, Any], cfg: Mapping[str, Any], key: str) -> bool:
@@ -211,11 +267,15 @@ def _same_node(past: Mapping[str, Any], cfg: Mapping[str, Any], key: str) -> boo
     nodes = [config.select(each, key) for each in (past, cfg)]
     if not all(isinstance(node, Mapping) and '_target_' in node for node in nodes):
         return False
-    theirs, ours = ({name: value for name, value in node.items() if name != 'weight'} for node in nodes)
+    theirs, ours = (
+        {name: value for name, value in node.items() if name != 'weight'} for node in nodes
+    )
     return not list(differences(ours, theirs))
 
 
-def _tell(solver: 'CompressionSolver', path: Path, changed: str, weights: str, taken: Mapping[str, bool]) -> None:
+def _tell(
+    solver: 'CompressionSolver', path: Path, changed: str, weights: str, taken: Mapping[str, bool]
+) -> None:
     """Say in the log what was taken, and what starts afresh."""
     old = ', '.join([weights, *(name for name, is_taken in taken.items() if is_taken)])
     new = ', '.join(name for name, is_taken in taken.items() if not is_taken) or 'nothing'
@@ -223,5 +283,9 @@ def _tell(solver: 'CompressionSolver', path: Path, changed: str, weights: str, t
     if changed:
         solver.logger.info('learnt in another way than before: %s', changed)
     if solver.adversaries.alone:
-        solver.logger.info('the discriminators train alone for the first %d updates, and get their full weight over as '
-                           'many again (adversarial.warmup)', solver.adversaries.warmup)
+        solver.logger.info(
+            'the discriminators train alone for the first %d updates, and get their full weight '
+            'over as '
+            'many again (adversarial.warmup)',
+            solver.adversaries.warmup,
+        )

@@ -44,7 +44,8 @@ def load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
     Worker 0 alone reads the source and looks whether the files exist; every worker must call this.
 
     Raises:
-        ValueError: if the split has no source, the source cannot be read, or no file in it is rich enough.
+        ValueError: if the split has no source, the source cannot be read, or no file in it is rich
+            enough.
     """
     return distrib.from_rank_zero(lambda: _load_files(cfg, split))
 
@@ -59,18 +60,29 @@ def _load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
     else:
         do_without = '' if split == 'train' else f'; {split}.every=null does without'
         raise ConfigError(
-            f'datasource.{split} is missing: give a manifest or a folder of audio (datasource.{split}=PATH), or one '
-            f'folder for all splits (dset=audio/folder datasource.folder=PATH), or try the example recordings '
-            f'(dset=audio/example){do_without}')
+            f'datasource.{split} is missing: give a manifest or a folder of audio '
+            f'(datasource.{split}=PATH), or one '
+            'folder for all splits (dset=audio/folder datasource.folder=PATH), or try the example '
+            'recordings '
+            f'(dset=audio/example){do_without}'
+        )
     missing = missing_files([meta.path for meta in files if not is_address(meta.path)])
     if missing:
-        raise ConfigError(f'datasource.{split}={source[split] or source.folder}: {len(missing)} of {len(files)} files '
-                          f'do not exist, e.g. {", ".join(missing[:3])}; scripts/doctor.py writes a manifest of the '
-                          'others')
+        raise ConfigError(
+            f'datasource.{split}={source[split] or source.folder}: {len(missing)} of {len(files)} '
+            'files '
+            f'do not exist, e.g. {", ".join(missing[:3])}; scripts/doctor.py writes a manifest of '
+            'the '
+            'others'
+        )
     highest = max(meta.sample_rate for meta in files)
     if highest < cfg.sample_rate:
-        raise ConfigError(f'datasource.{split}={source[split] or source.folder}: its highest sample rate is {highest} '
-                          f'Hz, below sample_rate={cfg.sample_rate}: choose a recipe with a lower rate, or other data')
+        raise ConfigError(
+            f'datasource.{split}={source[split] or source.folder}: its highest sample rate is '
+            f'{highest} '
+            f'Hz, below sample_rate={cfg.sample_rate}: choose a recipe with a lower rate, or other '
+            'data'
+        )
     return files
 
 
@@ -79,12 +91,19 @@ def make_dataset(cfg: DictConfig, split: str) -> AudioDataset:
     options = {key: value for key, value in split_options(cfg, split).items() if key not in LOADING}
     if split == 'train' and options['num_samples'] is None and cfg.optim.updates_per_epoch:
         options['num_samples'] = cfg.dataset.batch_size * cfg.optim.updates_per_epoch
-    return AudioDataset(load_files(cfg, split), cfg.sample_rate, cfg.channels, seed=cfg.seed, return_info=True,
-                        **options)
+    return AudioDataset(
+        load_files(cfg, split),
+        cfg.sample_rate,
+        cfg.channels,
+        seed=cfg.seed,
+        return_info=True,
+        **options,
+    )
 
 
 def build_dataloaders(cfg: DictConfig, device: torch.device) -> dict[str, AudioLoader]:
-    """A loader for each split that this run needs; all that is wrong with the sources is said at once.
+    """A loader for each split that this run needs; all that is wrong with the sources is said at
+    once.
 
     Raises:
         ConfigError: with a problem for each split that has one.
@@ -96,12 +115,19 @@ def build_dataloaders(cfg: DictConfig, device: torch.device) -> dict[str, AudioL
         try:
             batch_size = options['batch_size'] // distrib.world_size()
             if batch_size * distrib.world_size() != options['batch_size'] and split == 'train':
-                raise ConfigError(f"dataset.batch_size={options['batch_size']} is over all workers: it must be a "
-                                  f'multiple of their number, {distrib.world_size()}')
+                raise ConfigError(
+                    f'dataset.batch_size={options["batch_size"]} is over all workers: it must be a '
+                    f'multiple of their number, {distrib.world_size()}'
+                )
             loaders[split] = make_loader(
-                make_dataset(cfg, split), max(1, batch_size), options['num_workers'],
+                make_dataset(cfg, split),
+                max(1, batch_size),
+                options['num_workers'],
                 max_batches=cfg.optim.updates_per_epoch if split == 'train' else None,
-                pin_memory=device.type == 'cuda', max_bad_fraction=options['max_bad_fraction'], named=named)
+                pin_memory=device.type == 'cuda',
+                max_bad_fraction=options['max_bad_fraction'],
+                named=named,
+            )
         except ConfigError as error:
             problems += error.problems
         except ValueError as error:
@@ -112,9 +138,11 @@ def build_dataloaders(cfg: DictConfig, device: torch.device) -> dict[str, AudioL
 
 
 class RepeatFirst:
-    """A loader that yields its first batch as often as it would have yielded batches: speed without loading."""
+    """A loader that yields its first batch as often as it would have yielded batches: speed without
+    loading.
+    """
 
-    wait_time = 0.
+    wait_time = 0.0
 
     def __init__(self, loader: AudioLoader) -> None:
         self.loader = loader
@@ -130,4 +158,3 @@ class RepeatFirst:
 
     def __iter__(self) -> Iterator[Any]:
         yield from itertools.repeat(next(iter(self.loader)), len(self) - self._start)
-

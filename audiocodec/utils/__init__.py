@@ -1,1 +1,3 @@
-"""Ground floor: configuration, checkpoints, worker processes, small tools. Imports nothing else of audiocodec."""
+"""Ground floor: configuration, checkpoints, worker processes, small tools. Imports nothing else of
+audiocodec.
+"""

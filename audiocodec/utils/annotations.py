@@ -1,4 +1,6 @@
-"""Whether a plain value fits a type annotation: what a constructor declares is what a configuration is checked by."""
+"""Whether a plain value fits a type annotation: what a constructor declares is what a configuration
+is checked by.
+"""
 
 import collections.abc
 import inspect
@@ -9,18 +11,25 @@ from collections.abc import Mapping
 from typing import Any
 
 _BUILTINS: dict[str, Any] = {'int': int, 'float': float, 'bool': bool, 'str': str}
-_TEXTS: dict[Any, str] = {bool: 'true or false', int: 'an integer', float: 'a finite number', str: 'a text',
-                          type(None): 'null'}
+_TEXTS: dict[Any, str] = {
+    bool: 'true or false',
+    int: 'an integer',
+    float: 'a finite number',
+    str: 'a text',
+    type(None): 'null',
+}
 _NODE = 'a component (a section with a _target_)'
 _LISTS = (collections.abc.Sequence, collections.abc.Iterable, list, tuple, set)
 _MAPPINGS = (collections.abc.Mapping, dict)
 
 
 def misfit(value: Any, annotation: Any) -> str | None:
-    """What is accepted, as words, where a value does not fit; None where it does, or nothing is known.
+    """What is accepted, as words, where a value does not fit; None where it does, or nothing is
+    known.
 
-    An integer fits `float`, a list every sequence, and a `_target_` node everything: what it makes is not known yet. No
-    other plain value fits a class that is not a plain type: such an argument needs a node.
+    An integer fits `float`, a list every sequence, and a `_target_` node everything: what it makes
+    is not known yet. No other plain value fits a class that is not a plain type: such an argument
+    needs a node.
 
     Args:
         value: a plain value, as YAML has them.
@@ -31,7 +40,7 @@ def misfit(value: Any, annotation: Any) -> str | None:
 
 def is_integer(value: Any) -> bool:
     """Whether it is a whole number that PyTorch can hold; true and false are none."""
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2 ** 63
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def is_number(value: Any) -> bool:
@@ -42,7 +51,9 @@ def is_number(value: Any) -> bool:
 def _fits(value: Any, annotation: Any) -> bool:
     if isinstance(annotation, str):
         annotation = _BUILTINS.get(annotation, Any)
-    if annotation in (Any, object, inspect.Parameter.empty) or isinstance(annotation, typing.TypeVar):
+    if annotation in (Any, object, inspect.Parameter.empty) or isinstance(
+        annotation, typing.TypeVar
+    ):
         return True
     if isinstance(value, Mapping) and '_target_' in value:
         return True
@@ -60,7 +71,9 @@ def _fits(value: Any, annotation: Any) -> bool:
     if annotation is float:
         return is_number(value)
     if origin in _LISTS:
-        return isinstance(value, list | tuple) and _items_fit(value, origin, typing.get_args(annotation))
+        return isinstance(value, list | tuple) and _items_fit(
+            value, origin, typing.get_args(annotation)
+        )
     if origin in _MAPPINGS:
         _, kind = typing.get_args(annotation) or (Any, Any)
         return isinstance(value, Mapping) and all(_fits(item, kind) for item in value.values())
@@ -69,7 +82,9 @@ def _fits(value: Any, annotation: Any) -> bool:
     return isinstance(origin, type) and isinstance(value, origin)
 
 
-def _items_fit(values: list[Any] | tuple[Any, ...], origin: Any, arguments: tuple[Any, ...]) -> bool:
+def _items_fit(
+    values: list[Any] | tuple[Any, ...], origin: Any, arguments: tuple[Any, ...]
+) -> bool:
     if not arguments:
         return True
     if origin is tuple and arguments[-1] is not Ellipsis:
@@ -82,7 +97,9 @@ def _is_plain(value: Any) -> bool:
 
 
 def _words(annotation: Any) -> str:
-    annotation = _BUILTINS.get(annotation, annotation) if isinstance(annotation, str) else annotation
+    annotation = (
+        _BUILTINS.get(annotation, annotation) if isinstance(annotation, str) else annotation
+    )
     origin, arguments = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         words = list(dict.fromkeys(_words(option) for option in arguments))
@@ -97,6 +114,9 @@ def _words(annotation: Any) -> str:
             return f'a list of {len(arguments)}'
         return 'a list, each of its items ' + _words(arguments[0]) if arguments else 'a list'
     if origin in _MAPPINGS:
-        return 'a section (keys and values)' if arguments[1:] in ((), (Any,)) else 'a section, each of its values ' + (
-            _words(arguments[1]))
+        return (
+            'a section (keys and values)'
+            if arguments[1:] in ((), (Any,))
+            else 'a section, each of its values ' + (_words(arguments[1]))
+        )
     return _NODE

@@ -1,6 +1,8 @@
-"""From a configuration to objects: `build` makes a `_target_` node into an object, `node_problems` checks it before.
+"""From a configuration to objects: `build` makes a `_target_` node into an object, `node_problems`
+checks it before.
 
-This file and `audiocodec.train` are the only users of Hydra, which is imported when a node is built, not before.
+This file and `audiocodec.train` are the only users of Hydra, which is imported when a node is
+built, not before.
 """
 
 import difflib
@@ -25,12 +27,17 @@ class ConfigError(ValueError):
     """What a user wrote cannot be run; shown as a message, without a traceback.
 
     Args:
-        problems: every problem found, each a sentence or two with the key, its value and what is accepted.
+        problems: every problem found, each a sentence or two with the key, its value and what is
+            accepted.
     """
 
     def __init__(self, problems: str | Iterable[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
-        head = '' if len(self.problems) == 1 else f'{len(self.problems)} problems in the configuration:\n- '
+        head = (
+            ''
+            if len(self.problems) == 1
+            else f'{len(self.problems)} problems in the configuration:\n- '
+        )
         super().__init__(head + '\n- '.join(self.problems))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -39,7 +46,9 @@ class ConfigError(ValueError):
 
 @contextmanager
 def shown_as_messages() -> Iterator[None]:
-    """Around what is done before training: every `ValueError` becomes a `ConfigError`, which needs no traceback."""
+    """Around what is done before training: every `ValueError` becomes a `ConfigError`, which needs
+    no traceback.
+    """
     try:
         yield
     except ConfigError:
@@ -51,8 +60,9 @@ def shown_as_messages() -> Iterator[None]:
 def allow_targets(*prefixes: str) -> None:
     """Let `_target_` name classes of other packages too, as in `allow_targets('my_codec.')`.
 
-    A checkpoint's configuration may come from a stranger, so that only what is listed can be called. The command line
-    says the same with `allow_targets=[my_codec.]`, the environment with `AUDIOCODEC_ALLOW_TARGETS=my_codec.:other.`.
+    A checkpoint's configuration may come from a stranger, so that only what is listed can be
+    called. The command line says the same with `allow_targets=[my_codec.]`, the environment with
+    `AUDIOCODEC_ALLOW_TARGETS=my_codec.:other.`.
     """
     for prefix in prefixes:
         if prefix not in ALLOWED_PREFIXES:
@@ -70,7 +80,9 @@ def is_allowed(target: str) -> bool:
 
 
 def to_plain(node: Any) -> Any:
-    """An OmegaConf node as dicts and lists with every interpolation resolved; anything else as it is."""
+    """An OmegaConf node as dicts and lists with every interpolation resolved; anything else as it
+    is.
+    """
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
@@ -89,7 +101,9 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     leaf = name.rsplit('.', 1)[-1]
     ends = {key: key.rsplit('.', 1)[-1] for key in known}
     # a key without its path, or with another one, else a misspelled key, else both
-    found = difflib.get_close_matches(name, [key for key, end in ends.items() if end == leaf], n=1, cutoff=0.)
+    found = difflib.get_close_matches(
+        name, [key for key, end in ends.items() if end == leaf], n=1, cutoff=0.0
+    )
     found = found or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if not found:
         close = difflib.get_close_matches(leaf, ends.values(), n=1, cutoff=0.8)
@@ -106,7 +120,9 @@ def leaf_keys(node: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
 
 
 def leaf_items(node: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of the leaves of nested mappings; lists and empty mappings are leaves."""
+    """Dotted names and values of the leaves of nested mappings; lists and empty mappings are
+    leaves.
+    """
     for key, value in node.items():
         if isinstance(value, Mapping) and value:
             yield from leaf_items(value, f'{prefix}{key}.')
@@ -139,16 +155,21 @@ def targets(node: Any, path: str = '') -> Iterator[tuple[str, Mapping[str, Any]]
 def locate(target: str) -> Any:
     """The class or function that a dotted name stands for.
 
-    What it leads to must be defined where it is allowed: `audiocodec.utils.config.os.system` is not.
+    What it leads to must be defined where it is allowed: `audiocodec.utils.config.os.system` is
+    not.
 
     Raises:
         ValueError: if the name is not allowed or leads nowhere; it names the nearest that exists.
     """
     if not isinstance(target, str):
-        raise ValueError(f'_target_ {target!r}: expected the dotted name of a class, e.g. torch.nn.L1Loss')
+        raise ValueError(
+            f'_target_ {target!r}: expected the dotted name of a class, e.g. torch.nn.L1Loss'
+        )
     if not is_allowed(target):
-        raise ValueError(f"_target_ '{target}' is not allowed: it must start with one of "
-                         f"{', '.join(ALLOWED_PREFIXES)}; {_opt_in(target.split('.')[0])}")
+        raise ValueError(
+            f"_target_ '{target}' is not allowed: it must start with one of "
+            f'{", ".join(ALLOWED_PREFIXES)}; {_opt_in(target.split(".")[0])}'
+        )
     module_name = target
     attributes: list[str] = []
     while True:
@@ -160,25 +181,40 @@ def locate(target: str) -> Any:
             found: Any = importlib.import_module(module_name)
             break
         except ImportError as error:
-            if error.name is None or not (module_name == error.name or module_name.startswith(error.name + '.')):
-                raise ValueError(f"_target_ '{target}': {module_name} cannot be imported: {error}") from error
+            if error.name is None or not (
+                module_name == error.name or module_name.startswith(error.name + '.')
+            ):
+                raise ValueError(
+                    f"_target_ '{target}': {module_name} cannot be imported: {error}"
+                ) from error
     for attribute in attributes:
         if not hasattr(found, attribute):
             names = [name for name in vars(found) if not name.startswith('_')]
-            raise ValueError(f"_target_ '{target}': {getattr(found, '__name__', found)} has no '{attribute}'"
-                             + nearest(attribute, names))
+            raise ValueError(
+                f"_target_ '{target}': {getattr(found, '__name__', found)} has no '{attribute}'"
+                + nearest(attribute, names)
+            )
         found = getattr(found, attribute)
-        home = found.__name__ if isinstance(found, ModuleType) else str(getattr(found, '__module__', None))
+        home = (
+            found.__name__
+            if isinstance(found, ModuleType)
+            else str(getattr(found, '__module__', None))
+        )
         if not is_allowed(f'{home}.' if isinstance(found, ModuleType) else f'{home}.{attribute}'):
-            raise ValueError(f"_target_ '{target}' is not allowed: '{attribute}' belongs to {home}; "
-                             + _opt_in(home))
+            raise ValueError(
+                f"_target_ '{target}' is not allowed: '{attribute}' belongs to {home}; "
+                + _opt_in(home)
+            )
     return found
 
 
 def _opt_in(package: str) -> str:
     """How to allow a package, in each of the places where a target may be refused."""
-    return (f'to allow it, add allow_targets=[{package}.] to dora run, call '
-            f"audiocodec.utils.config.allow_targets('{package}.'), or set AUDIOCODEC_ALLOW_TARGETS={package}.")
+    return (
+        f'to allow it, add allow_targets=[{package}.] to dora run, call '
+        f"audiocodec.utils.config.allow_targets('{package}.'), or set "
+        f'AUDIOCODEC_ALLOW_TARGETS={package}.'
+    )
 
 
 def node_problems(node: Any, path: str = '', provided: Iterable[str] = ()) -> list[str]:
@@ -198,45 +234,72 @@ def node_problems(node: Any, path: str = '', provided: Iterable[str] = ()) -> li
             problems.append(f'{prefix}_target_: {error}')
             continue
         if not callable(target):
-            problems.append(f"{prefix}_target_: '{mapping['_target_']}' is no class or function, but "
-                            f"{type(target).__name__}: name something in it")
+            problems.append(
+                f"{prefix}_target_: '{mapping['_target_']}' is no class or function, but "
+                f'{type(target).__name__}: name something in it'
+            )
             continue
         provided_here = set(provided) if where == path else set()
-        problems += [prefix + problem for problem in _argument_problems(mapping, target, provided_here)]
+        problems += [
+            prefix + problem for problem in _argument_problems(mapping, target, provided_here)
+        ]
     return problems
 
 
 def _without_weight(node: Any) -> Any:
-    """A node without the `weight` that belongs to whoever combines what is built; those of nodes in it are theirs."""
-    return {key: value for key, value in node.items() if key != 'weight'} if isinstance(node, Mapping) else node
+    """A node without the `weight` that belongs to whoever combines what is built; those of nodes in
+    it are theirs.
+    """
+    return (
+        {key: value for key, value in node.items() if key != 'weight'}
+        if isinstance(node, Mapping)
+        else node
+    )
 
 
 def _argument_problems(node: Mapping[str, Any], target: Any, provided: set[str]) -> list[str]:
     """What is wrong with the arguments that a node gives to its target."""
     parameters, takes_more = _parameters(target)
     given = sorted({str(key) for key in node} - _SPECIAL_KEYS)
-    problems = [f'{name}={node[name]!r}: expected {accepted}' for name in given if name in parameters
-                for accepted in [misfit(node[name], parameters[name].annotation)] if accepted]
+    problems = [
+        f'{name}={node[name]!r}: expected {accepted}'
+        for name in given
+        if name in parameters
+        for accepted in [misfit(node[name], parameters[name].annotation)]
+        if accepted
+    ]
     unknown = [] if takes_more else [name for name in given if name not in parameters]
     if len(unknown) > 3:  # of another class
-        problems.append(f"_target_={node['_target_']} has no arguments {', '.join(unknown)}; it takes "
-                        f"{', '.join(parameters) or 'none'}")
+        problems.append(
+            f'_target_={node["_target_"]} has no arguments {", ".join(unknown)}; it takes '
+            f'{", ".join(parameters) or "none"}'
+        )
     else:
-        problems += [f"{name}={node[name]!r}: {node['_target_']} has no argument '{name}'" + nearest(name, parameters)
-                     for name in unknown]
+        problems += [
+            f"{name}={node[name]!r}: {node['_target_']} has no argument '{name}'"
+            + nearest(name, parameters)
+            for name in unknown
+        ]
     arguments, partial = node.get('_args_', []), node.get('_partial_', False)
     if not isinstance(partial, bool):
         problems.append(f'_partial_={partial!r}: expected true or false')
     if not isinstance(arguments, list):
         return [*problems, f'_args_={arguments!r}: expected a list']
-    by_place = list(parameters)[:len(arguments)]
-    problems += [f'_args_={arguments!r}: {name} is given by name too' for name in by_place if name in given]
+    by_place = list(parameters)[: len(arguments)]
+    problems += [
+        f'_args_={arguments!r}: {name} is given by name too' for name in by_place if name in given
+    ]
     if partial:
         return problems
-    required = {name for name, p in parameters.items()
-                if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-    return problems + [f"{name} is missing: {node['_target_']} needs it"
-                       for name in sorted(required - {*given, *by_place, *provided})]
+    required = {
+        name
+        for name, p in parameters.items()
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
+    return problems + [
+        f'{name} is missing: {node["_target_"]} needs it'
+        for name in sorted(required - {*given, *by_place, *provided})
+    ]
 
 
 def arguments(target: Any) -> dict[str, Any] | None:
@@ -254,7 +317,8 @@ def arguments(target: Any) -> dict[str, Any] | None:
 def _parameters(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
     """What a class or function takes by name, and whether it takes names besides.
 
-    A class that passes the rest of its keyword arguments on may say whose they are, in `arguments_of`.
+    A class that passes the rest of its keyword arguments on may say whose they are, in
+    `arguments_of`.
     """
     try:
         parameters = dict(inspect.signature(target).parameters)
@@ -272,25 +336,40 @@ def _parameters(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
 
 
 def _interpolations(node: Any, path: str = '') -> list[str]:
-    """Problems with interpolations left in a plain node: instantiating would resolve them, to unchecked nodes even."""
+    """Problems with interpolations left in a plain node: instantiating would resolve them, to
+    unchecked nodes even.
+    """
     if isinstance(node, Mapping):
-        return [text for key, value in node.items()
-                for text in _interpolations(value, f'{path}.{key}' if path else str(key))]
+        return [
+            text
+            for key, value in node.items()
+            for text in _interpolations(value, f'{path}.{key}' if path else str(key))
+        ]
     if isinstance(node, list):
-        return [text for index, value in enumerate(node) for text in _interpolations(value, f'{path}[{index}]')]
-    return [f'{path}={node!r}: an interpolation, where a value is expected'] if '${' in str(node) else []
+        return [
+            text
+            for index, value in enumerate(node)
+            for text in _interpolations(value, f'{path}[{index}]')
+        ]
+    return (
+        [f'{path}={node!r}: an interpolation, where a value is expected']
+        if '${' in str(node)
+        else []
+    )
 
 
 def build(node: Any, **runtime: Any) -> Any:
     """Make the object that a `_target_` node describes, with everything nested in it.
 
     Args:
-        node: a mapping with `_target_` (a public class or function) and its keyword arguments; `_partial_: true`
-            gives a factory instead. A `weight` beside them belongs to whoever combines the objects, and is not passed.
+        node: a mapping with `_target_` (a public class or function) and its keyword arguments;
+            `_partial_: true` gives a factory instead. A `weight` beside them belongs to whoever
+            combines the objects, and is not passed.
         **runtime: further keyword arguments, known only now.
 
     Raises:
-        ConfigError: if a target is not allowed or does not exist, or an argument is unknown or missing.
+        ConfigError: if a target is not allowed or does not exist, or an argument is unknown or
+            missing.
         ValueError: what the component itself says of its arguments.
     """
     from hydra.errors import InstantiationException
@@ -312,7 +391,7 @@ def build(node: Any, **runtime: Any) -> Any:
             cause = cause.__cause__
         if isinstance(cause, ValueError):
             raise cause from error
-        raise ValueError(f"{plain['_target_']}: {cause or error}") from error
+        raise ValueError(f'{plain["_target_"]}: {cause or error}') from error
     if hasattr(made, 'built_from'):  # a model knows what rebuilds it, for its exports
         made.built_from = arguments
     return made
@@ -332,7 +411,8 @@ def _whitelisted() -> AbstractContextManager[Any]:
 def attempt(node: Any, path: str = '', **runtime: Any) -> tuple[Any, list[str]]:
     """Build what a node describes, part by part, to see whether it can be built.
 
-    Nothing that was imported from other packages than this one and PyTorch is built: it may take long.
+    Nothing that was imported from other packages than this one and PyTorch is built: it may take
+    long.
 
     Args:
         node: plain dicts and lists (see `to_plain`) without `node_problems`.
@@ -340,7 +420,8 @@ def attempt(node: Any, path: str = '', **runtime: Any) -> tuple[Any, list[str]]:
         **runtime: further arguments of the node itself.
 
     Returns:
-        The object, or None where a part of it could not be built; and what each such part says, with its key.
+        The object, or None where a part of it could not be built; and what each such part says,
+        with its key.
     """
     problems: list[str] = []
 
@@ -349,14 +430,18 @@ def attempt(node: Any, path: str = '', **runtime: Any) -> tuple[Any, list[str]]:
             return [make(item, f'{where}[{index}]') for index, item in enumerate(value)]
         if not isinstance(value, Mapping):
             return value
-        made = {key: make(item, f'{where}.{key}' if where else str(key)) for key, item in value.items()}
+        made = {
+            key: make(item, f'{where}.{key}' if where else str(key)) for key, item in value.items()
+        }
         if '_target_' not in value:
             return made
         if not value['_target_'].startswith(('audiocodec.', 'torch.')) or _lacks_a_part(made):
             return _NOT_MADE
         try:
             return _call(made, runtime if where == path else {})
-        except Exception as error:  # whatever a component raises, that is what it says of its arguments
+        except (
+            Exception
+        ) as error:  # whatever a component raises, that is what it says of its arguments
             problems.append(_placed(where, value, error))
             return _NOT_MADE
 
@@ -375,20 +460,26 @@ def _lacks_a_part(made: Any) -> bool:
 def _call(made: Mapping[str, Any], runtime: Mapping[str, Any]) -> Any:
     """What Hydra does with a node whose nested nodes are objects."""
     arguments = {key: value for key, value in made.items() if key not in _SPECIAL_KEYS}
-    function = functools.partial(locate(made['_target_']), *made.get('_args_', []), **arguments, **runtime)
+    function = functools.partial(
+        locate(made['_target_']), *made.get('_args_', []), **arguments, **runtime
+    )
     return function if made.get('_partial_') else function()
 
 
 def _placed(where: str, node: Mapping[str, Any], error: Exception) -> str:
-    """An error with its key in front: that of the argument which it begins with, else that of the node."""
+    """An error with its key in front: that of the argument which it begins with, else that of the
+    node.
+    """
     text = said(node, error)
     named = re.match(r'(\w+)(=| must )', text)
     return f'{where}.{text}' if named and named[1] in node else f'{where}: {text}'
 
 
 def said(node: Mapping[str, Any], error: Exception) -> str:
-    """What the component of a node says, when it is made or used; with all its values, unless it names them itself."""
+    """What the component of a node says, when it is made or used; with all its values, unless it
+    names them itself.
+    """
     if isinstance(error, ValueError) and node['_target_'].startswith('audiocodec.'):
         return str(error)
     values = ', '.join(f'{key}={value}' for key, value in node.items() if key not in _SPECIAL_KEYS)
-    return f"{node['_target_']} does not work with {values or 'no arguments'}: {error}"
+    return f'{node["_target_"]} does not work with {values or "no arguments"}: {error}'

@@ -1,8 +1,10 @@
-"""Collectives over the workers of a run; every function is a no-op (or the identity) with a single worker.
+"""Collectives over the workers of a run; every function is a no-op (or the identity) with a single
+worker.
 
-Rules that keep several workers from hanging and equal to one worker: every worker makes the same calls in the same
-order with the same shapes, whatever its data; and random decisions that shape the computation come from
-`shared_generator`, whose draws depend on the seed and a counter, never on the worker.
+Rules that keep several workers from hanging and equal to one worker: every worker makes the same
+calls in the same order with the same shapes, whatever its data; and random decisions that shape the
+computation come from `shared_generator`, whose draws depend on the seed and a counter, never on the
+worker.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,7 +18,11 @@ T = TypeVar('T')
 
 def is_distributed() -> bool:
     """Whether a process group is up with more than one worker."""
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    return (
+        distributed.is_available()
+        and distributed.is_initialized()
+        and distributed.get_world_size() > 1
+    )
 
 
 def rank() -> int:
@@ -60,7 +66,7 @@ def all_reduce_sum_(tensors: Iterable[torch.Tensor]) -> None:
 
 
 def all_reduce_mean_(tensors: Iterable[torch.Tensor]) -> None:
-    """Replace each floating tensor by its mean over the workers, in place (see `all_reduce_sum_`)."""
+    """Replace each floating tensor by its mean over the workers; see `all_reduce_sum_`."""
     if not is_distributed():
         return
     group = list(tensors)
@@ -69,8 +75,11 @@ def all_reduce_mean_(tensors: Iterable[torch.Tensor]) -> None:
         tensor.data.div_(world_size())
 
 
-def average_gradients(parameters: Iterable[torch.nn.Parameter], beside: Iterable[torch.Tensor] = ()) -> None:
-    """Average the gradients over the workers. A missing gradient counts as zero, so that no worker waits alone.
+def average_gradients(
+    parameters: Iterable[torch.nn.Parameter], beside: Iterable[torch.Tensor] = ()
+) -> None:
+    """Average the gradients over the workers. A missing gradient counts as zero, so that no worker
+    waits alone.
 
     Args:
         parameters: the same on every worker.
@@ -95,7 +104,8 @@ def broadcast_(tensors: Iterable[torch.Tensor], src: int = 0) -> None:
 
 
 def all_gather_cat(tensor: torch.Tensor) -> torch.Tensor:
-    """Concatenate along the first dimension the equally shaped tensors of all workers, in order of rank.
+    """Concatenate along the first dimension the equally shaped tensors of all workers, in order of
+    rank.
 
     Args:
         tensor: [N, ...], the same shape on every worker.
@@ -140,9 +150,11 @@ def from_rank_zero(function: Callable[[], T]) -> T:
 
 
 def shared_generator(*numbers: int) -> torch.Generator:
-    """A CPU generator seeded by the given numbers alone (seed, purpose, counter, ...): equal on every worker.
+    """A CPU generator seeded by the given numbers alone (seed, purpose, counter, ...): equal on
+    every worker.
 
-    The numbers are mixed with splitmix64, so that neighbouring seeds and counters give unrelated streams.
+    The numbers are mixed with splitmix64, so that neighbouring seeds and counters give unrelated
+    streams.
     """
     mask = (1 << 64) - 1
     state = 0x9E3779B97F4A7C15

@@ -2,11 +2,14 @@
 
 
 class RunError(RuntimeError):
-    """Ends a run with a message and without a traceback; what is on disk is intact. The exit code is 1."""
+    """Ends a run with a message and without a traceback; what is on disk is intact. The exit code
+    is 1.
+    """
 
 
 class InterruptedRunError(RunError):
-    """The run was asked to stop by a signal, has saved its checkpoint, and ends; started again, it goes on.
+    """The run was asked to stop by a signal, has saved its checkpoint, and ends; started again, it
+    goes on.
 
     Args:
         message: what is shown.
@@ -19,5 +22,7 @@ class InterruptedRunError(RunError):
 
     @property
     def exit_code(self) -> int:
-        """What shells give for a process ended by that signal, so that a queue does not take it for success."""
+        """What shells give for a process ended by that signal, so that a queue does not take it for
+        success.
+        """
         return 128 + self.signal

@@ -10,8 +10,9 @@ from torch import nn
 def eval_mode(*modules: nn.Module) -> Iterator[None]:
     """Within it, modules and all their parts are in eval mode.
 
-    Afterwards each part has its own mode back: a layer that was frozen in eval mode stays there, which `train()` of
-    the whole would not know. In training mode, a layer with spectral norm changes its buffers in each forward pass.
+    Afterwards each part has its own mode back: a layer that was frozen in eval mode stays there,
+    which `train()` of the whole would not know. In training mode, a layer with spectral norm
+    changes its buffers in each forward pass.
 
     Args:
         *modules: to put into eval mode.

@@ -57,7 +57,9 @@ def _free(folder: Path) -> str:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file, whole or not at all; gzipped (equal content, equal bytes) when it ends in '.gz'."""
+    """Write a file, whole or not at all; gzipped (equal content, equal bytes) when it ends in
+    '.gz'.
+    """
     if path.suffix.lower() == '.gz':
         buffer = io.BytesIO()
         with gzip.GzipFile(fileobj=buffer, mode='wb', mtime=0, filename='') as file:

@@ -1,4 +1,6 @@
-"""Where things lie, and how files are named: the project's folder, the experiments, names of samples."""
+"""Where things lie, and how files are named: the project's folder, the experiments, names of
+samples.
+"""
 
 import hashlib
 import os
@@ -6,8 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-INSTALLED = (_PACKAGE / 'config').is_dir()            # from a wheel; in a clone, config/ lies beside the package
-ROOT = _PACKAGE if INSTALLED else _PACKAGE.parent     # the folder that holds config/, grids/ and dataset/
+INSTALLED = (
+    _PACKAGE / 'config'
+).is_dir()  # from a wheel; in a clone, config/ lies beside the package
+ROOT = (
+    _PACKAGE if INSTALLED else _PACKAGE.parent
+)  # the folder that holds config/, grids/ and dataset/
 
 # With a number, a kind, a suffix and what a temporary file adds, a name stays within the 143 bytes
 # that an encrypted file system allows (others: 255).
@@ -26,7 +32,7 @@ def experiments_folder() -> Path:
 
 
 def own_config_folder() -> Path | None:
-    """Returns `config/` of the working directory, for recipes beside those of the project, if any."""
+    """Returns `config/` of the working directory, for recipes of your own, if any."""
     folder = Path('config').absolute()
     return folder if folder.is_dir() and not folder.samefile(ROOT / 'config') else None
 
@@ -38,7 +44,9 @@ def grid_package() -> str:
 
 
 def find(path: str | os.PathLike[str]) -> Path:
-    """A path as a user writes it: absolute, from the working directory, or from the project's folder."""
+    """A path as a user writes it: absolute, from the working directory, or from the project's
+    folder.
+    """
     path = Path(path).expanduser()
     if not path.is_absolute() and not path.exists() and (ROOT / path).exists():
         return ROOT / path
@@ -46,10 +54,12 @@ def find(path: str | os.PathLike[str]) -> Path:
 
 
 def canonical(path: str | os.PathLike[str]) -> str:
-    """Returns the one spelling of a path, for comparisons: `data/`, `./data`, `~/data` and its absolute form agree.
+    """Returns the one spelling of a path, for comparisons: `data/`, `./data`, `~/data` and its
+    absolute form agree.
 
-    Symbolic links stay as they are written, except before `..`, which leaves the folder that a link leads to. What
-    lies in the project's own folder is given relative to it, so that it does not depend on where the clone is.
+    Symbolic links stay as they are written, except before `..`, which leaves the folder that a link
+    leads to. What lies in the project's own folder is given relative to it, so that it does not
+    depend on where the clone is.
     """
     found = find(path)
     if '..' in found.parts:
@@ -58,23 +68,25 @@ def canonical(path: str | os.PathLike[str]) -> str:
 
 
 def safe_stem(path: str | os.PathLike[str]) -> str:
-    """Returns the name of a file, without its suffix, in a form that any file system and terminal takes.
+    """Returns the name of a file, without its suffix, in a form that any file system and terminal
+    takes.
 
-    Characters that cannot be printed or stored become '_', and names beyond 80 bytes are cut. A name that is changed
-    ends in eight digits of its hash, so that different names stay different.
+    Characters that cannot be printed or stored become '_', and names beyond 80 bytes are cut. A
+    name that is changed ends in eight digits of its hash, so that different names stay different.
     """
     stem = Path(path).stem
     cleaned = ''.join(char if char.isprintable() and char not in _REFUSED else '_' for char in stem)
     if cleaned == stem and len(stem.encode()) <= _STEM_BYTES:
         return stem
     digest = hashlib.sha256(stem.encode(errors='surrogatepass')).hexdigest()[:8]
-    return cleaned.encode()[:_STEM_BYTES - 9].decode(errors='ignore') + f'-{digest}'
+    return cleaned.encode()[: _STEM_BYTES - 9].decode(errors='ignore') + f'-{digest}'
 
 
 def experiment_places(sig: str, beside: Path | None = None) -> list[Path]:
     """Returns the folders in which to look for an experiment, in order.
 
-    These are `beside`, the folder of all experiments, and the folder that `note_experiment` has noted there.
+    These are `beside`, the folder of all experiments, and the folder that `note_experiment` has
+    noted there.
 
     Args:
         sig: its signature.
@@ -88,7 +100,8 @@ def experiment_places(sig: str, beside: Path | None = None) -> list[Path]:
 
 
 def note_experiment(folder: Path) -> None:
-    """Notes in the folder of all experiments where one is that is not in it, so that its signature alone finds it.
+    """Notes in the folder of all experiments where one is that is not in it, so that its signature
+    alone finds it.
 
     Args:
         folder: of the experiment; its name is the signature.

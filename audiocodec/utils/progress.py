@@ -1,8 +1,10 @@
-"""Progress of a loop: a live bar on a terminal, plain lines in log files and wherever there is no terminal.
+"""Progress of a loop: a live bar on a terminal, plain lines in log files and wherever there is no
+terminal.
 
-On a terminal the bar owns the last line of the screen, and the plain lines go to the logger marked `progress_line`, so
-that log files get them. Put `ConsoleFilter()` on every handler that writes to the terminal: it keeps those lines off
-the screen and wipes the bar before any other record, so that the two never mix.
+On a terminal the bar owns the last line of the screen, and the plain lines go to the logger marked
+`progress_line`, so that log files get them. Put `ConsoleFilter()` on every handler that writes to
+the terminal: it keeps those lines off the screen and wipes the bar before any other record, so that
+the two never mix.
 """
 
 import logging
@@ -25,19 +27,35 @@ class Progress(Generic[T]):
         total: number of steps; taken from `len(iterable)` when it has one; 0 or None when unknown.
         desc: text in front, e.g. 'Train | Epoch 3'.
         unit: what a step is called in the rate.
-        updates: number of plain lines, evenly over the steps; None for one line every `interval` seconds.
+        updates: number of plain lines, evenly over the steps; None for one line every `interval`
+            seconds.
         interval: seconds between two plain lines, at least.
-        initial: steps done before this loop (a resumed epoch); they count as done but not in the rate.
-        logger: where plain lines go, at level INFO; without one they go to `stream` when that is not a terminal.
+        initial: steps done before this loop (a resumed epoch); they count as done but not in the
+            rate.
+        logger: where plain lines go, at level INFO; without one they go to `stream` when that is
+            not a terminal.
         enabled: False for workers other than the first: only iterates.
         stream: the screen, by default the standard error.
     """
 
-    _on_screen: ClassVar['Progress[Any] | None'] = None  # the bar that owns the terminal's last line
+    _on_screen: ClassVar['Progress[Any] | None'] = (
+        None  # the bar that owns the terminal's last line
+    )
 
-    def __init__(self, iterable: Iterable[T] | None = None, total: int | None = None, desc: str = '',
-                 unit: str = 'it', *, updates: int | None = None, interval: float = 10.0, initial: int = 0,
-                 logger: logging.Logger | None = None, enabled: bool = True, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        iterable: Iterable[T] | None = None,
+        total: int | None = None,
+        desc: str = '',
+        unit: str = 'it',
+        *,
+        updates: int | None = None,
+        interval: float = 10.0,
+        initial: int = 0,
+        logger: logging.Logger | None = None,
+        enabled: bool = True,
+        stream: TextIO | None = None,
+    ) -> None:
         self.iterable = iterable
         self.total = total or (len(cast(Any, iterable)) if hasattr(iterable, '__len__') else 0)
         self.desc, self.unit, self.updates, self.interval = desc, unit, updates, interval
@@ -55,7 +73,9 @@ class Progress(Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         if self.iterable is None:
-            raise ValueError('Progress was made without an iterable: count with update(), or pass one.')
+            raise ValueError(
+                'Progress was made without an iterable: count with update(), or pass one.'
+            )
         try:
             self._draw(time.monotonic())
             for item in self.iterable:
@@ -68,8 +88,8 @@ class Progress(Generic[T]):
         """Figures to show, name to text. Costs nothing until they are shown.
 
         Args:
-            texts: a mapping, or a function returning one, which is called only for a plain line and at most once a
-                second for the bar: the place to read figures back from a device.
+            texts: a mapping, or a function returning one, which is called only for a plain line and
+                at most once a second for the bar: the place to read figures back from a device.
         """
         self._postfix = texts
 
@@ -79,7 +99,9 @@ class Progress(Generic[T]):
         if not self.enabled:
             return
         now = time.monotonic()
-        if not self._rated:  # the first step waits for workers, compilation and caches: it would spoil the rate
+        if (
+            not self._rated
+        ):  # the first step waits for workers, compilation and caches: it would spoil the rate
             self._rate_from, self._rated = (now, self.n), True
         if self._line_is_due(now):
             self._print_line(now)
@@ -137,7 +159,7 @@ class Progress(Generic[T]):
             bar = f'[{"#" * int(20 * share):-<20}] {share:4.0%} '
         line = f'{self.desc} {bar}' + ' | '.join([self._count(), *self._facts(now)])
         columns = shutil.get_terminal_size().columns
-        self._show('\r\x1b[K' + line.strip()[:columns - 1])
+        self._show('\r\x1b[K' + line.strip()[: columns - 1])
 
     def _refresh_texts(self, now: float) -> None:
         self._texts = self._postfix() if callable(self._postfix) else self._postfix

@@ -11,42 +11,70 @@ class CompressionExplorer(Explorer):
     """A table with the last metrics of each stage of every experiment in a grid."""
 
     COLUMNS: Mapping[str, Mapping[str, str]] = {
-        'train': {'g_loss': '.3f', 'l1': '.4f', 'msspec': '.3f', 'mel': '.3f', 'commitment': '.3f',
-                  'codebook_usage': '.1%', 'adv_msstftd': '.3f', 'feat_msstftd': '.3f', 'd_msstftd': '.3f',
-                  'duration': '.0f'},
+        'train': {
+            'g_loss': '.3f',
+            'l1': '.4f',
+            'msspec': '.3f',
+            'mel': '.3f',
+            'commitment': '.3f',
+            'codebook_usage': '.1%',
+            'adv_msstftd': '.3f',
+            'feat_msstftd': '.3f',
+            'd_msstftd': '.3f',
+            'duration': '.0f',
+        },
         'valid': {'l1': '.4f', 'msspec': '.3f', 'mel': '.3f', 'sisnr': '.2f', 'bandwidth': '.2f'},
         'evaluate': {'sisnr': '.2f', 'mel': '.3f', 'visqol': '.2f'},
     }
 
     def __init__(self, explore: Callable[[Launcher], None]) -> None:
         super().__init__(explore)
-        self.seen: set[tuple[str, str]] = set()  # (stage, metric) that some experiment has; Dora asks for columns last
+        self.seen: set[tuple[str, str]] = (
+            set()
+        )  # (stage, metric) that some experiment has; Dora asks for columns last
 
     def get_grid_meta(self) -> list[Any]:
         """Columns that tell the experiments apart."""
-        return [tt.leaf('index', align='>'), tt.leaf('name', wrap=100), tt.leaf('state'), tt.leaf('sig', align='>'),
-                tt.leaf('sid', align='<')]
+        return [
+            tt.leaf('index', align='>'),
+            tt.leaf('name', wrap=100),
+            tt.leaf('state'),
+            tt.leaf('sig', align='>'),
+            tt.leaf('sid', align='<'),
+        ]
 
     def get_grid_metrics(self) -> list[Any]:
-        """Columns of metrics, by stage: those that an experiment of the grid has (no discriminator, no column)."""
+        """Columns of metrics, by stage: those that an experiment of the grid has (no discriminator,
+        no column).
+        """
         groups = []
         for stage, columns in self.COLUMNS.items():
             leaves = [tt.leaf('epoch', 'd')] if stage == 'train' else []
-            leaves += [tt.leaf(name, form) for name, form in columns.items() if (stage, name) in self.seen]
+            leaves += [
+                tt.leaf(name, form) for name, form in columns.items() if (stage, name) in self.seen
+            ]
             if leaves:
                 groups.append(tt.group(stage, leaves, align='>'))
         return groups
 
     def process_history(self, history: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        """The latest metrics of each stage; stages that do not run every epoch keep their last values.
+        """The latest metrics of each stage; stages that do not run every epoch keep their last
+        values.
 
         Args:
             history: one dict an epoch, stage -> metric -> value.
         """
-        self.seen.update((stage, name) for stages in history for stage, metrics in stages.items() for name in metrics)
+        self.seen.update(
+            (stage, name)
+            for stages in history
+            for stage, metrics in stages.items()
+            for name in metrics
+        )
         latest: dict[str, dict[str, Any]] = {stage: {} for stage in self.COLUMNS}
         for stages in history:
-            latest.update({stage: dict(metrics) for stage, metrics in stages.items() if stage in latest})
+            latest.update(
+                {stage: dict(metrics) for stage, metrics in stages.items() if stage in latest}
+            )
         if history:
             latest['train']['epoch'] = len(history)
         return latest

@@ -1,7 +1,7 @@
 """A grid for trying things: three small codecs on the example recordings, in one Slurm job array.
 
-    dora grid compression.debug                  # on a cluster
-    dora grid compression.debug --dry_run --init # anywhere: lists the experiments and makes them known by signature
+dora grid compression.debug                  # on a cluster
+dora grid compression.debug --dry_run --init # lists them, without Slurm too
 """
 
 from dora import Launcher

@@ -1,8 +1,7 @@
 """EnCodec, 48 kHz stereo, 3 to 24 kbps.
 
-Bind your own data in place of the example recordings: dset='audio/default' with datasource.train and the others, or
-dset='audio/folder' with datasource.folder.
-"""
+Bind your own data in place of the example recordings: dset='audio/default' with datasource.train
+and the others, or dset='audio/folder' with datasource.folder."""
 
 from dora import Launcher
 

@@ -1,1 +1,3 @@
-"""The sub-commands of `scripts/benchmark.py`, one module each; see `benchmarks.common` for what a module holds."""
+"""The sub-commands of `scripts/benchmark.py`, one module each; see `benchmarks.common` for what a
+module holds.
+"""

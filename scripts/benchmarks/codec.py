@@ -1,4 +1,6 @@
-"""Encoding and decoding with EnCodec at 24 kHz, in turn with the `encodec` package and `transformers`."""
+"""Encoding and decoding with EnCodec at 24 kHz, in turn with the `encodec` package and
+`transformers`.
+"""
 
 import argparse
 from collections.abc import Callable
@@ -22,24 +24,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """How much is coded, at which rate."""
     parser.add_argument('--seconds', type=float, default=10.0, help='of audio')
     parser.add_argument('--batch', type=int, default=1, help='items')
-    parser.add_argument('--bandwidth', type=float, default=6.0, choices=list(_CODEBOOKS), help='kbps')
-    parser.add_argument('--layout', choices=('cpu', 'inference', 'plain'), default='cpu',
-                        help='for_cpu(), for_inference() or the model as it trains')
+    parser.add_argument(
+        '--bandwidth', type=float, default=6.0, choices=list(_CODEBOOKS), help='kbps'
+    )
+    parser.add_argument(
+        '--layout',
+        choices=('cpu', 'inference', 'plain'),
+        default='cpu',
+        help='for_cpu(), for_inference() or the model as it trains',
+    )
     parser.add_argument('--peers', nargs='*', choices=PEERS, default=list(PEERS))
 
 
 def make_model(layout: str, device: str) -> Any:
     """The model of the published 24 kHz weights, with random ones."""
-    seanet: dict[str, Any] = {'dimension': 128, 'n_filters': 32, 'n_residual_layers': 1, 'ratios': [8, 5, 4, 2],
-                              'norm': 'weight_norm', 'causal': True, 'true_skip': False, 'lstm': 2}
+    seanet: dict[str, Any] = {
+        'dimension': 128,
+        'n_filters': 32,
+        'n_residual_layers': 1,
+        'ratios': [8, 5, 4, 2],
+        'norm': 'weight_norm',
+        'causal': True,
+        'true_skip': False,
+        'lstm': 2,
+    }
     quantizer = ResidualVectorQuantizer(128, 32, bins=1024, kmeans_init=False)
-    model = EncodecModel(SEANetEncoder(**seanet), SEANetDecoder(**seanet), quantizer, 24000, 1).eval().to(device)
-    return {'cpu': model.for_cpu, 'inference': model.for_inference, 'plain': lambda: model}[layout]()
+    model = (
+        EncodecModel(SEANetEncoder(**seanet), SEANetDecoder(**seanet), quantizer, 24000, 1)
+        .eval()
+        .to(device)
+    )
+    return {'cpu': model.for_cpu, 'inference': model.for_inference, 'plain': lambda: model}[
+        layout
+    ]()
 
 
 def _encodec(wav: torch.Tensor, bandwidth: float) -> Callable[[], Any]:
     """Encode and decode with the encodec package."""
     import encodec
+
     model = encodec.EncodecModel.encodec_model_24khz(pretrained=False).eval().to(wav.device)
     model.set_target_bandwidth(bandwidth)
     for layer in model.quantizer.vq.layers:
@@ -51,6 +74,7 @@ def _encodec(wav: torch.Tensor, bandwidth: float) -> Callable[[], Any]:
 def _transformers(wav: torch.Tensor, bandwidth: float) -> Callable[[], Any]:
     """Encode and decode with transformers."""
     import transformers
+
     model = transformers.EncodecModel(transformers.EncodecConfig()).eval().to(wav.device)
     for layer in model.quantizer.layers:
         layer.codebook.embed.normal_()
@@ -58,6 +82,7 @@ def _transformers(wav: torch.Tensor, bandwidth: float) -> Callable[[], Any]:
     def code() -> Any:
         encoded = model.encode(wav, bandwidth=bandwidth)
         return model.decode(encoded.audio_codes, encoded.audio_scales)
+
     return code
 
 
@@ -76,6 +101,7 @@ def make_peer(name: str, args: argparse.Namespace) -> Callable[[], None]:
         with torch.inference_mode():
             code()
         Stopwatch(args.device).wait()
+
     return run
 
 
@@ -85,10 +111,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     model = make_model(args.layout, args.device)
     model.set_num_codebooks(_CODEBOOKS[args.bandwidth])
     codes, _ = model.encode(wav)
-    functions: dict[str, Callable[[], Any]] = {'encode': lambda: model.encode(wav),
-                                               'decode': lambda: model.decode(codes)}
+    functions: dict[str, Callable[[], Any]] = {
+        'encode': lambda: model.encode(wav),
+        'decode': lambda: model.decode(codes),
+    }
     with ExitStack() as peers, torch.inference_mode():
-        functions |= {name: peers.enter_context(apart(make_peer, name, args)) for name in args.peers}
+        functions |= {
+            name: peers.enter_context(apart(make_peer, name, args)) for name in args.peers
+        }
         times = in_turn(functions, args.steps, args.warmup, args.device)
     times['total'] = [encode + decode for encode, decode in zip(times['encode'], times['decode'])]
     result: dict[str, Any] = {**summary(times), 'peak_bytes': peak_bytes(args.device)}

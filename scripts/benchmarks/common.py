@@ -1,18 +1,22 @@
-"""What every benchmark shares: timing, medians, memory, the table and the JSON line, and a peer run in turn.
+"""What every benchmark shares: timing, medians, memory, the table and the JSON line, and a peer run
+in turn.
 
-A sub-command of `scripts/benchmark.py` is a module of this package, imported only when it is asked for, with
+A sub-command of `scripts/benchmark.py` is a module of this package, imported only when it is asked
+for, with
 
     HELP: str                                                        one line for `--help`
-    DEFAULTS: dict[str, Any]                                         of the shared options, where they are its own
-    add_arguments(parser: argparse.ArgumentParser) -> None           its own options; `add_shared_arguments` is called
-                                                                     for it, and gives those that all have
-    run(args: argparse.Namespace) -> dict[str, Any]                  measures, and returns the result
+    DEFAULTS: dict[str, Any]                          its own defaults of shared options
+    add_arguments(parser: argparse.ArgumentParser) -> None    its own options, beside shared ones
+                                                                     for it, and gives those that
+                                                                     all have
+    run(args: argparse.Namespace) -> dict[str, Any]   measures, and returns the result
 
-The result holds plain numbers, strings, lists and dicts. `benchmark.py` adds the options and `machine()` to it, prints
-the table and then the result as one line of JSON, the last line of the output. These keys have a meaning everywhere:
+The result holds plain numbers, strings, lists and dicts. `benchmark.py` adds the options and
+`machine()` to it, prints the table and then the result as one line of JSON, the last line of the
+output. These keys have a meaning everywhere:
 
     ms           {name: median milliseconds}: smaller is better; `total` is the whole
-    spread       {name: (third - first quartile) / median} of the same names: how far to trust the medians
+    spread       {name: (third - first quartile) / median}: how far to trust the medians
     per_second   {name: rate}: greater is better
     peak_bytes   peak memory: smaller is better
 
@@ -47,12 +51,22 @@ LONG_ENOUGH = 20  # milliseconds: what is started and waited for is little besid
 
 def add_shared_arguments(parser: argparse.ArgumentParser, defaults: Mapping[str, Any]) -> None:
     """The options that every sub-command has."""
-    parser.add_argument('--steps', type=int, default=defaults.get('steps', 5), help='times it is timed')
-    parser.add_argument('--warmup', type=int, default=defaults.get('warmup', 1), help='times before that')
-    parser.add_argument('--threads', type=int, default=defaults.get('threads', 2), help='CPU threads of PyTorch')
+    parser.add_argument(
+        '--steps', type=int, default=defaults.get('steps', 5), help='times it is timed'
+    )
+    parser.add_argument(
+        '--warmup', type=int, default=defaults.get('warmup', 1), help='times before that'
+    )
+    parser.add_argument(
+        '--threads', type=int, default=defaults.get('threads', 2), help='CPU threads of PyTorch'
+    )
     parser.add_argument('--device', default='cpu', help='cpu, cuda, cuda:1')
-    parser.add_argument('--against', metavar='COMMAND', help="a peer's command, which prints a line of JSON with the "
-                        'same keys: run it in turn with this benchmark and print how many times better this one is')
+    parser.add_argument(
+        '--against',
+        metavar='COMMAND',
+        help="a peer's command, which prints a line of JSON with the "
+        'same keys: run it in turn with this benchmark and print how many times better this one is',
+    )
     parser.add_argument('--rounds', type=int, default=3, help='turns of each side, with --against')
 
 
@@ -83,10 +97,14 @@ class Stopwatch:
     def stop(self, name: str) -> None:
         """Add the time since `start`."""
         self.wait()
-        self.times.setdefault(name, []).append((time.perf_counter() - self._begins.pop(name)) * 1000)
+        self.times.setdefault(name, []).append(
+            (time.perf_counter() - self._begins.pop(name)) * 1000
+        )
 
     def rounds(self, steps: int, warmup: int) -> Iterator[None]:
-        """Go on so many times, `steps` after `warmup`; only what is measured in `steps` of them stays."""
+        """Go on so many times, `steps` after `warmup`; only what is measured in `steps` of them
+        stays.
+        """
         for step in range(warmup + steps):
             if step == warmup:
                 self.times.clear()
@@ -96,10 +114,13 @@ class Stopwatch:
         """Until the device has done all it was sent."""
         if self.device.startswith('cuda'):
             import torch
+
             torch.cuda.synchronize(self.device)
 
 
-def in_turn(functions: Mapping[str, Callable[[], Any]], steps: int, warmup: int, device: str = 'cpu') -> Times:
+def in_turn(
+    functions: Mapping[str, Callable[[], Any]], steps: int, warmup: int, device: str = 'cpu'
+) -> Times:
     """Milliseconds of each call, the functions called one after the other in every round.
 
     Args:
@@ -118,7 +139,8 @@ def in_turn(functions: Mapping[str, Callable[[], Any]], steps: int, warmup: int,
 
 @contextmanager
 def apart(make: Callable[..., Callable[[], Any]], *args: Any) -> Iterator[Callable[[], None]]:
-    """What `make(*args)` gives, to be called in a process of its own: memory that one side frees is not the other's.
+    """What `make(*args)` gives, to be called in a process of its own: memory that one side frees is
+    not the other's.
 
     Args:
         make: a function of a module, not of the main program.
@@ -141,7 +163,9 @@ def _call() -> None:
     _made()
 
 
-def time_batches(batches: Iterable[Any], size: int, workers: int, steps: int, warmup: int) -> dict[str, Any]:
+def time_batches(
+    batches: Iterable[Any], size: int, workers: int, steps: int, warmup: int
+) -> dict[str, Any]:
     """Time batches as they come, `warmup + steps` of them.
 
     Args:
@@ -158,24 +182,34 @@ def time_batches(batches: Iterable[Any], size: int, workers: int, steps: int, wa
     for _ in watch.rounds(steps, warmup):
         with watch.measure('batch'):
             next(source)
-    seconds = sum(watch.times['batch']) / 1000  # batches come in bursts, of several processes: all of them count
+    seconds = (
+        sum(watch.times['batch']) / 1000
+    )  # batches come in bursts, of several processes: all of them count
     rate = size * steps / seconds
     result: dict[str, Any] = summary(watch.times)
     result['ms']['total'] = round(1000 * seconds / steps, 3)
-    return {**result, 'peak_bytes': peak_bytes(), 'per_second': {
-        'segments': round(rate, 1), 'segments_of_a_worker': round(rate / max(1, workers), 1)}}
+    return {
+        **result,
+        'peak_bytes': peak_bytes(),
+        'per_second': {
+            'segments': round(rate, 1),
+            'segments_of_a_worker': round(rate / max(1, workers), 1),
+        },
+    }
 
 
 def summary(times: Times) -> dict[str, dict[str, float]]:
     """`ms` and `spread`, see the module's docstring."""
-    return {'ms': {name: round(statistics.median(values), 3) for name, values in times.items()},
-            'spread': {name: round(_spread(values), 3) for name, values in times.items()}}
+    return {
+        'ms': {name: round(statistics.median(values), 3) for name, values in times.items()},
+        'spread': {name: round(_spread(values), 3) for name, values in times.items()},
+    }
 
 
 def _spread(values: Sequence[float]) -> float:
     median = statistics.median(values)
     if len(values) < 2 or not median:
-        return 0.
+        return 0.0
     first, _, third = statistics.quantiles(values, n=4, method='inclusive')
     return (third - first) / median
 
@@ -186,17 +220,25 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
 
 
 def peak_bytes(device: str = 'cpu') -> int:
-    """Peak memory so far: allocated on a GPU, else resident in this process (interpreter and libraries included)."""
+    """Peak memory so far: allocated on a GPU, else resident in this process (interpreter and
+    libraries included).
+    """
     if device.startswith('cuda'):
         import torch
+
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == 'darwin' else 1024
+    )
 
 
 def resting_bytes(device: str = 'cpu') -> int:
-    """The memory that this process holds now; the peak so far where the system does not say (outside Linux)."""
+    """The memory that this process holds now; the peak so far where the system does not say
+    (outside Linux).
+    """
     if device.startswith('cuda'):
         import torch
+
         return torch.cuda.memory_allocated(device)
     try:
         with open('/proc/self/statm') as file:
@@ -206,35 +248,47 @@ def resting_bytes(device: str = 'cpu') -> int:
 
 
 def machine(device: str = 'cpu') -> dict[str, Any]:
-    """Names and versions of what was measured on, and how busy it was: a median of a busy machine is worth little."""
+    """Names and versions of what was measured on, and how busy it was: a median of a busy machine
+    is worth little.
+    """
     import torch
 
     from audiocodec.utils.cpus import usable_cores
+
     name = torch.cuda.get_device_name(device) if device.startswith('cuda') else _processor()
-    return {'machine': name, 'cores': usable_cores(), 'load': round(os.getloadavg()[0], 2),
-            'date': time.strftime('%Y-%m-%d %H:%M'),
-            'versions': {'python': platform.python_version(), 'torch': torch.__version__}}
+    return {
+        'machine': name,
+        'cores': usable_cores(),
+        'load': round(os.getloadavg()[0], 2),
+        'date': time.strftime('%Y-%m-%d %H:%M'),
+        'versions': {'python': platform.python_version(), 'torch': torch.__version__},
+    }
 
 
 def _processor() -> str:
     try:
         with open('/proc/cpuinfo') as lines:
-            return next(line.split(':', 1)[1].strip() for line in lines if line.startswith('model name'))
+            return next(
+                line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')
+            )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
 
 def matrix_rate(device: str = 'cpu', dtype: str = 'float32') -> float:
-    """FLOPs per second that this machine reaches: in matrix products, or on a CPU in convolutions, if they are faster.
+    """FLOPs per second that this machine reaches: in matrix products, or on a CPU in convolutions,
+    if they are faster.
 
-    On a CPU, PyTorch's products are those of a library that knows some makers' processors better than others'; its
-    convolutions are not.
+    On a CPU, PyTorch's products are those of a library that knows some makers' processors better
+    than others'; its convolutions are not.
 
     Args:
         device: where.
-        dtype: the name of PyTorch's, or `tf32`, in which a GPU's convolutions of float32 may be computed.
+        dtype: the name of PyTorch's, or `tf32`, in which a GPU's convolutions of float32 may be
+            computed.
     """
     import torch
+
     kind = getattr(torch, 'float32' if dtype == 'tf32' else dtype)
     works = [_product, _convolution] if device == 'cpu' else [_product]
     before = torch.get_float32_matmul_precision()
@@ -247,8 +301,10 @@ def matrix_rate(device: str = 'cpu', dtype: str = 'float32') -> float:
 
 
 def _rate(work: Callable[[int], tuple[Callable[[], Any], int]], device: str) -> float:
-    """FLOPs per second of work of a size that takes long enough to be timed: machines and types differ thousandfold."""
-    for size in (2 ** exponent for exponent in range(8, 15)):
+    """FLOPs per second of work of a size that takes long enough to be timed: machines and types
+    differ thousandfold.
+    """
+    for size in (2**exponent for exponent in range(8, 15)):
         function, flops = work(size)
         if in_turn({'': function}, steps=1, warmup=1, device=device)[''][0] > LONG_ENOUGH:
             break
@@ -258,22 +314,35 @@ def _rate(work: Callable[[int], tuple[Callable[[], Any], int]], device: str) -> 
 def _product(device: str, kind: 'torch.dtype', size: int) -> tuple[Callable[[], Any], int]:
     """A matrix product, and its FLOPs."""
     import torch
+
     first = torch.randn(size, size, device=device).to(kind)
-    return lambda: first @ first, 2 * size ** 3
+    return lambda: first @ first, 2 * size**3
 
 
 def _convolution(device: str, kind: 'torch.dtype', size: int) -> tuple[Callable[[], Any], int]:
     """A convolution of images, and its FLOPs."""
     import torch
+
     side = size // 64
-    image = torch.randn(4, 256, side, side, device=device).to(kind).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(256, 256, 3, 3, device=device).to(kind).contiguous(memory_format=torch.channels_last)
-    return lambda: torch.nn.functional.conv2d(image, weight, padding=1), 2 * 4 * side ** 2 * 256 * 256 * 9
+    image = (
+        torch.randn(4, 256, side, side, device=device)
+        .to(kind)
+        .contiguous(memory_format=torch.channels_last)
+    )
+    weight = (
+        torch.randn(256, 256, 3, 3, device=device)
+        .to(kind)
+        .contiguous(memory_format=torch.channels_last)
+    )
+    return lambda: torch.nn.functional.conv2d(
+        image, weight, padding=1
+    ), 2 * 4 * side**2 * 256 * 256 * 9
 
 
-def memory_rate(device: str = 'cpu', size: int = 2 ** 28) -> float:
+def memory_rate(device: str = 'cpu', size: int = 2**28) -> float:
     """Bytes per second that this machine reads and writes, in copies of `size` bytes."""
     import torch
+
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     times = in_turn({'copy': lambda: target.copy_(source)}, steps=5, warmup=2, device=device)
@@ -282,29 +351,52 @@ def memory_rate(device: str = 'cpu', size: int = 2 ** 28) -> float:
 
 def print_table(title: str, rows: Sequence[Sequence[Any]], header: Sequence[str]) -> None:
     """Rows of text and numbers, aligned."""
-    cells = [[f'{cell:,.2f}' if isinstance(cell, float) else str(cell) for cell in row] for row in [header, *rows]]
+    cells = [
+        [f'{cell:,.2f}' if isinstance(cell, float) else str(cell) for cell in row]
+        for row in [header, *rows]
+    ]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     print(title)
     for row in cells:
-        first, rest = row[0].ljust(widths[0]), [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
+        first, rest = (
+            row[0].ljust(widths[0]),
+            [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])],
+        )
         print('  ' + '  '.join([first, *rest]))
 
 
 def print_result(result: dict[str, Any]) -> None:
     """The table of a result, and then the result as one line of JSON."""
     spreads = result.get('spread', {})
-    rows = [[f'{name} ({unit})', float(value), f'{100 * spreads[name]:.0f} %' if name in spreads else '']
-            for key, unit in (('ms', 'ms'), ('per_second', '/ s')) for name, value in result.get(key, {}).items()]
+    rows = [
+        [
+            f'{name} ({unit})',
+            float(value),
+            f'{100 * spreads[name]:.0f} %' if name in spreads else '',
+        ]
+        for key, unit in (('ms', 'ms'), ('per_second', '/ s'))
+        for name, value in result.get(key, {}).items()
+    ]
     if 'peak_bytes' in result:
-        rows.append(['peak memory (MiB)', result['peak_bytes'] / 2 ** 20, ''])
-    print_table(f"{result.get('benchmark', '')} on {result.get('machine', '')}", rows, ['', 'median', 'spread'])
+        rows.append(['peak memory (MiB)', result['peak_bytes'] / 2**20, ''])
+    print_table(
+        f'{result.get("benchmark", "")} on {result.get("machine", "")}',
+        rows,
+        ['', 'median', 'spread'],
+    )
     print(json.dumps(result), flush=True)
 
 
 def figures(result: dict[str, Any]) -> dict[str, float]:
-    """What can be compared, by dotted name, such that smaller is better: a rate becomes its inverse."""
+    """What can be compared, by dotted name, such that smaller is better: a rate becomes its
+    inverse.
+    """
     values = {f'ms.{name}': value for name, value in result.get('ms', {}).items()}
-    values |= {f'per_second.{name}': 1 / value for name, value in result.get('per_second', {}).items() if value}
+    values |= {
+        f'per_second.{name}': 1 / value
+        for name, value in result.get('per_second', {}).items()
+        if value
+    }
     return values | ({'peak_bytes': result['peak_bytes']} if 'peak_bytes' in result else {})
 
 
@@ -327,8 +419,8 @@ def compare(ours: Sequence[str], peer: str, rounds: int) -> dict[str, Any]:
         rounds: runs of each.
 
     Returns:
-        Our last result, the peer's, and `ratio`: by figure, the median over the rounds of how many times better ours
-        is, with all rounds in `ratios`.
+        Our last result, the peer's, and `ratio`: by figure, the median over the rounds of how many
+        times better ours is, with all rounds in `ratios`.
 
     Raises:
         ValueError: a command fails or prints no result, or the two have no figure in common.
@@ -340,11 +432,17 @@ def compare(ours: Sequence[str], peer: str, rounds: int) -> dict[str, Any]:
         for name in mine.keys() & theirs.keys():
             if mine[name] > 0:
                 ratios.setdefault(name, []).append(round(theirs[name] / mine[name], 4))
-        print(f'  round {turn + 1} of {rounds}: {sorted((name, values[-1]) for name, values in ratios.items())}',
-              file=sys.stderr, flush=True)
+        print(
+            f'  round {turn + 1} of {rounds}: '
+            f'{sorted((name, values[-1]) for name, values in ratios.items())}',
+            file=sys.stderr,
+            flush=True,
+        )
     if not ratios:
-        raise ValueError(f'{peer}: its result has no figure in common with this benchmark, which has '
-                         f'{", ".join(sorted(mine))}.')
+        raise ValueError(
+            f'{peer}: its result has no figure in common with this benchmark, which has '
+            f'{", ".join(sorted(mine))}.'
+        )
     middle = {name: round(statistics.median(values), 3) for name, values in sorted(ratios.items())}
     return {**result, 'peer': other, 'ratio': middle, 'ratios': ratios}
 
@@ -360,15 +458,24 @@ def _result_of(command: Sequence[str]) -> dict[str, Any]:
     except json.JSONDecodeError:
         result = None
     if not isinstance(result, dict):
-        raise ValueError(f'{shlex.join(command)}: exit code {done.returncode}; expected 0 and a line of JSON at the '
-                         f'end of its output. It ended with: {(done.stderr or done.stdout).strip()[-500:]}')
+        raise ValueError(
+            f'{shlex.join(command)}: exit code {done.returncode}; expected 0 and a line of JSON at '
+            'the '
+            f'end of its output. It ended with: {(done.stderr or done.stdout).strip()[-500:]}'
+        )
     return result
 
 
 def print_comparison(result: dict[str, Any]) -> None:
     """The table of ratios, and the result as one line of JSON."""
-    rows = [[name, value, ' '.join(f'{one:.2f}' for one in result['ratios'][name])]
-            for name, value in result['ratio'].items()]
-    print_table(f"{result.get('benchmark', '')}: times better than the peer, on {result.get('machine', '')}", rows,
-                ['', 'median', 'rounds'])
+    rows = [
+        [name, value, ' '.join(f'{one:.2f}' for one in result['ratios'][name])]
+        for name, value in result['ratio'].items()
+    ]
+    print_table(
+        f'{result.get("benchmark", "")}: times better than the peer, on '
+        f'{result.get("machine", "")}',
+        rows,
+        ['', 'median', 'rounds'],
+    )
     print(json.dumps(result), flush=True)

@@ -20,12 +20,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--dimension', type=int, default=128, help='channels of the latents')
     parser.add_argument('--vectors', type=int, default=64 * 75, help='latent frames')
     parser.add_argument('--iterations', type=int, default=50, help='of k-means, at most')
-    parser.add_argument('--plain', type=int, default=1, metavar='N',
-                        help='iterations of the n x c x d implementation that are timed, and scaled; 0: none')
+    parser.add_argument(
+        '--plain',
+        type=int,
+        default=1,
+        metavar='N',
+        help='iterations of the n x c x d implementation that are timed, and scaled; 0: none',
+    )
 
 
 def plain_iteration(samples: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
-    """New means by way of the differences of every sample and mean, [n, c, d], as the usual implementations do."""
+    """New means by way of the differences of every sample and mean, [n, c, d], as the usual
+    implementations do.
+    """
     nearest = (samples[:, None] - means[None]).square().sum(-1).argmin(-1)
     counts = torch.bincount(nearest, minlength=len(means)).clamp(min=1)
     sums = torch.zeros_like(means).scatter_add_(0, nearest[:, None].expand_as(samples), samples)
@@ -33,16 +40,20 @@ def plain_iteration(samples: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Time the initialisation of all levels; the plain one is timed for a few iterations, and scaled.
+    """Time the initialisation of all levels; the plain one is timed for a few iterations, and
+    scaled.
 
-    Each level of the usual implementations runs all iterations, and one search more, for what it leaves to the next.
+    Each level of the usual implementations runs all iterations, and one search more, for what it
+    leaves to the next.
     """
     torch.set_num_threads(args.threads)
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(args.vectors, args.dimension, generator=generator).to(args.device)
 
     def initialise() -> None:
-        books = Codebooks(args.levels, args.bins, args.dimension, kmeans_iters=args.iterations).to(args.device)
+        books = Codebooks(args.levels, args.bins, args.dimension, kmeans_iters=args.iterations).to(
+            args.device
+        )
         books.initialise(vectors)
 
     if args.device.startswith('cuda'):
@@ -54,6 +65,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not args.plain:
         return {**summary(times), **result}
     means = vectors[spread_indices(len(vectors), (args.bins,), generator).to(args.device)]
-    plain = in_turn({'plain': lambda: plain_iteration(vectors, means)}, args.plain, 0, args.device)['plain']
-    times['plain_scaled'] = [sum(plain) / args.plain * args.levels * (args.iterations + 1)] * args.steps
-    return {**summary(times), **result, 'ratio': {'plain': ratio(times['plain_scaled'], times['total'])}}
+    plain = in_turn({'plain': lambda: plain_iteration(vectors, means)}, args.plain, 0, args.device)[
+        'plain'
+    ]
+    times['plain_scaled'] = [
+        sum(plain) / args.plain * args.levels * (args.iterations + 1)
+    ] * args.steps
+    return {
+        **summary(times),
+        **result,
+        'ratio': {'plain': ratio(times['plain_scaled'], times['total'])},
+    }

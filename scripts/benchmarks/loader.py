@@ -14,7 +14,9 @@ DEFAULTS = {'steps': 30, 'warmup': 4, 'threads': 1}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is loaded, and as what."""
-    parser.add_argument('--source', required=True, help='folder with audio, manifest, or folder of shards')
+    parser.add_argument(
+        '--source', required=True, help='folder with audio, manifest, or folder of shards'
+    )
     parser.add_argument('--sample_rate', type=int, default=24000, help='of the segments (Hz)')
     parser.add_argument('--channels', type=int, default=1, help='of the segments')
     parser.add_argument('--seconds', type=float, default=1.0, help='of a segment')
@@ -23,14 +25,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Time the batches of one epoch as they come; loading is the work of the CPU, whatever the device.
+    """Time the batches of one epoch as they come; loading is the work of the CPU, whatever the
+    device.
 
     Raises:
         ValueError: no audio there.
     """
     torch.set_num_threads(args.threads)
     metas = load_shards(args.source) if is_shards(args.source) else load_source(args.source)
-    dataset = AudioDataset(metas, args.sample_rate, args.channels, args.seconds,
-                           args.batch * (args.warmup + args.steps))
+    dataset = AudioDataset(
+        metas,
+        args.sample_rate,
+        args.channels,
+        args.seconds,
+        args.batch * (args.warmup + args.steps),
+    )
     loader = make_loader(dataset, args.batch, args.workers)
-    return {'files': len(metas), **time_batches(loader, args.batch, args.workers, args.steps, args.warmup)}
+    return {
+        'files': len(metas),
+        **time_batches(loader, args.batch, args.workers, args.steps, args.warmup),
+    }

@@ -1,4 +1,6 @@
-"""Training updates of the quantizer alone, beside an implementation with one-hot codes and full distance matrices."""
+"""Training updates of the quantizer alone, beside an implementation with one-hot codes and full
+distance matrices.
+"""
 
 import argparse
 from typing import Any
@@ -20,13 +22,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--dimension', type=int, default=128, help='channels of the latents')
     parser.add_argument('--batch', type=int, default=64, help='items')
     parser.add_argument('--frames', type=int, default=75, help='frames of an item')
-    parser.add_argument('--plain', type=int, default=1, choices=(0, 1), help='0: without the one-hot implementation')
+    parser.add_argument(
+        '--plain', type=int, default=1, choices=(0, 1), help='0: without the one-hot implementation'
+    )
 
 
 class OneHotQuantizer:
     """Residual codebooks with moving averages, as the usual implementations compute them."""
 
-    def __init__(self, embed: torch.Tensor, decay: float = 0.99, epsilon: float = 1e-5, dead: float = 2.0) -> None:
+    def __init__(
+        self, embed: torch.Tensor, decay: float = 0.99, epsilon: float = 1e-5, dead: float = 2.0
+    ) -> None:
         self.embed, self.average = embed.clone(), 10 * embed
         self.sizes = torch.full(embed.shape[:2], 10.0, device=embed.device)
         self.decay, self.epsilon, self.dead = decay, epsilon, dead
@@ -36,17 +42,23 @@ class OneHotQuantizer:
         residual, losses = latents, []
         for embed, average, sizes in zip(self.embed, self.average, self.sizes):
             flat = residual.detach().transpose(1, 2).reshape(-1, latents.shape[1])
-            distances = flat.square().sum(1, keepdim=True) - 2 * flat @ embed.t() + embed.square().sum(1)
+            distances = (
+                flat.square().sum(1, keepdim=True) - 2 * flat @ embed.t() + embed.square().sum(1)
+            )
             codes = (-distances).max(dim=-1).indices
             one_hot = F.one_hot(codes, len(embed)).to(flat.dtype)
-            entries = F.embedding(codes, embed).view(len(latents), -1, latents.shape[1]).transpose(1, 2)
+            entries = (
+                F.embedding(codes, embed).view(len(latents), -1, latents.shape[1]).transpose(1, 2)
+            )
             expired = sizes < self.dead
             if bool(expired.any()):
                 drawn = flat[torch.randint(0, len(flat), (len(embed),), device=flat.device)]
                 embed.copy_(torch.where(expired[:, None], drawn, embed))
             sizes.mul_(self.decay).add_(one_hot.sum(0), alpha=1 - self.decay)
             average.mul_(self.decay).add_((flat.t() @ one_hot).t(), alpha=1 - self.decay)
-            smoothed = (sizes + self.epsilon) / (sizes.sum() + len(embed) * self.epsilon) * sizes.sum()
+            smoothed = (
+                (sizes + self.epsilon) / (sizes.sum() + len(embed) * self.epsilon) * sizes.sum()
+            )
             embed.copy_(average / smoothed[:, None])
             losses.append(F.mse_loss(entries, residual))
             residual = residual - entries
@@ -57,8 +69,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Time updates, forward and backward, in turn."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    latents = torch.randn(args.batch, args.dimension, args.frames, device=args.device, requires_grad=True)
-    quantizer = ResidualVectorQuantizer(args.dimension, args.levels, bins=args.bins, kmeans_init=False)
+    latents = torch.randn(
+        args.batch, args.dimension, args.frames, device=args.device, requires_grad=True
+    )
+    quantizer = ResidualVectorQuantizer(
+        args.dimension, args.levels, bins=args.bins, kmeans_init=False
+    )
     quantizer = quantizer.to(args.device).train()
     plain = OneHotQuantizer(quantizer.codebooks.embed)
     functions = {'total': lambda: quantizer(latents, 75.0).commitment_loss.backward()}

@@ -1,4 +1,6 @@
-"""Time to import what inference needs, and from the command line to the first update of a training run."""
+"""Time to import what inference needs, and from the command line to the first update of a training
+run.
+"""
 
 import argparse
 import os
@@ -18,7 +20,9 @@ _ROOT = Path(__file__).resolve().parents[2]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of what."""
     parser.add_argument('--train', type=int, default=1, choices=(0, 1), help='0: imports only')
-    parser.add_argument('overrides', nargs='*', default=['solver=compression/debug'], help='of the training run')
+    parser.add_argument(
+        'overrides', nargs='*', default=['solver=compression/debug'], help='of the training run'
+    )
 
 
 def first_update(overrides: list[str], environment: dict[str, str]) -> None:
@@ -28,8 +32,14 @@ def first_update(overrides: list[str], environment: dict[str, str]) -> None:
         ValueError: it ended before; holds what it printed.
     """
     command = [sys.executable, '-m', 'dora', '-P', 'audiocodec', 'run', '--clear', *overrides]
-    process = subprocess.Popen(command, cwd=_ROOT, env=environment, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command,
+        cwd=_ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     assert process.stdout is not None
     lines = []
     try:
@@ -49,9 +59,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     environment = {**os.environ, 'OMP_NUM_THREADS': str(args.threads)}
 
     def imports(module: str) -> None:
-        subprocess.run([sys.executable, '-c', f'import {module}'], check=True, env=environment, cwd=_ROOT)
+        subprocess.run(
+            [sys.executable, '-c', f'import {module}'], check=True, env=environment, cwd=_ROOT
+        )
 
-    functions = {'import_torch': lambda: imports('torch'), 'import_models': lambda: imports('audiocodec.models')}
+    functions = {
+        'import_torch': lambda: imports('torch'),
+        'import_models': lambda: imports('audiocodec.models'),
+    }
     with tempfile.TemporaryDirectory() as folder:
         environment['AUDIOCODEC_DORA_DIR'] = folder
         # a line for each update

@@ -14,29 +14,46 @@ if TYPE_CHECKING:
 HELP = 'one training update of a recipe, phase by phase'
 DEFAULTS: dict[str, Any] = {}
 
-# Methods that run_step calls, by the part of the solver they belong to ('' is the solver itself), and the phases that
-# they are. Besides: model_forward, with quantizer_and_commitment as a part of it, and optimizer. The gradients of the
-# adversarial terms belong to their own phase. What is left of `total` is clipping and bookkeeping.
-PHASES = {'adversaries': {'train_step': 'discriminator_step', 'generator_losses': 'generator_adversarial'},
-          '': {'reconstruction_losses': 'spectral_losses', 'reports': 'metrics'},
-          'balancer': {'backward': 'balancer_and_model_backward'},
-          'ema': {'step': 'ema'}}
+# Methods that run_step calls, by the part of the solver they belong to ('' is the solver itself),
+# and the phases that they are. Besides: model_forward, with quantizer_and_commitment as a part of
+# it, and optimizer. The gradients of the adversarial terms belong to their own phase. What is left
+# of `total` is clipping and bookkeeping.
+PHASES = {
+    'adversaries': {
+        'train_step': 'discriminator_step',
+        'generator_losses': 'generator_adversarial',
+    },
+    '': {'reconstruction_losses': 'spectral_losses', 'reports': 'metrics'},
+    'balancer': {'backward': 'balancer_and_model_backward'},
+    'ema': {'step': 'ema'},
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the peer script, and our own."""
-    parser.add_argument('--recipe', default='base_24khz', help='solver=compression/encodec_RECIPE, or another one')
+    parser.add_argument(
+        '--recipe', default='base_24khz', help='solver=compression/encodec_RECIPE, or another one'
+    )
     parser.add_argument('--batch', type=int, default=4, help='items')
-    parser.add_argument('--seconds', type=float, default=1., help='of audio in each item')
-    parser.add_argument('--autocast', choices=('null', 'bfloat16'), default='null', help='as precision.autocast')
-    parser.add_argument('--compile', choices=('true', 'false'), default='false', help='as the option of that name')
-    parser.add_argument('--profile', metavar='FILE', type=Path,
-                        help='write there the operators of one more update, by their own time')
+    parser.add_argument('--seconds', type=float, default=1.0, help='of audio in each item')
+    parser.add_argument(
+        '--autocast', choices=('null', 'bfloat16'), default='null', help='as precision.autocast'
+    )
+    parser.add_argument(
+        '--compile', choices=('true', 'false'), default='false', help='as the option of that name'
+    )
+    parser.add_argument(
+        '--profile',
+        metavar='FILE',
+        type=Path,
+        help='write there the operators of one more update, by their own time',
+    )
     parser.add_argument('overrides', nargs='*', help='of the configuration, such as optim.lr=1e-4')
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Time updates; then count the floating-point operations of one more, and measure the machine's rate.
+    """Time updates; then count the floating-point operations of one more, and measure the machine's
+    rate.
 
     Raises:
         ValueError: an override or a figure that the configuration refuses.
@@ -60,28 +77,42 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     for _ in watch.rounds(args.steps, args.warmup):
         update()
-    result = {**summary(watch.times), 'peak_bytes': peak_bytes(args.device),
-              'parameters': sum(parameter.numel() for parameter in solver.model.parameters())}
+    result = {
+        **summary(watch.times),
+        'peak_bytes': peak_bytes(args.device),
+        'parameters': sum(parameter.numel() for parameter in solver.model.parameters()),
+    }
     if args.profile is not None:
         _profile(update, args.profile)
-    return {**result, **_share_of_machine(update, result['ms']['total'], args.device, _type_of_products(solver))}
+    return {
+        **result,
+        **_share_of_machine(update, result['ms']['total'], args.device, _type_of_products(solver)),
+    }
 
 
 def _solver(args: argparse.Namespace) -> 'CompressionSolver':
-    """The recipe's own solver, past the initialisation of its codebooks: k-means is measured apart."""
+    """The recipe's own solver, after k-means of its codebooks, which is measured apart."""
     from audiocodec import train
 
     recipe = f'encodec_{args.recipe}' if '_' in args.recipe else args.recipe
     with tempfile.TemporaryDirectory() as folder:
-        xp = train.main.get_xp([f'solver=compression/{recipe}', f'device={args.device}', f'dora.dir={folder}',
-                                f'num_threads={args.threads}', f'precision.autocast={args.autocast}',
-                                f'compile={args.compile}', *args.overrides])
+        xp = train.main.get_xp(
+            [
+                f'solver=compression/{recipe}',
+                f'device={args.device}',
+                f'dora.dir={folder}',
+                f'num_threads={args.threads}',
+                f'precision.autocast={args.autocast}',
+                f'compile={args.compile}',
+                *args.overrides,
+            ]
+        )
         with xp.enter():
             solver = train.get_solver(xp.cfg)
     codebooks = solver.model.quantizer.codebooks
     codebooks.embed.normal_()
     codebooks.embed_avg.copy_(codebooks.embed * 10)
-    codebooks.cluster_size.fill_(10.)
+    codebooks.cluster_size.fill_(10.0)
     codebooks.inited.fill_(1)
     solver.model.train()
     return solver
@@ -92,6 +123,7 @@ def _time_phases(solver: 'CompressionSolver', watch: Stopwatch) -> None:
         def call(*args: Any, **kwargs: Any) -> Any:
             with watch.measure(phase):
                 return method(*args, **kwargs)
+
         return call
 
     for name, phases in PHASES.items():
@@ -99,7 +131,10 @@ def _time_phases(solver: 'CompressionSolver', watch: Stopwatch) -> None:
         for method, phase in phases.items():
             if part is not None:
                 setattr(part, method, timed(getattr(part, method), phase))
-    for module, phase in ((solver.model, 'model_forward'), (solver.model.quantizer, 'quantizer_and_commitment')):
+    for module, phase in (
+        (solver.model, 'model_forward'),
+        (solver.model.quantizer, 'quantizer_and_commitment'),
+    ):
         module.register_forward_pre_hook(lambda *_, phase=phase: watch.start(phase))
         module.register_forward_hook(lambda *_, phase=phase: watch.stop(phase))
     solver.optimizer.register_step_pre_hook(lambda *_: watch.start('optimizer'))
@@ -114,8 +149,12 @@ def _type_of_products(solver: 'CompressionSolver') -> str:
     return str(options.conv)
 
 
-def _share_of_machine(update: Callable[[], None], milliseconds: float, device: str, dtype: str) -> dict[str, Any]:
-    """What an update computes and moves, the rates of the machine at its best, and the floors under its time."""
+def _share_of_machine(
+    update: Callable[[], None], milliseconds: float, device: str, dtype: str
+) -> dict[str, Any]:
+    """What an update computes and moves, the rates of the machine at its best, and the floors under
+    its time.
+    """
     import torch
 
     rate = matrix_rate(device, dtype)
@@ -123,16 +162,22 @@ def _share_of_machine(update: Callable[[], None], milliseconds: float, device: s
     with torch.compiler.set_stance('force_eager'):  # compiled code does not show its operators
         work = count_work(update)
     floors = {'flops': 1000 * work['flops'] / rate, 'bytes': 1000 * work['bytes'] / bandwidth}
-    return {'gflops': round(work['flops'] / 1e9, 2), 'matrix_gflops_per_s': round(rate / 1e9, 1),
-            'share_of_matrix_rate': round(floors['flops'] / milliseconds, 3),
-            'gbytes': round(work['bytes'] / 1e9, 3), 'memory_gbytes_per_s': round(bandwidth / 1e9, 1),
-            'floor_ms': {name: round(value, 3) for name, value in floors.items()}}
+    return {
+        'gflops': round(work['flops'] / 1e9, 2),
+        'matrix_gflops_per_s': round(rate / 1e9, 1),
+        'share_of_matrix_rate': round(floors['flops'] / milliseconds, 3),
+        'gbytes': round(work['bytes'] / 1e9, 3),
+        'memory_gbytes_per_s': round(bandwidth / 1e9, 1),
+        'floor_ms': {name: round(value, 3) for name, value in floors.items()},
+    }
 
 
 def count_work(function: Callable[[], Any]) -> dict[str, int]:
-    """Floating-point operations of matrix products and convolutions (not of the LSTM), and bytes that operators move.
+    """Floating-point operations of matrix products and convolutions (not of the LSTM), and bytes
+    that operators move.
 
-    Each operator is taken to read its arguments and to write its results once, from and to memory; views move nothing.
+    Each operator is taken to read its arguments and to write its results once, from and to memory;
+    views move nothing.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -142,13 +187,21 @@ def count_work(function: Callable[[], Any]) -> dict[str, int]:
     total = {'flops': 0, 'bytes': 0}
 
     class Counter(TorchDispatchMode):
-        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             out = function(*args, **(kwargs or {}))
             count = flop_registry.get(function.overloadpacket)
             if count is not None:
                 total['flops'] += count(*args, **(kwargs or {}), out_val=out)
-            if not function.is_view and not function.name().startswith(('aten::empty', 'aten::detach')):
-                leaves = (leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, torch.Tensor))
+            if not function.is_view and not function.name().startswith(
+                ('aten::empty', 'aten::detach')
+            ):
+                leaves = (
+                    leaf
+                    for leaf in tree_leaves((args, kwargs, out))
+                    if isinstance(leaf, torch.Tensor)
+                )
                 tensors = {id(leaf): leaf.numel() * leaf.element_size() for leaf in leaves}
                 total['bytes'] += sum(tensors.values())
             return out
@@ -159,14 +212,21 @@ def count_work(function: Callable[[], Any]) -> dict[str, int]:
 
 
 def _profile(update: Callable[[], None], path: Path) -> None:
-    """Where the time of an update goes: its operators by the time they take themselves, with their shapes."""
+    """Where the time of an update goes: its operators by the time they take themselves, with their
+    shapes.
+    """
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])
+    activities = [ProfilerActivity.CPU] + (
+        [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
+    )
     with profile(activities=activities, record_shapes=True, acc_events=True) as profiler:
         update()
     key = 'self_cuda_time_total' if torch.cuda.is_available() else 'self_cpu_time_total'
     averages = profiler.key_averages(group_by_input_shape=True)
-    path.write_text(profiler.key_averages().table(sort_by=key, row_limit=40) + '\n'
-                    + averages.table(sort_by=key, row_limit=40))
+    path.write_text(
+        profiler.key_averages().table(sort_by=key, row_limit=40)
+        + '\n'
+        + averages.table(sort_by=key, row_limit=40)
+    )

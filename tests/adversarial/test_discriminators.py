@@ -16,15 +16,26 @@ from audiocodec.adversarial.discriminators import STFTDiscriminator
 from audiocodec.models.formats.weight_norm import parametrized_names
 
 PARITY = Path(__file__).parents[1] / 'fixtures' / 'parity'
-CLASSES = {'msstftd': MultiScaleSTFTDiscriminator, 'mpd': MultiPeriodDiscriminator, 'msd': MultiScaleDiscriminator}
-SMALL_STFT = {'filters': 4, 'n_ffts': [256, 128], 'hop_lengths': [64, 32], 'win_lengths': [256, 128]}
+CLASSES = {
+    'msstftd': MultiScaleSTFTDiscriminator,
+    'mpd': MultiPeriodDiscriminator,
+    'msd': MultiScaleDiscriminator,
+}
+SMALL_STFT = {
+    'filters': 4,
+    'n_ffts': [256, 128],
+    'hop_lengths': [64, 32],
+    'win_lengths': [256, 128],
+}
 
 
 @pytest.fixture(scope='module')
 def parts():
     parts = load_file(PARITY / 'training_parts.safetensors')
     for which in ('estimate', 'reference'):
-        parts[which] = parts[which][..., :6000]  # what the discriminators were given, by the shapes of their logits
+        parts[which] = parts[which][
+            ..., :6000
+        ]  # what the discriminators were given, by the shapes of their logits
     return parts
 
 
@@ -34,13 +45,20 @@ def case(request, parts):
     arguments = json.loads((PARITY / 'training_parts.json').read_text())[name]
     discriminator = CLASSES[name](**arguments)
     prefix = f'{name}.state.'
-    state = {key.removeprefix(prefix): value for key, value in parts.items() if key.startswith(prefix)}
+    state = {
+        key.removeprefix(prefix): value for key, value in parts.items() if key.startswith(prefix)
+    }
     assert any(key.endswith('weight_g') for key in state)
     # the windows of STFTs are computed here
-    stored = {key: value for key, value in state.items() if not key.endswith('spec_transform.window')}
+    stored = {
+        key: value for key, value in state.items() if not key.endswith('spec_transform.window')
+    }
     discriminator.load_state_dict(parametrized_names(stored))
-    expected = {key.removeprefix(f'{name}.'): value for key, value in parts.items()
-                if key.startswith(f'{name}.') and not key.startswith(prefix)}
+    expected = {
+        key.removeprefix(f'{name}.'): value
+        for key, value in parts.items()
+        if key.startswith(f'{name}.') and not key.startswith(prefix)
+    }
     return discriminator, expected
 
 
@@ -59,7 +77,9 @@ def test_logits_and_features_equal_audiocraft(case, parts):
             assert relative(logit, expected[f'logits_{which}.{index}']) < 1e-4
     for index, maps in enumerate(features):
         means = torch.stack([feature.abs().mean() for feature in maps])
-        torch.testing.assert_close(means, expected[f'fmap_mean_reference.{index}'], rtol=1e-4, atol=0)
+        torch.testing.assert_close(
+            means, expected[f'fmap_mean_reference.{index}'], rtol=1e-4, atol=0
+        )
 
 
 @pytest.mark.parametrize('criterion', ['hinge', 'hinge2', 'mse'])
@@ -68,9 +88,14 @@ def test_criteria_equal_audiocraft(case, parts, criterion):
     criteria = get_criterion(criterion)
     fakes, _ = discriminator(parts['estimate'])
     reals, _ = discriminator(parts['reference'])
-    values = torch.stack([
-        torch.stack([criteria.generator(fake) for fake in fakes]).mean(),
-        torch.stack([criteria.fake(fake) + criteria.real(real) for fake, real in zip(fakes, reals)]).mean()])
+    values = torch.stack(
+        [
+            torch.stack([criteria.generator(fake) for fake in fakes]).mean(),
+            torch.stack(
+                [criteria.fake(fake) + criteria.real(real) for fake, real in zip(fakes, reals)]
+            ).mean(),
+        ]
+    )
     torch.testing.assert_close(values, expected[criterion], rtol=1e-4, atol=1e-7)
 
 
@@ -91,20 +116,33 @@ def test_windows_of_audiocraft_are_those_computed_here(parts):
 
 def test_parameters_of_the_recipe():
     discriminator = MultiScaleSTFTDiscriminator(
-        filters=32, n_ffts=[1024, 2048, 512, 256, 128], hop_lengths=[256, 512, 128, 64, 32],
-        win_lengths=[1024, 2048, 512, 256, 128], activation_params={'negative_slope': 0.3})
-    inner = 3 * (32 * 32 * 27 + 2 * 32) + 32 * 32 * 9 + 2 * 32  # weight_norm: direction, magnitude, bias
-    assert sum(parameter.numel() for parameter in discriminator.parameters()) == 5 * (
-        2 * 32 * 27 + 32 + inner + 32 * 9 + 2) == 472_330
+        filters=32,
+        n_ffts=[1024, 2048, 512, 256, 128],
+        hop_lengths=[256, 512, 128, 64, 32],
+        win_lengths=[1024, 2048, 512, 256, 128],
+        activation_params={'negative_slope': 0.3},
+    )
+    inner = (
+        3 * (32 * 32 * 27 + 2 * 32) + 32 * 32 * 9 + 2 * 32
+    )  # weight_norm: direction, magnitude, bias
+    assert (
+        sum(parameter.numel() for parameter in discriminator.parameters())
+        == 5 * (2 * 32 * 27 + 32 + inner + 32 * 9 + 2)
+        == 472_330
+    )
 
 
-@pytest.mark.parametrize(('cls', 'arguments'), [
-    (MultiScaleSTFTDiscriminator, SMALL_STFT),
-    (MultiPeriodDiscriminator, {'filters': 2, 'max_filters': 16, 'periods': [2, 5]}),
-    (MultiScaleDiscriminator, {'filters': 4, 'max_filters': 16}),
-    (MultiScaleDiscriminator, {'filters': 4, 'max_filters': 16, 'norm': 'spectral_norm'}),
-    (MultiPeriodDiscriminator, {'filters': 2, 'max_filters': 16, 'norm': 'time_group_norm'}),
-], ids=lambda value: getattr(value, '__name__', ''))
+@pytest.mark.parametrize(
+    ('cls', 'arguments'),
+    [
+        (MultiScaleSTFTDiscriminator, SMALL_STFT),
+        (MultiPeriodDiscriminator, {'filters': 2, 'max_filters': 16, 'periods': [2, 5]}),
+        (MultiScaleDiscriminator, {'filters': 4, 'max_filters': 16}),
+        (MultiScaleDiscriminator, {'filters': 4, 'max_filters': 16, 'norm': 'spectral_norm'}),
+        (MultiPeriodDiscriminator, {'filters': 2, 'max_filters': 16, 'norm': 'time_group_norm'}),
+    ],
+    ids=lambda value: getattr(value, '__name__', ''),
+)
 def test_items_of_a_batch_are_judged_alone(cls, arguments):
     arguments = dict(arguments)
     if cls is MultiScaleDiscriminator and 'norm' in arguments:
@@ -114,9 +152,9 @@ def test_items_of_a_batch_are_judged_alone(cls, arguments):
     wav = 0.1 * torch.randn(3, 2, 1601)
     together, _ = discriminator(wav)
     for item in range(3):
-        alone, _ = discriminator(wav[item:item + 1])
+        alone, _ = discriminator(wav[item : item + 1])
         for logits, logit in zip(together, alone):
-            torch.testing.assert_close(logits[item:item + 1], logit, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(logits[item : item + 1], logit, rtol=1e-4, atol=1e-6)
 
 
 def test_spectrum_is_the_normalised_uncentred_stft_with_parts_as_channels():
@@ -124,11 +162,16 @@ def test_spectrum_is_the_normalised_uncentred_stft_with_parts_as_channels():
     wav = torch.randn(3, 2, 203)
     spectrum = discriminator.spectrum(wav)
     window = torch.hann_window(48)
-    stft = torch.stft(wav.view(6, -1), 64, 16, 48, window, center=False, return_complex=True) / window.norm()
+    stft = (
+        torch.stft(wav.view(6, -1), 64, 16, 48, window, center=False, return_complex=True)
+        / window.norm()
+    )
     stft = stft.view(3, 2, 33, -1).transpose(2, 3)
     assert spectrum.shape == (3, 4, (203 - 64) // 16 + 1, 33)
     torch.testing.assert_close(spectrum, torch.cat([stft.real, stft.imag], dim=1))
-    loud = STFTDiscriminator(4, in_channels=2, n_fft=64, hop_length=16, win_length=48, normalized=False).spectrum(wav)
+    loud = STFTDiscriminator(
+        4, in_channels=2, n_fft=64, hop_length=16, win_length=48, normalized=False
+    ).spectrum(wav)
     torch.testing.assert_close(loud, spectrum * window.norm())
 
 
@@ -137,13 +180,16 @@ def test_channels_last_changes_no_value_and_no_gradient(channels):
     outputs = []
     for channels_last in (True, False):
         torch.manual_seed(0)
-        discriminator = MultiScaleSTFTDiscriminator(in_channels=channels, channels_last=channels_last, **SMALL_STFT)
+        discriminator = MultiScaleSTFTDiscriminator(
+            in_channels=channels, channels_last=channels_last, **SMALL_STFT
+        )
         wav = (0.1 * torch.randn(2, channels, 1000)).requires_grad_()
         logits, features = discriminator(wav)
         layout = discriminator.discriminators[0].spectrum(wav)
         assert layout.is_contiguous(memory_format=torch.channels_last) == channels_last
-        gradients = torch.autograd.grad(sum(logit.square().mean() for logit in logits), [
-            wav, *discriminator.parameters()])
+        gradients = torch.autograd.grad(
+            sum(logit.square().mean() for logit in logits), [wav, *discriminator.parameters()]
+        )
         outputs.append([*logits, *features[0], *gradients])
     for fast, plain in zip(*outputs):
         torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-6)
@@ -163,7 +209,9 @@ def test_sep_channels_judges_each_channel_as_an_item():
 def test_the_largest_maps_are_made_first_and_given_in_the_order_of_the_scales():
     torch.manual_seed(0)
     n_ffts = [64, 128, 32]
-    discriminator = MultiScaleSTFTDiscriminator(filters=2, n_ffts=n_ffts, hop_lengths=[16, 32, 8], win_lengths=n_ffts)
+    discriminator = MultiScaleSTFTDiscriminator(
+        filters=2, n_ffts=n_ffts, hop_lengths=[16, 32, 8], win_lengths=n_ffts
+    )
     wav = torch.randn(2, 1, 1000)
     logits, features = discriminator(wav)
     assert [maps[0].shape[-1] for maps in features] == [33, 65, 17]
@@ -186,8 +234,9 @@ def test_downsample_halves_the_audio_from_scale_to_scale():
 
 
 def test_negative_slope_below_zero_still_has_gradients():
-    discriminator = MultiPeriodDiscriminator(filters=2, max_filters=8, periods=[2],
-                                             activation_params={'negative_slope': -0.1})
+    discriminator = MultiPeriodDiscriminator(
+        filters=2, max_filters=8, periods=[2], activation_params={'negative_slope': -0.1}
+    )
     wav = torch.randn(1, 1, 400, requires_grad=True)
     discriminator(wav)[0][0].sum().backward()
     assert wav.grad.abs().sum() > 0
@@ -213,11 +262,14 @@ def test_wrong_channels_are_refused_by_name(cls):
         cls(in_channels=2, filters=4, max_filters=8)(torch.zeros(2, 4000))
 
 
-@pytest.mark.parametrize(('cls', 'arguments', 'length', 'message'), [
-    (MultiScaleSTFTDiscriminator, SMALL_STFT, 255, '255 samples .* n_fft=256'),
-    (MultiPeriodDiscriminator, {'periods': [2, 11]}, 5, '5 samples .* period=11'),
-    (MultiScaleDiscriminator, {}, 7, '7 samples .* at least 8'),
-])
+@pytest.mark.parametrize(
+    ('cls', 'arguments', 'length', 'message'),
+    [
+        (MultiScaleSTFTDiscriminator, SMALL_STFT, 255, '255 samples .* n_fft=256'),
+        (MultiPeriodDiscriminator, {'periods': [2, 11]}, 5, '5 samples .* period=11'),
+        (MultiScaleDiscriminator, {}, 7, '7 samples .* at least 8'),
+    ],
+)
 def test_too_short_audio_is_refused_by_name(cls, arguments, length, message):
     discriminator = cls(**{'filters': 4, 'max_filters': 8, **arguments})
     logits, _ = discriminator(torch.randn(1, 1, length + 1))
@@ -226,20 +278,31 @@ def test_too_short_audio_is_refused_by_name(cls, arguments, length, message):
         discriminator(torch.randn(1, 1, length))
 
 
-@pytest.mark.parametrize(('cls', 'arguments', 'message'), [
-    (MultiScaleSTFTDiscriminator, {'n_ffts': [512]}, 'one of each per scale'),
-    (MultiScaleSTFTDiscriminator, {'n_ffts': [], 'hop_lengths': [], 'win_lengths': []}, 'at least one'),
-    (MultiScaleSTFTDiscriminator, {'win_lengths': [2048, 2048, 512]}, 'win_length=2048 .* n_fft=1024'),
-    (MultiScaleSTFTDiscriminator, {'kernel_size': [3]}, 'kernel_size=.*two integers'),
-    (MultiScaleSTFTDiscriminator, {'filters': 0}, 'filters=0'),
-    (MultiScaleSTFTDiscriminator, {'norm': 'layer'}, "norm='layer' is unknown"),
-    (MultiScaleSTFTDiscriminator, {'activation': 'Leaky'}, "activation='Leaky'"),
-    (MultiPeriodDiscriminator, {'periods': [0]}, 'period=0'),
-    (MultiPeriodDiscriminator, {'kernel_sizes': [5]}, 'kernel_sizes=.*expected two'),
-    (MultiScaleDiscriminator, {'kernel_sizes': [4, 3]}, 'two odd sizes'),
-    (MultiScaleDiscriminator, {'groups': [2]}, 'groups=.*expected 4'),
-    (MultiScaleDiscriminator, {'pad': 'Pad'}, "pad='Pad'"),
-])
+@pytest.mark.parametrize(
+    ('cls', 'arguments', 'message'),
+    [
+        (MultiScaleSTFTDiscriminator, {'n_ffts': [512]}, 'one of each per scale'),
+        (
+            MultiScaleSTFTDiscriminator,
+            {'n_ffts': [], 'hop_lengths': [], 'win_lengths': []},
+            'at least one',
+        ),
+        (
+            MultiScaleSTFTDiscriminator,
+            {'win_lengths': [2048, 2048, 512]},
+            'win_length=2048 .* n_fft=1024',
+        ),
+        (MultiScaleSTFTDiscriminator, {'kernel_size': [3]}, 'kernel_size=.*two integers'),
+        (MultiScaleSTFTDiscriminator, {'filters': 0}, 'filters=0'),
+        (MultiScaleSTFTDiscriminator, {'norm': 'layer'}, "norm='layer' is unknown"),
+        (MultiScaleSTFTDiscriminator, {'activation': 'Leaky'}, "activation='Leaky'"),
+        (MultiPeriodDiscriminator, {'periods': [0]}, 'period=0'),
+        (MultiPeriodDiscriminator, {'kernel_sizes': [5]}, 'kernel_sizes=.*expected two'),
+        (MultiScaleDiscriminator, {'kernel_sizes': [4, 3]}, 'two odd sizes'),
+        (MultiScaleDiscriminator, {'groups': [2]}, 'groups=.*expected 4'),
+        (MultiScaleDiscriminator, {'pad': 'Pad'}, "pad='Pad'"),
+    ],
+)
 def test_bad_arguments_are_refused_by_name(cls, arguments, message):
     with pytest.raises(ValueError, match=message):
         cls(**arguments)
@@ -250,5 +313,8 @@ def test_float64_is_kept():
     wav = torch.randn(1, 1, 400, dtype=torch.float64)
     logits, features = discriminator(wav)
     assert logits[0].dtype == torch.float64
-    assert get_criterion('hinge').real(logits[0]).dtype == FeatureMatchingLoss()(features[0], features[0]).dtype
+    assert (
+        get_criterion('hinge').real(logits[0]).dtype
+        == FeatureMatchingLoss()(features[0], features[0]).dtype
+    )
     assert get_criterion('hinge').real(logits[0]).dtype == torch.float64

@@ -15,7 +15,7 @@ from audiocodec.adversarial import (
 from audiocodec.adversarial.discriminators import MultiDiscriminator
 from audiocodec.adversarial.evaluate import with_known_gradient
 
-SGD = functools.partial(torch.optim.SGD, lr=0.)
+SGD = functools.partial(torch.optim.SGD, lr=0.0)
 
 
 class SharedTrunk(nn.Module):
@@ -23,7 +23,10 @@ class SharedTrunk(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.trunk, self.heads = nn.Conv1d(1, 3, 5), nn.ModuleList(nn.Conv1d(3, 1, 3) for _ in range(2))
+        self.trunk, self.heads = (
+            nn.Conv1d(1, 3, 5),
+            nn.ModuleList(nn.Conv1d(3, 1, 3) for _ in range(2)),
+        )
 
     def forward(self, wav):
         x = self.trunk(wav).tanh()
@@ -32,11 +35,16 @@ class SharedTrunk(nn.Module):
 
 def make(kind):
     torch.manual_seed(0)
-    return {'stft': lambda: MultiScaleSTFTDiscriminator(filters=4, n_ffts=[128, 64], hop_lengths=[32, 16],
-                                                        win_lengths=[128, 64]),
-            'period': lambda: MultiPeriodDiscriminator(filters=2, max_filters=8, periods=[2, 3]),
-            'scale': lambda: MultiScaleDiscriminator(filters=4, max_filters=8, downsample_scales=[2], downsample=True),
-            'shared': SharedTrunk}[kind]()
+    return {
+        'stft': lambda: MultiScaleSTFTDiscriminator(
+            filters=4, n_ffts=[128, 64], hop_lengths=[32, 16], win_lengths=[128, 64]
+        ),
+        'period': lambda: MultiPeriodDiscriminator(filters=2, max_filters=8, periods=[2, 3]),
+        'scale': lambda: MultiScaleDiscriminator(
+            filters=4, max_filters=8, downsample_scales=[2], downsample=True
+        ),
+        'shared': SharedTrunk,
+    }[kind]()
 
 
 def batch():
@@ -54,13 +62,15 @@ def test_the_generator_gets_the_gradients_of_all_at_once(kind, normalize):
     logits, features = trainer.discriminators['d'](fake)
     _, references = trainer.discriminators['d'](real)
     number = len(logits) if normalize else 1
-    expected = {'adv_d': -sum(logit.mean() for logit in logits) / number,
-                'feat_d': sum(map(FeatureMatchingLoss(nn.L1Loss()), features, references)) / number}
+    expected = {
+        'adv_d': -sum(logit.mean() for logit in logits) / number,
+        'feat_d': sum(map(FeatureMatchingLoss(nn.L1Loss()), features, references)) / number,
+    }
     assert losses.keys() == expected.keys()
     for name, loss in losses.items():
         torch.testing.assert_close(loss, expected[name])
-        actual, = torch.autograd.grad(3 * loss, fake, retain_graph=True)
-        plain, = torch.autograd.grad(3 * expected[name], fake, retain_graph=True)
+        (actual,) = torch.autograd.grad(3 * loss, fake, retain_graph=True)
+        (plain,) = torch.autograd.grad(3 * expected[name], fake, retain_graph=True)
         torch.testing.assert_close(actual, plain, rtol=1e-4, atol=1e-6 * plain.abs().max().item())
     assert all(parameter.grad is None for parameter in trainer.parameters())
 
@@ -71,7 +81,10 @@ def test_discriminators_get_the_gradients_of_all_at_once(kind, normalize):
     discriminator = make(kind)
     fake, real = batch()
     of_fake, of_real = discriminator(fake)[0], discriminator(real)[0]
-    loss = sum((1 + fakes).relu().mean() + (1 - reals).relu().mean() for fakes, reals in zip(of_fake, of_real))
+    loss = sum(
+        (1 + fakes).relu().mean() + (1 - reals).relu().mean()
+        for fakes, reals in zip(of_fake, of_real)
+    )
     loss = loss / len(of_fake) if normalize else loss
     expected = torch.autograd.grad(loss, list(discriminator.parameters()))
     trainer = AdversarialTrainer({'d': discriminator}, optimizer=SGD, normalize=normalize)
@@ -97,7 +110,9 @@ def test_the_maps_of_only_one_are_in_memory(step):
             kept.append(weakref.ref(x))
             return x.mean(1), [x]
 
-    trainer = AdversarialTrainer({'d': MultiDiscriminator([Part() for _ in range(4)], 1)}, optimizer=SGD)
+    trainer = AdversarialTrainer(
+        {'d': MultiDiscriminator([Part() for _ in range(4)], 1)}, optimizer=SGD
+    )
     fake, real = batch()
     getattr(trainer, step)(fake.requires_grad_(step == 'generator_losses'), real)
     assert alive == [0, 0, 0, 0]

@@ -27,7 +27,9 @@ ADAM = functools.partial(torch.optim.Adam, lr=3e-3, betas=(0.5, 0.9))
 def make_discriminators(seed=0):
     torch.manual_seed(seed)
     return {
-        'stft': MultiScaleSTFTDiscriminator(filters=4, n_ffts=[128, 64], hop_lengths=[32, 16], win_lengths=[128, 64]),
+        'stft': MultiScaleSTFTDiscriminator(
+            filters=4, n_ffts=[128, 64], hop_lengths=[32, 16], win_lengths=[128, 64]
+        ),
         'period': MultiPeriodDiscriminator(filters=2, max_filters=8, periods=[2, 3]),
     }
 
@@ -40,7 +42,9 @@ def batch(index=0, size=2, length=600):
     generator = torch.Generator().manual_seed(index)
     noise = 0.3 * torch.randn(size, 1, length, generator=generator)
     time = torch.arange(length) / length
-    return noise, 0.3 * torch.sin(2 * torch.pi * (20 + 5 * torch.rand(size, 1, 1, generator=generator)) * time)
+    return noise, 0.3 * torch.sin(
+        2 * torch.pi * (20 + 5 * torch.rand(size, 1, 1, generator=generator)) * time
+    )
 
 
 def parameters(trainer):
@@ -59,12 +63,19 @@ class ForeignDiscriminator(nn.Module):
         return [hidden.mean(1)], [[hidden]]
 
 
-@pytest.mark.parametrize('copied', [copy.deepcopy, lambda trainer: pickle.loads(pickle.dumps(trainer))])
+@pytest.mark.parametrize(
+    'copied', [copy.deepcopy, lambda trainer: pickle.loads(pickle.dumps(trainer))]
+)
 @pytest.mark.parametrize('compiled', [False, True])
 def test_copies_train_alike_and_share_nothing(copied, compiled, assert_equal):
     torch.manual_seed(0)
-    discriminators = {**make_discriminators(), 'scale': MultiScaleDiscriminator(
-        scale_norms=['spectral_norm', 'weight_norm'], filters=2, max_filters=8), 'foreign': ForeignDiscriminator()}
+    discriminators = {
+        **make_discriminators(),
+        'scale': MultiScaleDiscriminator(
+            scale_norms=['spectral_norm', 'weight_norm'], filters=2, max_filters=8
+        ),
+        'foreign': ForeignDiscriminator(),
+    }
     trainer = AdversarialTrainer(discriminators, optimizer=ADAM)
     if compiled:
         compile_parts(nn.Module(), trainer)
@@ -92,14 +103,23 @@ def test_discriminators_learn_to_separate(criterion):
         assert late(f'd_{name}') < 0.3 * history[0][f'd_{name}']
         assert late(f'd_{name}_real_acc') > 0.9
         assert late(f'd_{name}_fake_acc') > 0.9
-    assert set(history[0]) == {'d_stft', 'd_stft_real_acc', 'd_stft_fake_acc', 'd_period', 'd_period_real_acc',
-                               'd_period_fake_acc', 'd_grad_norm'}
+    assert set(history[0]) == {
+        'd_stft',
+        'd_stft_real_acc',
+        'd_stft_fake_acc',
+        'd_period',
+        'd_period_real_acc',
+        'd_period_fake_acc',
+        'd_grad_norm',
+    }
     assert all(value.dim() == 0 and not value.requires_grad for value in history[0].values())
 
 
 @pytest.mark.parametrize('normalize', [True, False])
 def test_train_step_is_the_plain_update(normalize):
-    sgd = functools.partial(torch.optim.SGD, lr=0.1)  # Adam would blow up the rounding of gradients that cancel to 0
+    sgd = functools.partial(
+        torch.optim.SGD, lr=0.1
+    )  # Adam would blow up the rounding of gradients that cancel to 0
     trainer = make_trainer(normalize=normalize, optimizer=sgd)
     plain = nn.ModuleDict(make_discriminators())
     optimizer = sgd(plain.parameters())
@@ -109,9 +129,11 @@ def test_train_step_is_the_plain_update(normalize):
         metrics = trainer.train_step(fake, real)
         optimizer.zero_grad()
         for name, discriminator in plain.items():
-            loss = 0.
+            loss = 0.0
             for fake_logit, real_logit in zip(discriminator(fake)[0], discriminator(real)[0]):
-                loss = loss + (criterion.fake(fake_logit) + criterion.real(real_logit)) / (2 if normalize else 1)
+                loss = loss + (criterion.fake(fake_logit) + criterion.real(real_logit)) / (
+                    2 if normalize else 1
+                )
             loss.backward()
             torch.testing.assert_close(metrics[f'd_{name}'], loss.detach())
         norm = torch.stack([parameter.grad.norm() for parameter in plain.parameters()]).norm()
@@ -128,23 +150,31 @@ def test_generator_losses_are_the_plain_ones_with_gradient_through_fake_alone():
     real.requires_grad_()
     losses = trainer.generator_losses(fake, real)
     assert list(losses) == ['adv_stft', 'feat_stft', 'adv_period', 'feat_period']
-    gradients = {name: torch.autograd.grad(loss, fake, retain_graph=True)[0] for name, loss in losses.items()}
+    gradients = {
+        name: torch.autograd.grad(loss, fake, retain_graph=True)[0] for name, loss in losses.items()
+    }
 
     criterion, matching = get_criterion('hinge'), FeatureMatchingLoss()
     for name, discriminator in trainer.discriminators.items():
         logits, fakes = discriminator(fake)
         _, reals = discriminator(real)
-        plain = {f'adv_{name}': sum(criterion.generator(logit) for logit in logits) / 2,
-                 f'feat_{name}': sum(map(matching, fakes, reals)) / 2}
+        plain = {
+            f'adv_{name}': sum(criterion.generator(logit) for logit in logits) / 2,
+            f'feat_{name}': sum(map(matching, fakes, reals)) / 2,
+        }
         for key, loss in plain.items():
             torch.testing.assert_close(losses[key], loss)
-            torch.testing.assert_close(gradients[key], torch.autograd.grad(loss, fake, retain_graph=True)[0])
+            torch.testing.assert_close(
+                gradients[key], torch.autograd.grad(loss, fake, retain_graph=True)[0]
+            )
             assert gradients[key].norm() > 0
 
     sum(losses.values()).backward()
     assert fake.grad is not None
     assert real.grad is None
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in trainer.parameters())
+    assert all(
+        parameter.grad is None and parameter.requires_grad for parameter in trainer.parameters()
+    )
 
 
 def test_generator_losses_leave_gradients_and_frozen_parameters_as_they_are():
@@ -203,6 +233,7 @@ def test_every_fraction_is_a_mean_drawn_from_seed_and_count():
             trained.append(trainer._is_due())
             trainer.updates += 1
         return trained
+
     first = draws(seed=1)
     assert first == draws(seed=1)
     assert first != draws(seed=2)
@@ -237,7 +268,7 @@ def test_fresh_discriminators_beside_a_trained_generator_train_alone_and_gain_we
     before = [] if late else [False] * 2
     assert alone == [*before, True, True, False, False, False, False]
     assert seen == [*before, False, False, True, True, True, True]
-    assert shares[len(before):] == [0, 0, 0.5, 1, 1, 1]
+    assert shares[len(before) :] == [0, 0, 0.5, 1, 1, 1]
 
 
 def test_from_scratch_nobody_waits():
@@ -261,17 +292,29 @@ def test_clipping_bounds_the_gradient_and_reports_the_norm_before():
 def test_resume_is_bitwise_exact(tmp_path, every):
     def make():
         torch.manual_seed(0)
-        discriminators = {**make_discriminators(), 'scale': MultiScaleDiscriminator(
-            filters=4, max_filters=8, scale_norms=['spectral_norm'])}
-        return AdversarialTrainer(discriminators, ADAM, every=every, max_norm=1., start=1, warmup=0,
-                                  seed=4)
+        discriminators = {
+            **make_discriminators(),
+            'scale': MultiScaleDiscriminator(
+                filters=4, max_filters=8, scale_norms=['spectral_norm']
+            ),
+        }
+        return AdversarialTrainer(
+            discriminators, ADAM, every=every, max_norm=1.0, start=1, warmup=0, seed=4
+        )
 
     def train(trainer, updates):
         history = []
         for index in updates:
             metrics = trainer.train_step(*batch(index))
-            history.append({**metrics, **{key: value.detach() for key, value in
-                                          trainer.generator_losses(*batch(index)).items()}})
+            history.append(
+                {
+                    **metrics,
+                    **{
+                        key: value.detach()
+                        for key, value in trainer.generator_losses(*batch(index)).items()
+                    },
+                }
+            )
         return history
 
     whole = make()
@@ -285,8 +328,10 @@ def test_resume_is_bitwise_exact(tmp_path, every):
     assert history == expected
     assert 1 < sum('d_stft' in metrics for metrics in history) < 6
     assert all(map(torch.equal, parameters(whole), parameters(resumed)))
-    for ours, theirs in zip(whole.state_dict()['_extra_state']['optimizer']['state'].values(),
-                            resumed.state_dict()['_extra_state']['optimizer']['state'].values()):
+    for ours, theirs in zip(
+        whole.state_dict()['_extra_state']['optimizer']['state'].values(),
+        resumed.state_dict()['_extra_state']['optimizer']['state'].values(),
+    ):
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
@@ -301,14 +346,19 @@ def test_a_loaded_state_is_not_shared_with_its_giver():
 
 def test_optimizer_state_does_not_depend_on_the_order_of_the_discriminators():
     discriminators = make_discriminators()
-    forward, backward = make_trainer(), AdversarialTrainer(dict(reversed(make_discriminators().items())), ADAM)
+    forward, backward = (
+        make_trainer(),
+        AdversarialTrainer(dict(reversed(make_discriminators().items())), ADAM),
+    )
     assert list(backward.discriminators) != list(discriminators)
     forward.train_step(*batch())
     backward.load_state_dict(forward.state_dict())
     for trainer in (forward, backward):
         trainer.train_step(*batch(1))
     for name in discriminators:
-        for ours, theirs in zip(forward.discriminators[name].parameters(), backward.discriminators[name].parameters()):
+        for ours, theirs in zip(
+            forward.discriminators[name].parameters(), backward.discriminators[name].parameters()
+        ):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
@@ -321,9 +371,11 @@ def test_a_discriminator_with_batch_statistics_sees_fake_and_real_apart():
         def forward(self, wav):
             return [self.norm(wav)], [[wav]]
 
-    fake, real = torch.full((2, 1, 8), -1.), torch.full((2, 1, 8), 1.)
+    fake, real = torch.full((2, 1, 8), -1.0), torch.full((2, 1, 8), 1.0)
     metrics = AdversarialTrainer({'plain': Plain()}).train_step(fake, real)
-    assert metrics['d_plain'] == 2.  # each is normalised to 0; together they would be told apart perfectly
+    assert (
+        metrics['d_plain'] == 2.0
+    )  # each is normalised to 0; together they would be told apart perfectly
 
 
 def test_learning_under_autocast_keeps_float32_state():
@@ -342,14 +394,17 @@ def test_learning_under_autocast_keeps_float32_state():
         torch.testing.assert_close(metrics[name], expected[name], rtol=0.05, atol=0)
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
-    ({'criterion': 'wgan'}, "'wgan' is unknown: choose one of hinge, hinge2, mse"),
-    ({'every': 0}, 'every=0'),
-    ({'every': 0.5}, 'every=0.5'),
-    ({'start': -1}, 'start=-1'),
-    ({'warmup': -1}, 'warmup=-1'),
-    ({'max_norm': 0.}, 'max_norm=0.0'),
-])
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'criterion': 'wgan'}, "'wgan' is unknown: choose one of hinge, hinge2, mse"),
+        ({'every': 0}, 'every=0'),
+        ({'every': 0.5}, 'every=0.5'),
+        ({'start': -1}, 'start=-1'),
+        ({'warmup': -1}, 'warmup=-1'),
+        ({'max_norm': 0.0}, 'max_norm=0.0'),
+    ],
+)
 def test_bad_arguments_are_refused_by_name(arguments, message):
     with pytest.raises(ValueError, match=message):
         make_trainer(**arguments)
@@ -363,7 +418,7 @@ def test_unequal_shapes_are_refused():
     assert trainer.updates == 0
 
 
-WORKER = '''
+WORKER = """
 import functools, sys
 import torch
 from torch import distributed
@@ -372,8 +427,9 @@ from audiocodec.adversarial import AdversarialTrainer, MultiPeriodDiscriminator
 rank, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 distributed.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=2)
 torch.manual_seed(rank)
-trainer = AdversarialTrainer({'mpd': MultiPeriodDiscriminator(filters=2, max_filters=8, periods=[2, 3])},
-                             functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9), every=1.5, max_norm=0.5)
+discriminator = MultiPeriodDiscriminator(filters=2, max_filters=8, periods=[2, 3])
+optimizer = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+trainer = AdversarialTrainer({'mpd': discriminator}, optimizer, every=1.5, max_norm=0.5)
 trainer.broadcast()
 if rank == 0:
     torch.save(trainer.state_dict(), f'{folder}/start.th')
@@ -384,7 +440,7 @@ for fake, real in wavs:
     norms.append(metrics.get('d_grad_norm', torch.zeros(())))
 torch.save({'state': trainer.state_dict(), 'norms': torch.stack(norms)}, f'{folder}/end{rank}.th')
 distributed.destroy_process_group()
-'''
+"""
 
 
 def test_two_workers_equal_one_with_the_whole_batch(tmp_path):
@@ -393,17 +449,25 @@ def test_two_workers_equal_one_with_the_whole_batch(tmp_path):
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
-    workers = [subprocess.Popen([sys.executable, '-c', WORKER, str(rank), str(port), str(tmp_path)])
-               for rank in range(2)]
+    workers = [
+        subprocess.Popen([sys.executable, '-c', WORKER, str(rank), str(port), str(tmp_path)])
+        for rank in range(2)
+    ]
     try:
         assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
     finally:
         for worker in workers:
             worker.kill()
-    single = AdversarialTrainer({'mpd': MultiPeriodDiscriminator(filters=2, max_filters=8, periods=[2, 3])},
-                                functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9), every=1.5, max_norm=0.5)
+    single = AdversarialTrainer(
+        {'mpd': MultiPeriodDiscriminator(filters=2, max_filters=8, periods=[2, 3])},
+        functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9),
+        every=1.5,
+        max_norm=0.5,
+    )
     single.load_state_dict(torch.load(tmp_path / 'start.th', weights_only=True))
-    norms = torch.stack([single.train_step(*pair).get('d_grad_norm', torch.zeros(())) for pair in wavs])
+    norms = torch.stack(
+        [single.train_step(*pair).get('d_grad_norm', torch.zeros(())) for pair in wavs]
+    )
     assert 0 < (norms == 0).sum() < 8
     ends = [torch.load(tmp_path / f'end{rank}.th', weights_only=True) for rank in range(2)]
     for end in ends:
@@ -430,8 +494,10 @@ def test_the_rate_follows_a_schedule_counted_in_calls_and_resumes(assert_equal):
             state = copy.deepcopy(trainer.state_dict())
         rates.append(rate(trainer))
         trainer.train_step(*batch(index))
-    assert rates == pytest.approx([0.5 * 3e-3 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)])
-    assert rate(trainer) == pytest.approx(0., abs=1e-9)
+    assert rates == pytest.approx(
+        [0.5 * 3e-3 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]
+    )
+    assert rate(trainer) == pytest.approx(0.0, abs=1e-9)
     resumed = make()
     resumed.load_state_dict(state)
     assert rate(resumed) == rates[3]

@@ -5,7 +5,14 @@ import pytest
 import soundfile
 import torch
 
-from audiocodec.data import audio_info, convert_audio, convert_channels, read_audio, read_segment, write_audio
+from audiocodec.data import (
+    audio_info,
+    convert_audio,
+    convert_channels,
+    read_audio,
+    read_segment,
+    write_audio,
+)
 from audiocodec.dsp.resample import resample
 
 
@@ -30,7 +37,12 @@ def test_written_file_reads_back(tmp_path, suffix, channels):
     assert read.shape == wav.shape
     assert (read - wav).norm() / wav.norm() <= CODECS[suffix]
     info = audio_info(path, check_end=True)
-    assert (info.sample_rate, info.frames, info.channels, info.duration) == (24000, 48000, channels, 2.0)
+    assert (info.sample_rate, info.frames, info.channels, info.duration) == (
+        24000,
+        48000,
+        channels,
+        2.0,
+    )
     assert os.listdir(path.parent) == [f'a.{suffix}']
 
 
@@ -38,20 +50,36 @@ def test_written_file_reads_back(tmp_path, suffix, channels):
 def test_seeking_equals_cutting(tmp_path, suffix):
     path = write_audio(tmp_path / f'a.{suffix}', tones(7.3, 22050), 22050)
     whole, _ = read_audio(path)
-    for start in [0, 1, 577, 22050, 50_001, *range(130_000, whole.shape[-1] - 100, 2500), whole.shape[-1] - 1]:
+    for start in [
+        0,
+        1,
+        577,
+        22050,
+        50_001,
+        *range(130_000, whole.shape[-1] - 100, 2500),
+        whole.shape[-1] - 1,
+    ]:
         part, _ = read_audio(path, start, 4000)
-        assert part.shape == whole[:, start:start + 4000].shape
-        assert (part - whole[:, start:start + 4000]).abs().max() < 1e-5
+        assert part.shape == whole[:, start : start + 4000].shape
+        assert (part - whole[:, start : start + 4000]).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize(('level', 'mode', 'sample_rate'), [(0.9, 'VARIABLE', 44100), (0.99, 'CONSTANT', 16000)])
+@pytest.mark.parametrize(
+    ('level', 'mode', 'sample_rate'), [(0.9, 'VARIABLE', 44100), (0.99, 'CONSTANT', 16000)]
+)
 def test_seeking_in_mp3_of_low_rate(tmp_path, capfd, level, mode, sample_rate):
-    noise = 0.2 * np.random.default_rng(0).standard_normal(5 * sample_rate) * np.sin(np.arange(5 * sample_rate) / 3000)
-    soundfile.write(tmp_path / 'a.mp3', noise, sample_rate, compression_level=level, bitrate_mode=mode)
+    noise = (
+        0.2
+        * np.random.default_rng(0).standard_normal(5 * sample_rate)
+        * np.sin(np.arange(5 * sample_rate) / 3000)
+    )
+    soundfile.write(
+        tmp_path / 'a.mp3', noise, sample_rate, compression_level=level, bitrate_mode=mode
+    )
     whole, _ = read_audio(tmp_path / 'a.mp3')
     for start in range(1000, 4 * sample_rate, 4321):
         part, _ = read_audio(tmp_path / 'a.mp3', start, 3000)
-        assert (part - whole[:, start:start + 3000]).abs().max() < 1e-5
+        assert (part - whole[:, start : start + 3000]).abs().max() < 1e-5
     assert audio_info(tmp_path / 'a.mp3', check_end=True).frames == whole.shape[-1]
     assert capfd.readouterr().err == ''
 
@@ -63,9 +91,15 @@ def test_segment_at_another_rate_equals_converting_the_whole(tmp_path):
     assert mono.shape == (1, 72000)
     for start, frames in [(0, 24000), (12345, 24000), (60000, 24000), (71999, 1), (100, -1)]:
         end = None if frames < 0 else start + frames
-        torch.testing.assert_close(read_segment(path, start, frames, 24000, 1), mono[:, start:end], atol=1e-6, rtol=0)
-    torch.testing.assert_close(read_segment(path, 500, 100, 24000), resample(whole, 44100, 24000)[:, 500:600],
-                               atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            read_segment(path, start, frames, 24000, 1), mono[:, start:end], atol=1e-6, rtol=0
+        )
+    torch.testing.assert_close(
+        read_segment(path, 500, 100, 24000),
+        resample(whole, 44100, 24000)[:, 500:600],
+        atol=1e-6,
+        rtol=0,
+    )
 
 
 def test_channels():
@@ -84,7 +118,7 @@ def test_unreadable_files_are_named(tmp_path, make_file):
     (tmp_path / 'empty.mp3').touch()
     make_file(tmp_path / 'none.wav', seconds=0)
     cut = make_file(tmp_path / 'cut.flac', seconds=3)
-    cut.write_bytes(cut.read_bytes()[:len(cut.read_bytes()) // 2])
+    cut.write_bytes(cut.read_bytes()[: len(cut.read_bytes()) // 2])
     for name in ('text.wav', 'empty.mp3', 'none.wav', 'cut.flac', 'missing.wav', ''):
         with pytest.raises(ValueError, match=str(tmp_path / name)):
             audio_info(tmp_path / name, check_end=True)
@@ -114,7 +148,9 @@ def test_mp3_without_length_in_its_header_is_measured(tmp_path):
     path = write_audio(tmp_path / 'a.mp3', wav, 22050)
     data = path.read_bytes()
     head = data.index(b'Xing')
-    second = next(at for at in range(head + 4, len(data)) if data[at] == 0xFF and data[at + 1] & 0xE0 == 0xE0)
+    second = next(
+        at for at in range(head + 4, len(data)) if data[at] == 0xFF and data[at + 1] & 0xE0 == 0xE0
+    )
     path.write_bytes(data[second:-700])
     whole, _ = read_audio(path)
     assert audio_info(path, check_end=True).frames == whole.shape[-1]
@@ -159,14 +195,16 @@ def test_blocks_are_joined(tmp_path, suffix, monkeypatch):
 
 def test_too_many_channels_are_no_audio(tmp_path, make_file):
     path = make_file(tmp_path / 'a.wav', 0.1, 16000, channels=65)
-    with pytest.raises(ValueError, match=r'a\.wav: its header gives 65 channels; expected at most 64'):
+    with pytest.raises(
+        ValueError, match=r'a\.wav: its header gives 65 channels; expected at most 64'
+    ):
         read_audio(path)
 
 
 @pytest.mark.parametrize('suffix', CODECS)
 def test_files_are_written_whatever_bytes_their_folder_is_named_by(tmp_path, suffix):
     folder = tmp_path / os.fsdecode(b'caf\xe9\n')
-    path = write_audio(folder / f'{os.fsdecode(bytes([0xff]))}.{suffix}', tones(1.0, 16000), 16000)
+    path = write_audio(folder / f'{os.fsdecode(bytes([0xFF]))}.{suffix}', tones(1.0, 16000), 16000)
     assert os.listdir(os.fsencode(folder)) == [b'\xff.' + suffix.encode()]
     assert read_audio(path)[0].shape == (1, 16000)
 
@@ -174,7 +212,7 @@ def test_files_are_written_whatever_bytes_their_folder_is_named_by(tmp_path, suf
 @pytest.mark.parametrize('suffix', CODECS)
 @pytest.mark.parametrize('left', [0, 8192])
 def test_a_full_disk_is_no_matter_of_the_format(small_disk, suffix, left):
-    (small_disk / 'other').write_bytes(bytes(2 ** 21 - 4096 - left))
+    (small_disk / 'other').write_bytes(bytes(2**21 - 4096 - left))
     with pytest.raises(OSError, match=rf'a\.{suffix}: could not be written \(0\.0 MB free there\)'):
         write_audio(small_disk / f'a.{suffix}', torch.rand(2, 96000) - 0.5, 48000)
     assert os.listdir(small_disk) == ['other']

@@ -12,7 +12,9 @@ from audiocodec.utils import distrib
 
 
 def dataset(metas, num_samples):
-    return AudioDataset(metas, 16000, segment_duration=0.5, num_samples=num_samples, return_info=True)
+    return AudioDataset(
+        metas, 16000, segment_duration=0.5, num_samples=num_samples, return_info=True
+    )
 
 
 def broken(folder, bad, good=1):
@@ -38,8 +40,10 @@ def test_bad_files_are_named_once_and_counted(tmp_path, caplog, workers):
         assert loader.bad_files.metrics() == {'skipped_files': 3.0}
         assert loader.bad_files.state_dict()['shared']['draws'] == 64 + len(skipped)
     lines = [record.getMessage() for record in caplog.records]
-    assert sorted(lines) == [f'Skipped: {tmp_path}/d/bad0{number}.wav: cannot be read as audio: Format not recognised'
-                             for number in range(3)]
+    assert sorted(lines) == [
+        f'Skipped: {tmp_path}/d/bad0{number}.wav: cannot be read as audio: Format not recognised'
+        for number in range(3)
+    ]
 
 
 def test_too_many_bad_files_stop_the_epoch(tmp_path):
@@ -47,8 +51,14 @@ def test_too_many_bad_files_stop_the_epoch(tmp_path):
     loader = make_loader(data, 4)
     with pytest.raises(ValueError, match=r'scripts/doctor\.py') as caught:
         list(loader)
-    bad, draws, files = map(int, re.findall(r'^(\d+) of (\d+) draws .* that cannot be read \((\d+) different ones\), '
-                                            r'more than dataset\.max_bad_fraction=0\.01', str(caught.value))[0])
+    bad, draws, files = map(
+        int,
+        re.findall(
+            r'^(\d+) of (\d+) draws .* that cannot be read \((\d+) different ones\), '
+            r'more than dataset\.max_bad_fraction=0\.01',
+            str(caught.value),
+        )[0],
+    )
     state = loader.bad_files.state_dict()['own']
     assert (draws, files) == (state['draws'], len(state['files']))
     assert bad == sum(times for times, _ in state['files'].values())
@@ -84,8 +94,15 @@ def test_count_goes_on_in_the_middle_of_an_epoch(tmp_path):
 
 
 def info(*skipped):
-    return SegmentInfo(AudioMeta('/good.wav', 1.0, 16000), 0.0, 8000, 8000, 16000, 1,
-                       skipped=tuple(Skipped(path, f'{path}: broken') for path in skipped))
+    return SegmentInfo(
+        AudioMeta('/good.wav', 1.0, 16000),
+        0.0,
+        8000,
+        8000,
+        16000,
+        1,
+        skipped=tuple(Skipped(path, f'{path}: broken') for path in skipped),
+    )
 
 
 def test_workers_counts_come_together(monkeypatch, caplog):
@@ -97,13 +114,21 @@ def test_workers_counts_come_together(monkeypatch, caplog):
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         assert workers[0].metrics() == {'skipped_files': 3.0}
-    assert [record.getMessage() for record in caplog.records] == ['Skipped: /c.wav: broken']  # the others it had named
+    assert [record.getMessage() for record in caplog.records] == [
+        'Skipped: /c.wav: broken'
+    ]  # the others it had named
     monkeypatch.setattr(distrib, 'is_rank_zero', lambda: False)
     with caplog.at_level(logging.WARNING):
         assert workers[1].metrics() == {'skipped_files': 3.0}
     assert len(caplog.records) == 1
-    shared = {'draws': 8, 'files': {'/a.wav': [2, '/a.wav: broken'], '/b.wav': [1, '/b.wav: broken'],
-                                    '/c.wav': [1, '/c.wav: broken']}}
+    shared = {
+        'draws': 8,
+        'files': {
+            '/a.wav': [2, '/a.wav: broken'],
+            '/b.wav': [1, '/b.wav: broken'],
+            '/c.wav': [1, '/c.wav: broken'],
+        },
+    }
     for worker in workers:
         assert worker.state_dict() == {'shared': shared, 'own': {'draws': 0, 'files': {}}}
 
@@ -123,13 +148,13 @@ def test_what_other_workers_counted_before_an_interruption_is_counted_too(monkey
 
 
 def test_one_worker_that_goes_on_for_several_has_all_their_counts():
-    workers = [BadFiles(1.), BadFiles(1.)]
+    workers = [BadFiles(1.0), BadFiles(1.0)]
     workers[0].update([info('/a.wav')])
     workers[1].update([info('/a.wav', '/b.wav'), info()])
-    alone = BadFiles(1.)
+    alone = BadFiles(1.0)
     alone.load_state_dict(BadFiles.merge([worker.state_dict() for worker in workers]))
     assert alone.state_dict()['own']['draws'] == 6
-    assert alone.metrics() == {'skipped_files': 2.}
+    assert alone.metrics() == {'skipped_files': 2.0}
 
 
 def test_loaders_that_share_the_names_name_a_file_once(caplog):
@@ -138,5 +163,8 @@ def test_loaders_that_share_the_names_name_a_file_once(caplog):
     with caplog.at_level(logging.WARNING):
         first.update([info('/a.wav')])
         second.update([info('/a.wav', '/b.wav')])
-    assert [record.getMessage() for record in caplog.records] == ['Skipped: /a.wav: broken', 'Skipped: /b.wav: broken']
-    assert second.metrics() == {'skipped_files': 2.}
+    assert [record.getMessage() for record in caplog.records] == [
+        'Skipped: /a.wav: broken',
+        'Skipped: /b.wav: broken',
+    ]
+    assert second.metrics() == {'skipped_files': 2.0}

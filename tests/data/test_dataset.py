@@ -20,8 +20,16 @@ def metas(tmp_path, make_file):
 
 
 def dataset(metas, **options):
-    return AudioDataset(metas, **{'sample_rate': 24000, 'segment_duration': 1.0, 'num_samples': 40, 'return_info': True,
-                                  **options})
+    return AudioDataset(
+        metas,
+        **{
+            'sample_rate': 24000,
+            'segment_duration': 1.0,
+            'num_samples': 40,
+            'return_info': True,
+            **options,
+        },
+    )
 
 
 def test_item_is_the_stretch_that_its_info_names(metas):
@@ -32,13 +40,18 @@ def test_item_is_the_stretch_that_its_info_names(metas):
         assert wav.shape == (1, 24000)
         assert (info.total_frames, info.sample_rate, info.channels) == (24000, 24000, 1)
         assert info.n_frames == min(24000, whole.shape[-1] - start)
-        torch.testing.assert_close(wav[:, :info.n_frames], whole[:, start:start + 24000], atol=1e-6, rtol=0)
-        assert not wav[:, info.n_frames:].any()
+        torch.testing.assert_close(
+            wav[:, : info.n_frames], whole[:, start : start + 24000], atol=1e-6, rtol=0
+        )
+        assert not wav[:, info.n_frames :].any()
 
 
 @pytest.mark.parametrize('ratio', [0.5, 0.65, 1.0])
 def test_at_least_min_segment_ratio_is_audio(metas, ratio):
-    shares = [info.n_frames / info.total_frames for _, info in dataset(metas, min_segment_ratio=ratio, num_samples=80)]
+    shares = [
+        info.n_frames / info.total_frames
+        for _, info in dataset(metas, min_segment_ratio=ratio, num_samples=80)
+    ]
     assert min(shares) >= ratio
     assert max(shares) == 1
     if ratio < 1:
@@ -72,29 +85,41 @@ def test_without_shuffle_the_epoch_does_not_matter(metas):
 
 def fake_metas(durations, weights=None):
     weights = weights or [None] * len(durations)
-    return [AudioMeta(f'/{number}.wav', duration, 16000, weight=weight)
-            for number, (duration, weight) in enumerate(zip(durations, weights))]
+    return [
+        AudioMeta(f'/{number}.wav', duration, 16000, weight=weight)
+        for number, (duration, weight) in enumerate(zip(durations, weights))
+    ]
 
 
 def shares(data, items=4000):
-    drawn = [data._draw_file(np.random.default_rng((1, index)), 0, index, 0) for index in range(items)]
+    drawn = [
+        data._draw_file(np.random.default_rng((1, index)), 0, index, 0) for index in range(items)
+    ]
     return np.bincount(drawn, minlength=len(data.files)) / items
 
 
-@pytest.mark.parametrize(('options', 'expected'), [
-    ({}, np.array([1 * 3, 2 * 1, 5 * 0, 4 * 0.5]) / 7),
-    ({'sample_on_weight': False}, np.array([1, 2, 5, 4]) / 12),
-    ({'sample_on_duration': False}, np.array([3, 1, 0, 0.5]) / 4.5),
-    ({'sample_on_duration': False, 'sample_on_weight': False}, np.full(4, 0.25)),
-])
+@pytest.mark.parametrize(
+    ('options', 'expected'),
+    [
+        ({}, np.array([1 * 3, 2 * 1, 5 * 0, 4 * 0.5]) / 7),
+        ({'sample_on_weight': False}, np.array([1, 2, 5, 4]) / 12),
+        ({'sample_on_duration': False}, np.array([3, 1, 0, 0.5]) / 4.5),
+        ({'sample_on_duration': False, 'sample_on_weight': False}, np.full(4, 0.25)),
+    ],
+)
 def test_files_are_drawn_by_duration_and_weight(options, expected):
-    drawn = shares(dataset(fake_metas([1, 2, 5, 4], [3, None, 0, 0.5]), num_samples=4000, **options))
-    np.testing.assert_allclose(drawn, expected, atol=4 * 0.5 / np.sqrt(4000))  # four standard deviations at most
+    drawn = shares(
+        dataset(fake_metas([1, 2, 5, 4], [3, None, 0, 0.5]), num_samples=4000, **options)
+    )
+    np.testing.assert_allclose(
+        drawn, expected, atol=4 * 0.5 / np.sqrt(4000)
+    )  # four standard deviations at most
     assert (drawn[expected == 0] == 0).all()
 
 
 def test_draw_is_fast_for_many_files():
     import time
+
     data = dataset(fake_metas([1 + number % 7 for number in range(50_000)]))
     before = time.perf_counter()
     assert shares(data, 500).sum() == pytest.approx(1)
@@ -102,11 +127,16 @@ def test_draw_is_fast_for_many_files():
 
 
 def test_permutation_goes_through_all_files():
-    options = {'permutation_on_files': True, 'sample_on_duration': False, 'sample_on_weight': False, 'num_samples': 4}
+    options = {
+        'permutation_on_files': True,
+        'sample_on_duration': False,
+        'sample_on_weight': False,
+        'num_samples': 4,
+    }
     data = dataset(fake_metas([1.0] * 10), **options)
     rng = np.random.default_rng(0)
     drawn = [data._draw_file(rng, epoch, index, 0) for epoch in range(10) for index in range(4)]
-    turns = [drawn[begin:begin + 10] for begin in range(0, 40, 10)]
+    turns = [drawn[begin : begin + 10] for begin in range(0, 40, 10)]
     assert all(sorted(turn) == list(range(10)) for turn in turns)
     assert len({tuple(turn) for turn in turns}) == 4
     other = dataset(fake_metas([1.0] * 10), seed=1, **options)
@@ -122,10 +152,16 @@ def test_whole_files_come_in_order(metas):
     assert [info.index for _, info in items] == [0, 1, 2]
     wav, infos = data.collate(items)
     assert wav.shape == (3, 2, 72000)
-    assert [(info.n_frames, info.total_frames) for info in infos] == [(72000, 72000), (24000, 72000), (16800, 72000)]
+    assert [(info.n_frames, info.total_frames) for info in infos] == [
+        (72000, 72000),
+        (24000, 72000),
+        (16800, 72000),
+    ]
     assert not wav[2, :, 16800:].any()
     assert torch.equal(wav[2, :, :16800], items[2][0])
-    assert [info.meta for _, info in dataset(metas, segment_duration=None, num_samples=2)] == metas[:2]
+    assert [info.meta for _, info in dataset(metas, segment_duration=None, num_samples=2)] == metas[
+        :2
+    ]
     assert len(dataset(metas, segment_duration=None, num_samples=50)) == 3
 
 
@@ -141,11 +177,14 @@ def test_return_info_and_padding(metas):
     assert wav.shape[-1] == infos[0].total_frames == max(info.n_frames for _, info in short)
 
 
-@pytest.mark.parametrize(('sample_rate', 'seconds', 'frames'), [
-    (44100, 0.1, 4410),
-    (16000, 0.29, 4640),
-    (48000, 1, 48000),
-])
+@pytest.mark.parametrize(
+    ('sample_rate', 'seconds', 'frames'),
+    [
+        (44100, 0.1, 4410),
+        (16000, 0.29, 4640),
+        (48000, 1, 48000),
+    ],
+)
 def test_segment_is_exact(metas, sample_rate, seconds, frames):
     data = dataset(metas, sample_rate=sample_rate, segment_duration=seconds)
     assert {data[index][0].shape for index in range(10)} == {(1, frames)}
@@ -157,18 +196,23 @@ def test_files_too_short_are_left_out_unless_all_are(caplog):
         assert [meta.duration for meta in dataset(fake_metas(durations)).files] == [0.5, 3.0]
     assert '1 of 3 files' in caplog.text
     assert len(dataset(fake_metas(durations), segment_duration=10.0).files) == 3
-    limits = dataset(fake_metas(durations), min_audio_duration=0.45, max_audio_duration=2, segment_duration=None)
+    limits = dataset(
+        fake_metas(durations), min_audio_duration=0.45, max_audio_duration=2, segment_duration=None
+    )
     assert [meta.duration for meta in limits.files] == [0.5]
     with pytest.raises(ValueError, match=r'none of 3 lasts 5 to inf s'):
         dataset(fake_metas(durations), min_audio_duration=5)
 
 
-@pytest.mark.parametrize(('options', 'message'), [
-    ({'segment_duration': 0}, 'segment_duration=0'),
-    ({'min_segment_ratio': 1.5}, r'min_segment_ratio=1\.5: expected 0 to 1'),
-    ({'num_samples': 0}, 'num_samples=0'),
-    ({'permutation_on_files': True}, 'sample_on_duration=false'),
-])
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'segment_duration': 0}, 'segment_duration=0'),
+        ({'min_segment_ratio': 1.5}, r'min_segment_ratio=1\.5: expected 0 to 1'),
+        ({'num_samples': 0}, 'num_samples=0'),
+        ({'permutation_on_files': True}, 'sample_on_duration=false'),
+    ],
+)
 def test_wrong_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         dataset(fake_metas([1.0]), **options)
@@ -184,13 +228,19 @@ def test_index_out_of_range(metas):
         dataset(metas)[40]
 
 
-@pytest.mark.parametrize('options', [
-    {},
-    {'permutation_on_files': True, 'sample_on_duration': False, 'sample_on_weight': False},
-    {'segment_duration': None, 'num_samples': None},
-])
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        {'permutation_on_files': True, 'sample_on_duration': False, 'sample_on_weight': False},
+        {'segment_duration': None, 'num_samples': None},
+    ],
+)
 def test_another_draw_stands_in_for_an_unreadable_file_and_nothing_else_changes(metas, options):
-    before = [dataset(metas, **options)[3, index] for index in range(3 if 'segment_duration' in options else 20)]
+    before = [
+        dataset(metas, **options)[3, index]
+        for index in range(3 if 'segment_duration' in options else 20)
+    ]
     Path(metas[0].path).write_text('broken')
     after = [dataset(metas, **options)[3, index] for index in range(len(before))]
     assert [info.index for _, info in after] == list(range(len(before)))
@@ -200,11 +250,20 @@ def test_another_draw_stands_in_for_an_unreadable_file_and_nothing_else_changes(
             replaced += 1
             assert new_info.meta in metas[1:]
             assert {one.path for one in new_info.skipped} == {metas[0].path}
-            assert new_info.skipped[0].reason == f'{metas[0].path}: cannot be read as audio: Format not recognised'
+            assert (
+                new_info.skipped[0].reason
+                == f'{metas[0].path}: cannot be read as audio: Format not recognised'
+            )
         else:
             assert (info, info.skipped) == (new_info, ())
             assert torch.equal(wav, new)
-    assert replaced == (1 if 'segment_duration' in options else sum(info.meta == metas[0] for _, info in before)) > 0
+    assert (
+        replaced
+        == (
+            1 if 'segment_duration' in options else sum(info.meta == metas[0] for _, info in before)
+        )
+        > 0
+    )
 
 
 def test_unreadable_file_is_named_once_where_no_infos_are_returned(metas, caplog):
@@ -222,7 +281,9 @@ def test_nothing_but_unreadable_files(metas):
     for meta in metas:
         open(meta.path, 'w').close()
     for options in ({}, {'segment_duration': None}):
-        with pytest.raises(ValueError, match=r'100 files drawn in a row cannot be read; the last: .*(wav|flac)'):
+        with pytest.raises(
+            ValueError, match=r'100 files drawn in a row cannot be read; the last: .*(wav|flac)'
+        ):
             dataset(metas, **options)[0]
 
 
@@ -232,19 +293,28 @@ def test_file_shorter_than_its_manifest_says(metas, tmp_path, make_file):
     assert info.n_frames > 0
 
 
-@pytest.mark.parametrize(('value', 'message'), [
-    (np.nan, 'NaN or Inf'), (-np.inf, 'NaN or Inf'), (-32768.0, 'a sample of 3.277e\\+04; expected -1 to 1'),
-])
+@pytest.mark.parametrize(
+    ('value', 'message'),
+    [
+        (np.nan, 'NaN or Inf'),
+        (-np.inf, 'NaN or Inf'),
+        (-32768.0, 'a sample of 3.277e\\+04; expected -1 to 1'),
+    ],
+)
 def test_samples_that_nothing_can_be_learnt_from_are_unreadable(tmp_path, value, message):
     import soundfile
+
     soundfile.write(tmp_path / 'a.wav', np.full(24000, value), 24000, subtype='FLOAT')
     with pytest.raises(ValueError, match=rf'a\.wav: holds {message}'):
         dataset(index_folder(tmp_path, cache=False))[0]
 
 
 def test_table_returns_what_it_was_given():
-    metas = [AudioMeta('/ä/1.wav', 1.25, 16000), AudioMeta('/b\udcff.wav', 2.0, 44100, 2, 0.5, 3.0, 'zip:a'),
-             AudioMeta('/c.wav', 3.0, 8000, 1, weight=0.0)]
+    metas = [
+        AudioMeta('/ä/1.wav', 1.25, 16000),
+        AudioMeta('/b\udcff.wav', 2.0, 44100, 2, 0.5, 3.0, 'zip:a'),
+        AudioMeta('/c.wav', 3.0, 8000, 1, weight=0.0),
+    ]
     table = FileTable(metas)
     assert list(table) == metas
     assert list(pickle.loads(pickle.dumps(table))) == metas

@@ -1,4 +1,5 @@
-"""Damaged audio files: read, or refused by a ValueError that names them; never a crash, a hang or a lot of memory.
+"""Damaged audio files: read, or refused by a ValueError that names them; never a crash, a hang or a
+lot of memory.
 
 A larger campaign with other seeds: `python tests/data/test_fuzz_audio.py SEED COUNT`.
 """
@@ -20,9 +21,32 @@ from audiocodec.data import AudioDataset, AudioMeta, audio_info, read_segment
 from audiocodec.data.doctor.file import Examined, Limits, examine
 from audiocodec.data.pool import map_files
 
-KINDS = {'wav': {'subtype': 'PCM_16'}, 'float.wav': {'subtype': 'FLOAT'}, 'flac': {}, 'ogg': {'subtype': 'VORBIS'},
-         'opus': {'format': 'OGG', 'subtype': 'OPUS'}, 'mp3': {}, 'aiff': {}}
-FIELDS = [0, 1, 2, 3, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1]
+KINDS = {
+    'wav': {'subtype': 'PCM_16'},
+    'float.wav': {'subtype': 'FLOAT'},
+    'flac': {},
+    'ogg': {'subtype': 'VORBIS'},
+    'opus': {'format': 'OGG', 'subtype': 'OPUS'},
+    'mp3': {},
+    'aiff': {},
+}
+FIELDS = [
+    0,
+    1,
+    2,
+    3,
+    0x7F,
+    0x80,
+    0xFF,
+    0x100,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    0x10000,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+]
 RATE, FRAMES = 24000, 8000
 SECONDS, MEGABYTES = 20, 300  # for one file, and for all of them above what the process had
 
@@ -30,7 +54,9 @@ SECONDS, MEGABYTES = 20, 300  # for one file, and for all of them above what the
 def originals(folder):
     """Small files of every kind; their bytes by suffix."""
     time = np.arange(FRAMES) / RATE
-    wav = 0.3 * np.sin(2 * np.pi * 300 * time * (1 + time)) + 0.05 * np.random.default_rng(0).standard_normal(FRAMES)
+    wav = 0.3 * np.sin(2 * np.pi * 300 * time * (1 + time)) + 0.05 * np.random.default_rng(
+        0
+    ).standard_normal(FRAMES)
     files = {}
     for channels in (1, 2):
         for suffix, options in KINDS.items():
@@ -51,35 +77,44 @@ def mutated(data, rng, other):
             for place in rng.integers(head, size=rng.integers(1, 20)):
                 data[place] ^= 1 << rng.integers(8)
         elif kind == 1:
-            data[at:at + length] = rng.bytes(len(data[at:at + length]))
+            data[at : at + length] = rng.bytes(len(data[at : at + length]))
         elif kind == 2:
-            value, form = int(rng.choice(FIELDS)), str(rng.choice(['<H', '>H', '<I', '>I', '<Q', '>Q']))
+            value, form = (
+                int(rng.choice(FIELDS)),
+                str(rng.choice(['<H', '>H', '<I', '>I', '<Q', '>Q'])),
+            )
             size = struct.calcsize(form)
-            data[at:at + size] = struct.pack(form, value % 256 ** size)
+            data[at : at + size] = struct.pack(form, value % 256**size)
         elif kind == 3:
-            del data[int(rng.integers(len(data))):]
+            del data[int(rng.integers(len(data))) :]
         elif kind == 4:
             data[at:at] = rng.bytes(length)
         elif kind == 5:
-            del data[at:at + length]
+            del data[at : at + length]
         elif kind == 6:
-            data[at:at + length] = bytes(len(data[at:at + length]))
+            data[at : at + length] = bytes(len(data[at : at + length]))
         elif kind == 7:
-            data[at:at] = data[at:at + length]
+            data[at:at] = data[at : at + length]
         else:
-            data[at:at + length] = other[at:at + length]
+            data[at : at + length] = other[at : at + length]
         if not data:
             break
     return bytes(data)
 
 
 def call(path, function, *args):
-    """'read', or 'refused' where a ValueError names the file; what else is raised is returned as text."""
+    """'read', or 'refused' where a ValueError names the file; what else is raised is returned as
+    text.
+    """
     try:
         function(*args)
         return 'read'
     except ValueError as error:
-        return 'refused' if str(error).startswith(f'{path}: ') else f'ValueError without the name: {error}'
+        return (
+            'refused'
+            if str(error).startswith(f'{path}: ')
+            else f'ValueError without the name: {error}'
+        )
     except Exception as error:
         return f'{type(error).__name__}: {error}'
 
@@ -95,7 +130,9 @@ def draw(path, good):
             assert wav.shape == (1, info.total_frames)
             assert info.total_frames > 0
             assert duration is None or info.total_frames == 3200
-            assert all(one.path == path and one.reason.startswith(f'{path}: ') for one in info.skipped)
+            assert all(
+                one.path == path and one.reason.startswith(f'{path}: ') for one in info.skipped
+            )
 
 
 def trial(item, good):
@@ -105,7 +142,11 @@ def trial(item, good):
         file.write(data)
     signal.alarm(SECONDS)  # kills this process, also within a decoder
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    said = [call(path, audio_info, path), call(path, audio_info, path, True), call(path, draw, path, good)]
+    said = [
+        call(path, audio_info, path),
+        call(path, audio_info, path, True),
+        call(path, draw, path, good),
+    ]
     said += [call(path, read_segment, path, start, 3000, 16000, 1) for start in (0, 2500, 5000)]
     said.append(call(path, read_segment, path, 0, -1, 16000))
     said.append(call(path, lambda: isinstance(examine(path, Limits()), Examined)))
@@ -116,7 +157,9 @@ def trial(item, good):
 
 
 def campaign(folder, seed, count):
-    """Outcomes of many damaged files: their number by kind, and what should not be, with the file that did it."""
+    """Outcomes of many damaged files: their number by kind, and what should not be, with the file
+    that did it.
+    """
     files = originals(folder)
     keys = sorted(files)
     items = []
@@ -128,7 +171,11 @@ def campaign(folder, seed, count):
     function = partial(trial, good=str(folder / '1.wav'))
     outcomes = map_files(function, items, 1, 'Fuzzing', lambda item: ['died'], at_least=1)
     counts = Counter(said for outcome in outcomes for said in outcome)
-    wrong = {item: outcome for item, outcome in zip(items, outcomes) if not set(outcome) <= {'read', 'refused'}}
+    wrong = {
+        item: outcome
+        for item, outcome in zip(items, outcomes)
+        if not set(outcome) <= {'read', 'refused'}
+    }
     return counts, wrong
 
 
@@ -142,16 +189,23 @@ def test_damaged_files_are_read_or_refused_by_name(tmp_path):
 
 def test_undamaged_files_are_read(tmp_path):
     for (channels, suffix), data in originals(tmp_path).items():
-        assert set(trial((str(tmp_path / f'copy{channels}.{suffix}'), data), str(tmp_path / '1.wav'))) == {'read'}
+        assert set(
+            trial((str(tmp_path / f'copy{channels}.{suffix}'), data), str(tmp_path / '1.wav'))
+        ) == {'read'}
 
 
 if __name__ == '__main__':
     import tempfile
     from pathlib import Path
+
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         counts, wrong = campaign(Path(name), int(sys.argv[1]), int(sys.argv[2]))
     print(counts)
     for (path, data), outcome in wrong.items():
-        print(re.sub(r'.*/', '', path), len(data), [said for said in outcome if said not in ('read', 'refused')])
+        print(
+            re.sub(r'.*/', '', path),
+            len(data),
+            [said for said in outcome if said not in ('read', 'refused')],
+        )
         Path(f'/tmp/fuzz-{sys.argv[1]}-{os.path.basename(path)}').write_bytes(data)

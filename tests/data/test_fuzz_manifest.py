@@ -1,4 +1,5 @@
-"""Damaged manifests: read, or refused by a ValueError that names them; and what is read makes a data set or says why.
+"""Damaged manifests: read, or refused by a ValueError that names them; and what is read makes a
+data set or says why.
 
 A larger campaign with other seeds: `python tests/data/test_fuzz_manifest.py SEED COUNT`.
 """
@@ -14,21 +15,65 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiocodec.data import AudioDataset, AudioMeta, load_manifest, missing_files, save_manifest, summarize
+from audiocodec.data import (
+    AudioDataset,
+    AudioMeta,
+    load_manifest,
+    missing_files,
+    save_manifest,
+    summarize,
+)
 from audiocodec.data.doctor.report import check
 from audiocodec.data.manifest import read_manifest
 
-ODD = [None, True, -1, 0, 1e-300, 1e300, 10 ** 400, 2 ** 63, float('nan'), float('inf'), 'NaN', '', 'x' * 10_000, '\0',
-       '\ud800', 'ä', '.', '..', '/', '/etc/passwd', 'a.wav/', [],
-       [1], {}, {'zip_path': 1, 'file_path': None}, [[[[]]]]]
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    1e-300,
+    1e300,
+    10**400,
+    2**63,
+    float('nan'),
+    float('inf'),
+    'NaN',
+    '',
+    'x' * 10_000,
+    '\0',
+    '\ud800',
+    'ä',
+    '.',
+    '..',
+    '/',
+    '/etc/passwd',
+    'a.wav/',
+    [],
+    [1],
+    {},
+    {'zip_path': 1, 'file_path': None},
+    [[[[]]]],
+]
 
 
 def entries(folder):
     """A manifest of three files with every key."""
     for name in 'abc':
-        soundfile.write(folder / f'{name}.wav', np.random.default_rng(ord(name)).uniform(-0.1, 0.1, 4000), 16000)
-    return [{'path': f'{name}.wav', 'duration': 0.25, 'sample_rate': 16000, 'channels': 1, 'amplitude': 0.1,
-             'weight': 2.0, 'info_path': f'infos.zip:{name}.json'} for name in 'abc' * 3]
+        soundfile.write(
+            folder / f'{name}.wav', np.random.default_rng(ord(name)).uniform(-0.1, 0.1, 4000), 16000
+        )
+    return [
+        {
+            'path': f'{name}.wav',
+            'duration': 0.25,
+            'sample_rate': 16000,
+            'channels': 1,
+            'amplitude': 0.1,
+            'weight': 2.0,
+            'info_path': f'infos.zip:{name}.json',
+        }
+        for name in 'abc' * 3
+    ]
 
 
 def mutated(lines, rng):
@@ -39,25 +84,33 @@ def mutated(lines, rng):
         line[str(rng.choice([*line, 'more']))] = ODD[rng.integers(len(ODD))]
     ends = [b'\n', b'\r\n', b'\r', b'\n\n', b'', b'\x00', b' \n ']
     end = ends[rng.integers(len(ends))] if rng.random() < 0.3 else b'\n'
-    data = bytearray(b''.join(json.dumps(line, ensure_ascii=bool(rng.integers(2))).encode('utf-8', 'replace') + end
-                              for line in lines))
+    data = bytearray(
+        b''.join(
+            json.dumps(line, ensure_ascii=bool(rng.integers(2))).encode('utf-8', 'replace') + end
+            for line in lines
+        )
+    )
     for _ in range(rng.integers(0, 3)):
         at, length = int(rng.integers(len(data))), int(2 ** rng.uniform(0, 9))
         kind = rng.integers(7)
         if kind == 0:
             data[at] ^= 1 << rng.integers(8)
         elif kind == 1:
-            data[at:at + length] = rng.bytes(length)
+            data[at : at + length] = rng.bytes(length)
         elif kind == 2:
-            del data[at + 1:]
+            del data[at + 1 :]
         elif kind == 3:
-            del data[at:at + length]
+            del data[at : at + length]
         elif kind == 4:
-            data[at:at] = data[at:at + length]
+            data[at:at] = data[at : at + length]
         elif kind == 5:
             data[at:at] = bytes(rng.choice(list(b'[]{}",:\\-.0123456789eE'), length).tolist())
         else:
-            data = bytearray(data.decode('utf-8', 'replace').encode(str(rng.choice(['utf-16', 'utf-8-sig', 'utf-32']))))
+            data = bytearray(
+                data.decode('utf-8', 'replace').encode(
+                    str(rng.choice(['utf-16', 'utf-8-sig', 'utf-32']))
+                )
+            )
         data = data or bytearray(b'{')
     return bytes(data)
 
@@ -79,7 +132,9 @@ def trial(path, data):
     try:
         metas, problems = read_manifest(path)
         if problems:
-            assert all(problem.startswith(f'{path}, line ') and len(problem) < 500 for problem in problems)
+            assert all(
+                problem.startswith(f'{path}, line ') and len(problem) < 500 for problem in problems
+            )
             with pytest.raises(ValueError, match=f'^{path}, line '):
                 load_manifest(path)
         if not metas:
@@ -98,7 +153,9 @@ def trial(path, data):
 
 
 def campaign(folder, seed, count):
-    """Outcomes of many damaged manifests: their number by kind, and what should not be, with the manifest."""
+    """Outcomes of many damaged manifests: their number by kind, and what should not be, with the
+    manifest.
+    """
     lines, counts, wrong = entries(folder), Counter(), []
     for number in range(count):
         rng = np.random.default_rng((seed, number))
@@ -122,14 +179,18 @@ def test_damaged_manifests_are_read_or_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize('is_cut', [True, False])
 def test_damaged_archives_are_refused(tmp_path, is_cut):
-    packed = gzip.compress(b''.join(json.dumps(line).encode() + b'\n' for line in entries(tmp_path)))
+    packed = gzip.compress(
+        b''.join(json.dumps(line).encode() + b'\n' for line in entries(tmp_path))
+    )
     path, refused = tmp_path / 'm.jsonl.gz', 0
     for number in range(50):
         rng = np.random.default_rng(number)
         at = int(rng.integers(1, len(packed)))
-        path.write_bytes(packed[:at] + (b'' if is_cut else rng.bytes(2) + packed[at + 2:]))
+        path.write_bytes(packed[:at] + (b'' if is_cut else rng.bytes(2) + packed[at + 2 :]))
         try:
-            assert len(load_manifest(path)) == 9  # damage in what gzip does not check, such as the time
+            assert (
+                len(load_manifest(path)) == 9
+            )  # damage in what gzip does not check, such as the time
         except ValueError as error:
             refused += str(error).startswith(f'{path}: cannot be read: ')
     assert refused == 50 if is_cut else refused > 40
@@ -138,24 +199,39 @@ def test_damaged_archives_are_refused(tmp_path, is_cut):
 GOOD = '{"path": "a.wav", "duration": 0.25, "sample_rate": 16000}'
 
 
-@pytest.mark.parametrize('data', [
-    codecs.BOM_UTF8 + GOOD.encode(),
-    GOOD.encode() + b'\r\n' + GOOD.encode() + b'\r\n\x1a'[:2],
-    GOOD.replace('"duration": 0.25', '"duration": 9, "duration": 0.25').encode(),  # of equal keys the last counts
-    GOOD.replace('}', ', "more": {"nested": [{"deep": null}]}}').encode(),
-])
+@pytest.mark.parametrize(
+    'data',
+    [
+        codecs.BOM_UTF8 + GOOD.encode(),
+        GOOD.encode() + b'\r\n' + GOOD.encode() + b'\r\n\x1a'[:2],
+        GOOD.replace(
+            '"duration": 0.25', '"duration": 9, "duration": 0.25'
+        ).encode(),  # of equal keys the last counts
+        GOOD.replace('}', ', "more": {"nested": [{"deep": null}]}}').encode(),
+    ],
+)
 def test_odd_manifests_are_read(tmp_path, data):
     entries(tmp_path)
     (tmp_path / 'm.jsonl').write_bytes(data)
-    assert all(meta == AudioMeta(str(tmp_path / 'a.wav'), 0.25, 16000) for meta in load_manifest(tmp_path / 'm.jsonl'))
+    assert all(
+        meta == AudioMeta(str(tmp_path / 'a.wav'), 0.25, 16000)
+        for meta in load_manifest(tmp_path / 'm.jsonl')
+    )
 
 
-@pytest.mark.parametrize('line', [
-    GOOD.replace('a.wav', 'ä.wav').encode('latin-1'), GOOD.replace('0.25', 'NaN').encode(),
-    GOOD.replace('0.25', '-0.25').encode(), GOOD.replace('16000', '1' + '0' * 400).encode(),
-    GOOD.replace('16000', '1' + '0' * 5000).encode(), GOOD.replace('a.wav', 'a\\u0000.wav').encode(),
-    GOOD.replace('a.wav', 'a\0.wav').encode(), b'{"path": ' * 10_000,
-])
+@pytest.mark.parametrize(
+    'line',
+    [
+        GOOD.replace('a.wav', 'ä.wav').encode('latin-1'),
+        GOOD.replace('0.25', 'NaN').encode(),
+        GOOD.replace('0.25', '-0.25').encode(),
+        GOOD.replace('16000', '1' + '0' * 400).encode(),
+        GOOD.replace('16000', '1' + '0' * 5000).encode(),
+        GOOD.replace('a.wav', 'a\\u0000.wav').encode(),
+        GOOD.replace('a.wav', 'a\0.wav').encode(),
+        b'{"path": ' * 10_000,
+    ],
+)
 def test_odd_lines_are_refused_and_the_others_kept(tmp_path, line):
     entries(tmp_path)
     path = tmp_path / 'm.jsonl'
@@ -182,6 +258,7 @@ def test_folders_are_no_manifests_and_no_audio(tmp_path):
 
 if __name__ == '__main__':
     import tempfile
+
     with tempfile.TemporaryDirectory() as name:
         counts, wrong = campaign(Path(name), int(sys.argv[1]), int(sys.argv[2]))
     print(counts)

@@ -36,13 +36,17 @@ def probed(monkeypatch):
     def probe(path, amplitude=False, inner=index.probe):
         names.append(path.name)
         return inner(path, amplitude)
+
     monkeypatch.setattr(index, 'probe', probe)
     return names
 
 
 def test_index_is_sorted_and_right(folder):
-    expected = [AudioMeta(str(folder / 'a.OGG'), 1.0, 24000, 1), AudioMeta(str(folder / 'a' / 'z.flac'), 0.5, 44100, 2),
-                AudioMeta(str(folder / 'b.wav'), 1.5, 16000, 1)]
+    expected = [
+        AudioMeta(str(folder / 'a.OGG'), 1.0, 24000, 1),
+        AudioMeta(str(folder / 'a' / 'z.flac'), 0.5, 44100, 2),
+        AudioMeta(str(folder / 'b.wav'), 1.5, 16000, 1),
+    ]
     assert index_folder(folder, workers=1) == expected
     assert index_folder(folder, workers=8, cache=False) == expected
     assert load_source(folder) == expected
@@ -65,7 +69,9 @@ def test_killed_process_is_explained(tmp_path, make_file, monkeypatch):
     for number in range(40):
         make_file(tmp_path / f'{number}.wav', 0.01)
     monkeypatch.setattr(index, '_probe_entry', killed)
-    with pytest.raises(ValueError, match=r'0\.wav: the process that read it died, for want of memory'):
+    with pytest.raises(
+        ValueError, match=r'0\.wav: the process that read it died, for want of memory'
+    ):
         index_folder(tmp_path, workers=2)
 
 
@@ -110,7 +116,7 @@ def test_no_environment_is_needed(folder, tmp_path, monkeypatch):
 
 def test_bad_files_are_left_out_and_named_once(folder, caplog):
     (folder / 'broken.wav').write_text('not audio')
-    cut = (folder / 'a' / 'z.flac')
+    cut = folder / 'a' / 'z.flac'
     cut.write_bytes(cut.read_bytes()[:3000])
     with caplog.at_level(logging.WARNING):
         metas = index_folder(folder, min_duration=1.2)
@@ -131,12 +137,16 @@ def test_the_splits_of_a_folder_name_what_they_leave_out_once(folder, caplog):
         (folder / 'another.wav').write_text('not audio')  # something else to say
         split_folder(folder, 'train')
     assert [record.getMessage().split(':')[1].strip() for record in caplog.records] == [
-        '1 of 4 audio files left out', '2 of 5 audio files left out']
+        '1 of 4 audio files left out',
+        '2 of 5 audio files left out',
+    ]
 
 
 def test_empty_folder_says_what_is_accepted(tmp_path):
     (tmp_path / 'notes.txt').touch()
-    with pytest.raises(ValueError, match=rf'{tmp_path}: no audio in this folder; .*\.wav \.flac \.ogg .*\.mp3'):
+    with pytest.raises(
+        ValueError, match=rf'{tmp_path}: no audio in this folder; .*\.wav \.flac \.ogg .*\.mp3'
+    ):
         load_source(tmp_path)
     (tmp_path / 'a.wav').write_text('not audio')
     with pytest.raises(ValueError, match=r'none of its 1 audio files can be used; e\.g\. .*a\.wav'):
@@ -179,7 +189,10 @@ def names(metas):
 @pytest.mark.parametrize('count', [3, 4, 10, 1000])
 def test_split_is_a_partition(count):
     metas = [AudioMeta(f'/data/{number // 7}/{number}.wav', 1.0, 16000) for number in range(count)]
-    parts = {name: names(split(metas, name, '/data')) for name in ('train', 'valid', 'evaluate', 'generate')}
+    parts = {
+        name: names(split(metas, name, '/data'))
+        for name in ('train', 'valid', 'evaluate', 'generate')
+    }
     assert parts['evaluate'] == parts['generate']
     assert parts['train'] | parts['valid'] | parts['evaluate'] == names(metas)
     assert len(parts['train']) + len(parts['valid']) + len(parts['evaluate']) == count
@@ -213,14 +226,19 @@ def test_split_folder_without_splits(tmp_path, make_file):
     assert set.union(*parts) == {f'{number}.wav' for number in range(5)}
 
 
-@pytest.mark.parametrize(('folders', 'expected'), [
-    (('train', 'valid', 'evaluate', 'generate'), ('train', 'valid', 'evaluate', 'generate')),
-    (('train', 'val', 'test'), ('train', 'val', 'test', 'test')),
-    (('train', 'dev'), ('train', 'dev', 'dev', 'dev')),
-    (('train', 'test'), ('train', 'test', 'test', 'test')),
-])
+@pytest.mark.parametrize(
+    ('folders', 'expected'),
+    [
+        (('train', 'valid', 'evaluate', 'generate'), ('train', 'valid', 'evaluate', 'generate')),
+        (('train', 'val', 'test'), ('train', 'val', 'test', 'test')),
+        (('train', 'dev'), ('train', 'dev', 'dev', 'dev')),
+        (('train', 'test'), ('train', 'test', 'test', 'test')),
+    ],
+)
 def test_split_folder_with_splits(tmp_path, make_file, folders, expected):
     for name in folders:
         make_file(tmp_path / name / f'{name}.wav', 0.1)
-    found = [names(split_folder(tmp_path, name)) for name in ('train', 'valid', 'evaluate', 'generate')]
+    found = [
+        names(split_folder(tmp_path, name)) for name in ('train', 'valid', 'evaluate', 'generate')
+    ]
     assert found == [{f'{name}.wav'} for name in expected]

@@ -21,7 +21,9 @@ def metas(tmp_path, make_file):
 
 
 def dataset(metas, **options):
-    return AudioDataset(metas, **{'sample_rate': 16000, 'segment_duration': 0.5, 'num_samples': 22, **options})
+    return AudioDataset(
+        metas, **{'sample_rate': 16000, 'segment_duration': 0.5, 'num_samples': 22, **options}
+    )
 
 
 def same(first, second):
@@ -63,7 +65,9 @@ def test_epoch_resumes_at_any_batch(metas, workers, monkeypatch):
 
 def test_skipped_batches_are_not_decoded(metas, monkeypatch):
     data, decoded = dataset(metas), []
-    monkeypatch.setattr(data, '_read', lambda *args, inner=data._read: decoded.append(args) or inner(*args))
+    monkeypatch.setattr(
+        data, '_read', lambda *args, inner=data._read: decoded.append(args) or inner(*args)
+    )
     loader = make_loader(data, 4)
     loader.set_epoch(0, start=4)
     assert len(list(loader)) == 1
@@ -81,16 +85,30 @@ def test_ranks_together_are_one_worker_with_a_larger_batch(metas, world_size):
     assert same(whole, [torch.cat(batches) for batches in zip(*loaders, strict=True)])
 
 
-@pytest.mark.parametrize(('items', 'batch_size', 'world_size'), [
-    (22, 4, 1), (22, 4, 3), (1, 4, 3), (12, 4, 3), (25, 2, 4),
-])
+@pytest.mark.parametrize(
+    ('items', 'batch_size', 'world_size'),
+    [
+        (22, 4, 1),
+        (22, 4, 3),
+        (1, 4, 3),
+        (12, 4, 3),
+        (25, 2, 4),
+    ],
+)
 def test_evaluation_loses_and_repeats_nothing(items, batch_size, world_size):
-    plans = [BatchPlan(items, batch_size, False, None, rank, world_size) for rank in range(world_size)]
+    plans = [
+        BatchPlan(items, batch_size, False, None, rank, world_size) for rank in range(world_size)
+    ]
     batches = [list(plan) for plan in plans]
     assert [len(plan) for plan in plans] == [len(rank) for rank in batches]
     assert max(map(len, batches)) - min(map(len, batches)) <= 1
     assert all(1 <= len(batch) <= batch_size for rank in batches for batch in rank)
-    in_turn = [key for together in itertools.zip_longest(*batches, fillvalue=[]) for batch in together for key in batch]
+    in_turn = [
+        key
+        for together in itertools.zip_longest(*batches, fillvalue=[])
+        for batch in together
+        for key in batch
+    ]
     assert in_turn == [(0, index) for index in range(items)]
 
 
@@ -98,11 +116,17 @@ def test_training_drops_the_rest_and_evaluation_does_not(metas):
     assert [len(batch) for batch in make_loader(dataset(metas), 4)] == [4] * 5
     assert [len(batch) for batch in make_loader(dataset(metas, shuffle=False), 4)] == [4] * 5 + [2]
     assert len(list(make_loader(dataset(metas), 4, drop_last=False, max_batches=3))) == 3
-    assert [len(batch) for batch in make_loader(dataset(metas), 4, drop_last=False)] == [4] * 5 + [2]
+    assert [len(batch) for batch in make_loader(dataset(metas), 4, drop_last=False)] == [4] * 5 + [
+        2
+    ]
 
 
 def test_infos_come_with_the_batch(metas):
-    loader = make_loader(dataset(metas, return_info=True, shuffle=False, segment_duration=None, num_samples=None), 2, 1)
+    loader = make_loader(
+        dataset(metas, return_info=True, shuffle=False, segment_duration=None, num_samples=None),
+        2,
+        1,
+    )
     (first, first_infos), (second, second_infos) = loader
     assert [info.meta for info in first_infos + second_infos] == metas
     assert (first.shape, second.shape) == ((2, 1, 32000), (1, 1, 11200))
@@ -137,7 +161,9 @@ class Crashing(Dying):
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize(('kind', 'message'), [(Dying, r'want of memory.*num_workers'), (Crashing, r'doctor\.py')])
+@pytest.mark.parametrize(
+    ('kind', 'message'), [(Dying, r'want of memory.*num_workers'), (Crashing, r'doctor\.py')]
+)
 @pytest.mark.parametrize('is_waiting', [True, False])
 def test_death_of_a_loader_process_is_explained(metas, tmp_path, kind, message, is_waiting):
     data = kind(metas, 16000, segment_duration=0.5, num_samples=22)
@@ -168,7 +194,8 @@ class Dying(AudioDataset):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__getitem__(key)
 
-data = Dying([AudioMeta(sys.argv[1], 2.0, 16000)], 16000, segment_duration=0.5, num_samples=22, return_info=True)
+meta = AudioMeta(sys.argv[1], 2.0, 16000)
+data = Dying([meta], 16000, segment_duration=0.5, num_samples=22, return_info=True)
 loader = make_loader(data, 4, 2, pin_memory=True)
 try:
     for batch, infos in loader:
@@ -180,14 +207,18 @@ except RuntimeError as error:
 
 
 def test_death_of_a_loader_process_is_explained_where_memory_is_pinned(metas):
-    run = subprocess.run([sys.executable, '-c', PINNED, metas[0].path], capture_output=True, text=True, timeout=60)
+    run = subprocess.run(
+        [sys.executable, '-c', PINNED, metas[0].path], capture_output=True, text=True, timeout=60
+    )
     assert run.returncode == 0
     assert re.fullmatch(r'(4\n)?LoaderDiedError .*want of memory.*num_workers.*\n', run.stdout)
 
 
 def test_waiting_is_measured(metas, monkeypatch):
     data = dataset(metas)
-    monkeypatch.setattr(data, '_read', lambda *args, inner=data._read: time.sleep(0.01) or inner(*args))
+    monkeypatch.setattr(
+        data, '_read', lambda *args, inner=data._read: time.sleep(0.01) or inner(*args)
+    )
     loader = make_loader(data, 4)
     before = time.perf_counter()
     for _ in loader:
@@ -197,7 +228,9 @@ def test_waiting_is_measured(metas, monkeypatch):
 
 def test_wrong_sizes_are_named():
     data = dataset([AudioMeta('/a.wav', 1.0, 16000)])
-    with pytest.raises(ValueError, match='22 items is less than one batch of 12 on each of 2 workers'):
+    with pytest.raises(
+        ValueError, match='22 items is less than one batch of 12 on each of 2 workers'
+    ):
         make_loader(data, 12, rank=0, world_size=2)
     with pytest.raises(ValueError, match='batch_size=0'):
         make_loader(data, 0)

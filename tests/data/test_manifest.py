@@ -9,8 +9,18 @@ from audiocodec.data import AudioMeta, load_manifest, missing_files, save_manife
 
 @pytest.mark.parametrize('name', ['m.jsonl', 'm.jsonl.gz'])
 def test_saved_manifest_loads_back(tmp_path, make_file, name):
-    metas = [AudioMeta(str(make_file(tmp_path / 'sub' / 'ä b.wav')), 1.0, 16000),
-             AudioMeta(str(make_file(tmp_path / 'c.wav')), 2.5, 24000, 2, 0.75, 3.0, str(tmp_path / 'i.zip:a.json'))]
+    metas = [
+        AudioMeta(str(make_file(tmp_path / 'sub' / 'ä b.wav')), 1.0, 16000),
+        AudioMeta(
+            str(make_file(tmp_path / 'c.wav')),
+            2.5,
+            24000,
+            2,
+            0.75,
+            3.0,
+            str(tmp_path / 'i.zip:a.json'),
+        ),
+    ]
     save_manifest(metas, tmp_path / name)
     assert load_manifest(tmp_path / name) == metas
     data = (tmp_path / name).read_bytes()
@@ -40,11 +50,21 @@ def test_files_elsewhere_are_written_absolute(tmp_path, make_file):
 def test_audiocraft_manifest_loads_as_it_is(tmp_path, make_file, monkeypatch):
     # written in the repository's root, with paths from there and a key for everything
     wav = make_file(tmp_path / 'repo' / 'dataset' / 'example' / 'electro_1.wav')
-    entry = {'path': 'dataset/example/electro_1.wav', 'duration': 1.0, 'sample_rate': 16000, 'amplitude': None,
-             'weight': None, 'info_path': None}
+    entry = {
+        'path': 'dataset/example/electro_1.wav',
+        'duration': 1.0,
+        'sample_rate': 16000,
+        'amplitude': None,
+        'weight': None,
+        'info_path': None,
+    }
     manifest = tmp_path / 'repo' / 'egs' / 'example' / 'data.jsonl'
     manifest.parent.mkdir(parents=True)
-    lines = [entry, {**entry, 'info_path': 'infos.zip:electro_1.json', 'weight': 2}, {**entry, 'unknown': [1]}]
+    lines = [
+        entry,
+        {**entry, 'info_path': 'infos.zip:electro_1.json', 'weight': 2},
+        {**entry, 'unknown': [1]},
+    ]
     manifest.write_text(''.join(json.dumps(line) + '\n' for line in lines))
     metas = load_manifest(manifest)
     assert metas[0] == metas[2] == AudioMeta(str(wav), 1.0, 16000)
@@ -56,32 +76,52 @@ def test_audiocraft_manifest_loads_as_it_is(tmp_path, make_file, monkeypatch):
     assert load_manifest(moved)[0].path == str(wav)
 
 
-@pytest.mark.parametrize(('line', 'message'), [
-    ('nonsense', "not JSON .*'nonsense'"),
-    ('{"path": "a.wav", "duration": 1', 'not JSON'),
-    ('[' * 100_000, 'not JSON'),
-    ('\udcff', 'not JSON'),
-    ('[1, 2]', r'expected an object .* got \[1, 2\]'),
-    ('{"path": "a.wav", "sample_rate": 16000}', "'duration' is missing"),
-    ('{"duration": 1, "sample_rate": 16000}', "'path' is missing"),
-    ('{"path": "a.wav", "duration": NaN, "sample_rate": 16000}', "'duration' must be a number from 0 to .*got nan"),
-    ('{"path": "a.wav", "duration": -1, "sample_rate": 16000}', "'duration' must be a number from 0 to .*got -1"),
-    ('{"path": "a.wav", "duration": "long", "sample_rate": 16000}', "'duration' .*'long'"),
-    ('{"path": "a.wav", "duration": true, "sample_rate": 16000}', "'duration' .*True"),
-    ('{"path": "a.wav", "duration": 1, "sample_rate": 0}', "'sample_rate' must be an integer from 1 to 768000; got 0"),
-    ('{"path": "a.wav", "duration": 1, "sample_rate": 16000, "channels": 1.5}', "'channels' .*1.5"),
-    ('{"path": "a.wav", "duration": 1, "sample_rate": 16000, "weight": -2}', "'weight' .*-2"),
-    ('{"path": "a.wav", "duration": 1e9, "sample_rate": 16000}', "'duration' must be a number .*got 1000000000"),
-    ('{"path": "a.wav", "duration": 1, "sample_rate": 1e300}', "'sample_rate' .*got 1e\\+300"),
-    ('{"path": 3, "duration": 1, "sample_rate": 16000}', "'path' must be a path, got 3"),
-    ('{"path": "", "duration": 1, "sample_rate": 16000}', "'path' must be a path"),
-    ('{"path": "a\\u0000", "duration": 1, "sample_rate": 16000}', "'path' must be a path"),
-    ('{"path": "\\ud800", "duration": 1, "sample_rate": 16000}', "'path' must be a path"),
-])
+@pytest.mark.parametrize(
+    ('line', 'message'),
+    [
+        ('nonsense', "not JSON .*'nonsense'"),
+        ('{"path": "a.wav", "duration": 1', 'not JSON'),
+        ('[' * 100_000, 'not JSON'),
+        ('\udcff', 'not JSON'),
+        ('[1, 2]', r'expected an object .* got \[1, 2\]'),
+        ('{"path": "a.wav", "sample_rate": 16000}', "'duration' is missing"),
+        ('{"duration": 1, "sample_rate": 16000}', "'path' is missing"),
+        (
+            '{"path": "a.wav", "duration": NaN, "sample_rate": 16000}',
+            "'duration' must be a number from 0 to .*got nan",
+        ),
+        (
+            '{"path": "a.wav", "duration": -1, "sample_rate": 16000}',
+            "'duration' must be a number from 0 to .*got -1",
+        ),
+        ('{"path": "a.wav", "duration": "long", "sample_rate": 16000}', "'duration' .*'long'"),
+        ('{"path": "a.wav", "duration": true, "sample_rate": 16000}', "'duration' .*True"),
+        (
+            '{"path": "a.wav", "duration": 1, "sample_rate": 0}',
+            "'sample_rate' must be an integer from 1 to 768000; got 0",
+        ),
+        (
+            '{"path": "a.wav", "duration": 1, "sample_rate": 16000, "channels": 1.5}',
+            "'channels' .*1.5",
+        ),
+        ('{"path": "a.wav", "duration": 1, "sample_rate": 16000, "weight": -2}', "'weight' .*-2"),
+        (
+            '{"path": "a.wav", "duration": 1e9, "sample_rate": 16000}',
+            "'duration' must be a number .*got 1000000000",
+        ),
+        ('{"path": "a.wav", "duration": 1, "sample_rate": 1e300}', "'sample_rate' .*got 1e\\+300"),
+        ('{"path": 3, "duration": 1, "sample_rate": 16000}', "'path' must be a path, got 3"),
+        ('{"path": "", "duration": 1, "sample_rate": 16000}', "'path' must be a path"),
+        ('{"path": "a\\u0000", "duration": 1, "sample_rate": 16000}', "'path' must be a path"),
+        ('{"path": "\\ud800", "duration": 1, "sample_rate": 16000}', "'path' must be a path"),
+    ],
+)
 def test_wrong_line_is_named_with_its_number(tmp_path, make_file, line, message):
     make_file(tmp_path / 'a.wav')
     good = '{"path": "a.wav", "duration": 1, "sample_rate": 16000}\n'
-    (tmp_path / 'm.jsonl').write_text(good + '\n' + good + line + '\n' + good, errors='surrogateescape')
+    (tmp_path / 'm.jsonl').write_text(
+        good + '\n' + good + line + '\n' + good, errors='surrogateescape'
+    )
     with pytest.raises(ValueError, match=rf'm\.jsonl, line 4: .*{message}'):
         load_manifest(tmp_path / 'm.jsonl')
 
@@ -90,21 +130,35 @@ def test_missing_empty_and_damaged_manifests_are_named(tmp_path):
     (tmp_path / 'empty.jsonl').write_text('\n\n')
     (tmp_path / 'plain.jsonl.gz').write_text('{}')
     (tmp_path / 'cut.jsonl.gz').write_bytes(gzip.compress(b'{}' * 1000)[:-9])
-    for name, message in (('nowhere.jsonl', 'no such manifest'), ('empty.jsonl', 'no entry'),
-                          ('plain.jsonl.gz', 'cannot be read'), ('cut.jsonl.gz', 'cannot be read')):
+    for name, message in (
+        ('nowhere.jsonl', 'no such manifest'),
+        ('empty.jsonl', 'no entry'),
+        ('plain.jsonl.gz', 'cannot be read'),
+        ('cut.jsonl.gz', 'cannot be read'),
+    ):
         with pytest.raises(ValueError, match=rf'{tmp_path / name}.*{message}'):
             load_manifest(tmp_path / name)
 
 
 def test_info_path_as_a_dictionary():
-    entry = {'path': 'a', 'duration': 1, 'sample_rate': 16000, 'info_path': {'zip_path': 'b.zip', 'file_path': 'c'}}
+    entry = {
+        'path': 'a',
+        'duration': 1,
+        'sample_rate': 16000,
+        'info_path': {'zip_path': 'b.zip', 'file_path': 'c'},
+    }
     assert AudioMeta.from_dict(entry).info_path == 'b.zip:c'
 
 
 def test_summary():
-    metas = [AudioMeta('a', 1800, 24000, 1), AudioMeta('b', 1800, 16000, 1), AudioMeta('c', 3600, 24000)]
-    assert str(summarize(metas)) == ('3 files, 2.00 h, sample rates: 16000 Hz (1), 24000 Hz (2), '
-                                     'channels: unknown (1), 1 (2)')
+    metas = [
+        AudioMeta('a', 1800, 24000, 1),
+        AudioMeta('b', 1800, 16000, 1),
+        AudioMeta('c', 3600, 24000),
+    ]
+    assert str(summarize(metas)) == (
+        '3 files, 2.00 h, sample rates: 16000 Hz (1), 24000 Hz (2), channels: unknown (1), 1 (2)'
+    )
     assert summarize(metas).sample_rates == {16000: 1, 24000: 2}
 
 

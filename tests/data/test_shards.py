@@ -7,7 +7,15 @@ import pytest
 import soundfile
 import torch
 
-from audiocodec.data import AudioDataset, AudioMeta, is_shards, load_shards, load_source, make_loader, make_shards
+from audiocodec.data import (
+    AudioDataset,
+    AudioMeta,
+    is_shards,
+    load_shards,
+    load_source,
+    make_loader,
+    make_shards,
+)
 from audiocodec.data.shards import is_address, read_stored
 
 
@@ -24,7 +32,9 @@ def folder(tmp_path, make_file):
 
 
 def items(metas, sample_rate=24000, channels=1, number=40, **options):
-    dataset = AudioDataset(metas, sample_rate, channels, 1.0, number, return_info=True, seed=3, **options)
+    dataset = AudioDataset(
+        metas, sample_rate, channels, 1.0, number, return_info=True, seed=3, **options
+    )
     return [dataset[2, index] for index in range(number)]
 
 
@@ -35,12 +45,14 @@ def test_the_same_segments_within_half_a_step(tmp_path, folder):
     report = make_shards(metas, tmp_path / 'shards', 24000, workers=1)
     assert (report.files, report.problems, report.limited) == (5, [], 0.0)
     stored = load_shards(tmp_path / 'shards')
-    assert [(meta.duration, meta.weight, meta.sample_rate) for meta in stored] == \
-        [(meta.duration, meta.weight, meta.sample_rate) for meta in metas]
+    assert [(meta.duration, meta.weight, meta.sample_rate) for meta in stored] == [
+        (meta.duration, meta.weight, meta.sample_rate) for meta in metas
+    ]
     for (wav, info), (packed, packed_info) in zip(items(metas), items(stored)):
         assert packed_info.meta.path.endswith(info.meta.path)
         assert (packed_info.seek_time, packed_info.n_frames) == (info.seek_time, info.n_frames)
-        # A block and a segment are filtered at other offsets: the last bit of a float may turn the rounding.
+        # A block and a segment are filtered at other offsets: the last bit of a float may turn the
+        # rounding.
         assert (packed - wav).abs().max() <= 0.5 / 32768 + 2e-6
         assert torch.equal(packed * 32768, (packed * 32768).round())
 
@@ -66,7 +78,9 @@ def test_several_processes_and_shards_make_the_same(tmp_path, folder, monkeypatc
     make_shards(metas, tmp_path / 'many', 24000, workers=2)
     assert len(os.listdir(tmp_path / 'one')) == 3
     assert len(os.listdir(tmp_path / 'many')) == 2 + 4
-    for first, second in zip(items(load_shards(tmp_path / 'one')), items(load_shards(tmp_path / 'many'))):
+    for first, second in zip(
+        items(load_shards(tmp_path / 'one')), items(load_shards(tmp_path / 'many'))
+    ):
         assert torch.equal(first[0], second[0])
 
 
@@ -97,7 +111,9 @@ def test_shards_that_do_not_fit_are_refused(tmp_path, make_file):
     make_shards(load_source(tmp_path / 'audio'), tmp_path / 'shards', 24000)
     stored = load_shards(tmp_path / 'shards')
     for rate, channels in [(16000, 1), (48000, 1), (24000, 2)]:
-        with pytest.raises(ValueError, match=f'hold 24000 Hz with 1 .*--sample_rate {rate} --channels {channels}'):
+        with pytest.raises(
+            ValueError, match=f'hold 24000 Hz with 1 .*--sample_rate {rate} --channels {channels}'
+        ):
             AudioDataset(stored, rate, channels, 0.5)
     with pytest.raises(ValueError, match='not of shards'):
         make_shards(stored, tmp_path / 'again', 24000)
@@ -111,7 +127,9 @@ def test_an_unreadable_file_keeps_its_place(tmp_path, make_file):
     report = make_shards(metas, tmp_path / 'shards', 24000)
     assert len(report.problems) == 1
     assert 'b.wav' in report.problems[0]
-    for (wav, info), (packed, packed_info) in zip(items(metas), items(load_shards(tmp_path / 'shards'))):
+    for (wav, info), (packed, packed_info) in zip(
+        items(metas), items(load_shards(tmp_path / 'shards'))
+    ):
         assert torch.equal(wav, packed)
         assert len(info.skipped) == len(packed_info.skipped)
         assert info.seek_time == packed_info.seek_time
@@ -123,12 +141,20 @@ def test_loud_and_broken_samples(tmp_path):
     (tmp_path / 'audio').mkdir()
     loud = np.array([0.5, 1.0, 1.5, -1.0, -1.2] * 100)
     soundfile.write(tmp_path / 'audio' / 'loud.wav', loud, 24000, subtype='FLOAT')
-    soundfile.write(tmp_path / 'audio' / 'nan.wav', np.where(loud > 1, np.nan, loud), 24000, subtype='FLOAT')
+    soundfile.write(
+        tmp_path / 'audio' / 'nan.wav', np.where(loud > 1, np.nan, loud), 24000, subtype='FLOAT'
+    )
     report = make_shards(load_source(tmp_path / 'audio'), tmp_path / 'shards', 24000)
     assert report.limited == 0.6  # 1.0, 1.5 and -1.2
     assert 'NaN' in report.problems[0]
     first, _ = load_shards(tmp_path / 'shards')
-    assert (read_stored(first.path, 0, 5)[0] * 32768).tolist() == [16384, 32767, 32767, -32768, -32768]
+    assert (read_stored(first.path, 0, 5)[0] * 32768).tolist() == [
+        16384,
+        32767,
+        32767,
+        -32768,
+        -32768,
+    ]
 
 
 def test_whole_or_not_at_all(tmp_path, folder, monkeypatch):

@@ -14,7 +14,9 @@ def sine(db, seconds, sample_rate=48000, frequency=997.0, channels=1):
 
 def test_filters_are_the_tables_of_the_standard():
     (shelf_b, shelf_a), (high_b, high_a) = k_weighting(48000)  # BS.1770-4, tables 1 and 2
-    assert shelf_b == pytest.approx([1.53512485958697, -2.69169618940638, 1.19839281085285], abs=1e-9)
+    assert shelf_b == pytest.approx(
+        [1.53512485958697, -2.69169618940638, 1.19839281085285], abs=1e-9
+    )
     assert shelf_a == pytest.approx([1.0, -1.69065929318241, 0.73248077421585], abs=1e-9)
     assert high_b == pytest.approx([1.0, -2.0, 1.0])
     assert high_a == pytest.approx([1.0, -1.99004745483398, 0.99007225036621], abs=1e-9)
@@ -26,14 +28,19 @@ def test_full_scale_sine_measures_minus_3_01(sample_rate):
 
 
 def test_channels_add_up():  # EBU Tech 3341, case 1: stereo at -23 dBFS is -23 LUFS
-    assert loudness(sine(-23, 5, frequency=1000, channels=2), 48000) == pytest.approx(-23.0, abs=0.1)
+    assert loudness(sine(-23, 5, frequency=1000, channels=2), 48000) == pytest.approx(
+        -23.0, abs=0.1
+    )
     five = torch.zeros(5, 48000 * 5)
     five[3] = sine(0, 5)[0]  # a surround channel counts 1.41 times
     assert loudness(five, 48000) == pytest.approx(-3.01 + 10 * math.log10(1.41), abs=0.03)
 
 
 def test_quiet_parts_are_gated():  # EBU Tech 3341, cases 3 and 4, shortened
-    parts = [sine(db, seconds, frequency=1000, channels=2) for db, seconds in ((-36, 3), (-23, 18), (-36, 3))]
+    parts = [
+        sine(db, seconds, frequency=1000, channels=2)
+        for db, seconds in ((-36, 3), (-23, 18), (-36, 3))
+    ]
     assert loudness(torch.cat(parts, 1), 48000) == pytest.approx(-23.0, abs=0.1)
     silent = [sine(-72, 3, frequency=1000, channels=2)]
     assert loudness(torch.cat([*silent, *parts], 1), 48000) == pytest.approx(-23.0, abs=0.1)
@@ -52,8 +59,12 @@ def test_too_many_channels():
 
 def test_strategies_reach_their_level():
     wav = 0.05 * torch.randn(2, 48000)
-    assert normalize(wav, 48000, 'peak').abs().max().item() == pytest.approx(10 ** (-1 / 20), rel=1e-5)
-    assert normalize(wav, 48000, 'peak', 6).abs().max().item() == pytest.approx(10 ** (-6 / 20), rel=1e-5)
+    assert normalize(wav, 48000, 'peak').abs().max().item() == pytest.approx(
+        10 ** (-1 / 20), rel=1e-5
+    )
+    assert normalize(wav, 48000, 'peak', 6).abs().max().item() == pytest.approx(
+        10 ** (-6 / 20), rel=1e-5
+    )
     mono = normalize(wav, 48000, 'rms').mean(0)
     assert mono.square().mean().sqrt().item() == pytest.approx(10 ** (-18 / 20), rel=1e-4)
     assert loudness(normalize(wav, 48000, 'loudness', 20), 48000) == pytest.approx(-20, abs=0.01)

@@ -8,25 +8,41 @@ from audiocodec.data import read_segment
 from audiocodec.dsp.resample import Resampler, resample, resampler
 
 
-@pytest.mark.parametrize(('from_rate', 'to_rate'), [(44100, 24000), (16000, 24000), (48000, 24000), (22050, 16000)])
+@pytest.mark.parametrize(
+    ('from_rate', 'to_rate'), [(44100, 24000), (16000, 24000), (48000, 24000), (22050, 16000)]
+)
 def test_equals_julius(from_rate, to_rate):
     wav = torch.randn(2, 3, 10_001)
-    torch.testing.assert_close(resample(wav, from_rate, to_rate), julius.resample_frac(wav, from_rate, to_rate))
+    torch.testing.assert_close(
+        resample(wav, from_rate, to_rate), julius.resample_frac(wav, from_rate, to_rate)
+    )
 
 
-@pytest.mark.parametrize(('from_rate', 'to_rate'), [
-    (44100, 24000), (11025, 48000), (44101, 16000), (8000, 8001), (3, 2),
-])
+@pytest.mark.parametrize(
+    ('from_rate', 'to_rate'),
+    [
+        (44100, 24000),
+        (11025, 48000),
+        (44101, 16000),
+        (8000, 8001),
+        (3, 2),
+    ],
+)
 @pytest.mark.parametrize('length', [0, 1, 2, 333, 5003])
 def test_length_is_exact(from_rate, to_rate, length):
-    assert resample(torch.randn(1, length), from_rate, to_rate).shape == (1, length * to_rate // from_rate)
+    assert resample(torch.randn(1, length), from_rate, to_rate).shape == (
+        1,
+        length * to_rate // from_rate,
+    )
 
 
 def test_length_is_exact_beyond_float32():
     assert resampler(44100, 48000).length(44100 * 3600 + 1) == 48000 * 3600 + 1
 
 
-@pytest.mark.parametrize(('from_rate', 'to_rate'), [(44100, 24000), (24000, 44100), (48000, 16000), (44101, 24000)])
+@pytest.mark.parametrize(
+    ('from_rate', 'to_rate'), [(44100, 24000), (24000, 44100), (48000, 16000), (44101, 24000)]
+)
 def test_pure_tone_survives_and_alias_does_not(from_rate, to_rate):
     seconds = torch.arange(from_rate // 4, dtype=torch.float64) / from_rate
     tone = resample(torch.sin(2 * math.pi * 1000 * seconds).float()[None], from_rate, to_rate)[0]
@@ -39,23 +55,33 @@ def test_pure_tone_survives_and_alias_does_not(from_rate, to_rate):
         assert resample(above, from_rate, to_rate)[0][middle].abs().max() < 0.02
 
 
-@pytest.mark.parametrize('ratio', [(147, 80), (3, 2), (2, 3), (1, 2), (2, 1), (10001, 8000), (1, 1)])
+@pytest.mark.parametrize(
+    'ratio', [(147, 80), (3, 2), (2, 3), (1, 2), (2, 1), (10001, 8000), (1, 1)]
+)
 def test_segment_equals_stretch_of_the_whole(ratio):
     filters = Resampler(*ratio)
     wav = torch.randn(2, 24_001)
     whole = resample(wav, *ratio)
-    for start, frames in [(0, 10), (0, whole.shape[-1]), (777, 1000), (whole.shape[-1] - 13, 13), (5000, 1)]:
+    for start, frames in [
+        (0, 10),
+        (0, whole.shape[-1]),
+        (777, 1000),
+        (whole.shape[-1] - 13, 13),
+        (5000, 1),
+    ]:
         first, last = filters.source_range(start, frames, wav.shape[-1])
         segment = filters.segment(wav[:, first:last], start, frames)
-        torch.testing.assert_close(segment, whole[:, start:start + frames], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(segment, whole[:, start : start + frames], atol=1e-6, rtol=1e-5)
 
 
 def test_sparse_kernel_equals_dense():
     sparse = Resampler(147, 80)
     sparse.kernel, sparse.is_sparse = sparse._sparse_kernel(), True
     wav = torch.randn(2, 3000)
-    torch.testing.assert_close(sparse.segment(wav, 0, 1632), resample(wav, 147, 80), atol=3e-5, rtol=0)
-    assert Resampler(44101, 24000).kernel.numel() < 2 ** 22
+    torch.testing.assert_close(
+        sparse.segment(wav, 0, 1632), resample(wav, 147, 80), atol=3e-5, rtol=0
+    )
+    assert Resampler(44101, 24000).kernel.numel() < 2**22
 
 
 def test_filters_are_cached():
@@ -90,5 +116,7 @@ def test_ratio_of_a_damaged_header_takes_no_memory(tmp_path, make_file):
     path = make_file(tmp_path / 'a.wav', 1.0, 191999)
     assert read_segment(path, 0, 100, 48000).shape == (1, 100)
     path = make_file(tmp_path / 'b.wav', 1.0, 767999)
-    with pytest.raises(ValueError, match=r'b\.wav: cannot resample 767999 Hz to 24000 Hz: .* 39\d+ values'):
+    with pytest.raises(
+        ValueError, match=r'b\.wav: cannot resample 767999 Hz to 24000 Hz: .* 39\d+ values'
+    ):
         read_segment(path, 0, 100, 24000)

@@ -5,7 +5,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from audiocodec.dsp.signal import MelSpectrogram, overlapping_segments, power_spectrum, reflect_pad, si_snr
+from audiocodec.dsp.signal import (
+    MelSpectrogram,
+    overlapping_segments,
+    power_spectrum,
+    reflect_pad,
+    si_snr,
+)
 
 
 def noise(*shape, seed=0):
@@ -16,8 +22,17 @@ def orthogonal_noise(reference, db, seed=1):
     """Noise orthogonal to the (centred) reference, `db` below it in energy."""
     extra = noise(*reference.shape, seed=seed)
     extra = extra - extra.mean(-1, keepdim=True)
-    extra = extra - (extra * reference).sum(-1, keepdim=True) / reference.square().sum(-1, keepdim=True) * reference
-    return extra * (reference.norm(dim=-1, keepdim=True) / extra.norm(dim=-1, keepdim=True)) * 10 ** (-db / 20)
+    extra = (
+        extra
+        - (extra * reference).sum(-1, keepdim=True)
+        / reference.square().sum(-1, keepdim=True)
+        * reference
+    )
+    return (
+        extra
+        * (reference.norm(dim=-1, keepdim=True) / extra.norm(dim=-1, keepdim=True))
+        * 10 ** (-db / 20)
+    )
 
 
 def centred_noise(*shape):
@@ -25,7 +40,7 @@ def centred_noise(*shape):
     return wav - wav.mean(-1, keepdim=True)
 
 
-@pytest.mark.parametrize('db', [-5., 0., 10., 40.])
+@pytest.mark.parametrize('db', [-5.0, 0.0, 10.0, 40.0])
 def test_si_snr_of_orthogonal_noise_is_its_level(db):
     reference = centred_noise(2, 1, 8000)
     measured = si_snr(reference + orthogonal_noise(reference, db), reference)
@@ -33,19 +48,24 @@ def test_si_snr_of_orthogonal_noise_is_its_level(db):
     assert measured.tolist() == pytest.approx([db, db], abs=1e-2)
 
 
-@pytest.mark.parametrize('gain', [0.1, 3., -1.])
+@pytest.mark.parametrize('gain', [0.1, 3.0, -1.0])
 def test_si_snr_ignores_gain_and_offset(gain):
     reference = centred_noise(1, 1, 8000)
-    estimate = reference + orthogonal_noise(reference, 10.)
-    assert si_snr(gain * estimate + 0.3, reference).item() == pytest.approx(10., abs=1e-2)
+    estimate = reference + orthogonal_noise(reference, 10.0)
+    assert si_snr(gain * estimate + 0.3, reference).item() == pytest.approx(10.0, abs=1e-2)
 
 
 def test_si_snr_is_a_mean_in_db_over_segments_channels_and_not_items():
     reference = centred_noise(2, 2, 1000)
-    levels = torch.tensor([[[0.], [10.]], [[20.], [30.]]])
+    levels = torch.tensor([[[0.0], [10.0]], [[20.0], [30.0]]])
     estimate = reference + orthogonal_noise(reference, levels)
-    measured = si_snr(torch.cat([estimate, estimate], -1), torch.cat([reference, reference], -1), 1000, overlap=0.)
-    assert measured.tolist() == pytest.approx([5., 25.], abs=1e-2)
+    measured = si_snr(
+        torch.cat([estimate, estimate], -1),
+        torch.cat([reference, reference], -1),
+        1000,
+        overlap=0.0,
+    )
+    assert measured.tolist() == pytest.approx([5.0, 25.0], abs=1e-2)
 
 
 def test_si_snr_of_silence_is_finite():
@@ -58,22 +78,26 @@ def test_si_snr_of_silence_is_finite():
 
 @pytest.mark.parametrize(('length', 'expected'), [(1, 1), (4, 1), (5, 2), (8, 2), (9, 3), (20, 5)])
 def test_segments_start_every_stride_and_end_in_zeros(length, expected):
-    wav = torch.arange(1., length + 1)[None]
+    wav = torch.arange(1.0, length + 1)[None]
     segments = overlapping_segments(wav, 8, 4)
     assert segments.shape == (1, expected, 8)
     padded = torch.cat([wav[0], torch.zeros(8)])
     for i in range(expected):
-        assert torch.equal(segments[0, i], padded[4 * i:4 * i + 8])
+        assert torch.equal(segments[0, i], padded[4 * i : 4 * i + 8])
 
 
 def test_segments_without_overlap_skip_what_is_between():
-    assert overlapping_segments(torch.arange(10.), 2, 5).tolist() == [[0., 1.], [5., 6.]]
+    assert overlapping_segments(torch.arange(10.0), 2, 5).tolist() == [[0.0, 1.0], [5.0, 6.0]]
 
 
 def test_reflect_pad_mirrors_and_continues_short_signals_by_zeros():
-    assert reflect_pad(torch.tensor([[1., 2., 3.]]), 2, 1).tolist() == [[3., 2., 1., 2., 3., 2.]]
-    assert reflect_pad(torch.tensor([[1., 2.]]), 3, 3).tolist() == [[0., 0., 2., 1., 2., 0., 0., 0.]]
-    assert reflect_pad(torch.tensor([[1.]]), 0, 0).tolist() == [[1.]]
+    assert reflect_pad(torch.tensor([[1.0, 2.0, 3.0]]), 2, 1).tolist() == [
+        [3.0, 2.0, 1.0, 2.0, 3.0, 2.0]
+    ]
+    assert reflect_pad(torch.tensor([[1.0, 2.0]]), 3, 3).tolist() == [
+        [0.0, 0.0, 2.0, 1.0, 2.0, 0.0, 0.0, 0.0]
+    ]
+    assert reflect_pad(torch.tensor([[1.0]]), 0, 0).tolist() == [[1.0]]
 
 
 @pytest.mark.parametrize('n_fft', [16, 15])
@@ -95,25 +119,39 @@ FILTERS = load_file(Path(__file__).parents[1] / 'fixtures' / 'mel_filters.safete
 
 @pytest.mark.parametrize('name', sorted({key.rsplit('.', 1)[0] for key in FILTERS}))
 def test_mel_filters_are_those_of_the_field(name):
-    """Made by melscale_fbanks of torchaudio 2.11; `name` is the rate, n_fft, n_mels and f_min, all else is zero."""
+    """Made by melscale_fbanks of torchaudio 2.11; `name` is the rate, n_fft, n_mels and f_min, all
+    else is zero.
+    """
     sample_rate, n_fft, n_mels, f_min = map(int, name.split('_'))
-    expected = torch.sparse_coo_tensor(FILTERS[f'{name}.indices'].long(), FILTERS[f'{name}.values'],
-                                       (n_fft // 2 + 1, n_mels), check_invariants=True).to_dense()
-    filters = MelSpectrogram(sample_rate, n_fft, n_fft // 4, n_mels=n_mels, f_min=float(f_min)).filters
+    expected = torch.sparse_coo_tensor(
+        FILTERS[f'{name}.indices'].long(),
+        FILTERS[f'{name}.values'],
+        (n_fft // 2 + 1, n_mels),
+        check_invariants=True,
+    ).to_dense()
+    filters = MelSpectrogram(
+        sample_rate, n_fft, n_fft // 4, n_mels=n_mels, f_min=float(f_min)
+    ).filters
     torch.testing.assert_close(filters, expected, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize('sample_rate', [11025, 16000, 22050, 24000, 32000, 44100, 48000])
 @pytest.mark.parametrize('n_fft', [15, 64, 100, 512, 1024, 2048])
-@pytest.mark.filterwarnings('ignore:At least one mel filterbank has all zero values')  # the peer's word for empty bands
+@pytest.mark.filterwarnings(
+    'ignore:At least one mel filterbank has all zero values'
+)  # the peer's word for empty bands
 def test_mel_filters_equal_the_peers_bit_for_bit(torchaudio, sample_rate, n_fft):
-    for n_mels, f_min in [(1, 0.), (8, 0.), (32, 50.), (64, 64.), (80, 0.), (128, 20.)]:
-        peer = torchaudio.functional.melscale_fbanks(n_fft // 2 + 1, f_min, sample_rate // 2, n_mels, sample_rate)
-        assert torch.equal(MelSpectrogram(sample_rate, n_fft, 8, n_mels=n_mels, f_min=f_min).filters, peer)
+    for n_mels, f_min in [(1, 0.0), (8, 0.0), (32, 50.0), (64, 64.0), (80, 0.0), (128, 20.0)]:
+        peer = torchaudio.functional.melscale_fbanks(
+            n_fft // 2 + 1, f_min, sample_rate // 2, n_mels, sample_rate
+        )
+        assert torch.equal(
+            MelSpectrogram(sample_rate, n_fft, 8, n_mels=n_mels, f_min=f_min).filters, peer
+        )
 
 
 def test_empty_mel_bands_are_zero_and_no_warning(recwarn):
-    filters = MelSpectrogram(24000, 64, 16, n_mels=64, f_min=64.).filters
+    filters = MelSpectrogram(24000, 64, 16, n_mels=64, f_min=64.0).filters
     assert int((filters == 0).all(0).sum()) == 21
     assert not recwarn.list
 
@@ -121,18 +159,22 @@ def test_empty_mel_bands_are_zero_and_no_warning(recwarn):
 @pytest.mark.parametrize('normalized', [False, True])
 def test_mel_equals_torchaudio_away_from_the_borders(torchaudio, normalized):
     wav = noise(2, 1, 4096)
-    ours = MelSpectrogram(24000, 512, 128, 400, n_mels=32, f_min=50., normalized=normalized)(wav)
-    peer = torchaudio.transforms.MelSpectrogram(24000, 512, 400, 128, n_mels=32, f_min=50., center=False,
-                                                normalized=normalized)(wav).transpose(-1, -2)
-    # The first frame of ours is (512 - 128) / 2 = 1.5 hops early: shift the signal to line the frames up.
-    shifted = MelSpectrogram(24000, 512, 128, 400, n_mels=32, f_min=50., normalized=normalized)(wav[..., 192:])
+    ours = MelSpectrogram(24000, 512, 128, 400, n_mels=32, f_min=50.0, normalized=normalized)(wav)
+    peer = torchaudio.transforms.MelSpectrogram(
+        24000, 512, 400, 128, n_mels=32, f_min=50.0, center=False, normalized=normalized
+    )(wav).transpose(-1, -2)
+    # The first frame of ours is (512 - 128) / 2 = 1.5 hops early: shift the signal to line the
+    # frames up.
+    shifted = MelSpectrogram(24000, 512, 128, 400, n_mels=32, f_min=50.0, normalized=normalized)(
+        wav[..., 192:]
+    )
     assert ours.shape[-2] == 32
     torch.testing.assert_close(shifted[..., 3:20, :], peer[..., 3:20, :], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('frequency', [200., 1000., 5000.])
+@pytest.mark.parametrize('frequency', [200.0, 1000.0, 5000.0])
 def test_a_tone_is_strongest_in_the_band_around_it(frequency):
-    melspec = MelSpectrogram(24000, 2048, 512, n_mels=40, f_min=0.)
+    melspec = MelSpectrogram(24000, 2048, 512, n_mels=40, f_min=0.0)
     wav = torch.sin(2 * math.pi * frequency * torch.arange(24000) / 24000)
     band = int(melspec(wav)[10:-10].mean(0).argmax())
     edges = 700 * (10 ** (torch.linspace(0, 2595 * math.log10(1 + 12000 / 700), 42) / 2595) - 1)

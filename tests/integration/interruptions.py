@@ -1,7 +1,7 @@
 """Runs killed at random moments and started again, compared with one left alone.
 
-As a program, a campaign: `python tests/integration/interruptions.py --kills 30 --seed 0`. The tests run short ones.
-"""
+As a program, a campaign: `python tests/integration/interruptions.py --kills 30 --seed 0`. The tests
+run short ones."""
 
 import argparse
 import hashlib
@@ -20,21 +20,45 @@ import torch
 from audiocodec.run import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-# Small, with everything on; a checkpoint after every update, so that many kills come while one is being written.
-RECIPE = ['solver=compression/debug', 'adversarial=msstftd', 'adversarial.discriminators.msstftd.filters=2',
-          'device=cpu', 'dataset.batch_size=4', 'dataset.segment_duration=0.25', 'dataset.num_workers=1',
-          'dataset.valid.num_samples=6', 'rvq.n_q=3', 'rvq.bins=32', 'checkpoint.every_updates=1', 'num_threads=1',
-          'evaluate.every=null', 'generate.every=null', 'logging.tensorboard=false', 'logging.log_seconds=0',
-          'schedule=cosine']
-_TIMES = ('duration', 'data_wait', 'updates_per_second')  # metrics that tell how long something took
+# Small, with everything on; a checkpoint after every update, so that many kills come while one is
+# being written.
+RECIPE = [
+    'solver=compression/debug',
+    'adversarial=msstftd',
+    'adversarial.discriminators.msstftd.filters=2',
+    'device=cpu',
+    'dataset.batch_size=4',
+    'dataset.segment_duration=0.25',
+    'dataset.num_workers=1',
+    'dataset.valid.num_samples=6',
+    'rvq.n_q=3',
+    'rvq.bins=32',
+    'checkpoint.every_updates=1',
+    'num_threads=1',
+    'evaluate.every=null',
+    'generate.every=null',
+    'logging.tensorboard=false',
+    'logging.log_seconds=0',
+    'schedule=cosine',
+]
+_TIMES = (
+    'duration',
+    'data_wait',
+    'updates_per_second',
+)  # metrics that tell how long something took
 
 
 def start(folder, *overrides, workers=1):
     distributed = [] if workers == 1 else ['-d', f'--ddp_workers={workers}']
     return subprocess.Popen(
-        [sys.executable, '-m', 'dora', 'run', *distributed, '--', *RECIPE, *overrides], cwd=ROOT,
-        env={**os.environ, 'AUDIOCODEC_DORA_DIR': str(folder), 'OMP_NUM_THREADS': '1'}, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        [sys.executable, '-m', 'dora', 'run', *distributed, '--', *RECIPE, *overrides],
+        cwd=ROOT,
+        env={**os.environ, 'AUDIOCODEC_DORA_DIR': str(folder), 'OMP_NUM_THREADS': '1'},
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finish(process, timeout=300):
@@ -79,7 +103,9 @@ def fingerprint(path):
 
 
 def interrupted(folder, overrides, kills, rng, report=None):
-    """Run to the end through `kills` interruptions at random moments; returns how often each kind came."""
+    """Run to the end through `kills` interruptions at random moments; returns how often each kind
+    came.
+    """
     sent = dict.fromkeys(['SIGKILL', 'SIGTERM', 'SIGUSR1', 'SIGKILL while writing'], 0)
     while sum(sent.values()) < kills:
         process = start(folder, *overrides)
@@ -96,11 +122,15 @@ def interrupted(folder, overrides, kills, rng, report=None):
             break
         sent['SIGKILL while writing' if writing else name] += 1
         if report is not None:
-            report(f'{sum(sent.values()):3d} {name}{" while a checkpoint was being written" if writing else ""}: '
-                   f'exit code {code}')
+            report(
+                f'{sum(sent.values()):3d} '
+                f'{name}{" while a checkpoint was being written" if writing else ""}: '
+                f'exit code {code}'
+            )
         if name == 'SIGKILL':
             assert code == -signal.SIGKILL, (code, text)
-        else:  # before its handlers are there, the signal ends a process at once; afterwards it saves
+        # before its handlers are there, the signal ends a process at once; afterwards it saves
+        else:
             assert code in (-getattr(signal, name), 128 + getattr(signal, name)), (code, text)
     code, text = finish(start(folder, *overrides))
     assert code == 0, text
@@ -112,16 +142,21 @@ def _half_written(folder):
 
 
 def _wait_for_moment(folder, process, kind, rng):
-    """One run in five is hit while it starts; the others when they have done something, or are writing."""
+    """One run in five is hit while it starts; the others when they have done something, or are
+    writing.
+    """
     if rng.random() < 0.2:
         time.sleep(rng.uniform(0.5, 6.0))
         return
     for left in _half_written(folder):
         left.unlink()
     before = {path: path.stat().st_mtime_ns for path in folder.glob('xps/*/checkpoint.th')}
-    progress = lambda: any(before.get(path) != path.stat().st_mtime_ns  # noqa: E731
-                           for path in folder.glob('xps/*/checkpoint.th'))
-    while process.poll() is None and not progress():
+
+    def has_saved():
+        files = folder.glob('xps/*/checkpoint.th')
+        return any(before.get(path) != path.stat().st_mtime_ns for path in files)
+
+    while process.poll() is None and not has_saved():
         time.sleep(0.01)
     time.sleep(rng.uniform(0.0, 3.0))
     while kind == 'SIGKILL while writing' and process.poll() is None and not _half_written(folder):
@@ -142,8 +177,16 @@ def main():
         assert code == 0, text
         sent = interrupted(parts, overrides, args.kills, random.Random(args.seed), report=print)
         hashes = [fingerprint(checkpoint_of(folder)) for folder in (whole, parts)]
-        print(json.dumps({'sent': sent, 'uninterrupted': hashes[0], 'interrupted': hashes[1],
-                          'equal': hashes[0] == hashes[1]}))
+        print(
+            json.dumps(
+                {
+                    'sent': sent,
+                    'uninterrupted': hashes[0],
+                    'interrupted': hashes[1],
+                    'equal': hashes[0] == hashes[1],
+                }
+            )
+        )
         return int(hashes[0] != hashes[1])
 
 

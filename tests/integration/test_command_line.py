@@ -1,5 +1,5 @@
-"""The main job through the command line: train, interrupt, resume, evaluate, generate, compact, load back; alone and
-with two workers."""
+"""The main job through the command line: train, interrupt, resume, evaluate, generate, compact,
+load back; alone and with two workers."""
 
 import json
 import os
@@ -24,23 +24,50 @@ from audiocodec.utils.errors import RunError
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-# small, but with everything on: adversary, balancer, q_dropout, dead codes, averaged model, loading processes
-RECIPE = ['solver=compression/debug', 'adversarial=msstftd', 'adversarial.discriminators.msstftd.filters=2',
-          'device=cpu', 'dataset.batch_size=4', 'dataset.segment_duration=0.5', 'dataset.num_workers=1',
-          'optim.updates_per_epoch=4', 'dataset.valid.num_samples=6', 'dataset.evaluate.num_samples=3',
-          'dataset.generate.num_samples=3', 'dataset.generate.batch_size=2', 'dataset.generate.segment_duration=1.0',
-          'rvq.n_q=3', 'rvq.bins=32', 'optim.lr=1e-3', 'checkpoint.save_every=1', 'checkpoint.keep_last=2',
-          'num_threads=1']
+# small, but with everything on: adversary, balancer, q_dropout, dead codes, averaged model, loading
+# processes
+RECIPE = [
+    'solver=compression/debug',
+    'adversarial=msstftd',
+    'adversarial.discriminators.msstftd.filters=2',
+    'device=cpu',
+    'dataset.batch_size=4',
+    'dataset.segment_duration=0.5',
+    'dataset.num_workers=1',
+    'optim.updates_per_epoch=4',
+    'dataset.valid.num_samples=6',
+    'dataset.evaluate.num_samples=3',
+    'dataset.generate.num_samples=3',
+    'dataset.generate.batch_size=2',
+    'dataset.generate.segment_duration=1.0',
+    'rvq.n_q=3',
+    'rvq.bins=32',
+    'optim.lr=1e-3',
+    'checkpoint.save_every=1',
+    'checkpoint.keep_last=2',
+    'num_threads=1',
+]
 
 
 def environment(folder):
-    kept = {name: value for name, value in os.environ.items() if name not in ('USER', 'LOGNAME', 'USERNAME')}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ('USER', 'LOGNAME', 'USERNAME')
+    }
     return {**kept, 'AUDIOCODEC_DORA_DIR': str(folder), 'OMP_NUM_THREADS': '1'}
 
 
 def dora(folder, *arguments, **options):
-    return subprocess.run([sys.executable, '-m', 'dora', *arguments], cwd=ROOT, env=environment(folder),
-                          capture_output=True, text=True, timeout=400, **options)
+    return subprocess.run(
+        [sys.executable, '-m', 'dora', *arguments],
+        cwd=ROOT,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=400,
+        **options,
+    )
 
 
 def run(folder, *overrides, workers=None):
@@ -70,14 +97,33 @@ def test_a_run_leaves_everything_behind(uninterrupted):
     folder, done = uninterrupted
     xp = experiment(folder)
     names = {path.name for path in xp.iterdir()}
-    assert {'checkpoint.th', 'checkpoint_2.th', 'checkpoint_3.th', 'history.json', 'solver.log.0', 'tensorboard',
-            'samples'} <= names
+    assert {
+        'checkpoint.th',
+        'checkpoint_2.th',
+        'checkpoint_3.th',
+        'history.json',
+        'solver.log.0',
+        'tensorboard',
+        'samples',
+    } <= names
     assert 'checkpoint_1.th' not in names  # keep_last=2
     history = json.loads((xp / 'history.json').read_text())
     assert [sorted(stages) for stages in history] == [['train', 'valid']] * 2 + [
-        ['evaluate', 'generate', 'train', 'valid']]
-    assert {'l1', 'msspec', 'mel', 'sisnr', 'adv_msstftd', 'feat_msstftd', 'd_msstftd', 'commitment', 'grad_norm',
-            'codebook_usage', 'lr'} <= set(history[0]['train'])
+        ['evaluate', 'generate', 'train', 'valid']
+    ]
+    assert {
+        'l1',
+        'msspec',
+        'mel',
+        'sisnr',
+        'adv_msstftd',
+        'feat_msstftd',
+        'd_msstftd',
+        'commitment',
+        'grad_norm',
+        'codebook_usage',
+        'lr',
+    } <= set(history[0]['train'])
     assert {'sisnr', 'mel'} <= set(history[2]['evaluate'])
     assert 'Epoch 3 train  loss ' in (xp / 'solver.log.0').read_text()
     assert '\x1b' not in (xp / 'solver.log.0').read_text()
@@ -88,10 +134,15 @@ def test_generated_pairs_lie_side_by_side(uninterrupted):
     folder = experiment(uninterrupted[0]) / 'samples' / 'epoch_3'
     names = sorted(path.name for path in folder.iterdir())
     stems = sorted({name.split('.')[0] for name in names})
-    assert names == [f'{stem}.{kind}.wav' for stem in stems for kind in ('reconstruction', 'reference')]
+    assert names == [
+        f'{stem}.{kind}.wav' for stem in stems for kind in ('reconstruction', 'reference')
+    ]
     assert len(stems) == 3
     for stem in stems:
-        pair = [soundfile.info(folder / f'{stem}.{kind}.wav') for kind in ('reference', 'reconstruction')]
+        pair = [
+            soundfile.info(folder / f'{stem}.{kind}.wav')
+            for kind in ('reference', 'reconstruction')
+        ]
         assert pair[0].frames == pair[1].frames == 16000
         assert pair[0].samplerate == 16000
 
@@ -99,7 +150,9 @@ def test_generated_pairs_lie_side_by_side(uninterrupted):
 def test_tensorboard_holds_scalars_audio_and_images(uninterrupted):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(experiment(uninterrupted[0]) / 'tensorboard'), size_guidance={'scalars': 0})
+    events = EventAccumulator(
+        str(experiment(uninterrupted[0]) / 'tensorboard'), size_guidance={'scalars': 0}
+    )
     events.Reload()
     tags = events.Tags()
     assert len(events.Scalars('valid/mel')) == 3
@@ -108,8 +161,13 @@ def test_tensorboard_holds_scalars_audio_and_images(uninterrupted):
 
 
 def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path, assert_equal):
-    process = subprocess.Popen([sys.executable, '-m', 'dora', 'run', '--', *RECIPE, 'optim.epochs=3'], cwd=ROOT,
-                               env=environment(tmp_path), stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'dora', 'run', '--', *RECIPE, 'optim.epochs=3'],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     end = time.monotonic() + 300
     while not list(tmp_path.glob('xps/*/checkpoint.th')) and time.monotonic() < end:
         time.sleep(0.05)
@@ -149,7 +207,9 @@ def test_export_loads_back_with_the_averaged_weights(uninterrupted, tmp_path, mo
         assert torch.equal(other.encode(wav)[0], codes)
         assert torch.equal(other.decode(codes), model.decode(codes))
     averages = states(uninterrupted[0])['state']['ema']['averages']
-    assert torch.equal(model.state_dict()['quantizer.codebooks.embed'], averages['quantizer.codebooks.embed'])
+    assert torch.equal(
+        model.state_dict()['quantizer.codebooks.embed'], averages['quantizer.codebooks.embed']
+    )
     assert 'datasource' not in checkpoint.load(path)['config']
 
 
@@ -157,7 +217,9 @@ def test_weights_of_another_run_start_a_new_one(uninterrupted, tmp_path):
     xp = experiment(uninterrupted[0])
     done = run(tmp_path, f'continue_from={xp}', 'optim.lr=1e-5', 'optim.epochs=1')
     assert 'continuing from' in done.stderr
-    first, source = (json.loads((folder / 'history.json').read_text()) for folder in (experiment(tmp_path), xp))
+    first, source = (
+        json.loads((folder / 'history.json').read_text()) for folder in (experiment(tmp_path), xp)
+    )
     assert first[0]['train']['msspec'] < source[1]['train']['msspec'] < source[0]['train']['msspec']
 
 
@@ -172,7 +234,8 @@ def test_two_workers_train_resume_evaluate_and_generate(tmp_path):
     CompressionSolver.model_from_checkpoint(xp / 'checkpoint.th')
 
 
-# Found before anything runs; those whose number is in ON_THE_COMMAND_LINE are typed, the others called.
+# Found before anything runs; those whose number is in ON_THE_COMMAND_LINE are typed, the others
+# called.
 ON_THE_COMMAND_LINE = (0, 4)
 BAD = [
     (['solver=compression/nothing'], 'no such option'),
@@ -193,10 +256,16 @@ BAD = [
 def test_bad_input_is_one_message(tmp_path, monkeypatch, number):
     overrides, expected = BAD[number]
     (tmp_path / 'EMPTY').mkdir()
-    (tmp_path / 'BROKEN.jsonl').write_text('{"path": "x.wav", "duration": 1.0, "sample_rate": 16000}\nnot json\n')
+    (tmp_path / 'BROKEN.jsonl').write_text(
+        '{"path": "x.wav", "duration": 1.0, "sample_rate": 16000}\nnot json\n'
+    )
     (tmp_path / 'NOTES.th').write_text('not a checkpoint')
-    placed = [override.replace('=EMPTY', f'={tmp_path}/EMPTY').replace('=BROKEN', f'={tmp_path}/BROKEN')
-              .replace('=NOTES', f'={tmp_path}/NOTES') for override in overrides]
+    placed = [
+        override.replace('=EMPTY', f'={tmp_path}/EMPTY')
+        .replace('=BROKEN', f'={tmp_path}/BROKEN')
+        .replace('=NOTES', f'={tmp_path}/NOTES')
+        for override in overrides
+    ]
     if number in ON_THE_COMMAND_LINE:
         done = dora(tmp_path / 'runs', 'run', '--', *RECIPE, *placed)
         assert done.returncode == 1

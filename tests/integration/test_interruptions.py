@@ -45,7 +45,7 @@ def test_random_interruptions_leave_no_trace(whole, tmp_path):
 
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGUSR2'])
 def test_a_signal_inside_an_epoch_saves_and_exits(whole, tmp_path, name):
-    """With checkpoints at the ends of epochs only: what is there was written because of the signal."""
+    """Without periodic checkpoints: what is there was written because of the signal."""
     overrides = [*SHORT, 'checkpoint.every_updates=null']
     process = start(tmp_path, *overrides)
     log = lambda: ''.join(path.read_text() for path in tmp_path.glob('xps/*/solver.log.0'))  # noqa: E731
@@ -88,8 +88,9 @@ def test_two_workers_stop_together_and_go_on_as_if_they_had_not(tmp_path):
     process = start(parts, *overrides, workers=2)
     log = lambda: ''.join(path.read_text() for path in parts.glob('xps/*/solver.log.0'))  # noqa: E731
     wait_for(lambda: 'Train | Epoch 1 | 3/14' in log(), process)
-    (child,) = subprocess.run(['pgrep', '-P', str(process.pid), '-f', 'dora'], capture_output=True,
-                              text=True).stdout.split()[-1:]
+    (child,) = subprocess.run(
+        ['pgrep', '-P', str(process.pid), '-f', 'dora'], capture_output=True, text=True
+    ).stdout.split()[-1:]
     subprocess.run(['kill', '-TERM', child], check=True)  # one of them alone
     code, text = finish(process)
     assert code == 1  # of Dora's launcher
@@ -107,7 +108,9 @@ def test_the_same_experiment_twice_at_once_is_refused(tmp_path):
     assert code == 1
     assert f'is being run already, by process {process.pid} on {socket.gethostname()}' in text
     assert 'Traceback' not in text
-    kill(process, signal.SIGKILL)  # loading processes may live on for some seconds; the lock does not
+    kill(
+        process, signal.SIGKILL
+    )  # loading processes may live on for some seconds; the lock does not
     finish(process)
     code, text = finish(start(tmp_path, *overrides[:1], 'optim.updates_per_epoch=500', 'show=true'))
     assert code == 0

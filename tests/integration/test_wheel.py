@@ -1,4 +1,6 @@
-"""An installed wheel, far from any clone: it trains, runs grids, takes recipes of a user's own, and loads models."""
+"""An installed wheel, far from any clone: it trains, runs grids, takes recipes of a user's own, and
+loads models.
+"""
 
 import os
 import subprocess
@@ -8,9 +10,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT = ['device=cpu', 'optim.epochs=1', 'optim.updates_per_epoch=2', 'dataset.batch_size=2',
-         'dataset.segment_duration=0.5', 'dataset.num_workers=0', 'dataset.valid.num_samples=2',
-         'evaluate.every=null', 'generate.every=null']
+SHORT = [
+    'device=cpu',
+    'optim.epochs=1',
+    'optim.updates_per_epoch=2',
+    'dataset.batch_size=2',
+    'dataset.segment_duration=0.5',
+    'dataset.num_workers=0',
+    'dataset.valid.num_samples=2',
+    'evaluate.every=null',
+    'generate.every=null',
+]
 EXPORT = """
 import sys
 from audiocodec.utils import export
@@ -49,12 +59,25 @@ pytestmark = pytest.mark.slow
 
 def call(folder, *command):
     """Runs Python in a folder; returns what it printed."""
-    kept = {name: value for name, value in os.environ.items()
-            if not name.startswith(('AUDIOCODEC_', 'DORA_'))}
-    own = {'PYTHONPATH': str(folder.parent / 'site'), 'PYTHONDONTWRITEBYTECODE': '1',
-           'OMP_NUM_THREADS': '1', 'XDG_CACHE_HOME': str(folder.parent / 'cache')}
-    done = subprocess.run([sys.executable, *command], cwd=folder, env={**kept, **own},
-                          capture_output=True, text=True, timeout=300)
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(('AUDIOCODEC_', 'DORA_'))
+    }
+    own = {
+        'PYTHONPATH': str(folder.parent / 'site'),
+        'PYTHONDONTWRITEBYTECODE': '1',
+        'OMP_NUM_THREADS': '1',
+        'XDG_CACHE_HOME': str(folder.parent / 'cache'),
+    }
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env={**kept, **own},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -72,8 +95,20 @@ def place(tmp_path_factory):
     """A folder that holds nothing, beside the folder `site` where the wheel is installed."""
     folder = tmp_path_factory.mktemp('wheel') / 'empty'
     folder.mkdir()
-    call(folder, '-m', 'pip', 'install', '-q', '--no-build-isolation', '--no-index', '--no-deps',
-         '--no-compile', '--target', str(folder.parent / 'site'), str(ROOT))
+    call(
+        folder,
+        '-m',
+        'pip',
+        'install',
+        '-q',
+        '--no-build-isolation',
+        '--no-index',
+        '--no-deps',
+        '--no-compile',
+        '--target',
+        str(folder.parent / 'site'),
+        str(ROOT),
+    )
     return folder
 
 
@@ -106,8 +141,11 @@ def test_its_grids_are_the_projects(place):
 
 def test_recipes_and_grids_of_the_working_directory(place):
     own = place.parent / 'own'
-    for name, text in {'grids/__init__.py': '', 'grids/mine.py': GRID,
-                       'config/solver/compression/mine.yaml': RECIPE}.items():
+    for name, text in {
+        'grids/__init__.py': '',
+        'grids/mine.py': GRID,
+        'config/solver/compression/mine.yaml': RECIPE,
+    }.items():
         (own / name).parent.mkdir(parents=True, exist_ok=True)
         (own / name).write_text(text.lstrip())
     dora(own, 'grid', 'mine', '--dry_run', '--init')

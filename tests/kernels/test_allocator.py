@@ -24,7 +24,9 @@ print(after - before)
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='the C library is another')
 def test_large_tensors_are_made_in_memory_that_is_there():
     # 10 tensors of 64 MB: 16384 pages each, or 32 huge ones
-    done = subprocess.run([sys.executable, '-c', PROGRAM], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, '-c', PROGRAM], capture_output=True, text=True, check=True
+    )
     assert int(done.stdout) < 32 * 10 / 2
 
 

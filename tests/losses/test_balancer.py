@@ -23,10 +23,13 @@ def parts():
     return load_file(PARITY / 'training_parts.safetensors')
 
 
-def make_losses(scales=(1., 1000.)):
+def make_losses(scales=(1.0, 1000.0)):
     wav_hat = torch.randn(4, 1, 100, generator=torch.Generator().manual_seed(0)).requires_grad_()
     other = torch.randn(4, 1, 100, generator=torch.Generator().manual_seed(1))
-    return {'l1': scales[0] * F.l1_loss(wav_hat, other), 'l2': scales[1] * F.mse_loss(wav_hat, other)}, wav_hat
+    return {
+        'l1': scales[0] * F.l1_loss(wav_hat, other),
+        'l2': scales[1] * F.mse_loss(wav_hat, other),
+    }, wav_hat
 
 
 def grad_of(name, losses, wav_hat):
@@ -40,42 +43,52 @@ def test_three_calls_equal_those_of_audiocraft(name, parts):
     for call in range(3):
         reference = parts['reference']
         wav_hat = (parts['estimate'] * (1 + 0.5 * call)).requires_grad_()
-        losses = {'l1': F.l1_loss(wav_hat, reference), 'l2': F.mse_loss(wav_hat, reference),
-                  'mel': mel(wav_hat, reference)}
+        losses = {
+            'l1': F.l1_loss(wav_hat, reference),
+            'l2': F.mse_loss(wav_hat, reference),
+            'mel': mel(wav_hat, reference),
+        }
         effective_loss = balancer.backward(losses, wav_hat)
         expected = parts[f'{name}.{call}.grad']
-        assert effective_loss.item() == pytest.approx(parts[f'{name}.{call}.effective_loss'].item(), rel=1e-4)
-        torch.testing.assert_close(wav_hat.grad[..., ::97], expected, rtol=1e-4,
-                                   atol=1e-4 * expected.abs().max().item())
+        assert effective_loss.item() == pytest.approx(
+            parts[f'{name}.{call}.effective_loss'].item(), rel=1e-4
+        )
+        torch.testing.assert_close(
+            wav_hat.grad[..., ::97], expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item()
+        )
 
 
 def test_each_loss_has_the_share_of_its_weight_whatever_its_scale():
-    losses, wav_hat = make_losses((1., 1000.))
+    losses, wav_hat = make_losses((1.0, 1000.0))
     grads = {name: grad_of(name, losses, wav_hat) for name in losses}
-    Balancer({'l1': 3., 'l2': 1.}, total_norm=2.).backward(losses, wav_hat)
+    Balancer({'l1': 3.0, 'l2': 1.0}, total_norm=2.0).backward(losses, wav_hat)
     unit = {name: grad / grad.flatten(1).norm(dim=1).mean() for name, grad in grads.items()}
     torch.testing.assert_close(wav_hat.grad, 2 * (0.75 * unit['l1'] + 0.25 * unit['l2']))
 
 
 def test_global_norm_is_taken_over_the_whole_batch():
     losses, wav_hat = make_losses()
-    Balancer({'l1': 1.}, per_batch_item=False, total_norm=5.).backward({'l1': losses['l1']}, wav_hat)
-    assert wav_hat.grad.norm().item() == pytest.approx(5.)
+    Balancer({'l1': 1.0}, per_batch_item=False, total_norm=5.0).backward(
+        {'l1': losses['l1']}, wav_hat
+    )
+    assert wav_hat.grad.norm().item() == pytest.approx(5.0)
 
 
 def test_without_balance_the_gradient_is_that_of_the_weighted_sum():
     losses, wav_hat = make_losses()
     expected = 0.5 * grad_of('l1', losses, wav_hat) + 2 * grad_of('l2', losses, wav_hat)
-    effective_loss = Balancer({'l1': 0.5, 'l2': 2.}, balance_grads=False).backward(losses, wav_hat)
+    effective_loss = Balancer({'l1': 0.5, 'l2': 2.0}, balance_grads=False).backward(losses, wav_hat)
     torch.testing.assert_close(wav_hat.grad, expected)
-    assert effective_loss.item() == pytest.approx(0.5 * losses['l1'].item() + 2 * losses['l2'].item())
+    assert effective_loss.item() == pytest.approx(
+        0.5 * losses['l1'].item() + 2 * losses['l2'].item()
+    )
 
 
 def test_norms_are_averaged_over_calls():
-    balancer = Balancer({'l1': 1.}, ema_decay=0.5)
+    balancer = Balancer({'l1': 1.0}, ema_decay=0.5)
     grads = []
-    for scale in (1., 4.):
-        losses, wav_hat = make_losses((scale, 1.))
+    for scale in (1.0, 4.0):
+        losses, wav_hat = make_losses((scale, 1.0))
         grads.append(grad_of('l1', losses, wav_hat))
         balancer.backward({'l1': losses['l1']}, wav_hat)
     norms = [grad.flatten(1).norm(dim=1).mean() for grad in grads]
@@ -83,9 +96,9 @@ def test_norms_are_averaged_over_calls():
 
 
 def test_a_decay_of_one_is_the_mean_of_all_calls():
-    balancer = Balancer({'l1': 1.}, ema_decay=1.)
-    for scale in (1., 2., 6.):
-        losses, wav_hat = make_losses((scale, 1.))
+    balancer = Balancer({'l1': 1.0}, ema_decay=1.0)
+    for scale in (1.0, 2.0, 6.0):
+        losses, wav_hat = make_losses((scale, 1.0))
         balancer.backward({'l1': losses['l1']}, wav_hat)
     assert wav_hat.grad.flatten(1).norm(dim=1).mean().item() == pytest.approx(6 / 3)
 
@@ -93,26 +106,28 @@ def test_a_decay_of_one_is_the_mean_of_all_calls():
 def test_monitor_gives_shares_before_rescaling():
     losses, wav_hat = make_losses()
     norms = {name: grad_of(name, losses, wav_hat).flatten(1).norm(dim=1).mean() for name in losses}
-    balancer = Balancer({'l1': 1., 'l2': 1.}, monitor=True)
+    balancer = Balancer({'l1': 1.0, 'l2': 1.0}, monitor=True)
     assert balancer.metrics == {}
     balancer.backward(losses, wav_hat)
     assert list(balancer.metrics) == ['ratio_l1', 'ratio_l2']
     assert balancer.metrics['ratio_l1'].shape == ()
-    assert balancer.metrics['ratio_l1'].item() == pytest.approx((norms['l1'] / (norms['l1'] + norms['l2'])).item())
-    assert sum(balancer.metrics.values()).item() == pytest.approx(1.)
+    assert balancer.metrics['ratio_l1'].item() == pytest.approx(
+        (norms['l1'] / (norms['l1'] + norms['l2'])).item()
+    )
+    assert sum(balancer.metrics.values()).item() == pytest.approx(1.0)
 
 
 def test_gradient_reaches_the_model_through_the_input():
     model = torch.nn.Linear(10, 10)
     wav_hat = model(torch.ones(2, 10))
-    Balancer({'l1': 1.}).backward({'l1': wav_hat.abs().mean()}, wav_hat)
+    Balancer({'l1': 1.0}).backward({'l1': wav_hat.abs().mean()}, wav_hat)
     assert model.weight.grad.norm() > 0
 
 
 def run(balancer, calls):
     grads = []
     for call in calls:
-        losses, wav_hat = make_losses((1. + call, 3. * call + 1.))
+        losses, wav_hat = make_losses((1.0 + call, 3.0 * call + 1.0))
         balancer.backward(losses, wav_hat)
         grads.append(wav_hat.grad)
     return grads
@@ -120,7 +135,7 @@ def run(balancer, calls):
 
 @pytest.mark.parametrize('done', [0, 2])
 def test_resuming_is_exact(done):
-    weights = {'l1': 1., 'l2': 2.}
+    weights = {'l1': 1.0, 'l2': 2.0}
     whole, first, second = Balancer(weights), Balancer(weights), Balancer(weights)
     expected = run(whole, range(5))
     run(first, range(done))
@@ -134,41 +149,47 @@ def test_resuming_is_exact(done):
 
 
 def test_a_missing_loss_leaves_the_others_in_balance_and_its_average_alone():
-    balancer = Balancer({'l1': 1., 'l2': 3.})
+    balancer = Balancer({'l1': 1.0, 'l2': 3.0})
     run(balancer, [0])
     before = balancer.state_dict()['norm_l2'].clone()
     losses, wav_hat = make_losses()
     balancer.backward({'l1': losses['l1']}, wav_hat)
-    assert wav_hat.grad.flatten(1).norm(dim=1).mean().item() == pytest.approx(1., rel=1e-5)
+    assert wav_hat.grad.flatten(1).norm(dim=1).mean().item() == pytest.approx(1.0, rel=1e-5)
     assert torch.equal(balancer.state_dict()['norm_l2'], before)
 
 
 def test_a_nan_does_not_stay_in_the_averages():
-    balancer = Balancer({'l1': 1., 'l2': 3.})
+    balancer = Balancer({'l1': 1.0, 'l2': 3.0})
     run(balancer, [0])
     before = {name: value.clone() for name, value in balancer.state_dict().items()}
-    losses, wav_hat = make_losses((math.nan, 1.))
+    losses, wav_hat = make_losses((math.nan, 1.0))
     balancer.backward(losses, wav_hat)
     assert wav_hat.grad.isnan().any()
     assert torch.equal(balancer.state_dict()['norm_l1'], before['norm_l1'])
-    assert torch.equal(balancer.state_dict()['norm_l2'], before['norm_l2'])  # the update is skipped as a whole
+    assert torch.equal(
+        balancer.state_dict()['norm_l2'], before['norm_l2']
+    )  # the update is skipped as a whole
 
 
 def test_under_autocast_gradients_stay_in_float32():
     reference = torch.randn(2, 1, 3000, generator=torch.Generator().manual_seed(1))
     mel, grads = MelSpectrogramL1Loss(24000), []
     for enabled in (False, True):
-        wav_hat = torch.randn(2, 1, 3000, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        wav_hat = torch.randn(
+            2, 1, 3000, generator=torch.Generator().manual_seed(0)
+        ).requires_grad_()
         with torch.autocast('cpu', dtype=torch.bfloat16, enabled=enabled):
-            Balancer({'mel': 1.}).backward({'mel': mel(wav_hat, reference)}, wav_hat)
+            Balancer({'mel': 1.0}).backward({'mel': mel(wav_hat, reference)}, wav_hat)
         grads.append(wav_hat.grad)
     assert torch.equal(*grads)
 
 
 def test_losses_that_cannot_be_balanced_are_named():
     losses, wav_hat = make_losses()
-    balancer = Balancer({'l1': 1., 'l2': 1., 'lone': 1.})
-    with pytest.raises(ValueError, match=r'no weight for the loss .adv.; it has weights for l1, l2, lone'):
+    balancer = Balancer({'l1': 1.0, 'l2': 1.0, 'lone': 1.0})
+    with pytest.raises(
+        ValueError, match=r'no weight for the loss .adv.; it has weights for l1, l2, lone'
+    ):
         balancer.backward({'adv': losses['l1']}, wav_hat)
     with pytest.raises(ValueError, match=r'loss .lone. does not depend on the input'):
         balancer.backward({**losses, 'lone': torch.ones((), requires_grad=True) * 2}, wav_hat)
@@ -184,24 +205,29 @@ def test_losses_that_cannot_be_balanced_are_named():
         balancer.backward({}, wav_hat)
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
-    ({'weights': {}}, 'at least one'),
-    ({'weights': {'l1': 0.}}, 'at least one'),
-    ({'weights': {'l1': -1.}}, r'.l1. must be finite and not negative, got -1'),
-    ({'weights': {'l1': math.nan}}, 'finite'),
-    ({'weights': {'a.b': 1.}}, 'dot'),
-    ({'weights': {'l1': 1.}, 'total_norm': 0.}, 'total_norm'),
-    ({'weights': {'l1': 1.}, 'ema_decay': 1.1}, 'ema_decay'),
-    ({'weights': {'l1': 1.}, 'epsilon': -1.}, 'epsilon'),
-])
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'weights': {}}, 'at least one'),
+        ({'weights': {'l1': 0.0}}, 'at least one'),
+        ({'weights': {'l1': -1.0}}, r'.l1. must be finite and not negative, got -1'),
+        ({'weights': {'l1': math.nan}}, 'finite'),
+        ({'weights': {'a.b': 1.0}}, 'dot'),
+        ({'weights': {'l1': 1.0}, 'total_norm': 0.0}, 'total_norm'),
+        ({'weights': {'l1': 1.0}, 'ema_decay': 1.1}, 'ema_decay'),
+        ({'weights': {'l1': 1.0}, 'epsilon': -1.0}, 'epsilon'),
+    ],
+)
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         Balancer(**arguments)
 
 
 def test_the_effective_loss_is_scaled_as_its_gradient():
-    plain, halved = (Balancer({'l1': 3., 'l2': 1.}, reference_batch_size=size).backward(*make_losses())
-                     for size in (None, 2))
+    plain, halved = (
+        Balancer({'l1': 3.0, 'l2': 1.0}, reference_batch_size=size).backward(*make_losses())
+        for size in (None, 2)
+    )
     assert halved.item() == pytest.approx(plain.item() / 2, rel=1e-6)
 
 
@@ -213,16 +239,18 @@ def _sharded_losses(call, items):
     generator = torch.Generator().manual_seed(call)
     wav_hat, other = torch.randn(2, 4, 1, 100, generator=generator)
     wav_hat = wav_hat[items].clone().requires_grad_()
-    other = torch.arange(1., 5.).view(4, 1, 1)[items] * other[items]
+    other = torch.arange(1.0, 5.0).view(4, 1, 1)[items] * other[items]
     return {'l1': (wav_hat - other).abs().mean(), 'l2': (wav_hat - other).square().mean()}, wav_hat
 
 
 @pytest.mark.parametrize('per_batch_item', [True, False])
 def test_two_workers_balance_as_one(tmp_path, per_batch_item):
-    workers = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path), str(per_batch_item)])
-               for rank in range(2)]
+    workers = [
+        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path), str(per_batch_item)])
+        for rank in range(2)
+    ]
     assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
-    whole = Balancer({'l1': 1., 'l2': 2.}, per_batch_item=per_batch_item)
+    whole = Balancer({'l1': 1.0, 'l2': 2.0}, per_batch_item=per_batch_item)
     for call in range(3):
         losses, wav_hat = _sharded_losses(call, slice(None))
         whole.backward(losses, wav_hat)
@@ -235,8 +263,10 @@ def test_two_workers_balance_as_one(tmp_path, per_batch_item):
 
 
 def _work(rank, folder, per_batch_item):
-    distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
-    balancer = Balancer({'l1': 1., 'l2': 2.}, per_batch_item=per_batch_item, monitor=True)
+    distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
+    )
+    balancer = Balancer({'l1': 1.0, 'l2': 2.0}, per_batch_item=per_batch_item, monitor=True)
     for call in range(3):
         losses, wav_hat = _sharded_losses(call, slice(2 * rank, 2 * rank + 2))
         balancer.backward(dict(sorted(losses.items(), reverse=bool(rank))), wav_hat)
@@ -249,10 +279,15 @@ if __name__ == '__main__':
 
 
 def weight_gradient(balancer, items, commitment, **kwargs):
-    """Gradient, at a weight that multiplies every item, of balanced losses and of a commitment that is a mean."""
+    """Gradient, at a weight that multiplies every item, of balanced losses and of a commitment that
+    is a mean.
+    """
     weight = torch.ones((), requires_grad=True)
     wav_hat = weight * items
-    losses = {'l1': F.l1_loss(wav_hat, torch.zeros_like(items)), 'l2': F.mse_loss(wav_hat, 0.5 * items.roll(1, -1))}
+    losses = {
+        'l1': F.l1_loss(wav_hat, torch.zeros_like(items)),
+        'l2': F.mse_loss(wav_hat, 0.5 * items.roll(1, -1)),
+    }
     beside = commitment * (weight * items).square().mean() if commitment else None
     balancer.backward(losses, wav_hat, beside=beside)
     return weight.grad.item()
@@ -260,41 +295,58 @@ def weight_gradient(balancer, items, commitment, **kwargs):
 
 @pytest.mark.parametrize('per_batch_item', [True, False])
 def test_commitment_weighs_the_same_at_every_batch_size(per_batch_item):
-    """Items of one kind, so that only their number differs: 8, as on each worker of the published grids, to 64."""
+    """Items of one kind, so that only their number differs: 8, as on each worker of the published
+    grids, to 64.
+    """
     eight = torch.randn(8, 1, 200, generator=torch.Generator().manual_seed(3))
     found = {}
     for repeats in (1, 2, 8):
         arguments = {'per_batch_item': per_batch_item, 'reference_batch_size': 8}
         items = eight.repeat(repeats, 1, 1)
-        found[repeats] = [weight_gradient(Balancer({'l1': 3., 'l2': 1.}, **arguments), items, commitment)
-                          for commitment in (0., 1.)]
+        found[repeats] = [
+            weight_gradient(Balancer({'l1': 3.0, 'l2': 1.0}, **arguments), items, commitment)
+            for commitment in (0.0, 1.0)
+        ]
     for balanced, both in found.values():
         assert balanced == pytest.approx(found[1][0], rel=1e-4)
         assert both == pytest.approx(found[1][1], rel=1e-4)
-    alone = weight_gradient(Balancer({'l1': 3., 'l2': 1.}, per_batch_item=per_batch_item), eight, 0.)
-    assert found[1][0] == pytest.approx(alone, rel=1e-6)  # 8 items at once are the reference's own computation
+    alone = weight_gradient(
+        Balancer({'l1': 3.0, 'l2': 1.0}, per_batch_item=per_batch_item), eight, 0.0
+    )
+    assert found[1][0] == pytest.approx(
+        alone, rel=1e-6
+    )  # 8 items at once are the reference's own computation
 
 
 def test_the_recipes_compute_what_eight_workers_of_the_published_grids_do():
-    """Each of those balances its own 8 items by norms averaged over the workers; gradients are then averaged."""
+    """Each of those balances its own 8 items by norms averaged over the workers; gradients are then
+    averaged.
+    """
     items = torch.randn(64, 1, 200, generator=torch.Generator().manual_seed(4))
-    weights = {'l1': 3., 'l2': 1.}
+    weights = {'l1': 3.0, 'l2': 1.0}
     gradients, norms = {}, {}
     for rank, own in enumerate(items.split(8)):
         wav_hat = own.clone().requires_grad_()
-        losses = {'l1': F.l1_loss(wav_hat, torch.zeros_like(own)), 'l2': F.mse_loss(wav_hat, 0.5 * own.roll(1, -1))}
+        losses = {
+            'l1': F.l1_loss(wav_hat, torch.zeros_like(own)),
+            'l2': F.mse_loss(wav_hat, 0.5 * own.roll(1, -1)),
+        }
         for name in weights:
             grad = gradients[rank, name] = grad_of(name, losses, wav_hat)
             norms[rank, name] = grad.flatten(1).norm(dim=1).mean()
-    mean_norms = {name: torch.stack([norms[rank, name] for rank in range(8)]).mean() for name in weights}
-    published = 0.
+    mean_norms = {
+        name: torch.stack([norms[rank, name] for rank in range(8)]).mean() for name in weights
+    }
+    published = 0.0
     for rank, own in enumerate(items.split(8)):
         for name, weight in weights.items():
             balanced = weight / 4 * gradients[rank, name] / mean_norms[name]
             published += (balanced * own).sum().item() / 8
-    ours = weight_gradient(Balancer(weights, reference_batch_size=8), items, 0.)
+    ours = weight_gradient(Balancer(weights, reference_batch_size=8), items, 0.0)
     assert ours == pytest.approx(published, rel=1e-4)
-    whole = weight_gradient(Balancer(weights), items, 0.)  # 64 items at once, as the reference does on one worker
+    whole = weight_gradient(
+        Balancer(weights), items, 0.0
+    )  # 64 items at once, as the reference does on one worker
     assert whole == pytest.approx(8 * published, rel=1e-4)
 
 
@@ -307,8 +359,9 @@ def test_a_loss_beside_adds_its_own_gradient_in_the_same_pass():
         wav_hat, commitment = latents * 2, 0.7 * latents.square().mean()
         if not combined:
             commitment.backward(retain_graph=True)
-        Balancer({'l1': 1.}).backward({'l1': F.l1_loss(wav_hat, target)}, wav_hat,
-                                      beside=commitment if combined else None)
+        Balancer({'l1': 1.0}).backward(
+            {'l1': F.l1_loss(wav_hat, target)}, wav_hat, beside=commitment if combined else None
+        )
         return weight.grad
 
     torch.testing.assert_close(gradient(combined=True), gradient(combined=False))
@@ -316,21 +369,25 @@ def test_a_loss_beside_adds_its_own_gradient_in_the_same_pass():
 
 def test_a_constant_beside_is_no_loss():
     losses, wav_hat = make_losses()
-    Balancer({'l1': 1., 'l2': 1.}).backward(losses, wav_hat, beside=torch.zeros(()))
+    Balancer({'l1': 1.0, 'l2': 1.0}).backward(losses, wav_hat, beside=torch.zeros(()))
     assert wav_hat.grad is not None
 
 
 def test_shares_scale_weights_this_time_alone():
     def gradient(balancer, shares=None):
         wav_hat = torch.tensor([[[0.5, -0.25, 0.1]]], requires_grad=True)
-        balancer.backward({'l1': wav_hat.abs().sum(), 'l2': wav_hat.square().sum()}, wav_hat, shares=shares)
+        balancer.backward(
+            {'l1': wav_hat.abs().sum(), 'l2': wav_hat.square().sum()}, wav_hat, shares=shares
+        )
         return wav_hat.grad
 
     for balance in (True, False):
-        balancer = Balancer({'l1': 1., 'l2': 4.}, balance_grads=balance)
-        expected = gradient(Balancer({'l1': 1., 'l2': 1.}, balance_grads=balance))
+        balancer = Balancer({'l1': 1.0, 'l2': 4.0}, balance_grads=balance)
+        expected = gradient(Balancer({'l1': 1.0, 'l2': 1.0}, balance_grads=balance))
         torch.testing.assert_close(gradient(balancer, {'l2': 0.25}), expected)
-        torch.testing.assert_close(gradient(balancer), gradient(Balancer({'l1': 1., 'l2': 4.}, balance_grads=balance)))
+        torch.testing.assert_close(
+            gradient(balancer), gradient(Balancer({'l1': 1.0, 'l2': 4.0}, balance_grads=balance))
+        )
 
 
 def test_the_graphs_of_the_losses_are_gone_before_the_model_is_gone_through():
@@ -350,7 +407,7 @@ def test_the_graphs_of_the_losses_are_gone_before_the_model_is_gone_through():
     wav_hat = Model.apply(weight)
     losses.update(l1=F.l1_loss(wav_hat, torch.zeros(4, 1, 100)), l2=wav_hat.square().mean())
     values = [loss.item() for loss in losses.values()]
-    Balancer({'l1': 1., 'l2': 1.}).backward(losses, wav_hat)
+    Balancer({'l1': 1.0, 'l2': 1.0}).backward(losses, wav_hat)
     assert found == [None, None]
     assert [loss.item() for loss in losses.values()] == values
     assert weight.grad.abs().min() > 0

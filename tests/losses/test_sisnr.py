@@ -9,7 +9,7 @@ def test_loss_is_the_negated_mean_in_db():
     generator = torch.Generator().manual_seed(0)
     reference = torch.randn(3, 2, 4000, generator=generator)
     estimate = reference + 0.1 * torch.randn(3, 2, 4000, generator=generator)
-    loss = SISNR(sample_rate=1000, segment=1.)(estimate, reference)
+    loss = SISNR(sample_rate=1000, segment=1.0)(estimate, reference)
     assert loss.item() == pytest.approx(-si_snr(estimate, reference, 1000).mean().item())
     assert -21 < loss.item() < -18
 
@@ -24,12 +24,15 @@ def test_descent_raises_the_ratio():
     assert after < before
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
-    ({'overlap': 1.}, r'overlap must be in \[0, 1\), got 1'),
-    ({'overlap': -0.1}, 'overlap'),
-    ({'segment': 0.}, 'segment must hold some samples, got 0'),
-    ({'segment': 1e-4, 'sample_rate': 16000}, 'segment must hold some samples'),
-])
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'overlap': 1.0}, r'overlap must be in \[0, 1\), got 1'),
+        ({'overlap': -0.1}, 'overlap'),
+        ({'segment': 0.0}, 'segment must hold some samples, got 0'),
+        ({'segment': 1e-4, 'sample_rate': 16000}, 'segment must hold some samples'),
+    ],
+)
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         SISNR(**arguments)

@@ -45,9 +45,10 @@ def test_value_and_gradient_equal_those_of_audiocraft(name, parts):
     difference = (grad[..., ::97] - expected).abs() / expected.abs().max()
     assert value.item() == pytest.approx(parts[f'{name}.value'].item(), rel=1e-4)
     if name == 'mrstft':
-        # The gradient of |log a - log b| jumps where a crosses b. In a few bins of these signals a and b are so close
-        # that the rounding of the FFT, which depends on the processor, decides: these bins move a few samples.
-        # (With MKL_CBWR=COMPATIBLE in the environment, all samples are within 2e-7.)
+        # The gradient of |log a - log b| jumps where a crosses b. In a few bins of these signals a
+        # and b are so close that the rounding of the FFT, which depends on the processor, decides:
+        # these bins move a few samples. (With MKL_CBWR=COMPATIBLE in the environment, all samples
+        # are within 2e-7.)
         assert (difference < 1e-4).float().mean() > 0.95
         assert difference.max() < 0.02
     else:
@@ -59,12 +60,16 @@ def test_bfloat16_autocast_changes_nothing(name, parts):
     arguments = json.loads((PARITY / 'training_parts.json').read_text())[name]
     loss = LOSSES[name](**arguments)
     value, grad = value_and_grad(loss, parts['estimate'], parts['reference'])
-    value_autocast, grad_autocast = value_and_grad(loss, parts['estimate'], parts['reference'], autocast=True)
+    value_autocast, grad_autocast = value_and_grad(
+        loss, parts['estimate'], parts['reference'], autocast=True
+    )
     assert torch.equal(value, value_autocast)
     assert torch.equal(grad, grad_autocast)
 
 
-@pytest.mark.parametrize('loss', [MelSpectrogramL1Loss(24000), MultiScaleMelSpectrogramLoss(24000), MRSTFTLoss()])
+@pytest.mark.parametrize(
+    'loss', [MelSpectrogramL1Loss(24000), MultiScaleMelSpectrogramLoss(24000), MRSTFTLoss()]
+)
 @pytest.mark.parametrize('shape', [(1, 1, 1), (1, 2, 37), (3, 1, 1001)])
 def test_any_length_and_zero_at_the_reference(loss, shape):
     wav = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -76,16 +81,19 @@ def test_any_length_and_zero_at_the_reference(loss, shape):
     assert grad.isfinite().all()
 
 
-@pytest.mark.parametrize('loss', [MelSpectrogramL1Loss(24000), MultiScaleMelSpectrogramLoss(24000), MRSTFTLoss()])
+@pytest.mark.parametrize(
+    'loss', [MelSpectrogramL1Loss(24000), MultiScaleMelSpectrogramLoss(24000), MRSTFTLoss()]
+)
 def test_silence_has_a_finite_loss_and_gradient(loss):
-    value, grad = value_and_grad(loss, torch.zeros(1, 1, 4000), tone(440., seconds=1 / 6))
+    value, grad = value_and_grad(loss, torch.zeros(1, 1, 4000), tone(440.0, seconds=1 / 6))
     assert value > 0
     assert value.isfinite()
     assert grad.isfinite().all()
 
 
 def test_log_mel_loss_of_a_gain_is_the_gain():
-    # In every band that holds power well over the floor, a gain of 6.02 dB moves log10 of the power by log10(4).
+    # In every band that holds power well over the floor, a gain of 6.02 dB moves log10 of the power
+    # by log10(4).
     wav = torch.randn(1, 1, 24000, generator=torch.Generator().manual_seed(0))
     loss = MelSpectrogramL1Loss(24000, n_mels=40)
     assert loss(2 * wav, wav).item() == pytest.approx(math.log10(4), rel=1e-4)
@@ -93,7 +101,7 @@ def test_log_mel_loss_of_a_gain_is_the_gain():
 
 def test_mel_loss_grows_with_the_distance_of_tones():
     loss = MultiScaleMelSpectrogramLoss(24000, f_min=64, normalized=True, alphas=False)
-    near, far = loss(tone(450.), tone(440.)), loss(tone(2000.), tone(440.))
+    near, far = loss(tone(450.0), tone(440.0)), loss(tone(2000.0), tone(440.0))
     assert 0 < near < far / 2
 
 
@@ -114,8 +122,8 @@ def test_losses_have_no_state():
 
 
 def test_reference_gets_a_gradient_if_it_asks_for_one():
-    reference = tone(440.).requires_grad_()
-    MelSpectrogramL1Loss(24000)(tone(500.), reference).backward()
+    reference = tone(440.0).requires_grad_()
+    MelSpectrogramL1Loss(24000)(tone(500.0), reference).backward()
     assert reference.grad.norm() > 0
 
 
@@ -127,7 +135,7 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match='f_max=20000'):
         MelSpectrogramL1Loss(24000, f_max=20000)
     with pytest.raises(ValueError, match='floor_level'):
-        MultiScaleMelSpectrogramLoss(24000, floor_level=0.)
+        MultiScaleMelSpectrogramLoss(24000, floor_level=0.0)
     with pytest.raises(ValueError, match='range_end=6'):
         MultiScaleMelSpectrogramLoss(24000, range_end=6)
     with pytest.raises(ValueError, match='one entry per resolution'):
@@ -136,8 +144,10 @@ def test_bad_arguments_are_named():
         MRSTFTLoss(window='round')
 
 
-@pytest.mark.parametrize('loss', [MelSpectrogramL1Loss(24000), MultiScaleMelSpectrogramLoss(24000), MRSTFTLoss(),
-                                  SISNR()])
+@pytest.mark.parametrize(
+    'loss',
+    [MelSpectrogramL1Loss(24000), MultiScaleMelSpectrogramLoss(24000), MRSTFTLoss(), SISNR()],
+)
 def test_signals_of_different_shapes_are_refused(loss):
     with pytest.raises(ValueError, match=r'\[1, 1, 100\] and \[1, 1, 101\]'):
         loss(torch.zeros(1, 1, 100), torch.zeros(1, 1, 101))

@@ -66,29 +66,35 @@ class Pair(Metric):
 
 def test_sisnr_is_positive_db_for_a_good_estimate():
     metric = SISNR(16000)
-    metric.update(*noisy(20., 2, 1, 16000))
-    assert metric.compute() == {'sisnr': pytest.approx(20., abs=0.2)}
+    metric.update(*noisy(20.0, 2, 1, 16000))
+    assert metric.compute() == {'sisnr': pytest.approx(20.0, abs=0.2)}
 
 
 def test_sisnr_is_the_mean_over_items_and_not_over_batches():
-    metric, estimate, reference = SISNR(8000, segment=1.), *noisy(10., 3, 2, 8000)
+    metric, estimate, reference = SISNR(8000, segment=1.0), *noisy(10.0, 3, 2, 8000)
     estimate[0] += reference[0]
     metric.update(estimate[:2], reference[:2])
     metric.update(estimate[2:], reference[2:])
-    assert metric.compute()['sisnr'] == pytest.approx(si_snr(estimate, reference, 8000).mean().item())
+    assert metric.compute()['sisnr'] == pytest.approx(
+        si_snr(estimate, reference, 8000).mean().item()
+    )
     metric.reset()
     assert metric.compute() == {}
 
 
-@pytest.mark.parametrize('metric', [SISNR(8000, segment=0.5), SISNR(8000, segment=None), MelDistance(8000)])
+@pytest.mark.parametrize(
+    'metric', [SISNR(8000, segment=0.5), SISNR(8000, segment=None), MelDistance(8000)]
+)
 def test_padding_is_not_measured(metric):
-    estimate, reference = noisy(10., 3, 1, 9000)
+    estimate, reference = noisy(10.0, 3, 1, 9000)
     lengths = torch.tensor([9000, 5000, 0])
     scores = metric.measure(estimate, reference, lengths)
     garbled = estimate.clone()
-    garbled[1, :, 5000:] = 100.
+    garbled[1, :, 5000:] = 100.0
     assert torch.equal(metric.measure(garbled, reference, lengths)[:2], scores[:2])
-    assert torch.equal(metric.measure(estimate[1:2, :, :5000], reference[1:2, :, :5000]), scores[1:2])
+    assert torch.equal(
+        metric.measure(estimate[1:2, :, :5000], reference[1:2, :, :5000]), scores[1:2]
+    )
     assert scores[2].isnan()
     metric.reset()
     metric.update(estimate, reference, lengths)
@@ -96,33 +102,33 @@ def test_padding_is_not_measured(metric):
 
 
 def test_mel_distance_is_the_mel_loss():
-    estimate, reference = noisy(10., 2, 1, 9000)
+    estimate, reference = noisy(10.0, 2, 1, 9000)
     metric = MelDistance(24000)
     metric.update(estimate, reference)
-    loss = MelSpectrogramL1Loss(24000, n_mels=64, f_min=64.)(estimate, reference)
+    loss = MelSpectrogramL1Loss(24000, n_mels=64, f_min=64.0)(estimate, reference)
     assert metric.compute() == {'mel': pytest.approx(loss.item(), rel=1e-5)}
 
 
 @pytest.mark.parametrize('lengths', [[100], [100, 101], [-1, 100]])
 def test_wrong_lengths_are_refused(lengths):
     with pytest.raises(ValueError, match=r'lengths must be 2 numbers from 0 to 100.*got'):
-        SISNR(100).update(*noisy(10., 2, 1, 100), torch.tensor(lengths))
+        SISNR(100).update(*noisy(10.0, 2, 1, 100), torch.tensor(lengths))
 
 
 def test_different_shapes_are_refused():
     with pytest.raises(ValueError, match=r'\[1, 1, 100\] and \[1, 1, 99\]'):
         SISNR(100).update(torch.zeros(1, 1, 100), torch.zeros(1, 1, 99))
     with pytest.raises(ValueError, match='segment'):
-        SISNR(100, segment=0.)
+        SISNR(100, segment=0.0)
 
 
 def test_suite_reports_under_its_own_names():
     suite = MetricSuite({'coarse': SISNR(8000, segment=None), 'peak': Pair()})
-    estimate, reference = noisy(10., 2, 1, 8000)
+    estimate, reference = noisy(10.0, 2, 1, 8000)
     suite.update(estimate, reference)
     figures = suite.compute()
     assert list(figures) == ['coarse', 'peak_estimate', 'peak_reference']
-    assert figures['coarse'] == pytest.approx(10., abs=0.2)
+    assert figures['coarse'] == pytest.approx(10.0, abs=0.2)
     assert figures['peak_estimate'] == estimate.max().item()
     suite.metrics.pop('peak')
     suite.reset()
@@ -133,7 +139,7 @@ def test_a_failing_metric_is_reported_once_and_leaves_the_others(caplog):
     suite = MetricSuite({'bad': Failing(), 'some': Sometimes(), 'sisnr': SISNR(8000)})
     wav = noise(2, 1, 8000)
     with caplog.at_level(logging.WARNING):
-        for sign in (1., -1., 1.):
+        for sign in (1.0, -1.0, 1.0):
             suite.update(wav, sign * wav.abs())
     assert [record.getMessage() for record in caplog.records] == [
         'metric bad failed, the run goes on: RuntimeError: out of luck',
@@ -147,7 +153,7 @@ def test_a_failing_metric_is_reported_once_and_leaves_the_others(caplog):
 
 def test_a_metric_that_fails_to_add_and_to_compute_leaves_the_others(caplog):
     suite = MetricSuite({'lopsided': Lopsided(), 'sisnr': SISNR(8000)})
-    suite.update(*noisy(10., 2, 1, 8000))
+    suite.update(*noisy(10.0, 2, 1, 8000))
     assert list(suite.compute()) == ['sisnr']
     assert [record.levelname for record in caplog.records] == ['WARNING']
     assert suite.failures.counts == {'metric lopsided': 2}
@@ -155,7 +161,7 @@ def test_a_metric_that_fails_to_add_and_to_compute_leaves_the_others(caplog):
 
 def test_measuring_a_pickled_copy_and_adding_equals_an_update():
     suite, other = (MetricSuite({'sisnr': SISNR(8000), 'mel': MelDistance(8000)}) for _ in range(2))
-    batch = noisy(10., 2, 1, 8000)
+    batch = noisy(10.0, 2, 1, 8000)
     suite.update(*batch)
     other.add(pickle.loads(pickle.dumps(other)).measure(*batch))
     assert suite.compute() == other.compute()
@@ -165,7 +171,7 @@ class Unlike(SISNR):
     """Fails in one of its methods, on worker 1 alone."""
 
     def __init__(self, where):
-        super().__init__(8000, segment=1.)
+        super().__init__(8000, segment=1.0)
         self.where = where
 
     def fail(self, where):
@@ -174,7 +180,11 @@ class Unlike(SISNR):
 
     def partial(self):
         self.fail('partial')
-        return (lambda: None) if self.where == 'pickle' and distributed.get_rank() == 1 else super().partial()
+        return (
+            (lambda: None)
+            if self.where == 'pickle' and distributed.get_rank() == 1
+            else super().partial()
+        )
 
     def combine(self, partials):
         self.fail('combine')
@@ -187,12 +197,26 @@ class Unlike(SISNR):
 
 
 def test_two_workers_share_the_items_and_a_failure(tmp_path):
-    workers = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
+    workers = [
+        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)
+    ]
     assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
-    estimate, reference = noisy(10., 3, 1, 8000)
-    (first, failed), (second, failed_second) = (torch.load(tmp_path / f'{rank}.th') for rank in range(2))
-    assert failed == failed_second == ['metric bad', 'metric combine', 'metric partial', 'metric pickle',
-                                       'metric reset', 'metric some']
+    estimate, reference = noisy(10.0, 3, 1, 8000)
+    (first, failed), (second, failed_second) = (
+        torch.load(tmp_path / f'{rank}.th') for rank in range(2)
+    )
+    assert (
+        failed
+        == failed_second
+        == [
+            'metric bad',
+            'metric combine',
+            'metric partial',
+            'metric pickle',
+            'metric reset',
+            'metric some',
+        ]
+    )
     # What one worker cannot combine, the other has: they had the same sums.
     assert first.pop('combine') == first['sisnr']
     assert first == second
@@ -204,10 +228,14 @@ def test_two_workers_share_the_items_and_a_failure(tmp_path):
 
 def _work(rank, folder):
     metrics = {where: Unlike(where) for where in ('partial', 'pickle', 'combine', 'reset')}
-    distributed.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
-    suite = MetricSuite({'bad': Failing(), **metrics, 'some': Sometimes(), 'sisnr': SISNR(8000, segment=1.)})
+    distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
+    )
+    suite = MetricSuite(
+        {'bad': Failing(), **metrics, 'some': Sometimes(), 'sisnr': SISNR(8000, segment=1.0)}
+    )
     suite.reset()
-    estimate, reference = noisy(10., 3, 1, 8000)
+    estimate, reference = noisy(10.0, 3, 1, 8000)
     sign = -reference[2, 0, 0].sign() if rank else reference[:2, 0, :1].sign()[..., None]
     items = slice(2, 3) if rank else slice(0, 2)
     suite.update(sign * estimate[items], sign * reference[items])

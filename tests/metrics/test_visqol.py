@@ -11,8 +11,9 @@ import torch
 from audiocodec.metrics import MetricSuite, ViSQOL
 from audiocodec.utils import failures
 
-# Obeys the command line of the official binary. The score is 5 less the relative error: it comes from the files.
-STAND_IN = '''\
+# Obeys the command line of the official binary. The score is 5 less the relative error: it comes
+# from the files.
+STAND_IN = """\
     #!{python}
     import argparse, csv, json, os, sys
     import numpy as np
@@ -33,7 +34,8 @@ STAND_IN = '''\
         degraded, degraded_rate = soundfile.read(pair['degraded'], always_2d=True)
         assert rate == degraded_rate
         info = soundfile.info(pair['degraded'])
-        log['files'].append([rate, *reference.shape, info.subtype, float(np.abs(degraded[:100]).max())])
+        start = float(np.abs(degraded[:100]).max())
+        log['files'].append([rate, *reference.shape, info.subtype, start])
         if np.abs(degraded).max() == 0:
             print('cannot compare silence', file=sys.stderr)
             continue
@@ -45,7 +47,7 @@ STAND_IN = '''\
     {then}
     with open(args.results_csv, 'w', newline='') as file:
         csv.writer(file).writerows([['reference', 'degraded', 'moslqo', 'vnsim'], *rows])
-'''
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -64,37 +66,45 @@ def install(folder, then=''):
 
 
 def log_of(folder):
-    return [json.loads(line) for line in (folder / 'bazel-bin' / 'log.json').read_text().splitlines()]
+    return [
+        json.loads(line) for line in (folder / 'bazel-bin' / 'log.json').read_text().splitlines()
+    ]
 
 
 def tones(channels=1, samples=24000):
     time = torch.arange(samples) / 24000
-    return torch.stack([0.5 * torch.sin(2 * torch.pi * frequency * time).expand(channels, -1)
-                        for frequency in (440., 660., 880.)])
+    return torch.stack(
+        [
+            0.5 * torch.sin(2 * torch.pi * frequency * time).expand(channels, -1)
+            for frequency in (440.0, 660.0, 880.0)
+        ]
+    )
 
 
 def test_scores_come_from_the_files_item_by_item(tmp_path):
     metric = ViSQOL(24000, bin=install(tmp_path))
     reference = tones()
-    gains = torch.tensor([1., 0.5, 0.9]).view(3, 1, 1)
+    gains = torch.tensor([1.0, 0.5, 0.9]).view(3, 1, 1)
     scores = metric.measure(gains * reference, reference)
-    assert scores.tolist() == pytest.approx([5., 4.75, 4.99], abs=1e-3)
+    assert scores.tolist() == pytest.approx([5.0, 4.75, 4.99], abs=1e-3)
     metric.update(gains * reference, reference)
     assert metric.compute() == {'visqol': pytest.approx(14.74 / 3, abs=1e-3)}
 
 
 def test_audio_mode_hears_48_khz_16_bit_and_a_model_of_the_install(tmp_path):
     ViSQOL(24000, bin=str(install(tmp_path))).measure(tones(2), tones(2))
-    call, = log_of(tmp_path)
+    (call,) = log_of(tmp_path)
     assert [file[:4] for file in call['files']] == [[48000, 48000, 2, 'PCM_16']] * 3
-    assert call['similarity_to_quality_model'] == str(tmp_path / 'model' / 'libsvm_nu_svr_model.txt')
+    assert call['similarity_to_quality_model'] == str(
+        tmp_path / 'model' / 'libsvm_nu_svr_model.txt'
+    )
     assert call['use_speech_mode'] is False
     assert call['cwd'] == str(tmp_path)
 
 
 def test_speech_mode_hears_16_khz_and_keeps_the_model_of_the_binary(tmp_path):
     ViSQOL(24000, bin=install(tmp_path), mode='speech').measure(tones(), tones())
-    call, = log_of(tmp_path)
+    (call,) = log_of(tmp_path)
     assert [file[:3] for file in call['files']] == [[16000, 16000, 1]] * 3
     assert call['similarity_to_quality_model'] is None
     assert call['use_speech_mode'] is True
@@ -112,47 +122,55 @@ def test_best_known_model_is_preferred_and_any_can_be_named(tmp_path):
 def test_padding_is_not_measured_and_silence_is_added_on_demand(tmp_path):
     metric = ViSQOL(24000, bin=install(tmp_path), pad_with_silence=True)
     estimate, reference = tones(), tones()
-    estimate[1, :, 6000:] = 1.
+    estimate[1, :, 6000:] = 1.0
     scores = metric.measure(estimate, reference, torch.tensor([24000, 6000, 0]))
-    assert scores[:2].tolist() == pytest.approx([5., 5.], abs=1e-3)
+    assert scores[:2].tolist() == pytest.approx([5.0, 5.0], abs=1e-3)
     assert scores[2].isnan()
-    call, = log_of(tmp_path)
+    (call,) = log_of(tmp_path)
     assert [file[1] for file in call['files']] == [48000 + 48000, 12000 + 48000]
-    assert [file[4] for file in call['files']] == [0., 0.]
+    assert [file[4] for file in call['files']] == [0.0, 0.0]
 
 
 def test_an_item_without_a_score_is_left_out_with_one_warning(tmp_path, caplog):
     metric = ViSQOL(24000, bin=install(tmp_path))
     estimate = tones()
-    estimate[1] = 0.
+    estimate[1] = 0.0
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             metric.update(estimate, tones())
-    assert metric.compute() == {'visqol': pytest.approx(5., abs=1e-3)}
-    message, = [record.getMessage() for record in caplog.records]
+    assert metric.compute() == {'visqol': pytest.approx(5.0, abs=1e-3)}
+    (message,) = [record.getMessage() for record in caplog.records]
     assert 'no score for 1 of 3 items' in message
 
 
-@pytest.mark.parametrize(('then', 'told'), [
-    ('print("no such luck", file=sys.stderr); sys.exit(3)', 'exit code 3: no such luck'),
-    ('sys.exit(0)', 'exit code 0'),
-    ('open(args.results_csv, "w").write("a,b\\n1,2\\n"); sys.exit()', 'no columns degraded and moslqo'),
-    ('import time; time.sleep(30)', 'timed out'),
-])
+@pytest.mark.parametrize(
+    ('then', 'told'),
+    [
+        ('print("no such luck", file=sys.stderr); sys.exit(3)', 'exit code 3: no such luck'),
+        ('sys.exit(0)', 'exit code 0'),
+        (
+            'open(args.results_csv, "w").write("a,b\\n1,2\\n"); sys.exit()',
+            'no columns degraded and moslqo',
+        ),
+        ('import time; time.sleep(30)', 'timed out'),
+    ],
+)
 def test_a_failing_binary_is_reported_once_and_its_figure_is_missing(tmp_path, caplog, then, told):
-    suite = MetricSuite({'visqol': ViSQOL(24000, bin=install(tmp_path, then), timeout=2.)})
+    suite = MetricSuite({'visqol': ViSQOL(24000, bin=install(tmp_path, then), timeout=2.0)})
     with caplog.at_level(logging.WARNING):
         for _ in range(2 if 'sleep' not in then else 1):
             suite.update(tones(), tones())
     assert suite.compute() == {}
-    message, = [record.getMessage() for record in caplog.records]
+    (message,) = [record.getMessage() for record in caplog.records]
     assert told in message
     assert str(tmp_path / 'bazel-bin' / 'visqol') in message
 
 
 def test_it_travels_to_another_process(tmp_path):
     metric = ViSQOL(24000, bin=install(tmp_path))
-    assert pickle.loads(pickle.dumps(metric)).measure(tones(), tones()).tolist() == pytest.approx([5.] * 3, abs=1e-3)
+    assert pickle.loads(pickle.dumps(metric)).measure(tones(), tones()).tolist() == pytest.approx(
+        [5.0] * 3, abs=1e-3
+    )
 
 
 def test_a_wrong_install_is_refused_at_once(tmp_path):

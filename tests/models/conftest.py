@@ -34,19 +34,48 @@ def fitted(model):
 
 
 def by_hand(norm='weight_norm', channels=1, **options):
-    seanet = {'channels': channels, 'dimension': 6, 'n_filters': 4, 'ratios': [4, 2], 'lstm': 1, 'norm': norm}
+    seanet = {
+        'channels': channels,
+        'dimension': 6,
+        'n_filters': 4,
+        'ratios': [4, 2],
+        'lstm': 1,
+        'norm': norm,
+    }
     quantizer = ResidualVectorQuantizer(dimension=6, n_q=LEVELS, bins=BINS, q_dropout=True)
-    return fitted(EncodecModel(SEANetEncoder(**seanet), SEANetDecoder(**seanet), quantizer, 1000, channels, **options))
+    return fitted(
+        EncodecModel(
+            SEANetEncoder(**seanet), SEANetDecoder(**seanet), quantizer, 1000, channels, **options
+        )
+    )
 
 
 def built():
-    seanet = {'dimension': 6, 'n_filters': 4, 'ratios': [4, 2], 'lstm': 1, 'norm': 'weight_norm', 'causal': True}
-    return fitted(build({
-        '_target_': 'audiocodec.models.EncodecModel', 'sample_rate': 1000, 'channels': 1,
-        'encoder': {'_target_': 'audiocodec.modules.SEANetEncoder', **seanet},
-        'decoder': {'_target_': 'audiocodec.modules.SEANetDecoder', **seanet},
-        'quantizer': {'_target_': 'audiocodec.quantization.ResidualVectorQuantizer', 'dimension': 6,
-                      'n_q': LEVELS, 'bins': BINS}}))
+    seanet = {
+        'dimension': 6,
+        'n_filters': 4,
+        'ratios': [4, 2],
+        'lstm': 1,
+        'norm': 'weight_norm',
+        'causal': True,
+    }
+    return fitted(
+        build(
+            {
+                '_target_': 'audiocodec.models.EncodecModel',
+                'sample_rate': 1000,
+                'channels': 1,
+                'encoder': {'_target_': 'audiocodec.modules.SEANetEncoder', **seanet},
+                'decoder': {'_target_': 'audiocodec.modules.SEANetDecoder', **seanet},
+                'quantizer': {
+                    '_target_': 'audiocodec.quantization.ResidualVectorQuantizer',
+                    'dimension': 6,
+                    'n_q': LEVELS,
+                    'bins': BINS,
+                },
+            }
+        )
+    )
 
 
 def segments(channels=2):
@@ -56,18 +85,41 @@ def segments(channels=2):
 def dac():
     import transformers
 
-    return DAC(transformers.DacModel(transformers.DacConfig(
-        encoder_hidden_size=4, decoder_hidden_size=64, codebook_size=BINS, codebook_dim=4,
-        downsampling_ratios=[2, 4, 5, 8], n_codebooks=LEVELS, sampling_rate=24000)))
+    return DAC(
+        transformers.DacModel(
+            transformers.DacConfig(
+                encoder_hidden_size=4,
+                decoder_hidden_size=64,
+                codebook_size=BINS,
+                codebook_dim=4,
+                downsampling_ratios=[2, 4, 5, 8],
+                n_codebooks=LEVELS,
+                sampling_rate=24000,
+            )
+        )
+    )
 
 
 def mimi():
     import transformers
 
-    model = transformers.MimiModel(transformers.MimiConfig(
-        hidden_size=16, num_filters=2, codebook_size=BINS, codebook_dim=8, num_quantizers=LEVELS,
-        vector_quantization_hidden_dimension=8, upsample_groups=16, num_hidden_layers=1, intermediate_size=16,
-        num_attention_heads=2, num_key_value_heads=2, head_dim=8, upsampling_ratios=[4, 3, 2]))
+    model = transformers.MimiModel(
+        transformers.MimiConfig(
+            hidden_size=16,
+            num_filters=2,
+            codebook_size=BINS,
+            codebook_dim=8,
+            num_quantizers=LEVELS,
+            vector_quantization_hidden_dimension=8,
+            upsample_groups=16,
+            num_hidden_layers=1,
+            intermediate_size=16,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            head_dim=8,
+            upsampling_ratios=[4, 3, 2],
+        )
+    )
     for name, buffer in model.named_buffers():
         if name.endswith('embed_sum'):
             buffer.normal_()
@@ -77,9 +129,15 @@ def mimi():
 def hf():
     import transformers
 
-    theirs = transformers.EncodecModel(transformers.EncodecConfig(
-        num_filters=4, hidden_size=8, codebook_size=BINS, num_lstm_layers=1,
-        target_bandwidths=[(LEVELS * 4 * 75 + 0.5) / 1000]))
+    theirs = transformers.EncodecModel(
+        transformers.EncodecConfig(
+            num_filters=4,
+            hidden_size=8,
+            codebook_size=BINS,
+            num_lstm_layers=1,
+            target_bandwidths=[(LEVELS * 4 * 75 + 0.5) / 1000],
+        )
+    )
     node = hf_format.model_config(theirs.config.to_dict(), LEVELS)
     return fitted(keys.make_model(node, hf_format.model_state(theirs.state_dict(), node)))
 
@@ -88,14 +146,21 @@ def of_encodec_package():
     """From weights under the names of the package."""
     seanet = {'dimension': 8, 'n_filters': 2, 'lstm': 2, 'norm': 'weight_norm', 'causal': True}
     quantizer = ResidualVectorQuantizer(dimension=8, n_q=LEVELS, bins=BINS)
-    state = EncodecModel(SEANetEncoder(**seanet), SEANetDecoder(**seanet), quantizer, 24000, 1).state_dict()
+    state = EncodecModel(
+        SEANetEncoder(**seanet), SEANetDecoder(**seanet), quantizer, 24000, 1
+    ).state_dict()
     names = {}
     for name, value in hook_names(state).items():
         head, found, buffer = name.partition('codebooks.')
         if not found:
             names[name] = value
         elif buffer in keys.CODEBOOK_BUFFERS:
-            names.update({f'{head}vq.layers.{level}._codebook.{buffer}': row for level, row in enumerate(value)})
+            names.update(
+                {
+                    f'{head}vq.layers.{level}._codebook.{buffer}': row
+                    for level, row in enumerate(value)
+                }
+            )
     return fitted(keys.make_model(*encodec_package.read(names)))
 
 
@@ -159,10 +224,10 @@ def assert_same_codes():
     def check(model, latents, codes, expected, rounding=1e-5):
         """Compare codes [B, K, T] of latents [B, D, T].
 
-        If latents are off by d, the squared distances to entries a and b change by 2 d.(a - b) against each other: the
-        gap between them, divided by 2 |a - b|, is at most |d| where rounding alone decides. Codes of later levels
-        follow from another residual: the first level that differs is the one to look at.
-        """
+        If latents are off by d, the squared distances to entries a and b change by 2 d.(a - b)
+        against each other: the gap between them, divided by 2 |a - b|, is at most |d| where
+        rounding alone decides. Codes of later levels follow from another residual: the first level
+        that differs is the one to look at."""
         assert codes.shape == expected.shape
         books = model.quantizer.codebooks.embed.double()
         limit = rounding * latents.abs().max().item()
@@ -189,15 +254,34 @@ RECIPES = {
 
 def node(recipe='mono', model=None, quantizer=None, encoder=None, decoder=None, **seanet):
     """The configuration of a small model at 8 kHz, 50 frames a second."""
-    shared = {'channels': 1, 'dimension': 8, 'n_filters': 4, 'n_residual_layers': 1, 'ratios': [8, 5, 4], 'lstm': 1,
-              'pad_mode': 'constant', **RECIPES[recipe], **seanet}
+    shared = {
+        'channels': 1,
+        'dimension': 8,
+        'n_filters': 4,
+        'n_residual_layers': 1,
+        'ratios': [8, 5, 4],
+        'lstm': 1,
+        'pad_mode': 'constant',
+        **RECIPES[recipe],
+        **seanet,
+    }
     return {
-        '_target_': 'audiocodec.models.EncodecModel', 'sample_rate': 8000, 'channels': shared['channels'],
-        'renormalize': recipe == 'stereo', **(model or {}),
+        '_target_': 'audiocodec.models.EncodecModel',
+        'sample_rate': 8000,
+        'channels': shared['channels'],
+        'renormalize': recipe == 'stereo',
+        **(model or {}),
         'encoder': {'_target_': 'audiocodec.modules.SEANetEncoder', **shared, **(encoder or {})},
         'decoder': {'_target_': 'audiocodec.modules.SEANetDecoder', **shared, **(decoder or {})},
-        'quantizer': {'_target_': 'audiocodec.quantization.ResidualVectorQuantizer', 'dimension': 8, 'n_q': 4,
-                      'bins': 32, 'q_dropout': True, 'kmeans_init': False, **(quantizer or {})},
+        'quantizer': {
+            '_target_': 'audiocodec.quantization.ResidualVectorQuantizer',
+            'dimension': 8,
+            'n_q': 4,
+            'bins': 32,
+            'q_dropout': True,
+            'kmeans_init': False,
+            **(quantizer or {}),
+        },
     }
 
 
@@ -208,7 +292,9 @@ def spread(model):
         latents = model.encoder(0.1 * torch.randn(1, model.channels, 4000))
     books = model.quantizer.codebooks
     for level, book in enumerate(books.embed):
-        book.copy_(latents.mean(2) * (level == 0) + latents.std() * 0.7 ** level * torch.randn_like(book))
+        book.copy_(
+            latents.mean(2) * (level == 0) + latents.std() * 0.7**level * torch.randn_like(book)
+        )
     books.cluster_size.uniform_(1, 2)
     books.embed_avg.copy_(books.embed * books.cluster_size[..., None])
     return model
@@ -217,6 +303,7 @@ def spread(model):
 @pytest.fixture(scope='session')
 def make_codec():
     """Makes a small model with random weights; see `node`."""
+
     def make(*args, **kwargs):
         torch.manual_seed(0)
         return spread(config.build(node(*args, **kwargs)).eval())
@@ -234,25 +321,48 @@ def short_audio(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def save_checkpoint():
-    """Writes a training checkpoint of a model, with averaged weights, and paths in its configuration."""
+    """Writes a training checkpoint of a model, with averaged weights, and paths in its
+    configuration.
+    """
+
     def save(model, path):
         state = {name: value.clone() for name, value in model.state_dict().items()}
         averages = {name: value for name, value in state.items() if value.is_floating_point()}
         trained = {name: value + 1 if name in averages else value for name, value in state.items()}
-        full = {'solver': 'compression', 'sample_rate': 8000, 'channels': model.channels, 'model': model.built_from,
-                'datasource': {'train': '/secret/place'}, 'dora': {'dir': '/secret/dora'},
-                'dataset': {'batch_size': 8, 'segment_duration': 1.0, 'train': {'num_samples': 10}},
-                'metrics': {'visqol': {'bin': '/secret/visqol'}}, 'losses': {'l1': {'weight': 1.0}}}
+        full = {
+            'solver': 'compression',
+            'sample_rate': 8000,
+            'channels': model.channels,
+            'model': model.built_from,
+            'datasource': {'train': '/secret/place'},
+            'dora': {'dir': '/secret/dora'},
+            'dataset': {'batch_size': 8, 'segment_duration': 1.0, 'train': {'num_samples': 10}},
+            'metrics': {'visqol': {'bin': '/secret/visqol'}},
+            'losses': {'l1': {'weight': 1.0}},
+        }
         path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.save({
-            'format': checkpoint.CHECKPOINT_FORMAT, 'version': checkpoint.CHECKPOINT_VERSION,
-            'sig': '0a1b2c3d', 'epoch': 7,
-            'config': yaml.safe_dump(full),
-            'state': {'model': trained, 'ema': {'averages': averages, 'count': 3., 'calls': 3}, 'updates': 3,
-                      'adversaries': {'discriminators.msstftd.weight': torch.randn(3)},
-                      'optimizer': {'state': {0: {'exp_avg': torch.randn(4)}}, 'param_groups': [{'lr': 1e-3}]},
-                      'balancer': {'norm_l1': torch.ones(())}, 'history': [{'train': {'l1': 0.5}}]},
-        }, path)
+        checkpoint.save(
+            {
+                'format': checkpoint.CHECKPOINT_FORMAT,
+                'version': checkpoint.CHECKPOINT_VERSION,
+                'sig': '0a1b2c3d',
+                'epoch': 7,
+                'config': yaml.safe_dump(full),
+                'state': {
+                    'model': trained,
+                    'ema': {'averages': averages, 'count': 3.0, 'calls': 3},
+                    'updates': 3,
+                    'adversaries': {'discriminators.msstftd.weight': torch.randn(3)},
+                    'optimizer': {
+                        'state': {0: {'exp_avg': torch.randn(4)}},
+                        'param_groups': [{'lr': 1e-3}],
+                    },
+                    'balancer': {'norm_l1': torch.ones(())},
+                    'history': [{'train': {'l1': 0.5}}],
+                },
+            },
+            path,
+        )
         return path
 
     return save

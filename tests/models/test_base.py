@@ -40,7 +40,11 @@ def saved(model):
     return torch.load(file, weights_only=False)
 
 
-COPIES = {'deepcopy': copy.deepcopy, 'pickle': lambda model: pickle.loads(pickle.dumps(model)), 'torch.save': saved}
+COPIES = {
+    'deepcopy': copy.deepcopy,
+    'pickle': lambda model: pickle.loads(pickle.dumps(model)),
+    'torch.save': saved,
+}
 
 
 def tensors(model):
@@ -97,7 +101,9 @@ def test_copies_after_a_move_that_follows_a_use(form):
         other = copied(model)
         assert_same_model(model, other)
         assert torch.equal(other.float().encode(audio(model))[0], before)
-    assert_same_model(form.make().eval().bfloat16(), pickle.loads(pickle.dumps(form.make().eval().bfloat16())))
+    assert_same_model(
+        form.make().eval().bfloat16(), pickle.loads(pickle.dumps(form.make().eval().bfloat16()))
+    )
 
 
 def test_copies_train_alike(form):
@@ -113,7 +119,9 @@ def test_copies_train_alike(form):
     train(model)
     for other in others:
         assert_same_model(model, other)
-    changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
+    changed = [
+        key for key, value in model.state_dict().items() if not torch.equal(value, before[key])
+    ]
     assert len(changed) > 10
 
 
@@ -139,8 +147,11 @@ def test_compiled_models_are_copied_as_they_are_not_compiled(make):
 @pytest.fixture(scope='module')
 def process():
     """Another one, which begins with nothing that this one has."""
-    # a torchaudio that cannot be loaded must not keep the pickle of a foreign model from its classes
-    with ProcessPoolExecutor(1, torch.multiprocessing.get_context('spawn'), hub.import_transformers) as pool:
+    # a torchaudio that cannot be loaded must not keep the pickle of a foreign model from its
+    # classes
+    with ProcessPoolExecutor(
+        1, torch.multiprocessing.get_context('spawn'), hub.import_transformers
+    ) as pool:
         yield pool
 
 
@@ -171,26 +182,43 @@ def test_codes_of_every_integer_type(form):
 
 def test_codes_out_of_range_of_every_integer_type(form):
     model = form.make()
-    wrong = [(kind, BINS) for kind in INTEGERS] + [(kind, -1) for kind in INTEGERS if kind[0] == 'i']
-    wrong += [('uint16', 2**16 - 1), ('uint32', 2**32 - 1), ('uint64', 2**63), ('uint64', 2**64 - 1)]
+    wrong = [(kind, BINS) for kind in INTEGERS] + [
+        (kind, -1) for kind in INTEGERS if kind[0] == 'i'
+    ]
+    wrong += [
+        ('uint16', 2**16 - 1),
+        ('uint32', 2**32 - 1),
+        ('uint64', 2**63),
+        ('uint64', 2**64 - 1),
+    ]
     for kind, code in wrong:
         array = np.zeros((1, 2, 4), dtype=kind)
         array[0, 1, 2] = code
         for codes in (array, torch.from_numpy(array)):
             for method in (model.decode, model.decode_latent):
-                with pytest.raises(ValueError, match=f'codes go from {min(code, 0)} to {max(code, 0)}: '
-                                                     f'expected 0 to {BINS - 1}'):
+                with pytest.raises(
+                    ValueError,
+                    match=f'codes go from {min(code, 0)} to {max(code, 0)}: '
+                    f'expected 0 to {BINS - 1}',
+                ):
                     method(codes)
 
 
-@pytest.mark.parametrize(('codes', 'message'), [
-    ([[[1, 2]]], r'codes are a list: expected integers \[B, K, T\] in a tensor or a numpy array; use torch.tensor'),
-    (np.zeros((1, 2, 4)), 'codes have type float64: expected integers'),
-    (np.zeros((1, 2, 4), dtype=bool), 'codes have type bool: expected integers'),
-    (np.zeros((2, 4), dtype=np.uint16), r'codes have shape \[2, 4\]: expected \[B, K, T\]'),
-    (np.zeros((1, 5, 4), dtype=np.uint16), 'K from 1 to 4'),
-    (np.array('x'), 'codes have type <U1: expected integers'),
-])
+@pytest.mark.parametrize(
+    ('codes', 'message'),
+    [
+        (
+            [[[1, 2]]],
+            r'codes are a list: expected integers \[B, K, T\] in a tensor or a numpy array; use '
+            r'torch.tensor',
+        ),
+        (np.zeros((1, 2, 4)), 'codes have type float64: expected integers'),
+        (np.zeros((1, 2, 4), dtype=bool), 'codes have type bool: expected integers'),
+        (np.zeros((2, 4), dtype=np.uint16), r'codes have shape \[2, 4\]: expected \[B, K, T\]'),
+        (np.zeros((1, 5, 4), dtype=np.uint16), 'K from 1 to 4'),
+        (np.array('x'), 'codes have type <U1: expected integers'),
+    ],
+)
 def test_arrays_and_lists_that_are_no_codes(make, codes, message):
     model = make('built')
     for method in (model.decode, model.decode_latent, model.quantizer.decode):
@@ -211,7 +239,9 @@ def test_waveforms_and_scales_as_arrays(form):
         found, found_scale = model.encode(array)
         assert torch.equal(found, codes)
         assert torch.equal(model.encode_latent(array)[0], latents)
-        torch.testing.assert_close(model(array).wav, wav_hat[..., :wav.shape[-1]], rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            model(array).wav, wav_hat[..., : wav.shape[-1]], rtol=0, atol=1e-5
+        )
         if scale is not None:
             assert torch.equal(found_scale, scale)
             for kind in (np.float32, np.float64):
@@ -225,13 +255,19 @@ def test_arrays_become_what_the_model_computes_with(make):
     assert make('weight_norm').to('meta').encode_latent(wav)[0].device.type == 'meta'
 
 
-@pytest.mark.parametrize(('wav', 'message'), [
-    ([[[0.1]]], r'wav is a list: expected a tensor or a numpy array of floats, in \[-1, 1\]'),
-    (np.zeros((1, 1, 64), dtype=np.int16), r'wav has type int16: expected floats in \[-1, 1\]. Divide integers by'),
-    (np.zeros((1, 1, 64), dtype=np.longdouble), 'wav has type .*: expected floats'),
-    (np.zeros((1, 1, 64), dtype=bool), 'wav has type bool: expected floats'),
-    (np.zeros((1, 64), dtype=np.float32), r'wav has shape \[1, 64\]: expected \[B, 1, T\]'),
-])
+@pytest.mark.parametrize(
+    ('wav', 'message'),
+    [
+        ([[[0.1]]], r'wav is a list: expected a tensor or a numpy array of floats, in \[-1, 1\]'),
+        (
+            np.zeros((1, 1, 64), dtype=np.int16),
+            r'wav has type int16: expected floats in \[-1, 1\]. Divide integers by',
+        ),
+        (np.zeros((1, 1, 64), dtype=np.longdouble), 'wav has type .*: expected floats'),
+        (np.zeros((1, 1, 64), dtype=bool), 'wav has type bool: expected floats'),
+        (np.zeros((1, 64), dtype=np.float32), r'wav has shape \[1, 64\]: expected \[B, 1, T\]'),
+    ],
+)
 def test_arrays_and_lists_that_are_no_waveforms(make, wav, message):
     model = make('built')
     for method in (model, model.encode, model.encode_latent):
@@ -244,10 +280,12 @@ def test_scales_that_are_none(make, name, each):
     model = make(name).eval()
     codes, scale = model.encode(audio(model))
     assert scale.shape == (2, each)
-    for wrong, message in ((scale.tolist(), 'scale is a list: expected a tensor or a numpy array of floats'),
-                           (scale.long(), 'scale has type torch.int64: expected floats as given by encode'),
-                           (scale.to('meta'), 'scale is on meta and the model on cpu'),
-                           (scale.numpy()[:1], rf'scale has shape \[1, {each}\]')):
+    for wrong, message in (
+        (scale.tolist(), 'scale is a list: expected a tensor or a numpy array of floats'),
+        (scale.long(), 'scale has type torch.int64: expected floats as given by encode'),
+        (scale.to('meta'), 'scale is on meta and the model on cpu'),
+        (scale.numpy()[:1], rf'scale has shape \[1, {each}\]'),
+    ):
         with pytest.raises(ValueError, match=message):
             model.decode(codes, wrong)
 
@@ -274,8 +312,13 @@ def model_at(rate, ratios, bins, n_q):
     return EncodecModel(SEANetEncoder(**seanet), SEANetDecoder(**seanet), quantizer, rate, 1)
 
 
-@pytest.mark.parametrize(('rate', 'numbers'), [
-    (24000, {1.5: 2, 3.: 4, 6.: 8, 12.: 16, 24.: 32}), (48000, {3.: 2, 6.: 4, 12.: 8, 24.: 16})])
+@pytest.mark.parametrize(
+    ('rate', 'numbers'),
+    [
+        (24000, {1.5: 2, 3.0: 4, 6.0: 8, 12.0: 16, 24.0: 32}),
+        (48000, {3.0: 2, 6.0: 4, 12.0: 8, 24.0: 16}),
+    ],
+)
 def test_bandwidths_of_encodec(rate, numbers):
     model = model_at(rate, [8, 5, 4, 2], 1024, max(numbers.values()))
     for kbps, number in numbers.items():
@@ -286,8 +329,22 @@ def test_bandwidths_of_encodec(rate, numbers):
     assert model.num_codebooks == max(numbers.values())
 
 
-@pytest.mark.parametrize(('kbps', 'number'), [
-    (0.75, 1), (0.76, 1), (1.49, 1), (1.5, 2), (2.24, 2), (2.25, 3), (5.99, 7), (6, 8), (6.01, 8), (24, 32), (99, 32)])
+@pytest.mark.parametrize(
+    ('kbps', 'number'),
+    [
+        (0.75, 1),
+        (0.76, 1),
+        (1.49, 1),
+        (1.5, 2),
+        (2.24, 2),
+        (2.25, 3),
+        (5.99, 7),
+        (6, 8),
+        (6.01, 8),
+        (24, 32),
+        (99, 32),
+    ],
+)
 def test_a_bandwidth_is_not_exceeded(kbps, number):
     model = model_at(24000, [8, 5, 4, 2], 1024, 32)
     model.set_num_codebooks(5)
@@ -297,8 +354,12 @@ def test_a_bandwidth_is_not_exceeded(kbps, number):
 
 @pytest.mark.parametrize('digits', [4, 5, 6, 9])
 def test_rounded_bandwidths_are_taken_for_the_exact_ones(digits):
-    models = [model_at(44100, [8, 8, 8], 1024, 9), model_at(32000, [8, 5, 4, 4], 2048, 4),
-              model_at(24000, [8, 5, 4, 2], 1000, 32), model_at(16001, [7, 5, 3], 3, 12)]
+    models = [
+        model_at(44100, [8, 8, 8], 1024, 9),
+        model_at(32000, [8, 5, 4, 4], 2048, 4),
+        model_at(24000, [8, 5, 4, 2], 1000, 32),
+        model_at(16001, [7, 5, 3], 3, 12),
+    ]
     assert [round(model.bandwidth, 4) for model in models[:2]] == [7.752, 2.2]
     for model in models:
         for number in range(1, model.total_codebooks + 1):
@@ -313,7 +374,9 @@ def test_bandwidths_that_are_impossible():
     model = model_at(24000, [8, 5, 4, 2], 1024, 4)
     model.set_num_codebooks(3)
     for kbps in (0.74, 0, -1, float('nan')):
-        with pytest.raises(ValueError, match=rf'{kbps} kbps is below .*: use one of 0\.75, 1\.5, 2\.25, 3\.$'):
+        with pytest.raises(
+            ValueError, match=rf'{kbps} kbps is below .*: use one of 0\.75, 1\.5, 2\.25, 3\.$'
+        ):
             model.set_bandwidth(kbps)
     assert model.num_codebooks == 3
     with pytest.raises(ValueError, match='6 kbps asked of a model that does not quantize'):

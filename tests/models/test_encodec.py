@@ -13,20 +13,40 @@ from audiocodec.quantization import NoQuantizer, ResidualVectorQuantizer
 HOP = 8
 
 
-def make_model(causal=True, channels=1, renormalize=False, quantizer=None, sample_rate=1000, **options):
+def make_model(
+    causal=True, channels=1, renormalize=False, quantizer=None, sample_rate=1000, **options
+):
     torch.manual_seed(0)
-    seanet = {'channels': channels, 'dimension': 6, 'n_filters': 4, 'n_residual_layers': 1, 'ratios': [4, 2], 'lstm': 1,
-              'norm': 'weight_norm', 'causal': causal, 'pad_mode': 'constant', **options}
+    seanet = {
+        'channels': channels,
+        'dimension': 6,
+        'n_filters': 4,
+        'n_residual_layers': 1,
+        'ratios': [4, 2],
+        'lstm': 1,
+        'norm': 'weight_norm',
+        'causal': causal,
+        'pad_mode': 'constant',
+        **options,
+    }
     quantizer = quantizer or ResidualVectorQuantizer(dimension=6, n_q=4, bins=16, kmeans_init=False)
-    return EncodecModel(SEANetEncoder(**seanet), SEANetDecoder(**seanet), quantizer, sample_rate=sample_rate,
-                        channels=channels, renormalize=renormalize)
+    return EncodecModel(
+        SEANetEncoder(**seanet),
+        SEANetDecoder(**seanet),
+        quantizer,
+        sample_rate=sample_rate,
+        channels=channels,
+        renormalize=renormalize,
+    )
 
 
 @pytest.mark.parametrize('channels', [1, 2])
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('renormalize', [True, False])
 def test_any_length_in_and_the_same_length_out(channels, training, renormalize):
-    model = make_model(causal=not renormalize, channels=channels, renormalize=renormalize).train(training)
+    model = make_model(causal=not renormalize, channels=channels, renormalize=renormalize).train(
+        training
+    )
     for length in (1, 7, 8, 9, 100, 101):
         frames = math.ceil(length / HOP)
         wav = torch.randn(3, channels, length)
@@ -66,7 +86,9 @@ def test_scale_is_the_loudness_of_the_mono_mix():
     codes, scale = model.encode(wav)
     torch.testing.assert_close(scale, torch.tensor([[0.5], [1e-8]]), rtol=1e-5, atol=0)
     with torch.no_grad():
-        torch.testing.assert_close(model.decode(codes, scale), model.decode(codes) * scale[:, :, None])
+        torch.testing.assert_close(
+            model.decode(codes, scale), model.decode(codes) * scale[:, :, None]
+        )
 
 
 def test_renormalised_model_does_not_mind_the_loudness():
@@ -101,7 +123,9 @@ def test_fewer_codebooks_are_the_first_ones():
     with torch.no_grad():
         out = model(wav)
         torch.testing.assert_close(out.wav, model.decode(every[:, :2]))
-        assert not torch.allclose(out.wav, model.decode(every))  # all may be decoded, whatever the number in use
+        assert not torch.allclose(
+            out.wav, model.decode(every)
+        )  # all may be decoded, whatever the number in use
     assert torch.equal(out.codes, codes)
 
 
@@ -112,7 +136,9 @@ def test_causal_model_does_not_see_the_future():
     changed[..., 43:] *= -100
     with torch.no_grad():
         first, second = model(wav), model(changed)
-    assert torch.equal(first.wav[..., :40], second.wav[..., :40])  # sample 43 is in the frame that starts at 40
+    assert torch.equal(
+        first.wav[..., :40], second.wav[..., :40]
+    )  # sample 43 is in the frame that starts at 40
     assert torch.equal(first.codes[..., :5], second.codes[..., :5])
     assert not torch.equal(first.wav[..., 40:48], second.wav[..., 40:48])
 
@@ -130,7 +156,9 @@ def test_gradients_reach_every_parameter_through_the_quantizer():
     model = make_model().train()
     out = model(torch.randn(2, 1, 64))
     out.wav.square().mean().backward()
-    assert [name for name, parameter in model.named_parameters() if not parameter.grad.abs().max() > 0] == []
+    assert [
+        name for name, parameter in model.named_parameters() if not parameter.grad.abs().max() > 0
+    ] == []
 
 
 def test_commitment_reaches_the_encoder_alone():
@@ -152,7 +180,9 @@ def test_latents_before_the_quantizer(renormalize):
     model = make_model(causal=False, channels=2, renormalize=renormalize).eval()
     wav = torch.randn(2, 2, 101)
     latents, scale = model.encode_latent(wav)
-    torch.testing.assert_close(latents, model.encoder(wav / scale[:, :, None] if renormalize else wav))
+    torch.testing.assert_close(
+        latents, model.encoder(wav / scale[:, :, None] if renormalize else wav)
+    )
     codes, expected = model.encode(wav)
     assert torch.equal(model.quantizer.encode(latents), codes)
     if renormalize:
@@ -174,7 +204,12 @@ def test_continuous_autoencoder():
     torch.testing.assert_close(out.latents, model.encoder(wav))
     assert torch.equal(model.encode_latent(wav)[0], out.latents)
     torch.testing.assert_close(out.wav, model.decoder(out.latents)[..., :61])
-    assert (model.cardinality, model.num_codebooks, model.bandwidth, out.bandwidth.item()) == (0, 0, 0., 0.)
+    assert (model.cardinality, model.num_codebooks, model.bandwidth, out.bandwidth.item()) == (
+        0,
+        0,
+        0.0,
+        0.0,
+    )
     with pytest.raises(ValueError, match='continuous autoencoder'):
         model.encode(wav)
     with pytest.raises(ValueError, match='continuous autoencoder'):
@@ -199,15 +234,21 @@ def test_mixed_precision():
     assert out.codes.shape == (1, 4, 8)
 
 
-@pytest.mark.parametrize(('wav', 'message'), [
-    (torch.zeros(1, 64), r'shape \[1, 64\]: expected \[B, 1, T\]'),
-    (torch.zeros(1, 2, 64), r'shape \[1, 2, 64\]: expected \[B, 1, T\]'),
-    (torch.zeros(1, 1, 0), r'shape \[1, 1, 0\]: expected'),
-    (torch.zeros(0, 1, 64), r'shape \[0, 1, 64\]: expected'),
-    (torch.zeros(1, 1, 64, dtype=torch.int16), 'type torch.int16: expected floats'),
-    (torch.zeros(1, 1, 64, dtype=torch.float64), r'type torch.float64 and the model torch.float32: .*\.to\(dtype\)'),
-    (torch.zeros(1, 1, 64, device='meta'), 'wav is on meta and the model on cpu'),
-])
+@pytest.mark.parametrize(
+    ('wav', 'message'),
+    [
+        (torch.zeros(1, 64), r'shape \[1, 64\]: expected \[B, 1, T\]'),
+        (torch.zeros(1, 2, 64), r'shape \[1, 2, 64\]: expected \[B, 1, T\]'),
+        (torch.zeros(1, 1, 0), r'shape \[1, 1, 0\]: expected'),
+        (torch.zeros(0, 1, 64), r'shape \[0, 1, 64\]: expected'),
+        (torch.zeros(1, 1, 64, dtype=torch.int16), 'type torch.int16: expected floats'),
+        (
+            torch.zeros(1, 1, 64, dtype=torch.float64),
+            r'type torch.float64 and the model torch.float32: .*\.to\(dtype\)',
+        ),
+        (torch.zeros(1, 1, 64, device='meta'), 'wav is on meta and the model on cpu'),
+    ],
+)
 def test_wrong_waveforms(wav, message):
     model = make_model()
     for method in (model, model.encode):
@@ -215,18 +256,21 @@ def test_wrong_waveforms(wav, message):
             method(wav)
 
 
-@pytest.mark.parametrize(('codes', 'message'), [
-    (torch.zeros(4, 8, dtype=torch.int64), r'shape \[4, 8\]: expected \[B, K, T\]'),
-    (torch.zeros(1, 5, 8, dtype=torch.int64), r'shape \[1, 5, 8\]: .* K from 1 to 4'),
-    (torch.zeros(1, 0, 8, dtype=torch.int64), r'shape \[1, 0, 8\]: .* K from 1 to 4'),
-    (torch.zeros(1, 4, 0, dtype=torch.int64), r'shape \[1, 4, 0\]: .* none of them 0'),
-    (torch.zeros(0, 4, 8, dtype=torch.int64), r'shape \[0, 4, 8\]: .* none of them 0'),
-    (torch.zeros(1, 4, 8), 'type torch.float32: expected integers'),
-    (torch.zeros(1, 4, 8, dtype=torch.bool), 'type torch.bool: expected integers'),
-    (torch.full((1, 4, 8), 16), 'from 16 to 16: expected 0 to 15'),
-    (torch.tensor([[[3, -1]]]), 'from -1 to 3: expected 0 to 15'),
-    (torch.zeros(1, 4, 8, dtype=torch.int64, device='meta'), 'codes are on meta'),
-])
+@pytest.mark.parametrize(
+    ('codes', 'message'),
+    [
+        (torch.zeros(4, 8, dtype=torch.int64), r'shape \[4, 8\]: expected \[B, K, T\]'),
+        (torch.zeros(1, 5, 8, dtype=torch.int64), r'shape \[1, 5, 8\]: .* K from 1 to 4'),
+        (torch.zeros(1, 0, 8, dtype=torch.int64), r'shape \[1, 0, 8\]: .* K from 1 to 4'),
+        (torch.zeros(1, 4, 0, dtype=torch.int64), r'shape \[1, 4, 0\]: .* none of them 0'),
+        (torch.zeros(0, 4, 8, dtype=torch.int64), r'shape \[0, 4, 8\]: .* none of them 0'),
+        (torch.zeros(1, 4, 8), 'type torch.float32: expected integers'),
+        (torch.zeros(1, 4, 8, dtype=torch.bool), 'type torch.bool: expected integers'),
+        (torch.full((1, 4, 8), 16), 'from 16 to 16: expected 0 to 15'),
+        (torch.tensor([[[3, -1]]]), 'from -1 to 3: expected 0 to 15'),
+        (torch.zeros(1, 4, 8, dtype=torch.int64, device='meta'), 'codes are on meta'),
+    ],
+)
 def test_wrong_codes(codes, message):
     model = make_model()
     for method in (model.decode, model.decode_latent):
@@ -250,21 +294,39 @@ def test_wrong_number_of_codebooks(number):
     assert model.num_codebooks == 4
 
 
-@pytest.mark.parametrize(('changes', 'message'), [
-    ({'decoder': SEANetDecoder(ratios=[4, 2], dimension=8)}, 'dimension .* 8 in the quantizer, 6 in the encoder, 8 in'),
-    ({'decoder': SEANetDecoder(ratios=[4, 4], dimension=6)}, 'hop_length .* 8 in the encoder, 16 in the decoder'),
-    ({'quantizer': NoQuantizer(5)}, 'dimension .* 5 in the quantizer, 6 in the encoder, 6 in the decoder'),
-    ({'channels': 2}, 'channels .* 2 in the model, 1 in the encoder, 1 in the decoder'),
-    ({'channels': 0}, 'channels=0'),
-    ({'sample_rate': 0}, 'sample_rate=0: expected an integer >= 1'),
-    ({'sample_rate': 44.1}, 'sample_rate=44.1'),
-    ({'encoder': nn.Identity()}, 'encoder.channels=None: expected an integer'),
-    ({'renormalize': True}, 'renormalize=True needs the loudness of the whole item'),
-])
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (
+            {'decoder': SEANetDecoder(ratios=[4, 2], dimension=8)},
+            'dimension .* 8 in the quantizer, 6 in the encoder, 8 in',
+        ),
+        (
+            {'decoder': SEANetDecoder(ratios=[4, 4], dimension=6)},
+            'hop_length .* 8 in the encoder, 16 in the decoder',
+        ),
+        (
+            {'quantizer': NoQuantizer(5)},
+            'dimension .* 5 in the quantizer, 6 in the encoder, 6 in the decoder',
+        ),
+        ({'channels': 2}, 'channels .* 2 in the model, 1 in the encoder, 1 in the decoder'),
+        ({'channels': 0}, 'channels=0'),
+        ({'sample_rate': 0}, 'sample_rate=0: expected an integer >= 1'),
+        ({'sample_rate': 44.1}, 'sample_rate=44.1'),
+        ({'encoder': nn.Identity()}, 'encoder.channels=None: expected an integer'),
+        ({'renormalize': True}, 'renormalize=True needs the loudness of the whole item'),
+    ],
+)
 def test_parts_that_do_not_fit(changes, message):
     seanet = {'ratios': [4, 2], 'dimension': 6, 'causal': True}
-    parts = {'encoder': SEANetEncoder(**seanet), 'decoder': SEANetDecoder(**seanet), 'quantizer': NoQuantizer(6),
-             'sample_rate': 1000, 'channels': 1, **changes}
+    parts = {
+        'encoder': SEANetEncoder(**seanet),
+        'decoder': SEANetDecoder(**seanet),
+        'quantizer': NoQuantizer(6),
+        'sample_rate': 1000,
+        'channels': 1,
+        **changes,
+    }
     if 'dimension .* 8' in message:
         parts['quantizer'] = NoQuantizer(8)
     with pytest.raises(ValueError, match=message):
@@ -277,7 +339,17 @@ def test_compression_model_is_abstract():
 
 
 def test_models_import_nothing_heavy():
-    heavy = {'torchaudio', 'soundfile', 'julius', 'hydra', 'omegaconf', 'dora', 'flashy', 'tensorboard', 'wandb'}
+    heavy = {
+        'torchaudio',
+        'soundfile',
+        'julius',
+        'hydra',
+        'omegaconf',
+        'dora',
+        'flashy',
+        'tensorboard',
+        'wandb',
+    }
     code = f'import sys, audiocodec.models; print(sorted({heavy} & set(sys.modules)))'
     done = subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == '[]'

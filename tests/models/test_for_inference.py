@@ -9,8 +9,15 @@ from audiocodec.quantization import NoQuantizer, ResidualVectorQuantizer
 
 def make_model(norm='weight_norm', quantizer=None, causal=False):
     torch.manual_seed(0)
-    options = {'dimension': 6, 'n_filters': 4, 'n_residual_layers': 1, 'ratios': [4, 2], 'lstm': 1, 'norm': norm,
-               'causal': causal}
+    options = {
+        'dimension': 6,
+        'n_filters': 4,
+        'n_residual_layers': 1,
+        'ratios': [4, 2],
+        'lstm': 1,
+        'norm': norm,
+        'causal': causal,
+    }
     quantizer = quantizer or ResidualVectorQuantizer(dimension=6, n_q=3, bins=8, kmeans_init=False)
     return EncodecModel(SEANetEncoder(**options), SEANetDecoder(**options), quantizer, 1000, 1)
 
@@ -24,7 +31,9 @@ def test_it_computes_the_same_from_plain_weights(norm):
     assert torch.equal(out.codes, expected.codes)
     torch.testing.assert_close(out.wav, expected.wav, rtol=0, atol=1e-5)
     assert not [name for name in made.state_dict() if 'parametrizations' in name]
-    assert [name for name in made.state_dict() if 'quantizer' in name] == ['quantizer.codebooks.embed']
+    assert [name for name in made.state_dict() if 'quantizer' in name] == [
+        'quantizer.codebooks.embed'
+    ]
     assert not made.training
     assert not any(parameter.requires_grad for parameter in made.parameters())
     codes, _ = made.encode(wav)

@@ -16,10 +16,18 @@ from audiocodec.utils.config import build
 PARITY = Path(__file__).parents[1] / 'fixtures' / 'parity'
 SEANET = {'dimension': 6, 'n_filters': 4, 'ratios': [4, 2], 'lstm': 1, 'norm': 'weight_norm'}
 NODE = {
-    '_target_': 'audiocodec.models.EncodecModel', 'sample_rate': 1000, 'channels': 1,
+    '_target_': 'audiocodec.models.EncodecModel',
+    'sample_rate': 1000,
+    'channels': 1,
     'encoder': {'_target_': 'audiocodec.modules.SEANetEncoder', **SEANET},
     'decoder': {'_target_': 'audiocodec.modules.SEANetDecoder', **SEANET},
-    'quantizer': {'_target_': 'audiocodec.quantization.ResidualVectorQuantizer', 'dimension': 6, 'n_q': 3, 'bins': 16}}
+    'quantizer': {
+        '_target_': 'audiocodec.quantization.ResidualVectorQuantizer',
+        'dimension': 6,
+        'n_q': 3,
+        'bins': 16,
+    },
+}
 WAV = torch.randn(2, 1, 101, generator=torch.Generator().manual_seed(0))
 
 
@@ -27,8 +35,15 @@ def own(node=NODE, **changes):
     """An exported model of this project, and the model."""
     torch.manual_seed(0)
     model = build(NODE).eval()
-    return {'format': checkpoint.MODEL_FORMAT, 'version': 1, 'sig': 'abcd', 'epoch': 3,
-            'config': yaml.safe_dump({'model': node}), 'state': model.state_dict(), **changes}, model
+    return {
+        'format': checkpoint.MODEL_FORMAT,
+        'version': 1,
+        'sig': 'abcd',
+        'epoch': 3,
+        'config': yaml.safe_dump({'model': node}),
+        'state': model.state_dict(),
+        **changes,
+    }, model
 
 
 def get(path):
@@ -59,8 +74,11 @@ def test_own_exports(tmp_path, suffix):
 @pytest.mark.parametrize('suffix', ['th', 'safetensors'])
 def test_statistics_of_codebooks_may_be_missing(tmp_path, suffix):
     content, model = own()
-    content['state'] = {name: value for name, value in content['state'].items()
-                        if 'codebooks' not in name or name.endswith('embed')}
+    content['state'] = {
+        name: value
+        for name, value in content['state'].items()
+        if 'codebooks' not in name or name.endswith('embed')
+    }
     checkpoint.save(content, tmp_path / f'model.{suffix}')
     loaded = get(tmp_path / f'model.{suffix}')
     assert torch.equal(loaded.encode(WAV)[0], model.encode(WAV)[0])
@@ -75,9 +93,17 @@ def test_statistics_of_codebooks_may_be_missing(tmp_path, suffix):
 
 def test_training_checkpoints_and_their_folders(tmp_path):
     content, model = own()
-    average = {name: value + 0.5 for name, value in content['state'].items() if name.endswith('bias')}
-    checkpoint.save({**content, 'format': checkpoint.CHECKPOINT_FORMAT,
-                     'state': {'model': content['state'], 'ema': {'averages': average}}}, tmp_path / 'checkpoint.th')
+    average = {
+        name: value + 0.5 for name, value in content['state'].items() if name.endswith('bias')
+    }
+    checkpoint.save(
+        {
+            **content,
+            'format': checkpoint.CHECKPOINT_FORMAT,
+            'state': {'model': content['state'], 'ema': {'averages': average}},
+        },
+        tmp_path / 'checkpoint.th',
+    )
     model.load_state_dict({**model.state_dict(), **average})
     assert torch.equal(get(tmp_path).encode(WAV)[0], model.encode(WAV)[0])
     assert torch.equal(get(tmp_path / 'checkpoint.th').encode(WAV)[0], model.encode(WAV)[0])
@@ -95,10 +121,17 @@ def test_configuration_and_weights_alone(tmp_path):
 
 def test_the_device_is_chosen(tmp_path):
     checkpoint.save(own()[0], tmp_path / 'model.th')
-    assert next(pretrained.load(str(tmp_path / 'model.th'), torch.device('meta')).parameters()).device.type == 'meta'
+    assert (
+        next(
+            pretrained.load(str(tmp_path / 'model.th'), torch.device('meta')).parameters()
+        ).device.type
+        == 'meta'
+    )
 
 
-@pytest.mark.parametrize('name', ['facebook/encodec_32khz', 'dac_44khz', 'kyutai/mimi', 'somebody/something.v2'])
+@pytest.mark.parametrize(
+    'name', ['facebook/encodec_32khz', 'dac_44khz', 'kyutai/mimi', 'somebody/something.v2']
+)
 def test_a_missing_model_says_what_to_download_and_where_to_put_it(name, offline):
     with pytest.raises(ValueError, match='could not be downloaded') as error:
         get(name)
@@ -121,13 +154,19 @@ def test_an_unreachable_hub_is_not_waited_for(offline, monkeypatch):
 
 def test_a_missing_model_without_the_package_that_downloads(monkeypatch):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
-    with pytest.raises(ValueError, match=r'needs the package huggingface_hub.*https://huggingface.co/facebook/encodec'):
+    with pytest.raises(
+        ValueError,
+        match=r'needs the package huggingface_hub.*https://huggingface.co/facebook/encodec',
+    ):
         get('facebook/encodec_24khz')
 
 
 def test_a_model_that_is_used_as_it_is_cannot_be_trained(offline, tmp_path):
     (tmp_path / 'config.json').write_text('{"model_type": "dac"}')
-    with pytest.raises(ValueError, match='is a model of type dac, which is used as it is and cannot be trained here'):
+    with pytest.raises(
+        ValueError,
+        match='is a model of type dac, which is used as it is and cannot be trained here',
+    ):
         pretrained.read(str(tmp_path))
 
 
@@ -135,17 +174,26 @@ def test_models_of_transformers_without_transformers(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, 'transformers', None)
     for kind in ('dac', 'mimi'):
         (tmp_path / 'config.json').write_text(f'{{"model_type": "{kind}"}}')
-        with pytest.raises(ValueError, match=r"needs the package transformers: pip install 'audiocodec\[hf\]'"):
+        with pytest.raises(
+            ValueError, match=r"needs the package transformers: pip install 'audiocodec\[hf\]'"
+        ):
             get(tmp_path)
 
 
-@pytest.mark.parametrize(('name', 'message'), [
-    ('encodec_24khz', r"no such file or folder, and not the name of a model; did you mean 'facebook/encodec_24khz'"),
-    ('dac_48khz', "did you mean 'dac_"),
-    ('/nowhere/model.th', r"no such file or folder, and not the name of a model\. Expected"),
-    ('outputs/xps/0123', 'no such file or folder'),
-    ('', 'holds no model'),
-])
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        (
+            'encodec_24khz',
+            r'no such file or folder, and not the name of a model; did you mean '
+            r"'facebook/encodec_24khz'",
+        ),
+        ('dac_48khz', "did you mean 'dac_"),
+        ('/nowhere/model.th', r'no such file or folder, and not the name of a model\. Expected'),
+        ('outputs/xps/0123', 'no such file or folder'),
+        ('', 'holds no model'),
+    ],
+)
 def test_names_that_lead_nowhere(name, message, offline, tmp_path, monkeypatch):
     (tmp_path / 'empty').mkdir()
     monkeypatch.chdir(tmp_path / 'empty')
@@ -155,26 +203,46 @@ def test_names_that_lead_nowhere(name, message, offline, tmp_path, monkeypatch):
 
 def test_a_folder_without_a_model(tmp_path):
     (tmp_path / 'notes.txt').touch()
-    with pytest.raises(ValueError, match=r'holds no model: expected config\.json .* checkpoint\.th or .*notes\.txt'):
+    with pytest.raises(
+        ValueError, match=r'holds no model: expected config\.json .* checkpoint\.th or .*notes\.txt'
+    ):
         get(tmp_path)
 
 
-@pytest.mark.parametrize(('changes', 'message'), [
-    ({'version': 99}, 'written by a newer audiocodec'),
-    ({'version': 'x'}, 'damaged configuration'),
-    ({'config': 'model: ['}, 'its configuration is no YAML'),
-    ({'config': 'other: 1'}, r'damaged configuration \(KeyError'),
-    ({'config': 'model: 3'}, 'a component needs a _target_, found 3'),
-    ({'config': 3}, 'damaged configuration'),
-    ({'state': {}}, 'missing'),
-    ({'state': {'a': torch.zeros(2)}}, r'1 unexpected \(a\)'),
-    ({'state': 5}, r'model\.th'),
-    ({'config': yaml.safe_dump({'model': {**NODE, 'sample_rate': 0}})}, 'sample_rate=0: expected an integer'),
-    ({'config': yaml.safe_dump({'model': {**NODE, 'quantizer': {**NODE['quantizer'], 'bins': 32}}})},
-     r'of another shape \(quantizer.codebooks.embed \[3, 16, 6\] instead of \[3, 32, 6\]'),
-    ({'config': yaml.safe_dump({'model': {'_target_': 'torch.nn.Linear', 'in_features': 1, 'out_features': 1}})},
-     'describes a Linear, expected a CompressionModel'),
-])
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'version': 99}, 'written by a newer audiocodec'),
+        ({'version': 'x'}, 'damaged configuration'),
+        ({'config': 'model: ['}, 'its configuration is no YAML'),
+        ({'config': 'other: 1'}, r'damaged configuration \(KeyError'),
+        ({'config': 'model: 3'}, 'a component needs a _target_, found 3'),
+        ({'config': 3}, 'damaged configuration'),
+        ({'state': {}}, 'missing'),
+        ({'state': {'a': torch.zeros(2)}}, r'1 unexpected \(a\)'),
+        ({'state': 5}, r'model\.th'),
+        (
+            {'config': yaml.safe_dump({'model': {**NODE, 'sample_rate': 0}})},
+            'sample_rate=0: expected an integer',
+        ),
+        (
+            {
+                'config': yaml.safe_dump(
+                    {'model': {**NODE, 'quantizer': {**NODE['quantizer'], 'bins': 32}}}
+                )
+            },
+            r'of another shape \(quantizer.codebooks.embed \[3, 16, 6\] instead of \[3, 32, 6\]',
+        ),
+        (
+            {
+                'config': yaml.safe_dump(
+                    {'model': {'_target_': 'torch.nn.Linear', 'in_features': 1, 'out_features': 1}}
+                )
+            },
+            'describes a Linear, expected a CompressionModel',
+        ),
+    ],
+)
 def test_own_files_that_do_not_fit(tmp_path, changes, message):
     checkpoint.save(own(**changes)[0], tmp_path / 'model.th')
     with pytest.raises(ValueError, match=message) as error:
@@ -187,7 +255,9 @@ def test_own_files_without_their_parts(tmp_path):
         content = own()[0]
         del content[key]
         checkpoint.save(content, tmp_path / 'model.th')
-        with pytest.raises(ValueError, match=rf'model\.th: it is of the format audiocodec\.model, but {key} is'):
+        with pytest.raises(
+            ValueError, match=rf'model\.th: it is of the format audiocodec\.model, but {key} is'
+        ):
             get(tmp_path / 'model.th')
 
 
@@ -200,7 +270,7 @@ def test_damaged_files_never_raise_anything_else(tmp_path, name):
     for _ in range(40):
         start, size, byte = torch.randint(0, len(whole), (3,), generator=generator).tolist()
         damaged = bytearray(whole)
-        damaged[start:start + size % 64] = bytes([byte % 256]) * (size % 64)
+        damaged[start : start + size % 64] = bytes([byte % 256]) * (size % 64)
         path.write_bytes(damaged[:size] if byte % 2 else damaged)
         try:
             get(path)
@@ -210,12 +280,21 @@ def test_damaged_files_never_raise_anything_else(tmp_path, name):
     assert all(str(path) in message for message in messages)
 
 
-@pytest.mark.parametrize(('content', 'message'), [
-    ({'a': torch.zeros(1), 'b': 1}, r'holds a, b: neither a checkpoint or export of audiocodec or AudioCraft'),
-    ({}, 'holds nothing'),
-    ({'pretrained': 'facebook/encodec_32khz', 'exported': True, 'version': '1'}, 'holds no weights, only the name'),
-    ({'best_state': {}, 'xp.cfg': 'a: 1'}, r'compression_model=None'),
-])
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (
+            {'a': torch.zeros(1), 'b': 1},
+            r'holds a, b: neither a checkpoint or export of audiocodec or AudioCraft',
+        ),
+        ({}, 'holds nothing'),
+        (
+            {'pretrained': 'facebook/encodec_32khz', 'exported': True, 'version': '1'},
+            'holds no weights, only the name',
+        ),
+        ({'best_state': {}, 'xp.cfg': 'a: 1'}, r'compression_model=None'),
+    ],
+)
 def test_files_of_other_kinds(tmp_path, content, message):
     torch.save(content, tmp_path / 'file.th')
     with pytest.raises(ValueError, match=rf'file\.th:? .*{message}|file\.th {message}'):
@@ -226,7 +305,9 @@ def test_weights_of_transformers_without_their_configuration(tmp_path):
     from safetensors.torch import save_file
 
     save_file({'encoder.layers.0.conv.bias': torch.zeros(2)}, tmp_path / 'model.safetensors')
-    with pytest.raises(ValueError, match=r'weights of transformers need their config\.json beside them'):
+    with pytest.raises(
+        ValueError, match=r'weights of transformers need their config\.json beside them'
+    ):
         get(tmp_path / 'model.safetensors')
 
 
@@ -235,35 +316,58 @@ class Payload:
         return os.mkdir, ('executed',)
 
 
-@pytest.mark.parametrize('write', [
-    lambda path: torch.save({'x': Payload()}, path),
-    lambda path: torch.save({**own()[0], 'extra': Payload()}, path),
-    lambda path: torch.save({'x': Payload()}, path, _use_new_zipfile_serialization=False),
-    pytest.param(lambda path: torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), path),
-                 marks=pytest.mark.filterwarnings('ignore:`torch.jit.')),
-])
+@pytest.mark.parametrize(
+    'write',
+    [
+        lambda path: torch.save({'x': Payload()}, path),
+        lambda path: torch.save({**own()[0], 'extra': Payload()}, path),
+        lambda path: torch.save({'x': Payload()}, path, _use_new_zipfile_serialization=False),
+        pytest.param(
+            lambda path: torch.jit.save(
+                torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), path
+            ),
+            marks=pytest.mark.filterwarnings('ignore:`torch.jit.'),
+        ),
+    ],
+)
 def test_code_in_a_file_is_refused_and_not_run(tmp_path, monkeypatch, write):
     monkeypatch.chdir(tmp_path)
     write('evil.th')
-    with pytest.raises(ValueError, match=r'evil\.th holds more than .*: it names .*Loading it would run code'):
+    with pytest.raises(
+        ValueError, match=r'evil\.th holds more than .*: it names .*Loading it would run code'
+    ):
         get('evil.th')
     assert not Path('executed').exists()
 
 
-@pytest.mark.parametrize(('part', 'message'), [
-    ({'_target_': 'audiocodec.run.checkpoint.os.mkdir', 'path': 'executed'}, "'os' belongs to os"),
-    ({'_target_': 'os.mkdir', 'path': 'executed'}, 'not allowed'),
-    ({'_target_': 'torch.nn.functional.torch.hub.os.mkdir', 'path': 'executed'}, "'torch' belongs to torch"),
-    ({'_target_': 'audiocodec.run.checkpoint.save', 'content': {}, 'path': 'executed'}, 'refused'),
-    ({'_target_': 'audiocodec.models.pretrained.load', 'name': 'x'}, 'refused'),
-    ({'_target_': 'torch.optim.Adam', 'params': []}, 'refused'),
-    ('${oc.create:{_target_:os.mkdir,path:executed}}', 'an interpolation'),
-])
+@pytest.mark.parametrize(
+    ('part', 'message'),
+    [
+        (
+            {'_target_': 'audiocodec.run.checkpoint.os.mkdir', 'path': 'executed'},
+            "'os' belongs to os",
+        ),
+        ({'_target_': 'os.mkdir', 'path': 'executed'}, 'not allowed'),
+        (
+            {'_target_': 'torch.nn.functional.torch.hub.os.mkdir', 'path': 'executed'},
+            "'torch' belongs to torch",
+        ),
+        (
+            {'_target_': 'audiocodec.run.checkpoint.save', 'content': {}, 'path': 'executed'},
+            'refused',
+        ),
+        ({'_target_': 'audiocodec.models.pretrained.load', 'name': 'x'}, 'refused'),
+        ({'_target_': 'torch.optim.Adam', 'params': []}, 'refused'),
+        ('${oc.create:{_target_:os.mkdir,path:executed}}', 'an interpolation'),
+    ],
+)
 def test_code_in_a_configuration_is_refused_and_not_run(tmp_path, monkeypatch, part, message):
     monkeypatch.chdir(tmp_path)
     for node in (part, {**NODE, 'encoder': part}):
         checkpoint.save(own(node)[0], 'evil.th')
-        with pytest.raises(ValueError, match=message if isinstance(node, dict) else 'needs a _target_'):
+        with pytest.raises(
+            ValueError, match=message if isinstance(node, dict) else 'needs a _target_'
+        ):
             get('evil.th')
     assert os.listdir() == ['evil.th']
 
@@ -278,8 +382,14 @@ def test_every_name_is_documented():
 
 def test_tensors_are_read_in_one_place():
     root = Path(__file__).parents[2]
-    calls = {path.relative_to(root).as_posix(): line.strip() for folder in ('audiocodec', 'grids', 'scripts')
-             for path in (root / folder).rglob('*.py') for line in path.read_text().splitlines()
-             if re.search(r'torch\.load\(|pickle\.loads?\(|allow_pickle|yaml\.(unsafe_|full_)?load\(', line)}
+    calls = {
+        path.relative_to(root).as_posix(): line.strip()
+        for folder in ('audiocodec', 'grids', 'scripts')
+        for path in (root / folder).rglob('*.py')
+        for line in path.read_text().splitlines()
+        if re.search(
+            r'torch\.load\(|pickle\.loads?\(|allow_pickle|yaml\.(unsafe_|full_)?load\(', line
+        )
+    }
     assert list(calls) == ['audiocodec/run/checkpoint.py']
     assert 'weights_only=True' in calls['audiocodec/run/checkpoint.py']

@@ -7,8 +7,18 @@ from audiocodec.modules import SEANetDecoder, SEANetEncoder
 from audiocodec.quantization import ResidualVectorQuantizer
 
 
-@pytest.mark.parametrize(('length', 'overlap', 'hop'), [
-    (480, 0.01, 32), (480, 0., 32), (100, 0.1, 7), (33, 0.5, 4), (50, 0.8, 3), (5, 0.9, 8), (1, 0., 1)])
+@pytest.mark.parametrize(
+    ('length', 'overlap', 'hop'),
+    [
+        (480, 0.01, 32),
+        (480, 0.0, 32),
+        (100, 0.1, 7),
+        (33, 0.5, 4),
+        (50, 0.8, 3),
+        (5, 0.9, 8),
+        (1, 0.0, 1),
+    ],
+)
 def test_frames_of_all_segments_tell_those_of_each(length, overlap, hop):
     segments = Segments(length, overlap, hop)
     for samples in range(1, 4 * length + 10):
@@ -39,7 +49,7 @@ def test_frames_that_no_waveform_gives_are_shared_out_nonetheless():
 
 
 @pytest.mark.parametrize('samples', [5, 90, 95, 101, 355])
-@pytest.mark.parametrize('overlap', [0., 0.1, 0.5, 0.7])
+@pytest.mark.parametrize('overlap', [0.0, 0.1, 0.5, 0.7])
 def test_joining_what_was_cut_gives_it_back(samples, overlap):
     segments = Segments(100, overlap, 1)
     wav = torch.randn(2, 3, samples)
@@ -52,12 +62,19 @@ def test_one_segment_fades_into_the_next():
     assert joined.shape == (79 + 99,)
     assert torch.equal(joined[:79], torch.zeros(79))
     assert torch.equal(joined[99:], torch.ones(79))
-    # linear: the weights at distance d from the ends of both are d and 21 - d of the 20 samples that overlap
+    # linear: the weights at distance d from the ends of both are d and 21 - d of the 20 samples
+    # that overlap
     torch.testing.assert_close(joined[79:99], torch.arange(1, 21) / 21)
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
-    ((0, 0.1, 2), 'a segment of 0 samples'), ((10, 1., 2), 'overlap=1.0: expected'), ((10, -0.1, 2), 'overlap=-0.1')])
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ((0, 0.1, 2), 'a segment of 0 samples'),
+        ((10, 1.0, 2), 'overlap=1.0: expected'),
+        ((10, -0.1, 2), 'overlap=-0.1'),
+    ],
+)
 def test_segments_that_are_none(arguments, message):
     with pytest.raises(ValueError, match=message):
         Segments(*arguments)
@@ -65,10 +82,22 @@ def test_segments_that_are_none(arguments, message):
 
 def make_model(causal=False, **options):
     torch.manual_seed(0)
-    seanet = {'channels': 2, 'dimension': 6, 'n_filters': 4, 'n_residual_layers': 1, 'ratios': [4, 2], 'causal': causal}
-    return EncodecModel(SEANetEncoder(**seanet), SEANetDecoder(**seanet),
-                        ResidualVectorQuantizer(dimension=6, n_q=3, bins=16, kmeans_init=False), sample_rate=1000,
-                        channels=2, **options)
+    seanet = {
+        'channels': 2,
+        'dimension': 6,
+        'n_filters': 4,
+        'n_residual_layers': 1,
+        'ratios': [4, 2],
+        'causal': causal,
+    }
+    return EncodecModel(
+        SEANetEncoder(**seanet),
+        SEANetDecoder(**seanet),
+        ResidualVectorQuantizer(dimension=6, n_q=3, bins=16, kmeans_init=False),
+        sample_rate=1000,
+        channels=2,
+        **options,
+    )
 
 
 @torch.no_grad()
@@ -77,7 +106,10 @@ def test_every_segment_is_encoded_on_its_own():
     alone = make_model(renormalize=True).eval()
     wav = torch.randn(3, 2, 333) * torch.linspace(0.1, 1, 333)
     codes, scale = model.encode(wav)
-    parts = [alone.encode(part) for part in (wav[..., :100], wav[..., 95:195], wav[..., 190:290], wav[..., 285:])]
+    parts = [
+        alone.encode(part)
+        for part in (wav[..., :100], wav[..., 95:195], wav[..., 190:290], wav[..., 285:])
+    ]
     assert torch.equal(codes, torch.cat([codes for codes, _ in parts], dim=-1))
     torch.testing.assert_close(scale, torch.cat([scale for _, scale in parts], dim=1))
     wav_hat = model.decode(codes, scale)
@@ -100,7 +132,11 @@ def test_training_takes_items_whole():
     out.wav.square().mean().backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in model.parameters())
     codes, scale = model.encode(wav)
-    assert codes.shape == (2, 3, 13 + 13 + 8)  # 100 + 100 samples from 99 on, and what is left from 198 on
+    assert codes.shape == (
+        2,
+        3,
+        13 + 13 + 8,
+    )  # 100 + 100 samples from 99 on, and what is left from 198 on
     assert scale.shape == (2, 3)
     assert model.decode(codes, scale).shape == (2, 2, 2 * 99 + 64)
 
@@ -108,7 +144,9 @@ def test_training_takes_items_whole():
 def test_a_scale_for_every_segment():
     model = make_model(renormalize=True, segment_duration=0.1)
     codes, scale = model.encode(torch.randn(2, 2, 256))
-    with pytest.raises(ValueError, match=r'scale has shape \[2, 1\]: expected \[2, 3\], one per segment'):
+    with pytest.raises(
+        ValueError, match=r'scale has shape \[2, 1\]: expected \[2, 3\], one per segment'
+    ):
         model.decode(codes, scale[:, :1])
 
 

@@ -10,7 +10,9 @@ SIG = '0a1b2c3d'
 
 @pytest.fixture
 def experiments(tmp_path, monkeypatch):
-    """Makes experiments with a checkpoint, in the folder of all or another one; gives their checkpoints."""
+    """Makes experiments with a checkpoint, in the folder of all or another one; gives their
+    checkpoints.
+    """
     monkeypatch.setenv('AUDIOCODEC_DORA_DIR', str(tmp_path / 'all'))
     monkeypatch.chdir(tmp_path)
 
@@ -85,12 +87,14 @@ def test_names_of_models_are_fetched(monkeypatch, tmp_path):
     [
         (
             f'//sig/{SIG}',
-            r'^//sig/0a1b2c3d: no checkpoint at .*/all/xps/0a1b2c3d/checkpoint\.th; if the experiment '
+            r'^//sig/0a1b2c3d: no checkpoint at .*/all/xps/0a1b2c3d/checkpoint\.th; if the '
+            r'experiment '
             r'was run elsewhere, give its folder or set AUDIOCODEC_DORA_DIR',
         ),
         (
             SIG,
-            r"^'0a1b2c3d': no such file or folder, and as a signature: no checkpoint at .*/all/xps/0a1b2c3d/",
+            r"^'0a1b2c3d': no such file or folder, and as a signature: no checkpoint at "
+            r'.*/all/xps/0a1b2c3d/',
         ),
         (
             'models/mine.th',

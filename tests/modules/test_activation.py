@@ -13,12 +13,15 @@ def test_activation_by_name():
     assert isinstance(make_activation('ELU'), nn.ELU)
 
 
-@pytest.mark.parametrize(('name', 'params', 'message'), [
-    ('Elu', None, "activation='Elu' is not a module of torch.nn: use for instance ELU"),
-    ('functional', None, "activation='functional' is not a module"),
-    (None, None, 'activation=None is not a module'),
-    ('ReLU', {'alpha': 1.}, "parameters {'alpha': 1.0} do not fit the activation ReLU"),
-])
+@pytest.mark.parametrize(
+    ('name', 'params', 'message'),
+    [
+        ('Elu', None, "activation='Elu' is not a module of torch.nn: use for instance ELU"),
+        ('functional', None, "activation='functional' is not a module"),
+        (None, None, 'activation=None is not a module'),
+        ('ReLU', {'alpha': 1.0}, "parameters {'alpha': 1.0} do not fit the activation ReLU"),
+    ],
+)
 def test_activation_refuses(name, params, message):
     with pytest.raises(ValueError, match=message):
         make_activation(name, params)
@@ -29,13 +32,15 @@ def test_elu_is_that_of_pytorch_and_keeps_only_its_result(alpha):
     ours, plain = make_activation('ELU', {'alpha': alpha}), torch.nn.ELU(alpha)
     x = torch.linspace(-6, 3, 181).requires_grad_()
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor
+    ):
         y = ours(x)
     assert [tensor.data_ptr() for tensor in kept] == [y.data_ptr()]
     assert torch.equal(y, plain(x))
     weights = torch.randn(x.shape)
-    actual, = torch.autograd.grad(y, x, weights)
-    expected, = torch.autograd.grad(plain(x), x, weights)
+    (actual,) = torch.autograd.grad(y, x, weights)
+    (expected,) = torch.autograd.grad(plain(x), x, weights)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
 
 
@@ -43,7 +48,7 @@ def test_elu_has_second_derivatives():
     found = []
     for elu in (make_activation('ELU'), nn.ELU()):
         x = torch.linspace(-3, 3, 21).requires_grad_()
-        slope, = torch.autograd.grad(elu(x).square().sum(), x, create_graph=True)
+        (slope,) = torch.autograd.grad(elu(x).square().sum(), x, create_graph=True)
         found.append(torch.autograd.grad(slope.square().sum(), x)[0])
     torch.testing.assert_close(*found)
 
@@ -73,12 +78,20 @@ def snake(tmp_path, monkeypatch):
 
 
 def test_an_activation_of_ones_own_has_parameters_for_each_channel(snake):
-    options = {'n_filters': 4, 'dimension': 8, 'n_residual_layers': 1, 'ratios': [4, 2], 'activation': snake,
-               'activation_params': {'init': 0.5}}
+    options = {
+        'n_filters': 4,
+        'dimension': 8,
+        'n_residual_layers': 1,
+        'ratios': [4, 2],
+        'activation': snake,
+        'activation_params': {'init': 0.5},
+    }
     encoder = SEANetEncoder(**options)
     decoder = SEANetDecoder(**options, final_activation=snake)
-    widths = [[module.alpha.shape[0] for module in model.modules() if type(module).__name__ == 'Snake']
-              for model in (encoder, decoder)]
+    widths = [
+        [module.alpha.shape[0] for module in model.modules() if type(module).__name__ == 'Snake']
+        for model in (encoder, decoder)
+    ]
     assert widths == [[4, 2, 4, 8, 4, 8, 16], [16, 8, 4, 8, 4, 2, 4, 1]]
     assert encoder.model[1].block[0].alpha.flatten().tolist() == [0.5] * 4
     wav = torch.randn(2, 1, 64)
@@ -86,7 +99,9 @@ def test_an_activation_of_ones_own_has_parameters_for_each_channel(snake):
 
 
 def test_an_activation_of_ones_own_must_be_allowed_and_keep_the_shape(snake, monkeypatch):
-    with pytest.raises(ValueError, match=r"activation='GLU' makes \[1, 2, 1\] of a signal of shape \[1, 4, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"activation='GLU' makes \[1, 2, 1\] of a signal of shape \[1, 4, 1\]"
+    ):
         make_activation('GLU', {'dim': 1}, 4)
     monkeypatch.setattr(config, 'ALLOWED_PREFIXES', ['torch.nn.'])
     with pytest.raises(ValueError, match=r"_target_ 'wavy.Snake' is not allowed"):

@@ -20,22 +20,28 @@ def set_taps(conv, *taps):
         conv.bias.zero_()
 
 
-@pytest.mark.parametrize(('mode', 'expected'), [
-    ('constant', (0, 0, 1, 2, 3, 0)),
-    ('reflect', (3, 2, 1, 2, 3, 2)),
-    ('replicate', (1, 1, 1, 2, 3, 3)),
-    ('circular', (2, 3, 1, 2, 3, 1)),
-])
+@pytest.mark.parametrize(
+    ('mode', 'expected'),
+    [
+        ('constant', (0, 0, 1, 2, 3, 0)),
+        ('reflect', (3, 2, 1, 2, 3, 2)),
+        ('replicate', (1, 1, 1, 2, 3, 3)),
+        ('circular', (2, 3, 1, 2, 3, 1)),
+    ],
+)
 def test_pad1d_values(mode, expected):
     assert torch.equal(pad1d(row(1, 2, 3), (2, 1), mode), row(*expected))
 
 
-@pytest.mark.parametrize(('mode', 'paddings', 'expected'), [
-    ('reflect', (3, 0), (0, 0, 2, 1, 2)),  # reflection of 1 2 0 0, cut by the two zeros
-    ('reflect', (1, 3), (2, 1, 2, 0, 0, 0)),  # 2, 1 2 0 0, 0 2 1
-    ('circular', (3, 0), (1, 2, 0, 1, 2)),
-    ('replicate', (3, 0), (1, 1, 1, 1, 2)),
-])
+@pytest.mark.parametrize(
+    ('mode', 'paddings', 'expected'),
+    [
+        ('reflect', (3, 0), (0, 0, 2, 1, 2)),  # reflection of 1 2 0 0, cut by the two zeros
+        ('reflect', (1, 3), (2, 1, 2, 0, 0, 0)),  # 2, 1 2 0 0, 0 2 1
+        ('circular', (3, 0), (1, 2, 0, 1, 2)),
+        ('replicate', (3, 0), (1, 1, 1, 1, 2)),
+    ],
+)
 def test_pad1d_of_an_input_shorter_than_the_padding(mode, paddings, expected):
     assert torch.equal(pad1d(row(1, 2), paddings, mode), row(*expected))
 
@@ -54,15 +60,25 @@ def test_unpad1d():
 @pytest.mark.parametrize('pad_mode', ['constant', 'reflect', 'replicate', 'circular'])
 def test_conv_gives_ceil_frames_for_every_length(causal, pad_mode):
     for (kernel_size, stride, dilation), length in itertools.product(
-            [(1, 1, 1), (3, 1, 4), (4, 1, 1), (6, 3, 1), (10, 5, 1), (5, 2, 1)], range(1, 14)):
-        conv = StreamableConv1d(1, 2, kernel_size, stride, dilation, causal=causal, pad_mode=pad_mode)
+        [(1, 1, 1), (3, 1, 4), (4, 1, 1), (6, 3, 1), (10, 5, 1), (5, 2, 1)], range(1, 14)
+    ):
+        conv = StreamableConv1d(
+            1, 2, kernel_size, stride, dilation, causal=causal, pad_mode=pad_mode
+        )
         assert conv(torch.randn(1, 1, length)).shape == (1, 2, -(-length // stride))
 
 
-@pytest.mark.parametrize(('kernel_size', 'dilation', 'causal', 'tap'), [
-    (3, 1, True, 2), (3, 4, True, 2), (4, 1, True, 3),  # the last tap meets the current sample
-    (3, 1, False, 1), (3, 4, False, 1), (4, 1, False, 2),  # an even kernel has its odd sample of padding on the left
-])
+@pytest.mark.parametrize(
+    ('kernel_size', 'dilation', 'causal', 'tap'),
+    [
+        (3, 1, True, 2),
+        (3, 4, True, 2),
+        (4, 1, True, 3),  # the last tap meets the current sample
+        (3, 1, False, 1),
+        (3, 4, False, 1),
+        (4, 1, False, 2),  # an even kernel has its odd sample of padding on the left
+    ],
+)
 def test_conv_is_aligned_with_its_input(kernel_size, dilation, causal, tap):
     conv = StreamableConv1d(1, 1, kernel_size, dilation=dilation, causal=causal)
     set_taps(conv.conv.conv, *(float(index == tap) for index in range(kernel_size)))
@@ -84,12 +100,15 @@ def test_strided_conv_pads_both_sides_with_the_odd_sample_on_the_left():
     assert torch.equal(conv(row(1, 2, 3, 4, 5, 6, 7)), row(10, 27, 18))
 
 
-@pytest.mark.parametrize(('causal', 'ratio', 'expected'), [
-    (True, 1., (0, 0, 0, 1, 2, 3, 4, 5, 6)),
-    (True, 0., (1, 2, 3, 4, 5, 6, 0, 0, 0)),
-    (True, 0.5, (0, 0, 1, 2, 3, 4, 5, 6, 0)),  # ceil(1.5) trimmed on the right, 1 on the left
-    (False, 1., (0, 1, 2, 3, 4, 5, 6, 0, 0)),
-])
+@pytest.mark.parametrize(
+    ('causal', 'ratio', 'expected'),
+    [
+        (True, 1.0, (0, 0, 0, 1, 2, 3, 4, 5, 6)),
+        (True, 0.0, (1, 2, 3, 4, 5, 6, 0, 0, 0)),
+        (True, 0.5, (0, 0, 1, 2, 3, 4, 5, 6, 0)),  # ceil(1.5) trimmed on the right, 1 on the left
+        (False, 1.0, (0, 1, 2, 3, 4, 5, 6, 0, 0)),
+    ],
+)
 def test_transposed_conv_places_a_frame(causal, ratio, expected):
     conv = StreamableConvTranspose1d(1, 1, 6, stride=3, causal=causal, trim_right_ratio=ratio)
     set_taps(conv.convtr.convtr, 1, 2, 3, 4, 5, 6)
@@ -97,43 +116,62 @@ def test_transposed_conv_places_a_frame(causal, ratio, expected):
 
 
 def test_transposed_conv_gives_stride_samples_per_frame():
-    for causal, (kernel_size, stride), length in itertools.product((True, False), [(2, 1), (6, 3), (16, 8), (5, 5)],
-                                                                   (1, 2, 5)):
+    for causal, (kernel_size, stride), length in itertools.product(
+        (True, False), [(2, 1), (6, 3), (16, 8), (5, 5)], (1, 2, 5)
+    ):
         conv = StreamableConvTranspose1d(2, 1, kernel_size, stride, causal=causal)
         assert conv(torch.randn(1, 2, length)).shape == (1, 1, length * stride)
 
 
-@pytest.mark.parametrize(('kwargs', 'message'), [
-    ({'kernel_size': 0}, 'kernel_size=0: expected an integer >= 1'),
-    ({'kernel_size': 3.}, 'kernel_size=3.0: expected an integer'),
-    ({'stride': True}, 'stride=True: expected an integer'),
-    ({'dilation': -1}, 'dilation=-1'),
-    ({'kernel_size': 2, 'stride': 3}, 'kernel_size=2 .* skips samples at stride=3'),
-    ({'pad_mode': 'zeros'}, "pad_mode='zeros' is unknown: choose one of constant, reflect"),
-    ({'norm': 'batch_norm'}, "norm='batch_norm' is unknown: choose one of none, weight_norm"),
-])
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        ({'kernel_size': 0}, 'kernel_size=0: expected an integer >= 1'),
+        ({'kernel_size': 3.0}, 'kernel_size=3.0: expected an integer'),
+        ({'stride': True}, 'stride=True: expected an integer'),
+        ({'dilation': -1}, 'dilation=-1'),
+        ({'kernel_size': 2, 'stride': 3}, 'kernel_size=2 .* skips samples at stride=3'),
+        ({'pad_mode': 'zeros'}, "pad_mode='zeros' is unknown: choose one of constant, reflect"),
+        ({'norm': 'batch_norm'}, "norm='batch_norm' is unknown: choose one of none, weight_norm"),
+    ],
+)
 def test_conv_refuses(kwargs, message):
     with pytest.raises(ValueError, match=message):
         StreamableConv1d(**{'in_channels': 1, 'out_channels': 1, 'kernel_size': 3, **kwargs})
 
 
-@pytest.mark.parametrize(('kwargs', 'message'), [
-    ({'kernel_size': 2, 'stride': 3}, 'kernel_size=2 leaves gaps at stride=3'),
-    ({'trim_right_ratio': 1.5, 'causal': True}, 'trim_right_ratio=1.5: expected a number from 0 to 1'),
-    ({'trim_right_ratio': 0.5}, 'trim_right_ratio=0.5 needs causal=True'),
-])
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        ({'kernel_size': 2, 'stride': 3}, 'kernel_size=2 leaves gaps at stride=3'),
+        (
+            {'trim_right_ratio': 1.5, 'causal': True},
+            'trim_right_ratio=1.5: expected a number from 0 to 1',
+        ),
+        ({'trim_right_ratio': 0.5}, 'trim_right_ratio=0.5 needs causal=True'),
+    ],
+)
 def test_transposed_conv_refuses(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        StreamableConvTranspose1d(**{'in_channels': 1, 'out_channels': 1, 'kernel_size': 4, 'stride': 2, **kwargs})
+        StreamableConvTranspose1d(
+            **{'in_channels': 1, 'out_channels': 1, 'kernel_size': 4, 'stride': 2, **kwargs}
+        )
 
 
 def test_norm_conv_passes_arguments_to_the_convolution():
     conv = NormConv1d(4, 6, 3, dilation=2, groups=2, bias=False, norm='weight_norm').conv
-    assert (conv.dilation, conv.groups, conv.bias, tuple(conv.weight.shape)) == ((2,), 2, None, (6, 2, 3))
+    assert (conv.dilation, conv.groups, conv.bias, tuple(conv.weight.shape)) == (
+        (2,),
+        2,
+        None,
+        (6, 2, 3),
+    )
 
 
 @pytest.mark.parametrize(('kernel_size', 'stride', 'length'), [(7, 1, 20), (8, 4, 21), (10, 5, 23)])
-def test_zeros_added_by_the_convolution_itself_are_those_of_a_padding(monkeypatch, kernel_size, stride, length):
+def test_zeros_added_by_the_convolution_itself_are_those_of_a_padding(
+    monkeypatch, kernel_size, stride, length
+):
     layer = StreamableConv1d(3, 4, kernel_size, stride, pad_mode='constant', norm='weight_norm')
     x = torch.randn(2, 3, length)
     total = kernel_size - stride
@@ -141,7 +179,8 @@ def test_zeros_added_by_the_convolution_itself_are_those_of_a_padding(monkeypatc
     torch.testing.assert_close(layer(x), layer.conv(padded))
 
 
-# ---- an ELU behind the padding ---------------------------------------------------------------------------------------
+# ---- an ELU behind the padding
+# ---------------------------------------------------------------------------------------
 
 
 def with_gradients(layers, x):
@@ -159,11 +198,25 @@ def with_gradients(layers, x):
 def test_layers_give_what_they_give_one_by_one(pad_mode, causal, length, alpha):
     torch.manual_seed(0)
     conv = partial(StreamableConv1d, causal=causal, pad_mode=pad_mode)
-    layers = Layers(ELU(alpha), conv(3, 4, 7), ELU(alpha), conv(4, 4, 4, stride=2), ELU(alpha), conv(4, 3, 1),
-                    ELU(alpha), nn.Identity(), ELU(alpha), ELU(alpha), conv(3, 2, 3), ELU(alpha))
+    layers = Layers(
+        ELU(alpha),
+        conv(3, 4, 7),
+        ELU(alpha),
+        conv(4, 4, 4, stride=2),
+        ELU(alpha),
+        conv(4, 3, 1),
+        ELU(alpha),
+        nn.Identity(),
+        ELU(alpha),
+        ELU(alpha),
+        conv(3, 2, 3),
+        ELU(alpha),
+    )
     x = torch.randn(2, 3, length)
     one_by_one = nn.Sequential(*layers)
-    for actual, expected in zip(with_gradients(layers, x), with_gradients(one_by_one, x), strict=True):
+    for actual, expected in zip(
+        with_gradients(layers, x), with_gradients(one_by_one, x), strict=True
+    ):
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
     with torch.no_grad():
         kept = x.clone()
@@ -179,6 +232,6 @@ def test_padding_and_activation_keep_one_tensor():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        y = layers(torch.randn(1, 1, 100, requires_grad=True) + 0.)
+        y = layers(torch.randn(1, 1, 100, requires_grad=True) + 0.0)
     assert [shape for _, shape in kept if shape[-1] >= 100] == [(1, 1, 106)]
     assert y.shape == (1, 1, 100)

@@ -11,18 +11,24 @@ def std_of_output(module, x):
 
 
 @pytest.mark.parametrize('norm', ['none', 'weight_norm'])
-@pytest.mark.parametrize(('network', 'size'), [(SEANetEncoder, (4, 1, 3200)), (SEANetDecoder, (4, 32, 200))])
+@pytest.mark.parametrize(
+    ('network', 'size'), [(SEANetEncoder, (4, 1, 3200)), (SEANetDecoder, (4, 32, 200))]
+)
 def test_power_passes_through_only_with_lecun_normal(norm, network, size):
     x = torch.randn(size, generator=torch.Generator().manual_seed(0))
     stds = {}
     for init in ('default', 'lecun_normal'):
         torch.manual_seed(0)
-        stds[init] = std_of_output(network(dimension=32, n_filters=8, n_residual_layers=1, norm=norm, init=init), x)
+        stds[init] = std_of_output(
+            network(dimension=32, n_filters=8, n_residual_layers=1, norm=norm, init=init), x
+        )
     assert 0.2 < stds['lecun_normal'] < 5
     assert stds['default'] < 0.2 * stds['lecun_normal']
 
 
-@pytest.mark.parametrize('conv', [torch.nn.Conv1d(16, 400, 7), torch.nn.ConvTranspose1d(16, 400, 8, stride=4)])
+@pytest.mark.parametrize(
+    'conv', [torch.nn.Conv1d(16, 400, 7), torch.nn.ConvTranspose1d(16, 400, 8, stride=4)]
+)
 def test_a_convolution_of_white_noise_has_unit_variance(conv):
     torch.manual_seed(0)
     initialize(conv, 'lecun_normal')

@@ -28,14 +28,18 @@ def test_weight_norm_ignores_the_length_of_the_direction():
     torch.testing.assert_close(conv(x), before)
 
 
-@pytest.mark.parametrize(('cls', 'dim'), [(NormConv1d, 0), (NormConv2d, 0), (NormConvTranspose1d, 1)])
+@pytest.mark.parametrize(
+    ('cls', 'dim'), [(NormConv1d, 0), (NormConv2d, 0), (NormConvTranspose1d, 1)]
+)
 def test_spectral_norm_brings_the_largest_singular_value_to_one(cls, dim):
     torch.manual_seed(0)
     conv = cls(3, 4, 5, norm='spectral_norm')
     inner = conv.convtr if cls is NormConvTranspose1d else conv.conv
     for _ in range(100):  # one power iteration each
         weight = inner.weight
-    assert torch.linalg.matrix_norm(weight.transpose(0, dim).flatten(1), ord=2).item() == pytest.approx(1, abs=1e-4)
+    assert torch.linalg.matrix_norm(
+        weight.transpose(0, dim).flatten(1), ord=2
+    ).item() == pytest.approx(1, abs=1e-4)
 
 
 def test_time_group_norm_normalises_channels_and_time_together_per_item():
@@ -47,16 +51,33 @@ def test_time_group_norm_normalises_channels_and_time_together_per_item():
 
 
 def test_time_group_norm_takes_arguments():
-    assert NormConv1d(1, 4, 3, norm='time_group_norm', norm_kwargs={'eps': 0.5, 'affine': False}).norm.eps == 0.5
+    assert (
+        NormConv1d(
+            1, 4, 3, norm='time_group_norm', norm_kwargs={'eps': 0.5, 'affine': False}
+        ).norm.eps
+        == 0.5
+    )
     assert isinstance(NormConv1d(1, 4, 3, norm='weight_norm', norm_kwargs={}).norm, nn.Identity)
 
 
-@pytest.mark.parametrize(('kwargs', 'message'), [
-    ({'norm': 'time_group_norm', 'causal': True}, 'a causal model must not see'),
-    ({'norm': 'time_group_norm', 'norm_kwargs': {'epsilon': 1}}, "{'epsilon': 1} do not fit time_group_norm"),
-    ({'norm': 'weight_norm', 'norm_kwargs': {'dim': 1}}, "norm='weight_norm' takes no arguments, got {'dim': 1}"),
-    ({'norm': 'layer_norm'}, f"norm='layer_norm' is unknown: choose one of {', '.join(CONV_NORMS)}"),
-])
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        ({'norm': 'time_group_norm', 'causal': True}, 'a causal model must not see'),
+        (
+            {'norm': 'time_group_norm', 'norm_kwargs': {'epsilon': 1}},
+            "{'epsilon': 1} do not fit time_group_norm",
+        ),
+        (
+            {'norm': 'weight_norm', 'norm_kwargs': {'dim': 1}},
+            "norm='weight_norm' takes no arguments, got {'dim': 1}",
+        ),
+        (
+            {'norm': 'layer_norm'},
+            f"norm='layer_norm' is unknown: choose one of {', '.join(CONV_NORMS)}",
+        ),
+    ],
+)
 def test_norm_refuses(kwargs, message):
     with pytest.raises(ValueError, match=message):
         NormConv1d(1, 4, 3, **kwargs)

@@ -33,7 +33,9 @@ def lstm():
 
 PARTS = {
     'weight_norm': lambda: parametrizations.weight_norm(nn.Conv1d(3, 4, 5)),
-    'weight_norm over another dimension': lambda: parametrizations.weight_norm(nn.Conv1d(3, 4, 5), dim=2),
+    'weight_norm over another dimension': lambda: parametrizations.weight_norm(
+        nn.Conv1d(3, 4, 5), dim=2
+    ),
     'weight_norm of the whole': lambda: parametrizations.weight_norm(nn.Linear(6, 4), dim=None),
     'spectral_norm': lambda: parametrizations.spectral_norm(nn.Conv1d(3, 4, 5)),
     'orthogonal': lambda: parametrizations.orthogonal(nn.Linear(6, 4)),

@@ -7,8 +7,14 @@ from torch import nn
 
 from audiocodec.modules import SEANetDecoder, SEANetEncoder, SEANetResnetBlock, StreamableLSTM
 
-SMALL = {'channels': 2, 'dimension': 6, 'n_filters': 4, 'n_residual_layers': 1, 'ratios': [3, 2],
-         'pad_mode': 'constant'}
+SMALL = {
+    'channels': 2,
+    'dimension': 6,
+    'n_filters': 4,
+    'n_residual_layers': 1,
+    'ratios': [3, 2],
+    'pad_mode': 'constant',
+}
 
 
 def convolutions(module, cls=(nn.Conv1d, nn.ConvTranspose1d)):
@@ -28,7 +34,13 @@ def perturbed(module, x, start):
 
 
 def test_base_24khz_has_the_published_size():
-    options = {'n_residual_layers': 1, 'norm': 'weight_norm', 'lstm': 2, 'causal': True, 'pad_mode': 'constant'}
+    options = {
+        'n_residual_layers': 1,
+        'norm': 'weight_norm',
+        'lstm': 2,
+        'causal': True,
+        'pad_mode': 'constant',
+    }
     encoder, decoder = SEANetEncoder(**options), SEANetDecoder(**options)
     assert (parameters(encoder), parameters(decoder)) == (7337792, 7338018)
     assert encoder.hop_length == decoder.hop_length == 320
@@ -36,10 +48,17 @@ def test_base_24khz_has_the_published_size():
 
 def test_defaults_are_the_field_s():
     encoder = SEANetEncoder()
-    assert (encoder.channels, encoder.dimension, encoder.n_filters, encoder.n_residual_layers) == (1, 128, 32, 3)
+    assert (encoder.channels, encoder.dimension, encoder.n_filters, encoder.n_residual_layers) == (
+        1,
+        128,
+        32,
+        3,
+    )
     assert (encoder.ratios, encoder.hop_length, encoder.causal) == ((8, 5, 4, 2), 320, False)
     assert not any(isinstance(module, StreamableLSTM) for module in encoder.modules())
-    assert {module.pad_mode for module in encoder.modules() if hasattr(module, 'pad_mode')} == {'reflect'}
+    assert {module.pad_mode for module in encoder.modules() if hasattr(module, 'pad_mode')} == {
+        'reflect'
+    }
 
 
 def test_ratios_are_in_the_order_of_the_decoder():
@@ -50,14 +69,27 @@ def test_ratios_are_in_the_order_of_the_decoder():
 
 
 def test_kernels_widths_and_dilations_follow_the_arguments():
-    options = {**SMALL, 'n_residual_layers': 3, 'ratios': [2], 'kernel_size': 5, 'last_kernel_size': 9,
-               'residual_kernel_size': 4, 'dilation_base': 3, 'compress': 4, 'n_filters': 8}
-    encoder = [(conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.dilation[0])
-               for conv in convolutions(SEANetEncoder(**options))]
+    options = {
+        **SMALL,
+        'n_residual_layers': 3,
+        'ratios': [2],
+        'kernel_size': 5,
+        'last_kernel_size': 9,
+        'residual_kernel_size': 4,
+        'dilation_base': 3,
+        'compress': 4,
+        'n_filters': 8,
+    }
+    encoder = [
+        (conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.dilation[0])
+        for conv in convolutions(SEANetEncoder(**options))
+    ]
     residual = [(8, 2, 4, 1), (2, 8, 1, 1), (8, 2, 4, 3), (2, 8, 1, 1), (8, 2, 4, 9), (2, 8, 1, 1)]
     assert encoder == [(2, 8, 5, 1), *residual, (8, 16, 4, 1), (16, 6, 9, 1)]
-    decoder = [(conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.dilation[0])
-               for conv in convolutions(SEANetDecoder(**options))]
+    decoder = [
+        (conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.dilation[0])
+        for conv in convolutions(SEANetDecoder(**options))
+    ]
     assert decoder == [(6, 16, 5, 1), (16, 8, 4, 1), *residual, (8, 2, 9, 1)]
 
 
@@ -76,55 +108,89 @@ def test_lengths(causal, pad_mode):
 @pytest.mark.parametrize('pad_mode', ['constant', 'replicate'])
 def test_causal_networks_do_not_see_the_future(norm, pad_mode):
     torch.manual_seed(0)
-    options = {**SMALL, 'causal': True, 'norm': norm, 'pad_mode': pad_mode, 'lstm': 2, 'n_residual_layers': 2}
+    options = {
+        **SMALL,
+        'causal': True,
+        'norm': norm,
+        'pad_mode': pad_mode,
+        'lstm': 2,
+        'n_residual_layers': 2,
+    }
     encoder, decoder = SEANetEncoder(**options).eval(), SEANetDecoder(**options).eval()
     for start in (1, 5, 6, 31):  # sample `start` belongs to frame start // 6
         change = perturbed(encoder, torch.randn(2, 2, 61), start)
-        assert torch.equal(change[:start // 6], torch.zeros(start // 6))
-        assert change[start // 6:].min() > 0
+        assert torch.equal(change[: start // 6], torch.zeros(start // 6))
+        assert change[start // 6 :].min() > 0
     for start in (1, 5):
         change = perturbed(decoder, torch.randn(2, 6, 11), start)
-        assert torch.equal(change[:6 * start], torch.zeros(6 * start))
-        assert change[6 * start:].min() > 0
+        assert torch.equal(change[: 6 * start], torch.zeros(6 * start))
+        assert change[6 * start :].min() > 0
 
 
 def test_trim_right_ratio_below_one_looks_ahead_by_what_it_trims_on_the_left():
     torch.manual_seed(0)
     decoder = SEANetDecoder(**{**SMALL, 'ratios': [4]}, causal=True, trim_right_ratio=0.25)
     change = perturbed(decoder, torch.randn(1, 6, 8), 5)
-    assert torch.equal(change[:17], torch.zeros(17))  # frame 5 starts at sample 20: 3 of 4 trimmed on the left
+    assert torch.equal(
+        change[:17], torch.zeros(17)
+    )  # frame 5 starts at sample 20: 3 of 4 trimmed on the left
     assert change[17:].min() > 0
 
 
 @pytest.mark.parametrize('norm', ['none', 'weight_norm', 'spectral_norm', 'time_group_norm'])
 def test_networks_that_are_not_causal_see_the_future(norm):
     torch.manual_seed(0)
-    encoder, decoder = SEANetEncoder(**SMALL, norm=norm).eval(), SEANetDecoder(**SMALL, norm=norm).eval()
+    encoder, decoder = (
+        SEANetEncoder(**SMALL, norm=norm).eval(),
+        SEANetDecoder(**SMALL, norm=norm).eval(),
+    )
     assert perturbed(encoder, torch.randn(1, 2, 61), 31)[4] > 0
     assert perturbed(decoder, torch.randn(1, 6, 11), 5)[29] > 0
 
 
-@pytest.mark.parametrize(('causal', 'norm'), [
-    (causal, norm) for causal in (True, False) for norm in ('none', 'weight_norm', 'spectral_norm', 'time_group_norm')
-    if not (causal and norm == 'time_group_norm')])
+@pytest.mark.parametrize(
+    ('causal', 'norm'),
+    [
+        (causal, norm)
+        for causal in (True, False)
+        for norm in ('none', 'weight_norm', 'spectral_norm', 'time_group_norm')
+        if not (causal and norm == 'time_group_norm')
+    ],
+)
 def test_every_combination_of_options_trains_all_its_parameters(causal, norm):
     torch.manual_seed(0)
     for true_skip, lstm, outer, pad_mode, residual in itertools.product(
-            (True, False), (0, 2), (0, 3), ('constant', 'circular'), (0, 2)):
-        options = {**SMALL, 'causal': causal, 'norm': norm, 'true_skip': true_skip, 'lstm': lstm, 'pad_mode': pad_mode,
-                   'disable_norm_outer_blocks': outer, 'n_residual_layers': residual}
-        model = nn.Sequential(SEANetEncoder(**options), SEANetDecoder(**options, final_activation='Tanh'))
+        (True, False), (0, 2), (0, 3), ('constant', 'circular'), (0, 2)
+    ):
+        options = {
+            **SMALL,
+            'causal': causal,
+            'norm': norm,
+            'true_skip': true_skip,
+            'lstm': lstm,
+            'pad_mode': pad_mode,
+            'disable_norm_outer_blocks': outer,
+            'n_residual_layers': residual,
+        }
+        model = nn.Sequential(
+            SEANetEncoder(**options), SEANetDecoder(**options, final_activation='Tanh')
+        )
         x = torch.randn(2, 2, 20)
         y = model(x)
         assert y.abs().max() <= 1
         (y[..., :20] - x).square().mean().backward()
-        still = [name for name, parameter in model.named_parameters() if not parameter.grad.abs().max() > 0]
+        still = [
+            name
+            for name, parameter in model.named_parameters()
+            if not parameter.grad.abs().max() > 0
+        ]
         assert still == [], (options, still)
 
 
 @pytest.mark.parametrize('cls', [SEANetEncoder, SEANetDecoder])
 def test_disable_norm_outer_blocks_counts_from_the_waveform(cls):
-    # blocks of SMALL, from the waveform: a convolution, two stages of 3 (strided, and two in a residual block), another
+    # blocks of SMALL, from the waveform: a convolution, two stages of 3 (strided, and two in a
+    # residual block), another
     sizes = [1, 3, 3, 1]
     for disabled in range(5):
         convs = convolutions(cls(**SMALL, norm='weight_norm', disable_norm_outer_blocks=disabled))
@@ -135,9 +201,16 @@ def test_disable_norm_outer_blocks_counts_from_the_waveform(cls):
 
 
 def test_activation_and_its_parameters_are_used_everywhere():
-    model = SEANetDecoder(**SMALL, activation='LeakyReLU', activation_params={'negative_slope': 0.3},
-                          final_activation='Hardtanh', final_activation_params={'max_val': 0.5})
-    slopes = [module.negative_slope for module in model.modules() if isinstance(module, nn.LeakyReLU)]
+    model = SEANetDecoder(
+        **SMALL,
+        activation='LeakyReLU',
+        activation_params={'negative_slope': 0.3},
+        final_activation='Hardtanh',
+        final_activation_params={'max_val': 0.5},
+    )
+    slopes = [
+        module.negative_slope for module in model.modules() if isinstance(module, nn.LeakyReLU)
+    ]
     assert slopes == [0.3] * 7
     assert model.model[-1].max_val == 0.5
 
@@ -153,39 +226,45 @@ def test_true_skip_is_the_identity():
 
 
 @pytest.mark.parametrize('cls', [SEANetEncoder, SEANetDecoder])
-@pytest.mark.parametrize(('kwargs', 'message'), [
-    ({'channels': 0}, 'channels=0: expected an integer >= 1'),
-    ({'dimension': '128'}, "dimension='128': expected an integer"),
-    ({'n_filters': -4}, 'n_filters=-4'),
-    ({'n_residual_layers': -1}, 'n_residual_layers=-1: expected an integer >= 0'),
-    ({'ratios': []}, r'ratios=\[\]: expected a non-empty list of integers >= 1'),
-    ({'ratios': 320}, 'ratios=320: expected a non-empty list'),
-    ({'ratios': [8, 0]}, r'ratios=\[8, 0\]'),
-    ({'activation': 'Swish'}, "activation='Swish' is not a module of torch.nn"),
-    ({'activation_params': {'beta': 1}}, "{'beta': 1} do not fit the activation ELU"),
-    ({'norm': 'layer_norm', 'disable_norm_outer_blocks': 4}, "norm='layer_norm' is unknown"),
-    ({'norm': 'time_group_norm', 'causal': True}, 'a causal model must not see'),
-    ({'norm': 'weight_norm', 'norm_params': {'eps': 1}}, 'takes no arguments'),
-    ({'kernel_size': 0}, 'kernel_size=0'),
-    ({'last_kernel_size': 0}, 'last_kernel_size=0'),
-    ({'residual_kernel_size': 0}, 'residual_kernel_size=0'),
-    ({'dilation_base': 0}, 'dilation_base=0'),
-    ({'pad_mode': 'zero'}, "pad_mode='zero' is unknown"),
-    ({'compress': 0}, 'compress=0'),
-    ({'compress': 8}, 'compress=8 leaves no channel in a residual block of 4'),
-    ({'lstm': -1}, 'lstm=-1: expected an integer >= 0'),
-    ({'disable_norm_outer_blocks': 5}, 'disable_norm_outer_blocks=5: 2 ratios make 4 blocks'),
-])
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        ({'channels': 0}, 'channels=0: expected an integer >= 1'),
+        ({'dimension': '128'}, "dimension='128': expected an integer"),
+        ({'n_filters': -4}, 'n_filters=-4'),
+        ({'n_residual_layers': -1}, 'n_residual_layers=-1: expected an integer >= 0'),
+        ({'ratios': []}, r'ratios=\[\]: expected a non-empty list of integers >= 1'),
+        ({'ratios': 320}, 'ratios=320: expected a non-empty list'),
+        ({'ratios': [8, 0]}, r'ratios=\[8, 0\]'),
+        ({'activation': 'Swish'}, "activation='Swish' is not a module of torch.nn"),
+        ({'activation_params': {'beta': 1}}, "{'beta': 1} do not fit the activation ELU"),
+        ({'norm': 'layer_norm', 'disable_norm_outer_blocks': 4}, "norm='layer_norm' is unknown"),
+        ({'norm': 'time_group_norm', 'causal': True}, 'a causal model must not see'),
+        ({'norm': 'weight_norm', 'norm_params': {'eps': 1}}, 'takes no arguments'),
+        ({'kernel_size': 0}, 'kernel_size=0'),
+        ({'last_kernel_size': 0}, 'last_kernel_size=0'),
+        ({'residual_kernel_size': 0}, 'residual_kernel_size=0'),
+        ({'dilation_base': 0}, 'dilation_base=0'),
+        ({'pad_mode': 'zero'}, "pad_mode='zero' is unknown"),
+        ({'compress': 0}, 'compress=0'),
+        ({'compress': 8}, 'compress=8 leaves no channel in a residual block of 4'),
+        ({'lstm': -1}, 'lstm=-1: expected an integer >= 0'),
+        ({'disable_norm_outer_blocks': 5}, 'disable_norm_outer_blocks=5: 2 ratios make 4 blocks'),
+    ],
+)
 def test_networks_refuse(cls, kwargs, message):
     with pytest.raises(ValueError, match=message):
         cls(**{**SMALL, **kwargs})
 
 
-@pytest.mark.parametrize(('kwargs', 'message'), [
-    ({'trim_right_ratio': 0.5}, 'trim_right_ratio=0.5 needs causal=True'),
-    ({'trim_right_ratio': -0.5, 'causal': True}, 'expected a number from 0 to 1'),
-    ({'final_activation': 'tanh'}, "activation='tanh' is not a module"),
-])
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        ({'trim_right_ratio': 0.5}, 'trim_right_ratio=0.5 needs causal=True'),
+        ({'trim_right_ratio': -0.5, 'causal': True}, 'expected a number from 0 to 1'),
+        ({'final_activation': 'tanh'}, "activation='tanh' is not a module"),
+    ],
+)
 def test_decoder_refuses(kwargs, message):
     with pytest.raises(ValueError, match=message):
         SEANetDecoder(**SMALL, **kwargs)

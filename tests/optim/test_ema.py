@@ -52,7 +52,9 @@ def test_unbiased_average_is_the_weighted_mean_of_the_updates():
     module = Module()
     ema = ModuleEMA(module, decay=0.5)
     history = run(module, ema, range(3))
-    torch.testing.assert_close(ema.averages['codebook'], (history[0] + 2 * history[1] + 4 * history[2]) / 7)
+    torch.testing.assert_close(
+        ema.averages['codebook'], (history[0] + 2 * history[1] + 4 * history[2]) / 7
+    )
 
 
 def test_first_update_replaces_the_initial_weights_exactly():
@@ -67,7 +69,9 @@ def test_biased_average_lets_the_initial_weights_fade():
     initial = module.codebook.clone()
     ema = ModuleEMA(module, decay=0.9, unbias=False)
     history = run(module, ema, range(2))
-    torch.testing.assert_close(ema.averages['codebook'], 0.81 * initial + 0.09 * history[0] + 0.1 * history[1])
+    torch.testing.assert_close(
+        ema.averages['codebook'], 0.81 * initial + 0.09 * history[0] + 0.1 * history[1]
+    )
 
 
 def test_every_third_update():
@@ -115,7 +119,7 @@ def test_own_weights_are_restored_bit_for_bit(fails):
     averages = {name: value.clone() for name, value in ema.averages.items()}
     try:
         with ema.averaged():
-            module.codebook.fill_(7.)
+            module.codebook.fill_(7.0)
             if fails:
                 raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -160,10 +164,10 @@ def test_resuming_is_exact(done):
 
 def test_a_buffer_bound_anew_is_followed():
     module = Module()
-    ema = ModuleEMA(module, decay=0.)
-    module.codebook = torch.full((4,), 5.)
+    ema = ModuleEMA(module, decay=0.0)
+    module.codebook = torch.full((4,), 5.0)
     ema.step()
-    assert ema.averages['codebook'].tolist() == [5.] * 4
+    assert ema.averages['codebook'].tolist() == [5.0] * 4
 
 
 def test_shared_tensors_are_averaged_once():
@@ -190,18 +194,28 @@ def test_averaged_weights_of_a_spectral_norm_are_normalized():
     conv.eval()
     assert list(ema.averages) == ['bias', 'parametrizations.weight.original']
     with ema.averaged(), torch.no_grad():
-        assert torch.linalg.matrix_norm(conv.weight.flatten(1), 2).item() == pytest.approx(1., abs=0.05)
+        assert torch.linalg.matrix_norm(conv.weight.flatten(1), 2).item() == pytest.approx(
+            1.0, abs=0.05
+        )
 
 
 def test_a_state_of_another_module_is_refused():
     ema = ModuleEMA(nn.Linear(2, 3))
-    with pytest.raises(ValueError, match=r"Linear: missing \['bias'\], unexpected \['other'\], .* \['weight'\]"):
-        ema.load_state_dict({'averages': {'weight': torch.zeros(2), 'other': torch.zeros(1)}, 'count': 1., 'calls': 1})
+    with pytest.raises(
+        ValueError, match=r"Linear: missing \['bias'\], unexpected \['other'\], .* \['weight'\]"
+    ):
+        ema.load_state_dict(
+            {
+                'averages': {'weight': torch.zeros(2), 'other': torch.zeros(1)},
+                'count': 1.0,
+                'calls': 1,
+            }
+        )
 
 
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r'decay must be in \[0, 1\), got 1'):
-        ModuleEMA(nn.Linear(1, 1), decay=1.)
+        ModuleEMA(nn.Linear(1, 1), decay=1.0)
     with pytest.raises(ValueError, match='every must be at least 1, got 0'):
         ModuleEMA(nn.Linear(1, 1), every=0)
     with pytest.raises(ValueError, match='ReLU has neither'):

@@ -24,7 +24,7 @@ SCHEDULES = {
 }
 
 
-def make_optimizer(lr=1.):
+def make_optimizer(lr=1.0):
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
 
 
@@ -51,8 +51,12 @@ def test_rates_equal_those_of_audiocraft(name):
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_rates_are_proportional_to_the_base_rate_of_each_group(name):
     first, second = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
-    optimizer = torch.optim.SGD([{'params': [first], 'lr': 1.}, {'params': [second], 'lr': 0.5}])
-    kwargs = {key: value for key, value in arguments(name).items() if key not in ('end_lr', 'warmup_init_lr')}
+    optimizer = torch.optim.SGD([{'params': [first], 'lr': 1.0}, {'params': [second], 'lr': 0.5}])
+    kwargs = {
+        key: value
+        for key, value in arguments(name).items()
+        if key not in ('end_lr', 'warmup_init_lr')
+    }
     schedule = SCHEDULES[name](optimizer, **kwargs)
     for _ in range(30):
         optimizer.step()
@@ -95,43 +99,83 @@ def test_cosine_stays_at_its_minimum_after_its_end():
 def test_short_cycles_come_back_to_the_base_rate():
     schedule = CosineSchedule(make_optimizer(), total_steps=20, warmup_steps=0, cycle_length=0.5)
     values = rates(schedule, 21)
-    assert values[10] == pytest.approx(0.)
-    assert values[20] == pytest.approx(1.)
+    assert values[10] == pytest.approx(0.0)
+    assert values[20] == pytest.approx(1.0)
 
 
 def test_polynomial_waits_warms_up_and_ends():
-    schedule = PolynomialDecaySchedule(make_optimizer(), warmup_steps=4, total_steps=10, end_lr=0.2,
-                                       zero_lr_warmup_steps=2, power=1)
-    expected = [0., 0., 0., 0.25, 0.5, 0.75, 1., 0.8, 0.6, 0.4, 0.2, 0.2]
+    schedule = PolynomialDecaySchedule(
+        make_optimizer(),
+        warmup_steps=4,
+        total_steps=10,
+        end_lr=0.2,
+        zero_lr_warmup_steps=2,
+        power=1,
+    )
+    expected = [0.0, 0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 0.8, 0.6, 0.4, 0.2, 0.2]
     assert rates(schedule, 12) == pytest.approx(expected)
 
 
 def test_without_warmup():
-    assert rates(LinearWarmupSchedule(make_optimizer(), warmup_steps=0), 3) == [1., 1., 1.]
-    assert rates(PolynomialDecaySchedule(make_optimizer(), 0, 4), 3) == pytest.approx([1., 0.75, 0.5])
+    assert rates(LinearWarmupSchedule(make_optimizer(), warmup_steps=0), 3) == [1.0, 1.0, 1.0]
+    assert rates(PolynomialDecaySchedule(make_optimizer(), 0, 4), 3) == pytest.approx(
+        [1.0, 0.75, 0.5]
+    )
     assert rates(InverseSquareRootSchedule(make_optimizer(), 1, None), 4)[3] == pytest.approx(0.5)
 
 
 def test_a_run_may_be_nothing_but_warmup():
-    assert rates(CosineSchedule(make_optimizer(), 1, 1), 3) == [0., 1., 0.]
-    assert rates(CosineSchedule(make_optimizer(), 1, 1, cycle_length=0.5), 3) == [0., 1., 0.]
-    assert rates(PolynomialDecaySchedule(make_optimizer(), 1, 1), 3) == [0., 1., 0.]
-    assert rates(PolynomialDecaySchedule(make_optimizer(), 1, 2, zero_lr_warmup_steps=1), 4) == [0., 0., 1., 0.]
+    assert rates(CosineSchedule(make_optimizer(), 1, 1), 3) == [0.0, 1.0, 0.0]
+    assert rates(CosineSchedule(make_optimizer(), 1, 1, cycle_length=0.5), 3) == [0.0, 1.0, 0.0]
+    assert rates(PolynomialDecaySchedule(make_optimizer(), 1, 1), 3) == [0.0, 1.0, 0.0]
+    assert rates(PolynomialDecaySchedule(make_optimizer(), 1, 2, zero_lr_warmup_steps=1), 4) == [
+        0.0,
+        0.0,
+        1.0,
+        0.0,
+    ]
 
 
-@pytest.mark.parametrize(('schedule', 'kwargs', 'message'), [
-    (CosineSchedule, {'total_steps': 9, 'warmup_steps': 10}, 'total_steps must be at least the 10 updates'),
-    (CosineSchedule, {'total_steps': 10, 'warmup_steps': -1}, 'warmup_steps must be at least 0, got -1'),
-    (CosineSchedule, {'total_steps': 10, 'warmup_steps': 0, 'lr_min_ratio': 2.}, 'lr_min_ratio'),
-    (CosineSchedule, {'total_steps': 10, 'warmup_steps': 0, 'cycle_length': 0.}, 'cycle_length'),
-    (PolynomialDecaySchedule, {'total_steps': 9, 'warmup_steps': 6, 'zero_lr_warmup_steps': 4}, 'total_steps'),
-    (PolynomialDecaySchedule, {'total_steps': 10, 'warmup_steps': 0, 'zero_lr_warmup_steps': -1}, 'zero_lr'),
-    (PolynomialDecaySchedule, {'total_steps': 10, 'warmup_steps': 0, 'end_lr': -1.}, 'end_lr'),
-    (PolynomialDecaySchedule, {'total_steps': 10, 'warmup_steps': 0, 'power': 0.}, 'power'),
-    (InverseSquareRootSchedule, {'warmup_steps': 0}, 'warmup_steps must be at least 1'),
-    (LinearWarmupSchedule, {'warmup_steps': -1}, 'warmup_steps'),
-    (LinearWarmupSchedule, {'warmup_steps': 1, 'warmup_init_lr': -1.}, 'warmup_init_lr'),
-])
+@pytest.mark.parametrize(
+    ('schedule', 'kwargs', 'message'),
+    [
+        (
+            CosineSchedule,
+            {'total_steps': 9, 'warmup_steps': 10},
+            'total_steps must be at least the 10 updates',
+        ),
+        (
+            CosineSchedule,
+            {'total_steps': 10, 'warmup_steps': -1},
+            'warmup_steps must be at least 0, got -1',
+        ),
+        (
+            CosineSchedule,
+            {'total_steps': 10, 'warmup_steps': 0, 'lr_min_ratio': 2.0},
+            'lr_min_ratio',
+        ),
+        (
+            CosineSchedule,
+            {'total_steps': 10, 'warmup_steps': 0, 'cycle_length': 0.0},
+            'cycle_length',
+        ),
+        (
+            PolynomialDecaySchedule,
+            {'total_steps': 9, 'warmup_steps': 6, 'zero_lr_warmup_steps': 4},
+            'total_steps',
+        ),
+        (
+            PolynomialDecaySchedule,
+            {'total_steps': 10, 'warmup_steps': 0, 'zero_lr_warmup_steps': -1},
+            'zero_lr',
+        ),
+        (PolynomialDecaySchedule, {'total_steps': 10, 'warmup_steps': 0, 'end_lr': -1.0}, 'end_lr'),
+        (PolynomialDecaySchedule, {'total_steps': 10, 'warmup_steps': 0, 'power': 0.0}, 'power'),
+        (InverseSquareRootSchedule, {'warmup_steps': 0}, 'warmup_steps must be at least 1'),
+        (LinearWarmupSchedule, {'warmup_steps': -1}, 'warmup_steps'),
+        (LinearWarmupSchedule, {'warmup_steps': 1, 'warmup_init_lr': -1.0}, 'warmup_init_lr'),
+    ],
+)
 def test_bad_arguments_are_named(schedule, kwargs, message):
     with pytest.raises(ValueError, match=message):
         schedule(make_optimizer(), **kwargs)

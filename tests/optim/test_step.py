@@ -7,7 +7,10 @@ from audiocodec.optim.step import step_if
 @pytest.mark.parametrize('options', [{'fused': True}, {'foreach': True}], ids=str)
 def test_a_step_left_out_changes_nothing(options):
     weights, plain = (torch.nn.Parameter(torch.ones(5)) for _ in range(2))
-    optimizer, reference = torch.optim.Adam([weights], lr=0.1, **options), torch.optim.Adam([plain], lr=0.1, **options)
+    optimizer, reference = (
+        torch.optim.Adam([weights], lr=0.1, **options),
+        torch.optim.Adam([plain], lr=0.1, **options),
+    )
     for ok in (True, False, True, False):
         weights.grad = torch.full((5,), 0.5 if ok else float('nan'))
         step_if(optimizer, torch.tensor(ok))

@@ -1,4 +1,6 @@
-"""Trains a small quantizer as one of several workers. Usage: rvq_worker.py RANK WORLD_SIZE RENDEZVOUS OUTPUT."""
+"""Trains a small quantizer as one of several workers. Usage: rvq_worker.py RANK WORLD_SIZE
+RENDEZVOUS OUTPUT.
+"""
 
 import sys
 
@@ -13,7 +15,14 @@ UPDATES, GLOBAL_BATCH, FRAMES, DIMENSION = 20, 4, 20, 6
 def train(rank: int = 0, world_size: int = 1) -> dict[str, torch.Tensor]:
     torch.set_num_threads(1)
     quantizer = ResidualVectorQuantizer(
-        DIMENSION, n_q=3, q_dropout=True, bins=16, decay=0.7, kmeans_iters=5, threshold_ema_dead_code=8, seed=3
+        DIMENSION,
+        n_q=3,
+        q_dropout=True,
+        bins=16,
+        decay=0.7,
+        kmeans_iters=5,
+        threshold_ema_dead_code=8,
+        seed=3,
     )
     quantizer.train()
     rows = slice(rank * GLOBAL_BATCH // world_size, (rank + 1) * GLOBAL_BATCH // world_size)
@@ -34,6 +43,8 @@ def train(rank: int = 0, world_size: int = 1) -> dict[str, torch.Tensor]:
 
 if __name__ == '__main__':
     rank, world_size = int(sys.argv[1]), int(sys.argv[2])
-    distributed.init_process_group('gloo', f'file://{sys.argv[3]}', rank=rank, world_size=world_size)
+    distributed.init_process_group(
+        'gloo', f'file://{sys.argv[3]}', rank=rank, world_size=world_size
+    )
     torch.save(train(rank, world_size), sys.argv[4])
     distributed.destroy_process_group()

@@ -7,7 +7,9 @@ from audiocodec.quantization import ResidualVectorQuantizer, codebook
 
 
 def latents(batch=4, dimension=8, frames=50, seed=0, scale=1.0):
-    return scale * torch.randn(batch, dimension, frames, generator=torch.Generator().manual_seed(seed))
+    return scale * torch.randn(
+        batch, dimension, frames, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def quantizer(dimension=8, n_q=4, bins=32, **kwargs):
@@ -18,7 +20,10 @@ def residuals_db(quantizer, values):
     """Mean square of what remains after 0, 1, ... codebooks, in dB."""
     codes = quantizer.encode(values)
     decoded = [quantizer.decode(codes[:, :n]) for n in range(1, codes.shape[1] + 1)]
-    return [10 * (values - part).square().mean().log10().item() for part in [torch.zeros_like(values), *decoded]]
+    return [
+        10 * (values - part).square().mean().log10().item()
+        for part in [torch.zeros_like(values), *decoded]
+    ]
 
 
 # Initialisation
@@ -33,7 +38,8 @@ def test_residuals_fall_with_each_codebook_after_kmeans():
 
 
 def test_codebooks_fit_new_data_though_few_vectors_made_them():
-    # Three vectors for each entry: plain residuals of the training batch would vanish within a few levels.
+    # Three vectors for each entry: plain residuals of the training batch would vanish within a few
+    # levels.
     rvq = quantizer(dimension=16, n_q=8, bins=64, kmeans_iters=50)
     rvq(latents(dimension=16, frames=48), 75.0)
     levels = residuals_db(rvq.eval(), latents(dimension=16, frames=500, seed=1))
@@ -45,7 +51,9 @@ def test_no_level_makes_a_vector_worse_at_first():
     rvq = quantizer()
     with torch.no_grad():
         rvq.codebooks.initialise(latents().transpose(1, 2).reshape(-1, 8))
-    found = rvq.codebooks.encode(torch.randn(1000, 8, generator=torch.Generator().manual_seed(9)), 4)
+    found = rvq.codebooks.encode(
+        torch.randn(1000, 8, generator=torch.Generator().manual_seed(9)), 4
+    )
     assert (rvq.codebooks.embed[1:].square().sum(-1).min(-1).values == 0).all()
     assert all(after <= before for before, after in pairwise(found.errors))
 
@@ -90,7 +98,9 @@ def test_initialisation_sees_a_sample_of_a_large_batch(monkeypatch):
     assert seen == [5 * 32] * 4
     # Cluster sizes are those of the whole batch.
     assert rvq.codebooks.cluster_size.sum(-1) == pytest.approx([400] * 4, rel=0.1)
-    torch.testing.assert_close(rvq.codebooks.embed_avg, rvq.codebooks.embed * rvq.codebooks.cluster_size[..., None])
+    torch.testing.assert_close(
+        rvq.codebooks.embed_avg, rvq.codebooks.embed * rvq.codebooks.cluster_size[..., None]
+    )
 
 
 def test_initialisation_from_fewer_vectors_than_entries():
@@ -157,9 +167,14 @@ def test_levels_left_out_are_not_touched():
         assert not torch.equal(after[:2], before[name][:2])
 
 
-@pytest.mark.parametrize(('decay', 'weights'), [
-    (0.99, {0: 1 / 5, 1: 1 / 5.1, 200: 1 / 25, 940: 1 / 99, 960: 0.01, 10 ** 6: 0.01}), (0.5, {0: 0.5, 1000: 0.5}),
-    (0.9, {0: 0.2, 40: 1 / 9, 60: 0.1})])
+@pytest.mark.parametrize(
+    ('decay', 'weights'),
+    [
+        (0.99, {0: 1 / 5, 1: 1 / 5.1, 200: 1 / 25, 940: 1 / 99, 960: 0.01, 10**6: 0.01}),
+        (0.5, {0: 0.5, 1000: 0.5}),
+        (0.9, {0: 0.2, 40: 1 / 9, 60: 0.1}),
+    ],
+)
 def test_the_averages_begin_short(decay, weights):
     for updates, weight in weights.items():
         rvq = quantizer(decay=decay, threshold_ema_dead_code=0)
@@ -171,16 +186,23 @@ def test_the_averages_begin_short(decay, weights):
         codes = rvq(values, 75.0).codes[:, 0].flatten()
         counts = codes.bincount(minlength=32).float()
         sums = torch.zeros(32, 8).index_add_(0, codes, values.transpose(1, 2).reshape(-1, 8))
-        torch.testing.assert_close(rvq.codebooks.cluster_size[0], size[0] + weight * (counts - size[0]))
-        torch.testing.assert_close(rvq.codebooks.embed_avg[0], average[0] + weight * (sums - average[0]))
+        torch.testing.assert_close(
+            rvq.codebooks.cluster_size[0], size[0] + weight * (counts - size[0])
+        )
+        torch.testing.assert_close(
+            rvq.codebooks.embed_avg[0], average[0] + weight * (sums - average[0])
+        )
         assert not torch.equal(rvq.codebooks.embed, embed)
 
 
 def test_codebooks_of_other_programs_are_not_young():
     rvq = quantizer(threshold_ema_dead_code=0)
     rvq(latents(), 75.0)
-    foreign = {name: value for name, value in rvq.state_dict().items() if name.split('.')[-1] in (
-        'embed', 'embed_avg', 'cluster_size', 'inited')}
+    foreign = {
+        name: value
+        for name, value in rvq.state_dict().items()
+        if name.split('.')[-1] in ('embed', 'embed_avg', 'cluster_size', 'inited')
+    }
     fresh, settled = quantizer(threshold_ema_dead_code=0), quantizer(threshold_ema_dead_code=0)
     fresh.load_state_dict(dict(foreign))
     settled.load_state_dict(rvq.state_dict())
@@ -188,7 +210,9 @@ def test_codebooks_of_other_programs_are_not_young():
     for other in (fresh, settled):
         size = other.codebooks.cluster_size.sum().item()
         other(latents(batch=8, seed=1), 75.0)
-        assert other.codebooks.cluster_size.sum().item() == pytest.approx(0.99 * size + 0.01 * 4 * 400, rel=1e-5)
+        assert other.codebooks.cluster_size.sum().item() == pytest.approx(
+            0.99 * size + 0.01 * 4 * 400, rel=1e-5
+        )
 
 
 def drifting(rvq, updates, speed):
@@ -204,7 +228,9 @@ def test_codebooks_keep_up_with_latents_that_drift(dropout):
     rvq = quantizer(n_q=6, bins=64, q_dropout=dropout)
     held_out = drifting(rvq, 60, 0.05)
     codes = rvq.eval().encode(held_out)
-    assert all(len(codes[:, level].unique()) > 40 for level in range(6)), 'of 64, held-out latents use most'
+    assert all(len(codes[:, level].unique()) > 40 for level in range(6)), (
+        'of 64, held-out latents use most'
+    )
     assert all(after < before for before, after in pairwise(residuals_db(rvq, held_out)))
 
 
@@ -244,7 +270,9 @@ def test_a_first_batch_that_is_not_finite_initialises_nothing():
 
 
 def with_dead_entries(dead, **kwargs):
-    """A trained quantizer in which entries `dead` of every level are far away from everything and unused."""
+    """A trained quantizer in which entries `dead` of every level are far away from everything and
+    unused.
+    """
     rvq = quantizer(**kwargs)
     rvq(latents(), 75.0)
     books = rvq.codebooks
@@ -269,7 +297,9 @@ def test_a_dead_code_is_put_on_a_vector_of_the_batch_stays_there_and_is_used():
             assert (books.embed[level, entry] - residual).abs().amax(1).min() < 1e-5
         residual = residual - old[level][codes[:, level].flatten()]
     sizes = books.cluster_size
-    torch.testing.assert_close(books.embed_avg[:, dead], books.embed[:, dead] * sizes[:, dead, None])
+    torch.testing.assert_close(
+        books.embed_avg[:, dead], books.embed[:, dead] * sizes[:, dead, None]
+    )
     alive = [entry for entry in range(32) if entry not in dead]
     mean = (sizes[:, alive].sum(-1) + 0.99 * 1e-3 * 2) / 32
     torch.testing.assert_close(sizes[:, dead], (0.3 * mean[:, None]).expand(4, 2))
@@ -326,5 +356,9 @@ def test_stats_tell_codes_that_are_replaced_again_and_again_from_codes_in_use():
     assert (sizes > 0.1 * sizes.mean()).all(), 'by their cluster sizes all seem to be in use'
     assert 3 / 32 <= stats['usage'].item() < 0.5
     assert 3 <= stats['perplexity'].item() < 10
-    assert result.metrics['codebook_usage'] == result.metrics['codebook_usage_min'] == stats['usage'][0]
+    assert (
+        result.metrics['codebook_usage']
+        == result.metrics['codebook_usage_min']
+        == stats['usage'][0]
+    )
     assert result.metrics['codebook_perplexity'] == stats['perplexity'][0]

@@ -2,7 +2,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from audiocodec.quantization.kmeans import cluster_sums, kmeans, left_out_residuals, nearest, spread_indices
+from audiocodec.quantization.kmeans import (
+    cluster_sums,
+    kmeans,
+    left_out_residuals,
+    nearest,
+    spread_indices,
+)
 
 
 def blobs(number, clusters=12, dimension=5, seed=0):
@@ -29,7 +35,10 @@ class LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize('bins', [30, 64, 256])  # no groups, one, several
 def test_nearest_is_the_brute_force_nearest_for_any_chunk(bins):
-    vectors, embed = torch.randn(101, 7, generator=generator()), torch.randn(bins, 7, generator=generator(1))
+    vectors, embed = (
+        torch.randn(101, 7, generator=generator()),
+        torch.randn(bins, 7, generator=generator(1)),
+    )
     expected = (vectors[:, None] - embed[None]).square().sum(-1).argmin(1)
     for chunk in (1, 13, 101, 1000, None):
         assert torch.equal(nearest(vectors, embed, chunk=chunk), expected)
@@ -38,20 +47,28 @@ def test_nearest_is_the_brute_force_nearest_for_any_chunk(bins):
 
 @pytest.mark.parametrize('bins', [30, 64, 256])
 def test_nearest_is_the_first_of_equals(bins):
-    entries = torch.randint(-8, 8, (10, 7), generator=generator()).float()  # their distances are exact
+    entries = torch.randint(
+        -8, 8, (10, 7), generator=generator()
+    ).float()  # their distances are exact
     embed = entries.repeat(bins // 10 + 1, 1)[:bins]
     assert torch.equal(nearest(embed, embed), torch.arange(bins) % 10)
 
 
 def test_nearest_without_an_excluded_entry_is_the_second_nearest():
-    vectors, embed = torch.randn(101, 7, generator=generator()), torch.randn(30, 7, generator=generator(1))
+    vectors, embed = (
+        torch.randn(101, 7, generator=generator()),
+        torch.randn(30, 7, generator=generator(1)),
+    )
     order = (vectors[:, None] - embed[None]).square().sum(-1).argsort(1)
     for chunk in (10, None):
         assert torch.equal(nearest(vectors, embed, exclude=order[:, 0], chunk=chunk), order[:, 1])
 
 
 def test_cluster_sums_are_those_of_one_hot_codes():
-    vectors, codes = torch.randn(50, 3, generator=generator()), torch.randint(0, 9, (50,), generator=generator())
+    vectors, codes = (
+        torch.randn(50, 3, generator=generator()),
+        torch.randint(0, 9, (50,), generator=generator()),
+    )
     one_hot = torch.nn.functional.one_hot(codes, 9).float()
     counts, sums = cluster_sums(vectors, codes, 9)
     assert torch.equal(counts, one_hot.sum(0))
@@ -74,7 +91,9 @@ def test_kmeans_finds_separate_clusters():
     # The blobs follow one another, hence the spread draws start one mean in each.
     means, codes = kmeans(samples, 12, 50, generator())
     assert torch.equal(codes, labels)
-    torch.testing.assert_close(means, torch.stack([samples[labels == label].mean(0) for label in range(12)]))
+    torch.testing.assert_close(
+        means, torch.stack([samples[labels == label].mean(0) for label in range(12)])
+    )
 
 
 def test_kmeans_ends_at_a_fixed_point_whatever_the_chunks():

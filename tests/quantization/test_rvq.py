@@ -12,7 +12,9 @@ PARITY = Path(__file__).parents[1] / 'fixtures' / 'parity'
 
 
 def latents(batch=4, dimension=8, frames=50, seed=0, scale=1.0):
-    return scale * torch.randn(batch, dimension, frames, generator=torch.Generator().manual_seed(seed))
+    return scale * torch.randn(
+        batch, dimension, frames, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def quantizer(dimension=8, n_q=4, bins=32, **kwargs):
@@ -21,7 +23,9 @@ def quantizer(dimension=8, n_q=4, bins=32, **kwargs):
 
 def foreign_state(tensors, prefix, levels):
     return {
-        f'codebooks.{name}': torch.stack([tensors[f'{prefix}vq.layers.{i}._codebook.{name}'] for i in range(levels)])
+        f'codebooks.{name}': torch.stack(
+            [tensors[f'{prefix}vq.layers.{i}._codebook.{name}'] for i in range(levels)]
+        )
         for name in ('embed', 'embed_avg', 'cluster_size')
     } | {'codebooks.inited': torch.ones(levels)}
 
@@ -56,7 +60,10 @@ def test_training_update_equals_audiocraft():
 def test_codes_equal_audiocraft_exactly(name):
     state = torch.load(PARITY / f'{name}.audiocraft.bin', weights_only=True)['best_state']
     tensors = load_file(PARITY / f'{name}.io.safetensors')
-    levels, (bins, dimension) = tensors['codes'].shape[1], state['quantizer.vq.layers.0._codebook.embed'].shape
+    levels, (bins, dimension) = (
+        tensors['codes'].shape[1],
+        state['quantizer.vq.layers.0._codebook.embed'].shape,
+    )
     rvq = ResidualVectorQuantizer(dimension, n_q=levels, bins=bins).eval()
     rvq.load_state_dict(foreign_state(state, 'quantizer.', levels))
     assert torch.equal(rvq.encode(tensors['latents']), tensors['codes'])
@@ -77,7 +84,9 @@ def test_decode_gives_exactly_the_latents_of_forward():
     before = {name: value.clone() for name, value in rvq.state_dict().items()}
     result = rvq.train()(values, 75.0)
     rvq.load_state_dict(before)
-    assert torch.equal(rvq.decode(result.codes), result.latents), 'codes and latents come from before the update'
+    assert torch.equal(rvq.decode(result.codes), result.latents), (
+        'codes and latents come from before the update'
+    )
 
 
 def test_gradient_passes_straight_through():
@@ -146,7 +155,10 @@ def test_training_never_waits_for_the_device():
         number = 0
 
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            self.number += func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
+            self.number += func.overloadpacket in (
+                torch.ops.aten._local_scalar_dense,
+                torch.ops.aten.nonzero,
+            )
             return func(*args, **(kwargs or {}))
 
     rvq, values = quantizer(), latents()
@@ -168,8 +180,13 @@ def test_dropout_draws_every_number_of_codebooks_equally_often():
     drawn = torch.tensor([result.codes.shape[1] for result in results])
     counts = drawn.bincount(minlength=5)
     assert counts[0] == 0
-    assert ((counts[1:] - 100).square() / 100).sum() < 16.3  # chi-squared, 3 degrees of freedom, 0.1 %
-    assert all(result.bandwidth.item() == pytest.approx(n * 0.075) for result, n in zip(results, drawn.tolist()))
+    assert (
+        (counts[1:] - 100).square() / 100
+    ).sum() < 16.3  # chi-squared, 3 degrees of freedom, 0.1 %
+    assert all(
+        result.bandwidth.item() == pytest.approx(n * 0.075)
+        for result, n in zip(results, drawn.tolist())
+    )
     other = quantizer(q_dropout=True, dimension=1, bins=2, kmeans_init=False, seed=1)
     assert [other(values, 75.0).codes.shape[1] for _ in range(50)] != drawn[:50].tolist()
     rvq.set_num_codebooks(2)
@@ -182,8 +199,12 @@ def test_metrics_of_each_codebook_and_their_means():
     rvq = quantizer(n_q=4, decay=0.8)
     metrics = [rvq(latents(seed=seed) + 0.3 * seed, 75.0).metrics for seed in range(8)][-1]
     stats = rvq.codebook_stats()
-    for name, mean in [('usage', 'codebook_usage'), ('perplexity', 'codebook_perplexity'), ('dead', 'dead_codes'),
-                       ('revived', 'revived_codes')]:
+    for name, mean in [
+        ('usage', 'codebook_usage'),
+        ('perplexity', 'codebook_perplexity'),
+        ('dead', 'dead_codes'),
+        ('revived', 'revived_codes'),
+    ]:
         assert torch.equal(metrics[name], stats[name])
         assert metrics[mean] == metrics[name].mean()
     assert metrics['codebook_usage_min'] == metrics['usage'].min()
@@ -201,7 +222,9 @@ def test_the_mean_of_revived_is_what_an_update_replaced():
         result = rvq(values, 75.0)
         if seed > 0:  # k-means moves all
             vectors = rvq._to_vectors(values)
-            moved = (books.embed[0][:, None] - vectors).abs().amax(-1).min(-1).values < 1e-5  # onto data, exactly
+            moved = (books.embed[0][:, None] - vectors).abs().amax(-1).min(
+                -1
+            ).values < 1e-5  # onto data, exactly
             replaced = moved & (books.embed_avg[0] != before[0]).any(-1)
             assert result.metrics['revived'][0] == replaced.float().mean()
         total += result.metrics['revived']
@@ -227,7 +250,10 @@ def test_codebooks_that_are_dropped_learn_all_the_same():
 def test_resuming_is_exact():
     def train(rvq, first, last):
         results = [rvq(latents(seed=seed) + 0.3 * seed, 75.0) for seed in range(first, last)]
-        return [(result.latents, result.codes, result.commitment_loss, *result.metrics.values()) for result in results]
+        return [
+            (result.latents, result.codes, result.commitment_loss, *result.metrics.values())
+            for result in results
+        ]
 
     settings = {'q_dropout': True, 'decay': 0.8}
     whole = quantizer(**settings)
@@ -236,7 +262,9 @@ def test_resuming_is_exact():
     interrupted = quantizer(**settings)
     train(interrupted, 0, 6)
     resumed = quantizer(**settings)
-    resumed.load_state_dict({name: value.clone() for name, value in interrupted.state_dict().items()})
+    resumed.load_state_dict(
+        {name: value.clone() for name, value in interrupted.state_dict().items()}
+    )
     found = train(resumed, 6, 12)
     assert any(result[-1] > 0 for result in expected[6:]), 'the case must have dead codes'
     for ours, theirs in zip(found, expected[6:]):
@@ -310,9 +338,15 @@ def test_no_quantizer_passes_latents_through():
     assert result.latents is values
     assert result.codes.shape == (4, 0, 50)
     assert (result.bandwidth, result.commitment_loss) == (0, 0)
-    assert none.bandwidth(75.0) == none.num_codebooks == none.total_codebooks == none.cardinality == 0
+    assert (
+        none.bandwidth(75.0) == none.num_codebooks == none.total_codebooks == none.cardinality == 0
+    )
     assert none.dimension == 8
-    for method, argument in [(none.encode, values), (none.decode, result.codes), (none.set_num_codebooks, 2)]:
+    for method, argument in [
+        (none.encode, values),
+        (none.decode, result.codes),
+        (none.set_num_codebooks, 2),
+    ]:
         with pytest.raises(ValueError, match='continuous autoencoder'):
             method(argument)
     with pytest.raises(ValueError, match='dimension=8'):

@@ -19,7 +19,9 @@ def test_workers_learn_what_one_learns_from_the_whole_batch(alone, world_size, t
     command = [sys.executable, str(WORKER)]
     outputs = [tmp_path / f'{rank}.pt' for rank in range(world_size)]
     workers = [
-        subprocess.Popen([*command, str(rank), str(world_size), str(tmp_path / 'rendezvous'), str(output)])
+        subprocess.Popen(
+            [*command, str(rank), str(world_size), str(tmp_path / 'rendezvous'), str(output)]
+        )
         for rank, output in enumerate(outputs)
     ]
     try:
@@ -32,5 +34,7 @@ def test_workers_learn_what_one_learns_from_the_whole_batch(alone, world_size, t
     states = [torch.load(output, weights_only=True) for output in outputs]
     for name, expected in alone.items():
         for state in states:
-            torch.testing.assert_close(state[name], expected, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f'{n}: {m}')
+            torch.testing.assert_close(
+                state[name], expected, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f'{n}: {m}'
+            )
             assert torch.equal(state[name], states[0][name]), f'{name} differs between the workers'

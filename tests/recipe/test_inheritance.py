@@ -1,4 +1,6 @@
-"""Another class in place of the one that the files name: its arguments do not stay, except those it takes."""
+"""Another class in place of the one that the files name: its arguments do not stay, except those it
+takes.
+"""
 
 import pytest
 import torch
@@ -17,19 +19,31 @@ def compose(*overrides):
     return cfg
 
 
-@pytest.mark.parametrize(('overrides', 'params'), [
-    (['seanet.activation=SiLU'], {}),
-    (['seanet.activation=Tanh'], {}),
-    (['seanet.activation=PReLU'], {}),
-    (['seanet.activation=LeakyReLU'], {}),
-    (['seanet.activation=SiLU', 'seanet.activation_params={}'], {}),
-    (['seanet.activation=LeakyReLU', 'seanet.activation_params={negative_slope: 0.2}'], {'negative_slope': 0.2}),
-    (['seanet.activation=LeakyReLU', 'seanet.activation_params.negative_slope=0.2'], {'negative_slope': 0.2}),
-    (['seanet.activation_params.negative_slope=0.2', 'seanet.activation=LeakyReLU'], {'negative_slope': 0.2}),
-    (['seanet.activation=SiLU', '~seanet.activation_params.alpha'], {}),
-    (['seanet.activation=CELU', 'seanet.activation_params.alpha=1.0'], {'alpha': 1.0}),
-    (['seanet.activation_params={alpha: 0.5}'], {'alpha': 0.5}),
-])
+@pytest.mark.parametrize(
+    ('overrides', 'params'),
+    [
+        (['seanet.activation=SiLU'], {}),
+        (['seanet.activation=Tanh'], {}),
+        (['seanet.activation=PReLU'], {}),
+        (['seanet.activation=LeakyReLU'], {}),
+        (['seanet.activation=SiLU', 'seanet.activation_params={}'], {}),
+        (
+            ['seanet.activation=LeakyReLU', 'seanet.activation_params={negative_slope: 0.2}'],
+            {'negative_slope': 0.2},
+        ),
+        (
+            ['seanet.activation=LeakyReLU', 'seanet.activation_params.negative_slope=0.2'],
+            {'negative_slope': 0.2},
+        ),
+        (
+            ['seanet.activation_params.negative_slope=0.2', 'seanet.activation=LeakyReLU'],
+            {'negative_slope': 0.2},
+        ),
+        (['seanet.activation=SiLU', '~seanet.activation_params.alpha'], {}),
+        (['seanet.activation=CELU', 'seanet.activation_params.alpha=1.0'], {'alpha': 1.0}),
+        (['seanet.activation_params={alpha: 0.5}'], {'alpha': 0.5}),
+    ],
+)
 def test_an_activation_leaves_the_parameters_of_the_other(overrides, params):
     cfg = compose(*overrides)
     assert OmegaConf.to_container(cfg.seanet.activation_params) == params
@@ -51,14 +65,36 @@ def test_discriminators_too():
     assert OmegaConf.select(cfg, key).activation_params == {}
 
 
-@pytest.mark.parametrize(('overrides', 'cls', 'kept'), [
-    (['optim.optimizer._target_=torch.optim.SGD'], torch.optim.SGD, {'lr', 'weight_decay', 'fused'}),
-    (['optim.optimizer._target_=torch.optim.RAdam'], torch.optim.RAdam, {'lr', 'weight_decay', 'betas'}),
-    (['optim.optimizer={_target_: torch.optim.SGD, lr: 0.01}'], torch.optim.SGD, {'lr', 'weight_decay', 'fused'}),
-    (['optim.optimizer.momentum=0.9', 'optim.optimizer._target_=torch.optim.SGD'], torch.optim.SGD,
-     {'lr', 'weight_decay', 'fused', 'momentum'}),
-    (['optim.optimizer._target_=torch.optim.AdamW'], torch.optim.AdamW, {'lr', 'weight_decay', 'betas', 'fused'}),
-])
+@pytest.mark.parametrize(
+    ('overrides', 'cls', 'kept'),
+    [
+        (
+            ['optim.optimizer._target_=torch.optim.SGD'],
+            torch.optim.SGD,
+            {'lr', 'weight_decay', 'fused'},
+        ),
+        (
+            ['optim.optimizer._target_=torch.optim.RAdam'],
+            torch.optim.RAdam,
+            {'lr', 'weight_decay', 'betas'},
+        ),
+        (
+            ['optim.optimizer={_target_: torch.optim.SGD, lr: 0.01}'],
+            torch.optim.SGD,
+            {'lr', 'weight_decay', 'fused'},
+        ),
+        (
+            ['optim.optimizer.momentum=0.9', 'optim.optimizer._target_=torch.optim.SGD'],
+            torch.optim.SGD,
+            {'lr', 'weight_decay', 'fused', 'momentum'},
+        ),
+        (
+            ['optim.optimizer._target_=torch.optim.AdamW'],
+            torch.optim.AdamW,
+            {'lr', 'weight_decay', 'betas', 'fused'},
+        ),
+    ],
+)
 def test_an_optimizer_keeps_what_it_takes(overrides, cls, kept):
     cfg = compose(*overrides)
     assert set(cfg.optim.optimizer) == kept | {'_target_'}
@@ -67,17 +103,35 @@ def test_an_optimizer_keeps_what_it_takes(overrides, cls, kept):
 
 def test_the_discriminators_optimizer_too():
     cfg = compose('adversarial=msstftd', 'adversarial.optimizer._target_=torch.optim.SGD')
-    assert set(cfg.adversarial.optimizer) == {'_target_', '_partial_', 'lr', 'weight_decay', 'fused'}
+    assert set(cfg.adversarial.optimizer) == {
+        '_target_',
+        '_partial_',
+        'lr',
+        'weight_decay',
+        'fused',
+    }
 
 
-@pytest.mark.parametrize(('overrides', 'expected'), [
-    (['losses.l1._target_=torch.nn.SmoothL1Loss'], {'weight': 0.1}),
-    (['losses.l1={_target_: torch.nn.HuberLoss, delta: 0.5}'], {'weight': 0.1, 'delta': 0.5}),
-    (['losses.mel._target_=torch.nn.MSELoss'], {'weight': 0.0}),
-    (['losses.msspec._target_=audiocodec.losses.MelSpectrogramL1Loss'],
-     {'weight': 2.0, 'sample_rate': 16000, 'n_mels': 64, 'f_min': 64.0, 'f_max': None, 'normalized': True,
-      'floor_level': 1e-5}),
-])
+@pytest.mark.parametrize(
+    ('overrides', 'expected'),
+    [
+        (['losses.l1._target_=torch.nn.SmoothL1Loss'], {'weight': 0.1}),
+        (['losses.l1={_target_: torch.nn.HuberLoss, delta: 0.5}'], {'weight': 0.1, 'delta': 0.5}),
+        (['losses.mel._target_=torch.nn.MSELoss'], {'weight': 0.0}),
+        (
+            ['losses.msspec._target_=audiocodec.losses.MelSpectrogramL1Loss'],
+            {
+                'weight': 2.0,
+                'sample_rate': 16000,
+                'n_mels': 64,
+                'f_min': 64.0,
+                'f_max': None,
+                'normalized': True,
+                'floor_level': 1e-5,
+            },
+        ),
+    ],
+)
 def test_a_loss_takes_the_place_of_another(overrides, expected):
     cfg = compose(*overrides)
     name = overrides[0].split('.')[1].split('=')[0]
@@ -86,8 +140,11 @@ def test_a_loss_takes_the_place_of_another(overrides, expected):
 
 
 def test_a_schedule_and_a_metric_too():
-    cfg = compose('schedule=cosine', 'optim.schedule._target_=torch.optim.lr_scheduler.ExponentialLR',
-                  'optim.schedule.gamma=0.99')
+    cfg = compose(
+        'schedule=cosine',
+        'optim.schedule._target_=torch.optim.lr_scheduler.ExponentialLR',
+        'optim.schedule.gamma=0.99',
+    )
     assert set(cfg.optim.schedule) == {'_target_', '_partial_', 'gamma'}
     cfg = compose('metrics.mel._target_=audiocodec.metrics.SISNR')
     assert set(cfg.metrics.mel) == {'_target_', 'sample_rate'}
@@ -108,15 +165,20 @@ def recipe(folder, text):
 
 
 def test_a_recipe_of_ones_own_chooses_other_classes(config_folder):
-    recipe(config_folder, '# @package _global_\n'
-           'defaults:\n  - compression/debug\n  - _self_\n'
-           'seanet: {activation: SiLU, activation_params: {}}\n'
-           'losses: {l1: {_target_: torch.nn.HuberLoss, delta: 0.5}}\n'
-           'optim: {optimizer: {_target_: torch.optim.RMSprop, alpha: 0.9}}\n')
+    recipe(
+        config_folder,
+        '# @package _global_\n'
+        'defaults:\n  - compression/debug\n  - _self_\n'
+        'seanet: {activation: SiLU, activation_params: {}}\n'
+        'losses: {l1: {_target_: torch.nn.HuberLoss, delta: 0.5}}\n'
+        'optim: {optimizer: {_target_: torch.optim.RMSprop, alpha: 0.9}}\n',
+    )
     cfg = train.main.get_xp(['solver=compression/mine']).cfg
     validate(cfg)
     assert cfg.seanet.activation_params == {}
     assert set(cfg.optim.optimizer) == {'_target_', 'lr', 'weight_decay', 'alpha'}
-    again = train.main.get_xp(['solver=compression/mine', 'optim.optimizer._target_=torch.optim.SGD']).cfg
+    again = train.main.get_xp(
+        ['solver=compression/mine', 'optim.optimizer._target_=torch.optim.SGD']
+    ).cfg
     validate(again)
     assert set(again.optim.optimizer) == {'_target_', 'lr', 'weight_decay'}

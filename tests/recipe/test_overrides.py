@@ -1,4 +1,6 @@
-"""Overrides as people type them: odd letters in paths, keys that the YAML does not spell out, deleted keys."""
+"""Overrides as people type them: odd letters in paths, keys that the YAML does not spell out,
+deleted keys.
+"""
 
 import json
 
@@ -24,10 +26,41 @@ def problems(*overrides):
     return error.value.problems
 
 
-LETTERS = ['música', '音', 'a=b', 'a,b', 'R#1', 'a & b', "it's", 'say "x"', '(1)', '[x]', '[x', 'a~b', 'a!', 'a;b',
-           'x)', 'a b', '+a', 'a*', 'a?', '50%', 'a@b', 'a$b', 'a:b', 'a\\b', '-a', '2024', '1e5', 'true', '{a}',
-           '{a: 1}',
-                      'range(1,3)', 'naïve–“q”', '\N{GRINNING FACE}']
+LETTERS = [
+    'música',
+    '音',
+    'a=b',
+    'a,b',
+    'R#1',
+    'a & b',
+    "it's",
+    'say "x"',
+    '(1)',
+    '[x]',
+    '[x',
+    'a~b',
+    'a!',
+    'a;b',
+    'x)',
+    'a b',
+    '+a',
+    'a*',
+    'a?',
+    '50%',
+    'a@b',
+    'a$b',
+    'a:b',
+    'a\\b',
+    '-a',
+    '2024',
+    '1e5',
+    'true',
+    '{a}',
+    '{a: 1}',
+    'range(1,3)',
+    'naïve–“q”',
+    '\N{GRINNING FACE}',
+]
 
 
 @pytest.fixture(scope='module')
@@ -36,8 +69,16 @@ def present():
 
 
 @pytest.mark.parametrize('name', LETTERS)
-@pytest.mark.parametrize('key', ['datasource.folder', 'logging.wandb.name', 'generate.path', 'continue_from',
-                                 'metrics.visqol.bin'])
+@pytest.mark.parametrize(
+    'key',
+    [
+        'datasource.folder',
+        'logging.wandb.name',
+        'generate.path',
+        'continue_from',
+        'metrics.visqol.bin',
+    ],
+)
 def test_paths_and_names_are_taken_as_they_are_typed(present, key, name):
     assert read(f'{key}={name}', present).value == name
     assert read(f'{key}=/data/{name}', present).value == f'/data/{name}'
@@ -63,13 +104,21 @@ def test_an_experiment_with_such_a_path_is_found_again(name, tmp_path, monkeypat
 
 @pytest.mark.parametrize('name', LETTERS)
 def test_a_grid_gives_the_same_values(present, name):
-    argument, = train.main.value_to_argv({'datasource.folder': f'/data/{name}'})
+    (argument,) = train.main.value_to_argv({'datasource.folder': f'/data/{name}'})
     assert read(argument, present).value == f'/data/{name}'
 
 
 def test_a_grid_takes_values_of_every_kind(present):
-    values = {'optim.lr': 1e-3, 'optim.max_norm': None, 'rvq.q_dropout': False, 'seanet.ratios': [8, 5], 'seed': 3,
-              'seanet.activation_params': {'alpha': 0.5}, 'seanet.norm': 'none', 'seanet.pad_mode': 'é'}
+    values = {
+        'optim.lr': 1e-3,
+        'optim.max_norm': None,
+        'rvq.q_dropout': False,
+        'seanet.ratios': [8, 5],
+        'seed': 3,
+        'seanet.activation_params': {'alpha': 0.5},
+        'seanet.norm': 'none',
+        'seanet.pad_mode': 'é',
+    }
     argv = train.main.value_to_argv([{'solver': 'compression/debug'}, values, 'optim.epochs=2'])
     assert argv[0] == 'solver=compression/debug'
     assert [read(argument, present).value for argument in argv[1:]] == [*values.values(), 2]
@@ -87,31 +136,40 @@ def test_strings_of_components_are_taken_literally_too():
     assert cfg.seanet.norm == 'none'
 
 
-@pytest.mark.parametrize(('argument', 'expected'), [
-    ('optim.lr=1e-3,2e-3', 'optim.lr=1e-3,2e-3: these are several values, and a run takes one; a file in grids/'),
-    ('seed=[1', "cannot be read: "),
-    ('seanet.ratios=8,5', 'these are several values'),
-    ('seanet.ratios=[8,é]', """If the value is a string, quote it: 'seanet.ratios="[8,é]"'"""),
-    ('word', "override 'word': expected key=value, e.g. dataset.batch_size=16"),
-])
+@pytest.mark.parametrize(
+    ('argument', 'expected'),
+    [
+        (
+            'optim.lr=1e-3,2e-3',
+            'optim.lr=1e-3,2e-3: these are several values, and a run takes one; a file in grids/',
+        ),
+        ('seed=[1', 'cannot be read: '),
+        ('seanet.ratios=8,5', 'these are several values'),
+        ('seanet.ratios=[8,é]', """If the value is a string, quote it: 'seanet.ratios="[8,é]"'"""),
+        ('word', "override 'word': expected key=value, e.g. dataset.batch_size=16"),
+    ],
+)
 def test_what_cannot_be_read_says_what_to_type(argument, expected):
-    found, = problems(argument)
+    (found,) = problems(argument)
     assert expected in found
     assert 'multirun' not in found
 
 
-@pytest.mark.parametrize(('argument', 'key', 'value'), [
-    ('dataset.valid.segment_duration=2.0', 'dataset.valid.segment_duration', 2.0),
-    ('dataset.evaluate.segment_duration=null', 'dataset.evaluate.segment_duration', None),
-    ('dataset.valid.batch_size=4', 'dataset.valid.batch_size', 4),
-    ('optim.optimizer.eps=1e-6', 'optim.optimizer.eps', 1e-6),
-    ('model.segment_duration=1.0', 'model.segment_duration', 1.0),
-    ('metrics.mel.n_fft=2048', 'metrics.mel.n_fft', 2048),
-    ('losses.sisnr.overlap=0.25', 'losses.sisnr.overlap', 0.25),
-    ('balancer.epsilon=1e-10', 'balancer.epsilon', 1e-10),
-    ('adversarial.normalize=false', 'adversarial.normalize', False),
-    ('optim.schedule.last_epoch=-1', 'optim.schedule.last_epoch', -1),
-])
+@pytest.mark.parametrize(
+    ('argument', 'key', 'value'),
+    [
+        ('dataset.valid.segment_duration=2.0', 'dataset.valid.segment_duration', 2.0),
+        ('dataset.evaluate.segment_duration=null', 'dataset.evaluate.segment_duration', None),
+        ('dataset.valid.batch_size=4', 'dataset.valid.batch_size', 4),
+        ('optim.optimizer.eps=1e-6', 'optim.optimizer.eps', 1e-6),
+        ('model.segment_duration=1.0', 'model.segment_duration', 1.0),
+        ('metrics.mel.n_fft=2048', 'metrics.mel.n_fft', 2048),
+        ('losses.sisnr.overlap=0.25', 'losses.sisnr.overlap', 0.25),
+        ('balancer.epsilon=1e-10', 'balancer.epsilon', 1e-10),
+        ('adversarial.normalize=false', 'adversarial.normalize', False),
+        ('optim.schedule.last_epoch=-1', 'optim.schedule.last_epoch', -1),
+    ],
+)
 def test_an_argument_that_the_class_takes_needs_no_plus(argument, key, value):
     for typed in (argument, f'+{argument}', f'++{argument}'):
         cfg = compose(typed)
@@ -119,25 +177,37 @@ def test_an_argument_that_the_class_takes_needs_no_plus(argument, key, value):
         assert OmegaConf.select(cfg, key) == value
 
 
-@pytest.mark.parametrize(('argument', 'expected'), [
-    ('optim.optimizer.epz=1', "there is no key 'optim.optimizer.epz'; did you mean 'optim.optimizer.eps'?"),
-    ('dataset.valid.bach_size=4', "there is no key 'dataset.valid.bach_size'; did you mean"),
-    ('optim.lrr=1', "there is no key 'optim.lrr'; did you mean 'optim.lr'?"),
-    ('autocast=bfloat16', "there is no key 'autocast'; did you mean 'precision.autocast'?"),
-    ('adversarial.lr=1', "there is no key 'adversarial.lr'; did you mean 'adversarial.optimizer.lr'?"),
-    ('foo=1', "there is no key 'foo'"),
-    ('+foo=1', "+foo=1: nothing reads the key 'foo'"),
-    ('++foo.bar=1', "++foo.bar=1: nothing reads the key 'foo'"),
-    ('+optim.lr=1', '+optim.lr=1: the key optim.lr exists; type optim.lr=1'),
-    ('~optim.lrr', "there is no key 'optim.lrr'"),
-    ('losses={}', 'losses={}: changes nothing'),
-    ('rvq={}', 'rvq={}: changes nothing; set keys in it, e.g. rvq.n_q=...'),
-    ('seanet=3', "seanet=3: 'seanet' is a section"),
-    ('model.encoder=null', "model.encoder=null: 'model.encoder' is a section"),
-    ('model.quantizer={}', 'model.quantizer={}: changes nothing'),
-    ('model.quantizer=abc', "model.quantizer=abc: 'model.quantizer' is a section"),
-    ('losses.msspecc.weight=1', "there is no key 'losses.msspecc.weight'; did you mean 'losses.msspec.weight'?"),
-])
+@pytest.mark.parametrize(
+    ('argument', 'expected'),
+    [
+        (
+            'optim.optimizer.epz=1',
+            "there is no key 'optim.optimizer.epz'; did you mean 'optim.optimizer.eps'?",
+        ),
+        ('dataset.valid.bach_size=4', "there is no key 'dataset.valid.bach_size'; did you mean"),
+        ('optim.lrr=1', "there is no key 'optim.lrr'; did you mean 'optim.lr'?"),
+        ('autocast=bfloat16', "there is no key 'autocast'; did you mean 'precision.autocast'?"),
+        (
+            'adversarial.lr=1',
+            "there is no key 'adversarial.lr'; did you mean 'adversarial.optimizer.lr'?",
+        ),
+        ('foo=1', "there is no key 'foo'"),
+        ('+foo=1', "+foo=1: nothing reads the key 'foo'"),
+        ('++foo.bar=1', "++foo.bar=1: nothing reads the key 'foo'"),
+        ('+optim.lr=1', '+optim.lr=1: the key optim.lr exists; type optim.lr=1'),
+        ('~optim.lrr', "there is no key 'optim.lrr'"),
+        ('losses={}', 'losses={}: changes nothing'),
+        ('rvq={}', 'rvq={}: changes nothing; set keys in it, e.g. rvq.n_q=...'),
+        ('seanet=3', "seanet=3: 'seanet' is a section"),
+        ('model.encoder=null', "model.encoder=null: 'model.encoder' is a section"),
+        ('model.quantizer={}', 'model.quantizer={}: changes nothing'),
+        ('model.quantizer=abc', "model.quantizer=abc: 'model.quantizer' is a section"),
+        (
+            'losses.msspecc.weight=1',
+            "there is no key 'losses.msspecc.weight'; did you mean 'losses.msspec.weight'?",
+        ),
+    ],
+)
 def test_keys_that_mean_nothing_are_refused(argument, expected):
     assert any(expected in problem for problem in problems(argument)), problems(argument)
 
@@ -160,7 +230,9 @@ def test_a_key_can_be_deleted():
 
 @pytest.mark.parametrize('sign', ['', '+', '++'])
 def test_a_new_component_needs_no_plus(sign):
-    cfg = compose(f'{sign}losses.smooth={{_target_: torch.nn.SmoothL1Loss, beta: 0.1, weight: 0.5}}')
+    cfg = compose(
+        f'{sign}losses.smooth={{_target_: torch.nn.SmoothL1Loss, beta: 0.1, weight: 0.5}}'
+    )
     validate(cfg)
     assert (cfg.losses.smooth.beta, cfg.losses.smooth.weight) == (0.1, 0.5)
 
@@ -175,7 +247,16 @@ def test_a_new_section_that_the_files_refer_to_may_be_added():
 
 
 def test_an_override_is_read_as_hydra_reads_it(present):
-    values = {argument: read(argument, present).value for argument in (
-        'seed=3', 'optim.lr=1e-3', 'optim.max_norm=null', 'rvq.q_dropout=true', 'seanet.ratios=[8, 5]',
-        'seanet.activation_params={alpha: 0.5}', 'seanet.norm=none')}
+    values = {
+        argument: read(argument, present).value
+        for argument in (
+            'seed=3',
+            'optim.lr=1e-3',
+            'optim.max_norm=null',
+            'rvq.q_dropout=true',
+            'seanet.ratios=[8, 5]',
+            'seanet.activation_params={alpha: 0.5}',
+            'seanet.norm=none',
+        )
+    }
     assert list(values.values()) == [3, 1e-3, None, True, [8, 5], {'alpha': 0.5}, 'none']

@@ -9,16 +9,37 @@ from audiocodec.recipe.receptive_field import reads
 SETTINGS = [
     {'causal': True, 'ratios': [3, 2]},
     {'causal': False, 'ratios': [3, 2]},
-    {'causal': True, 'ratios': [2, 3], 'kernel_size': 3, 'last_kernel_size': 5, 'n_residual_layers': 3},
-    {'causal': False, 'ratios': [2, 3], 'kernel_size': 4, 'last_kernel_size': 6, 'n_residual_layers': 2,
-     'dilation_base': 3, 'true_skip': False},
+    {
+        'causal': True,
+        'ratios': [2, 3],
+        'kernel_size': 3,
+        'last_kernel_size': 5,
+        'n_residual_layers': 3,
+    },
+    {
+        'causal': False,
+        'ratios': [2, 3],
+        'kernel_size': 4,
+        'last_kernel_size': 6,
+        'n_residual_layers': 2,
+        'dilation_base': 3,
+        'true_skip': False,
+    },
     {'causal': False, 'ratios': [5], 'residual_kernel_size': 5, 'n_residual_layers': 2},
-    {'causal': True, 'ratios': [4], 'residual_kernel_size': 1, 'n_residual_layers': 0, 'pad_mode': 'constant'},
+    {
+        'causal': True,
+        'ratios': [4],
+        'residual_kernel_size': 1,
+        'n_residual_layers': 0,
+        'pad_mode': 'constant',
+    },
 ]
 
 
 def influence(module, inputs, samples):
-    """bool [samples, T_out]: whether the output at each time changes when a sample of the input does."""
+    """bool [samples, T_out]: whether the output at each time changes when a sample of the input
+    does.
+    """
     torch.manual_seed(0)
     plain = torch.randn(1, inputs, samples, dtype=torch.float64)
     changed = plain + torch.eye(samples, dtype=torch.float64)[:, None]
@@ -28,7 +49,9 @@ def influence(module, inputs, samples):
 
 @pytest.mark.parametrize('settings', SETTINGS)
 def test_a_frame_depends_on_exactly_these_samples(settings):
-    encoder = SEANetEncoder(channels=1, dimension=3, n_filters=4, **{'n_residual_layers': 1, **settings}).double()
+    encoder = SEANetEncoder(
+        channels=1, dimension=3, n_filters=4, **{'n_residual_layers': 1, **settings}
+    ).double()
     hop = encoder.hop_length
     frames = 2 * math.ceil(reads(encoder, 0, 0).last - reads(encoder, 0, 0).first) // hop + 4
     changes = influence(encoder, 1, frames * hop)
@@ -40,18 +63,30 @@ def test_a_frame_depends_on_exactly_these_samples(settings):
         assert reads(encoder, 0, 0).last == hop - 1
 
 
-@pytest.mark.parametrize(('settings', 'trim'), [(settings, trim) for settings in SETTINGS for trim in (1., 0.5, 0.)
-                                                if settings['causal'] or trim == 1.])
+@pytest.mark.parametrize(
+    ('settings', 'trim'),
+    [
+        (settings, trim)
+        for settings in SETTINGS
+        for trim in (1.0, 0.5, 0.0)
+        if settings['causal'] or trim == 1.0
+    ],
+)
 def test_a_sample_depends_on_exactly_these_frames(settings, trim):
-    decoder = SEANetDecoder(channels=1, dimension=3, n_filters=4, trim_right_ratio=trim,
-                            **{'n_residual_layers': 1, **settings}).double()
+    decoder = SEANetDecoder(
+        channels=1,
+        dimension=3,
+        n_filters=4,
+        trim_right_ratio=trim,
+        **{'n_residual_layers': 1, **settings},
+    ).double()
     hop, middle = decoder.hop_length, 20
     changes = influence(decoder, 3, 2 * middle + 1)
     for phase in range(hop):
         sample = middle * hop + phase
         found = changes[:, sample].nonzero().flatten().tolist()
         assert (found[0], found[-1]) == reads(decoder, sample, sample)
-    found = changes[:, middle * hop:(middle + 1) * hop].any(1).nonzero().flatten().tolist()
+    found = changes[:, middle * hop : (middle + 1) * hop].any(1).nonzero().flatten().tolist()
     assert reads(decoder, 0, hop - 1) == (found[0] - middle, found[-1] - middle)
 
 

@@ -1,4 +1,6 @@
-"""Two runs that compute different things never share a signature; spelling alone makes no other one."""
+"""Two runs that compute different things never share a signature; spelling alone makes no other
+one.
+"""
 
 import json
 import os
@@ -12,24 +14,35 @@ from audiocodec.recipe.signature import signature_delta
 from audiocodec.utils import config
 
 DEBUG = 'solver=compression/debug'
-RECIPES = ['debug', 'encodec_base_24khz', 'encodec_musicgen_32khz', 'encodec_audiogen_16khz', 'encodec_stereo_48khz']
+RECIPES = [
+    'debug',
+    'encodec_base_24khz',
+    'encodec_musicgen_32khz',
+    'encodec_audiogen_16khz',
+    'encodec_stereo_48khz',
+]
 
 
 def sig(*overrides, recipe='compression/debug'):
     return train.main.get_xp([f'solver={recipe}', *overrides]).sig
 
 
-INLINE = '''# @package _global_
+INLINE = """# @package _global_
 seanet: {dimension: 16}
-rvq: {n_q: 2, bins: 16, q_dropout: false, decay: 0.9, kmeans_init: true, kmeans_iters: 5, threshold_ema_dead_code: 2}
+rvq:
+  {n_q: 2, bins: 16, q_dropout: false, decay: 0.9, kmeans_init: true, kmeans_iters: 5,
+   threshold_ema_dead_code: 2}
 model:
   _target_: audiocodec.models.EncodecModel
   sample_rate: ${sample_rate}
   channels: ${channels}
-  encoder: {_target_: audiocodec.modules.SEANetEncoder, dimension: 16, n_filters: 4, dilation_base: 2}
-  decoder: {_target_: audiocodec.modules.SEANetDecoder, dimension: 16, n_filters: 4, dilation_base: 2}
-  quantizer: {_target_: audiocodec.quantization.ResidualVectorQuantizer, dimension: 16, n_q: 2, bins: 16}
-'''
+  encoder:
+    {_target_: audiocodec.modules.SEANetEncoder, dimension: 16, n_filters: 4, dilation_base: 2}
+  decoder:
+    {_target_: audiocodec.modules.SEANetDecoder, dimension: 16, n_filters: 4, dilation_base: 2}
+  quantizer:
+    {_target_: audiocodec.quantization.ResidualVectorQuantizer, dimension: 16, n_q: 2, bins: 16}
+"""
 
 
 def test_parts_written_inline_in_a_model_file_count(config_folder):
@@ -37,9 +50,17 @@ def test_parts_written_inline_in_a_model_file_count(config_folder):
     path.write_text(INLINE)
     overrides = ['model=inline', 'sample_rate=16000']
     base = sig(*overrides)
-    changed = {key: sig(*overrides, f'model.{key}') for key in (
-        'encoder.n_filters=64', 'encoder.dilation_base=3', 'decoder.dilation_base=3', 'quantizer.bins=32',
-        'quantizer.decay=0.9', 'encoder.causal=true')}
+    changed = {
+        key: sig(*overrides, f'model.{key}')
+        for key in (
+            'encoder.n_filters=64',
+            'encoder.dilation_base=3',
+            'decoder.dilation_base=3',
+            'quantizer.bins=32',
+            'quantizer.decay=0.9',
+            'encoder.causal=true',
+        )
+    }
     assert len({base, *changed.values()}) == 1 + len(changed)
     path.write_text(INLINE.replace('n_filters: 4', 'n_filters: 64'))
     assert sig(*overrides) != base  # edited in place: another model, another experiment
@@ -47,7 +68,9 @@ def test_parts_written_inline_in_a_model_file_count(config_folder):
 
 def test_a_recipe_counts_by_what_it_says(config_folder):
     path = config_folder / 'solver' / 'compression' / 'mine.yaml'
-    path.write_text('# @package _global_\ndefaults:\n  - compression/debug\n  - _self_\noptim: {lr: 1.0e-3}\n')
+    path.write_text(
+        '# @package _global_\ndefaults:\n  - compression/debug\n  - _self_\noptim: {lr: 1.0e-3}\n'
+    )
     first = sig(recipe='compression/mine')
     assert first == sig('optim.lr=1e-3')
     path.write_text(path.read_text().replace('1.0e-3', '2.0e-3'))
@@ -68,7 +91,9 @@ def another(value):
 @pytest.mark.slow
 def test_every_leaf_of_every_recipe_changes_the_signature_unless_excluded():
     excluded = train.main.dora.is_excluded
-    recipes = [compose(train.main.full_config_path, [f'solver=compression/{name}']) for name in RECIPES]
+    recipes = [
+        compose(train.main.full_config_path, [f'solver=compression/{name}']) for name in RECIPES
+    ]
     leaves = {}
     for composed in recipes:
         for key, value in config.leaf_items(config.unresolved(composed.cfg)):
@@ -90,28 +115,65 @@ def test_every_leaf_of_every_recipe_changes_the_signature_unless_excluded():
     assert len(seen) > 100
 
 
-# Excluded keys, with a value that a run of two updates survives. They change nothing that is computed: shown below,
-# bit for bit. Left out: the device and its memory format, compiled code and the number of threads, which change the
-# order in which a sum is computed; and what a run does instead of training (show, execute_only, benchmark_no_load).
-HARMLESS = ['dataset.num_workers=1', 'dataset.train.num_workers=1', 'dataset.max_bad_fraction=0.5',
-            'datasource.max_sample_rate=96000', 'datasource.max_channels=8', 'optim.epochs=9', 'optim.max_skipped=3',
-            'optim.total_updates=77', 'checkpoint.every_updates=1', 'checkpoint.save_every=1', 'checkpoint.keep_last=1',
-            'logging.level=WARNING', 'logging.log_updates=2', 'logging.warn_codebook_usage=0.9',
-            'logging.warn_discriminator=0.5', 'logging.tensorboard=true', 'logging.tensorboard_items=1',
-            'valid.every=null', 'evaluate.every=7', 'generate.every=7', 'generate.path=elsewhere',
-            'generate.audio.format=flac', 'metrics.mel.n_mels=32', 'dataset.generate.num_samples=1',
-            'dataset.evaluate.num_samples=1', 'dataset.evaluate.segment_duration=2.0', 'allow_targets=[mine.]']
+# Excluded keys, with a value that a run of two updates survives. They change nothing that is
+# computed: shown below, bit for bit. Left out: the device and its memory format, compiled code and
+# the number of threads, which change the order in which a sum is computed; and what a run does
+# instead of training (show, execute_only, benchmark_no_load).
+HARMLESS = [
+    'dataset.num_workers=1',
+    'dataset.train.num_workers=1',
+    'dataset.max_bad_fraction=0.5',
+    'datasource.max_sample_rate=96000',
+    'datasource.max_channels=8',
+    'optim.epochs=9',
+    'optim.max_skipped=3',
+    'optim.total_updates=77',
+    'checkpoint.every_updates=1',
+    'checkpoint.save_every=1',
+    'checkpoint.keep_last=1',
+    'logging.level=WARNING',
+    'logging.log_updates=2',
+    'logging.warn_codebook_usage=0.9',
+    'logging.warn_discriminator=0.5',
+    'logging.tensorboard=true',
+    'logging.tensorboard_items=1',
+    'valid.every=null',
+    'evaluate.every=7',
+    'generate.every=7',
+    'generate.path=elsewhere',
+    'generate.audio.format=flac',
+    'metrics.mel.n_mels=32',
+    'dataset.generate.num_samples=1',
+    'dataset.evaluate.num_samples=1',
+    'dataset.evaluate.segment_duration=2.0',
+    'allow_targets=[mine.]',
+]
 
-SMALL = ['device=cpu', 'seanet.n_filters=2', 'seanet.dimension=8', 'rvq.n_q=2', 'rvq.bins=8', 'dataset.batch_size=2',
-         'dataset.segment_duration=0.2', 'dataset.num_workers=0', 'optim.epochs=1', 'optim.updates_per_epoch=2',
-         'evaluate.every=null', 'generate.every=null', 'logging.tensorboard=false']
+SMALL = [
+    'device=cpu',
+    'seanet.n_filters=2',
+    'seanet.dimension=8',
+    'rvq.n_q=2',
+    'rvq.bins=8',
+    'dataset.batch_size=2',
+    'dataset.segment_duration=0.2',
+    'dataset.num_workers=0',
+    'optim.epochs=1',
+    'optim.updates_per_epoch=2',
+    'evaluate.every=null',
+    'generate.every=null',
+    'logging.tensorboard=false',
+]
 
 
 @pytest.fixture(scope='module')
 def updated(tmp_path_factory):
     """The state of a small run after two updates, with overrides."""
+
     def run(*overrides):
-        xp = train.main.get_xp([DEBUG, *SMALL, *overrides, f'dora.dir={tmp_path_factory.mktemp("xps")}'])
+        xp = train.main.get_xp(
+            [DEBUG, *SMALL, *overrides, f'dora.dir={tmp_path_factory.mktemp("xps")}']
+        )
         train.main.init_xp(xp)
         with xp.enter(stack=True):
             solver = train.get_solver(xp.cfg)
@@ -146,8 +208,10 @@ def test_every_excluded_key_is_tried_or_said_why_not():
     assert set(patterns) - shown - rounding - instead == set()
 
 
-@pytest.mark.parametrize('spellings', [
-    ['data', 'data/', './data', 'data//', 'data/.', 'x/../data'], ['~/data', '~/data/']])
+@pytest.mark.parametrize(
+    'spellings',
+    [['data', 'data/', './data', 'data//', 'data/.', 'x/../data'], ['~/data', '~/data/']],
+)
 def test_spellings_of_a_path_are_one_experiment(spellings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('HOME', str(tmp_path))
@@ -176,17 +240,33 @@ def test_a_relative_path_is_the_same_experiment_from_anywhere_once_stored(tmp_pa
     assert sig('datasource.train=data') != first.sig  # another folder
 
 
-@pytest.mark.parametrize('spellings', [
-    ['optim.max_norm=1', 'optim.max_norm=1.0', '++optim.max_norm=1', 'optim.max_norm=10e-1'],
-    ['losses.l1.weight=0', 'losses.l1.weight=0.0', 'losses.l1.weight=-0.0'],
-    ['optim.lr=6e-3', 'optim.lr=0.006', 'seed=2036', 'channels=1', 'schedule=constant', 'model=encodec',
-     'seanet.ratios=[8,5,4,2]', 'dset=audio/example', 'sample_rate=16000', 'adversarial=none'],
-    ['optim.optimizer.betas=[0,1]', 'optim.optimizer.betas=[0.0,1.0]'],
-    ['optim.lr=1 seed=1', 'seed=1 optim.lr=1', 'seed=2 optim.lr=1 seed=1'],
-    ['losses.l1={weight: 3}', 'losses.l1.weight=3'],
-])
+@pytest.mark.parametrize(
+    'spellings',
+    [
+        ['optim.max_norm=1', 'optim.max_norm=1.0', '++optim.max_norm=1', 'optim.max_norm=10e-1'],
+        ['losses.l1.weight=0', 'losses.l1.weight=0.0', 'losses.l1.weight=-0.0'],
+        [
+            'optim.lr=6e-3',
+            'optim.lr=0.006',
+            'seed=2036',
+            'channels=1',
+            'schedule=constant',
+            'model=encodec',
+            'seanet.ratios=[8,5,4,2]',
+            'dset=audio/example',
+            'sample_rate=16000',
+            'adversarial=none',
+        ],
+        ['optim.optimizer.betas=[0,1]', 'optim.optimizer.betas=[0.0,1.0]'],
+        ['optim.lr=1 seed=1', 'seed=1 optim.lr=1', 'seed=2 optim.lr=1 seed=1'],
+        ['losses.l1={weight: 3}', 'losses.l1.weight=3'],
+    ],
+)
 def test_spellings_of_a_value_are_one_experiment(spellings):
-    assert len({sig(*typed.split()) if 'weight:' not in typed else sig(typed) for typed in spellings}) == 1
+    assert (
+        len({sig(*typed.split()) if 'weight:' not in typed else sig(typed) for typed in spellings})
+        == 1
+    )
 
 
 def test_true_is_not_one():
@@ -198,7 +278,8 @@ def test_the_length_of_a_schedule_counts_where_it_is_used():
     cosine = {epochs: sig('schedule=cosine', f'optim.epochs={epochs}') for epochs in (3, 4)}
     assert cosine[3] != cosine[4]
     assert sig('schedule=cosine', 'optim.epochs=3', 'optim.total_updates=80') == sig(
-        'schedule=cosine', 'optim.epochs=4', 'optim.total_updates=80')
+        'schedule=cosine', 'optim.epochs=4', 'optim.total_updates=80'
+    )
 
 
 def test_what_the_environment_says_counts(monkeypatch):

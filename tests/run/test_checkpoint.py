@@ -15,14 +15,18 @@ from audiocodec.utils.errors import RunError
 
 
 def content():
-    return {'format': checkpoint.CHECKPOINT_FORMAT, 'version': 1, 'state': {'w': torch.arange(1000.)}}
+    return {
+        'format': checkpoint.CHECKPOINT_FORMAT,
+        'version': 1,
+        'state': {'w': torch.arange(1000.0)},
+    }
 
 
 def test_what_is_saved_is_loaded(tmp_path):
     path = tmp_path / 'checkpoint.th'
     checkpoint.save(content(), path)
     loaded = checkpoint.load_checkpoint(path)
-    assert torch.equal(loaded['state']['w'], torch.arange(1000.))
+    assert torch.equal(loaded['state']['w'], torch.arange(1000.0))
     assert os.listdir(tmp_path) == ['checkpoint.th']
 
 
@@ -87,24 +91,45 @@ def test_newer_and_other_formats_are_refused(tmp_path):
 
 
 def test_prune_keeps_the_newest_by_number(tmp_path):
-    for name in ('checkpoint.th', 'checkpoint_2.th', 'checkpoint_9.th', 'checkpoint_10.th', 'checkpoint_x.th'):
+    for name in (
+        'checkpoint.th',
+        'checkpoint_2.th',
+        'checkpoint_9.th',
+        'checkpoint_10.th',
+        'checkpoint_x.th',
+    ):
         (tmp_path / name).touch()
     checkpoint.prune(tmp_path, 'checkpoint_*.th', keep=2)
-    assert sorted(os.listdir(tmp_path)) == ['checkpoint.th', 'checkpoint_10.th', 'checkpoint_9.th', 'checkpoint_x.th']
+    assert sorted(os.listdir(tmp_path)) == [
+        'checkpoint.th',
+        'checkpoint_10.th',
+        'checkpoint_9.th',
+        'checkpoint_x.th',
+    ]
     checkpoint.prune(tmp_path, 'checkpoint_*.th', keep=None)
     assert len(os.listdir(tmp_path)) == 4
 
 
 def test_safetensors_hold_exported_models_whole(tmp_path):
     path = tmp_path / 'model.safetensors'
-    content = {'format': checkpoint.MODEL_FORMAT, 'version': 1, 'sig': '12345678', 'epoch': None, 'rate': 0.5,
-               'config': 'model: {a: "é"}\n',
-               'state': {'w': torch.arange(6.).view(2, 3).t(), 'n': torch.tensor(3),
-                         'b': torch.ones(2, dtype=torch.bool)}}
+    content = {
+        'format': checkpoint.MODEL_FORMAT,
+        'version': 1,
+        'sig': '12345678',
+        'epoch': None,
+        'rate': 0.5,
+        'config': 'model: {a: "é"}\n',
+        'state': {
+            'w': torch.arange(6.0).view(2, 3).t(),
+            'n': torch.tensor(3),
+            'b': torch.ones(2, dtype=torch.bool),
+        },
+    }
     checkpoint.save(content, path)
     loaded = checkpoint.load(path)
     assert {key: value for key, value in loaded.items() if key != 'state'} == {
-        key: value for key, value in content.items() if key != 'state'}
+        key: value for key, value in content.items() if key != 'state'
+    }
     for name, value in content['state'].items():
         assert torch.equal(loaded['state'][name], value)
         assert loaded['state'][name].dtype == value.dtype
@@ -121,7 +146,9 @@ def test_safetensors_of_others_are_their_tensors(tmp_path):
 
 
 def test_safetensors_hold_nothing_else(tmp_path):
-    with pytest.raises(ValueError, match=r"hold exported models only, not 'audiocodec\.checkpoint'"):
+    with pytest.raises(
+        ValueError, match=r"hold exported models only, not 'audiocodec\.checkpoint'"
+    ):
         checkpoint.save(content(), tmp_path / 'checkpoint.safetensors')
     assert os.listdir(tmp_path) == []
 
@@ -131,28 +158,41 @@ def test_truncated_safetensors(tmp_path, keep):
     path = tmp_path / 'a.safetensors'
     save_file({'a': torch.ones(30)}, path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r'a\.safetensors cannot be read as safetensors \(.*\): it is'):
+    with pytest.raises(
+        ValueError, match=r'a\.safetensors cannot be read as safetensors \(.*\): it is'
+    ):
         checkpoint.load(path)
 
 
 def test_damaged_metadata(tmp_path):
-    save_file({'a': torch.ones(3)}, tmp_path / 'a.safetensors',
-              metadata={'format': checkpoint.MODEL_FORMAT, 'version': '{'})
-    with pytest.raises(ValueError, match=r'a\.safetensors is an exported model with damaged metadata'):
+    save_file(
+        {'a': torch.ones(3)},
+        tmp_path / 'a.safetensors',
+        metadata={'format': checkpoint.MODEL_FORMAT, 'version': '{'},
+    )
+    with pytest.raises(
+        ValueError, match=r'a\.safetensors is an exported model with damaged metadata'
+    ):
         checkpoint.load(tmp_path / 'a.safetensors')
 
 
-@pytest.mark.parametrize(('start', 'message'), [
-    (b'', 'it is empty'),
-    (b'version https://git-lfs.github.com/spec/v1\noid sha256:1\n', r'pointer of Git LFS .* `git lfs pull` fetches'),
-    (b'\n<!DOCTYPE html><html>', 'it is a web page'),
-    (b'RIFF\x00\x00\x00\x00WAVE', 'it is audio'),
-    (b'\x1f\x8b\x08\x00', 'unpack it first'),
-    (b'PK\x03\x04\x00\x00', 'a zip archive that is truncated'),
-    (b'\x80\x02}q\x00(', 'a pickle that is truncated'),
-    (b'sample_rate: 24000', "it is a text .18 bytes., which begins with 'sample_rate"),
-    (b'\xff\xfe\x00\x01', r'of an unknown format \(4 bytes, the first are ff fe 00 01\)'),
-])
+@pytest.mark.parametrize(
+    ('start', 'message'),
+    [
+        (b'', 'it is empty'),
+        (
+            b'version https://git-lfs.github.com/spec/v1\noid sha256:1\n',
+            r'pointer of Git LFS .* `git lfs pull` fetches',
+        ),
+        (b'\n<!DOCTYPE html><html>', 'it is a web page'),
+        (b'RIFF\x00\x00\x00\x00WAVE', 'it is audio'),
+        (b'\x1f\x8b\x08\x00', 'unpack it first'),
+        (b'PK\x03\x04\x00\x00', 'a zip archive that is truncated'),
+        (b'\x80\x02}q\x00(', 'a pickle that is truncated'),
+        (b'sample_rate: 24000', "it is a text .18 bytes., which begins with 'sample_rate"),
+        (b'\xff\xfe\x00\x01', r'of an unknown format \(4 bytes, the first are ff fe 00 01\)'),
+    ],
+)
 @pytest.mark.parametrize('name', ['file.th', 'file.safetensors'])
 def test_what_was_found_instead_is_said(tmp_path, start, message, name):
     (tmp_path / name).write_bytes(start)
@@ -193,7 +233,10 @@ def test_a_checkpoint_of_the_first_version_is_taken_for_the_end_of_an_epoch(tmp_
 @pytest.mark.parametrize('version', [0, -1, '2', None])
 def test_a_version_that_never_was_is_refused_by_name(tmp_path, version):
     checkpoint.save({**content(), 'version': version}, tmp_path / 'a.th')
-    with pytest.raises(ValueError, match=f'a.th has no format version that there ever was: {version!r}, expected 1 to'):
+    with pytest.raises(
+        ValueError,
+        match=f'a.th has no format version that there ever was: {version!r}, expected 1 to',
+    ):
         checkpoint.load_checkpoint(tmp_path / 'a.th')
 
 
@@ -218,10 +261,15 @@ def test_a_full_disk_is_a_message_and_the_old_file_stays(small_disk):
     path = small_disk / 'a.th'
     checkpoint.save(content(), path)
     before = path.read_bytes()
-    with pytest.raises(RunError, match=(
-            r'a\.th could not be written \(the one there is intact\): No space left on device: free space on the disk '
-            r'of .* \(\d MB are free\) and start again$')):
-        checkpoint.save({**content(), 'state': {'w': torch.randn(10 ** 6)}}, path)
+    with pytest.raises(
+        RunError,
+        match=(
+            r'a\.th could not be written \(the one there is intact\): No space left on device: '
+            r'free space on the disk '
+            r'of .* \(\d MB are free\) and start again$'
+        ),
+    ):
+        checkpoint.save({**content(), 'state': {'w': torch.randn(10**6)}}, path)
     assert path.read_bytes() == before
     assert os.listdir(small_disk) == ['a.th']
 
@@ -244,14 +292,21 @@ def is_folder(handle):
 
 @pytest.mark.parametrize('name', ['a.th', 'a.safetensors'])
 @pytest.mark.parametrize('number', [errno.EINVAL, errno.ENOTSUP, errno.EACCES])
-def test_mounts_without_fsync_of_folders_and_without_permissions(tmp_path, monkeypatch, number, name):
+def test_mounts_without_fsync_of_folders_and_without_permissions(
+    tmp_path, monkeypatch, number, name
+):
     """CIFS, sshfs, exFAT, mounts of object stores."""
     refused(monkeypatch, 'fsync', number, is_folder)
     refused(monkeypatch, 'chmod', number)
-    model = {'format': checkpoint.MODEL_FORMAT, 'version': 1, 'config': '', 'state': {'w': torch.arange(5.)}}
+    model = {
+        'format': checkpoint.MODEL_FORMAT,
+        'version': 1,
+        'config': '',
+        'state': {'w': torch.arange(5.0)},
+    }
     for _ in range(2):
         checkpoint.save(model, tmp_path / name)
-    assert torch.equal(checkpoint.load(tmp_path / name)['state']['w'], torch.arange(5.))
+    assert torch.equal(checkpoint.load(tmp_path / name)['state']['w'], torch.arange(5.0))
     assert os.listdir(tmp_path) == [name]
 
 
@@ -274,21 +329,30 @@ def test_permissions_are_those_of_the_umask(tmp_path, mask, mode):
     assert stat.S_IMODE((tmp_path / 'a.th').stat().st_mode) == mode
 
 
-@pytest.mark.parametrize(('number', 'end'), [
-    (errno.EROFS, 'is mounted read-only; choose another folder'),
-    (errno.EACCES, 'choose another folder'),
-    (errno.EDQUOT, "or have this user's quota raised, and start again"),
-    (errno.EIO, r'Input/output error'),
-])
-def test_what_refuses_a_checkpoint_is_said_with_advice_that_fits(tmp_path, monkeypatch, number, end):
+@pytest.mark.parametrize(
+    ('number', 'end'),
+    [
+        (errno.EROFS, 'is mounted read-only; choose another folder'),
+        (errno.EACCES, 'choose another folder'),
+        (errno.EDQUOT, "or have this user's quota raised, and start again"),
+        (errno.EIO, r'Input/output error'),
+    ],
+)
+def test_what_refuses_a_checkpoint_is_said_with_advice_that_fits(
+    tmp_path, monkeypatch, number, end
+):
     refused(monkeypatch, 'fsync', number)
-    with pytest.raises(RunError, match=rf'a\.th could not be written \(there is none yet\): .*{end}$'):
+    with pytest.raises(
+        RunError, match=rf'a\.th could not be written \(there is none yet\): .*{end}$'
+    ):
         checkpoint.save(content(), tmp_path / 'a.th')
     assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(RunError, match=r'no/a\.th could not be written \(there is none yet\): No such file'):
+    with pytest.raises(
+        RunError, match=r'no/a\.th could not be written \(there is none yet\): No such file'
+    ):
         checkpoint.save(content(), tmp_path / 'no' / 'a.th')
 
 
@@ -297,7 +361,9 @@ def test_a_file_that_a_mount_has_cut_short_does_not_replace_the_old_one(tmp_path
     checkpoint.save(content(), path)
     before = path.read_bytes()
     monkeypatch.setattr(os, 'fsync', lambda handle: os.ftruncate(handle, 1000))
-    with pytest.raises(RunError, match=r'was not replaced: its end in the new file reads back otherwise'):
+    with pytest.raises(
+        RunError, match=r'was not replaced: its end in the new file reads back otherwise'
+    ):
         checkpoint.save(content(), path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ['a.th']

@@ -25,9 +25,15 @@ def poison(solver, updates, value=float('nan')):
 
 
 def weights(solver):
-    return copy.deepcopy([solver.model.state_dict(), solver.adversaries.discriminators.state_dict(),
-                          solver.optimizer.state_dict(), solver.adversaries.optimizer.state_dict(),
-                          solver.balancer.state_dict()])
+    return copy.deepcopy(
+        [
+            solver.model.state_dict(),
+            solver.adversaries.discriminators.state_dict(),
+            solver.optimizer.state_dict(),
+            solver.adversaries.optimizer.state_dict(),
+            solver.balancer.state_dict(),
+        ]
+    )
 
 
 def tensors(state):
@@ -50,7 +56,13 @@ def test_a_skipped_update_changes_nothing(make_solver, fused, value):
     metrics = solver.run_step(bad)
     assert metrics['skipped']
     after = weights(solver)
-    names = ['codebooks.updates', 'codebooks.cluster_size', 'codebooks.embed', 'codebooks.usage', 'codebooks.dead']
+    names = [
+        'codebooks.updates',
+        'codebooks.cluster_size',
+        'codebooks.embed',
+        'codebooks.usage',
+        'codebooks.dead',
+    ]
     for name, tensor in before[0].items():  # codebooks learn from the finite vectors of the batch
         if not any(part in name for part in names):
             assert torch.equal(after[0][name], tensor), name
@@ -75,8 +87,11 @@ def test_discriminators_that_are_not_finite_skip_the_whole_update(make_solver, m
     assert metrics['skipped']
     for one, other in zip(tensors(before[1:4]), tensors(weights(solver)[1:4])):
         assert torch.equal(one, other)
-    learnt = [name for name, tensor in before[0].items() if 'codebooks' not in name and not torch.equal(
-        tensor, solver.model.state_dict()[name])]
+    learnt = [
+        name
+        for name, tensor in before[0].items()
+        if 'codebooks' not in name and not torch.equal(tensor, solver.model.state_dict()[name])
+    ]
     assert learnt == []
 
 
@@ -96,7 +111,10 @@ def test_the_batch_is_kept_and_the_means_are_clean(make_solver):
     wav, infos = list(solver.dataloaders['train'])[2]
     for item, reference, info in zip(kept['items'], wav, infos):
         assert (item['meta']['path'], item['seek_time'], item['index']) == (
-            str(info.meta.path), info.seek_time, info.index)
+            str(info.meta.path),
+            info.seek_time,
+            info.index,
+        )
         audio, rate = soundfile.read(path.parent / item['audio'], dtype='float32')
         assert rate == 16000
         assert np.array_equal(audio, reference[0].numpy())
@@ -127,6 +145,12 @@ def test_ratios_and_norms_are_metrics(make_solver):
     ratios = [value for name, value in train.items() if name.startswith('ratio_')]
     assert len(ratios) == 4
     assert sum(ratios) == pytest.approx(1, abs=1e-5)
-    assert {'grad_norm', 'd_grad_norm', 'd_msstftd_real_acc', 'd_msstftd_fake_acc', 'data_wait',
-            'skipped'} <= set(train)
+    assert {
+        'grad_norm',
+        'd_grad_norm',
+        'd_msstftd_real_acc',
+        'd_msstftd_fake_acc',
+        'data_wait',
+        'skipped',
+    } <= set(train)
     assert 0 <= train['data_wait'] <= 1

@@ -20,11 +20,13 @@ def kept_epoch(folder, name='checkpoint_best.th'):
 
 
 def follow(folder, values, key='valid.mel', higher_is_better=False):
-    """The kept epoch after each of several epochs; None stands for one in which the stage did not run."""
+    """The kept epoch after each of several epochs; None stands for one in which the stage did not
+    run.
+    """
     history, found = [], []
     for epoch, value in enumerate(values, start=1):
         stage, metric = key.split('.')
-        history.append({} if value is None else {stage: {metric: value, 'duration': 1.}})
+        history.append({} if value is None else {stage: {metric: value, 'duration': 1.0}})
         kept.keep_best(write(folder, epoch), history, key, higher_is_better)
         found.append(kept_epoch(folder))
     return found
@@ -32,39 +34,55 @@ def follow(folder, values, key='valid.mel', higher_is_better=False):
 
 def test_the_best_epoch_is_kept(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
-        assert follow(tmp_path, [3., 2., 2.5, None, float('nan'), 2., 1.9]) == [1, 2, 2, 2, 2, 2, 7]
+        assert follow(tmp_path, [3.0, 2.0, 2.5, None, float('nan'), 2.0, 1.9]) == [
+            1,
+            2,
+            2,
+            2,
+            2,
+            2,
+            7,
+        ]
     assert [record.getMessage() for record in caplog.records] == [
         f'best valid.mel so far: {value}, of epoch {epoch}, kept as checkpoint_best.th'
-        for value, epoch in (('3', 1), ('2', 2), ('1.9', 7))]
+        for value, epoch in (('3', 1), ('2', 2), ('1.9', 7))
+    ]
     assert sorted(os.listdir(tmp_path)) == ['checkpoint.th', 'checkpoint_best.th']
 
 
 def test_of_some_metrics_the_highest_is_the_best(tmp_path):
-    assert follow(tmp_path, [3., -1., 4.], 'evaluate.sisnr', higher_is_better=True) == [1, 1, 3]
+    assert follow(tmp_path, [3.0, -1.0, 4.0], 'evaluate.sisnr', higher_is_better=True) == [1, 1, 3]
 
 
 def test_the_copy_there_is_judged_by_the_metric_of_today(tmp_path):
-    history = [{'valid': {'mel': 1., 'sisnr': 5.}}, {'valid': {'mel': 2., 'sisnr': 6.}},
-               {'valid': {'mel': 3., 'sisnr': 5.5}}]
+    history = [
+        {'valid': {'mel': 1.0, 'sisnr': 5.0}},
+        {'valid': {'mel': 2.0, 'sisnr': 6.0}},
+        {'valid': {'mel': 3.0, 'sisnr': 5.5}},
+    ]
     kept.keep_best(write(tmp_path, 1), history[:1], 'valid.mel', False)
-    kept.keep_best(write(tmp_path, 3), history, 'valid.sisnr', True)  # no copy is left of the better epoch 2
+    kept.keep_best(
+        write(tmp_path, 3), history, 'valid.sisnr', True
+    )  # no copy is left of the better epoch 2
     assert kept_epoch(tmp_path) == 3
 
 
 @pytest.mark.parametrize('content', [b'', b'damaged'])
 def test_a_damaged_copy_is_replaced(tmp_path, content):
     (tmp_path / 'checkpoint_best.th').write_bytes(content)
-    assert follow(tmp_path, [3.]) == [1]
+    assert follow(tmp_path, [3.0]) == [1]
 
 
 def test_a_copy_of_another_past_is_replaced(tmp_path):
     write(tmp_path, 9).rename(tmp_path / 'checkpoint_best.th')
-    assert follow(tmp_path, [3., 2.]) == [1, 2]
+    assert follow(tmp_path, [3.0, 2.0]) == [1, 2]
 
 
 def test_an_unknown_metric_is_named(tmp_path):
     with pytest.raises(ValueError, match='valid has no metric mos; it has mel, duration'):
-        kept.keep_best(write(tmp_path, 1), [{'valid': {'mel': 1., 'duration': 2.}}], 'valid.mos', False)
+        kept.keep_best(
+            write(tmp_path, 1), [{'valid': {'mel': 1.0, 'duration': 2.0}}], 'valid.mos', False
+        )
 
 
 def refuse(source, target):
@@ -92,7 +110,7 @@ def test_every_few_epochs_one_is_kept(tmp_path):
 def test_no_half_copy_is_left_on_a_full_disk(small_disk, monkeypatch):
     monkeypatch.setattr(os, 'link', refuse)
     path = small_disk / 'checkpoint.th'
-    path.write_bytes(bytes(2 ** 20 + 2 ** 19))
+    path.write_bytes(bytes(2**20 + 2**19))
     with pytest.raises(OSError, match='No space left'):
         kept.keep_epoch(path, 2, 2, None)
     assert os.listdir(small_disk) == ['checkpoint.th']

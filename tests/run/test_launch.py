@@ -15,7 +15,9 @@ LAUNCHERS = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'SUBMITIT_E
 
 
 def submitit(rank, nodes=1, per_node=8):
-    """The environment of a task under `dora grid`; of the usual names Dora sets RANK alone before it calls us."""
+    """The environment of a task under `dora grid`; of the usual names Dora sets RANK alone before
+    it calls us.
+    """
     return {
         'SUBMITIT_EXECUTOR': 'slurm',
         'SLURM_JOB_ID': '7',

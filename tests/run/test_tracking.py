@@ -15,8 +15,14 @@ from audiocodec.utils.config import ConfigError
 
 
 def config(tensorboard=False, wandb=False):
-    return OmegaConf.create({'logging': {'tensorboard': tensorboard, 'wandb': {
-        'enabled': wandb, 'project': 'p', 'name': None, 'group': None}}})
+    return OmegaConf.create(
+        {
+            'logging': {
+                'tensorboard': tensorboard,
+                'wandb': {'enabled': wandb, 'project': 'p', 'name': None, 'group': None},
+            }
+        }
+    )
 
 
 def events(folder):
@@ -37,17 +43,17 @@ def steps(tmp_path):
     first = Tracker(config(tensorboard=True), tmp_path, 'sig', 0)
     for updates in (10, 20, 30):
         first.scalars('train', {'a': updates}, updates, 1)
-    Tracker(config(tensorboard=True), tmp_path, 'sig', 20).scalars('train', {'a': 300.}, 30, 1)
+    Tracker(config(tensorboard=True), tmp_path, 'sig', 20).scalars('train', {'a': 300.0}, 30, 1)
     return tmp_path / 'tensorboard'
 
 
 def test_points_that_a_killed_run_left_are_forgotten(steps):
-    assert curve(steps, 'train/a') == [(10, 10.), (20, 20.), (30, 300.)]
+    assert curve(steps, 'train/a') == [(10, 10.0), (20, 20.0), (30, 300.0)]
 
 
 def test_a_stage_alone_forgets_no_points(steps, tmp_path):
-    Tracker(config(tensorboard=True), tmp_path, 'sig').scalars('evaluate', {'b': 1.}, 20, 1)
-    assert curve(steps, 'evaluate/b') == [(20, 1.)]
+    Tracker(config(tensorboard=True), tmp_path, 'sig').scalars('evaluate', {'b': 1.0}, 20, 1)
+    assert curve(steps, 'evaluate/b') == [(20, 1.0)]
     assert len(curve(steps, 'train/a')) == 3
 
 
@@ -59,19 +65,23 @@ def test_audio_is_at_the_updates_of_its_weights(tmp_path):
     assert not tracker.failures.counts
 
 
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')  # TensorBoard's own thread
+@pytest.mark.filterwarnings(
+    'ignore::pytest.PytestUnhandledThreadExceptionWarning'
+)  # TensorBoard's own thread
 def test_a_full_disk_is_one_warning_and_there_may_be_space_again(small_disk, caplog):
     tracker = Tracker(config(tensorboard=True), small_disk, 'sig', 0)
-    tracker.scalars('train', {'a': 1.}, 10, 1)
-    (small_disk / 'other').write_bytes(bytes(2 ** 21 - 4096 * 4))
+    tracker.scalars('train', {'a': 1.0}, 10, 1)
+    (small_disk / 'other').write_bytes(bytes(2**21 - 4096 * 4))
     for updates in (20, 30):
-        tracker.scalars('train', {f'a{index}': 2. for index in range(1000)}, updates, 1)
+        tracker.scalars('train', {f'a{index}': 2.0 for index in range(1000)}, updates, 1)
     assert tracker.failures.counts == {'TensorBoard': 2}
     (message,) = [record.getMessage() for record in caplog.records]
-    assert message.startswith('TensorBoard failed, the run goes on: OSError: [Errno 28] No space left')
+    assert message.startswith(
+        'TensorBoard failed, the run goes on: OSError: [Errno 28] No space left'
+    )
     (small_disk / 'other').unlink()
-    tracker.scalars('train', {'a': 4.}, 40, 1)
-    assert curve(small_disk / 'tensorboard', 'train/a') == [(10, 1.), (40, 4.)]
+    tracker.scalars('train', {'a': 4.0}, 40, 1)
+    assert curve(small_disk / 'tensorboard', 'train/a') == [(10, 1.0), (40, 4.0)]
 
 
 class FakeWandb(types.ModuleType):
@@ -92,8 +102,12 @@ class FakeWandb(types.ModuleType):
         if mode == 'online' and self.refuse(id):
             raise RuntimeError(self.refuse(id))
         self.begun.append((id, mode))
-        return types.SimpleNamespace(disabled=self.disabled and mode == 'online', log=self.log, finish=self.finish,
-                                     define_metric=lambda *names, **axis: self.axes.append((names, axis)))
+        return types.SimpleNamespace(
+            disabled=self.disabled and mode == 'online',
+            log=self.log,
+            finish=self.finish,
+            define_metric=lambda *names, **axis: self.axes.append((names, axis)),
+        )
 
     def teardown(self):
         self.in_use.clear()
@@ -144,43 +158,58 @@ def test_a_run_is_continued_and_a_cleared_folder_begins_another(wandb, tmp_path)
 
 def test_points_of_wandb_are_on_the_axis_of_updates(wandb, tmp_path):
     tracker = start(wandb, tmp_path)
-    tracker.scalars('valid', {'mel': 2.}, 40, 2)
+    tracker.scalars('valid', {'mel': 2.0}, 40, 2)
     tracker.audio('a', torch.rand(2, 2048), 16000, 40, 2)
     tracker.close()
     assert wandb.axes == [(('updates',), {}), (('*',), {'step_metric': 'updates'})]
-    assert wandb.points == [{'valid/mel': 2., 'updates': 40, 'epoch': 2}, {
-        'a/audio': ('audio', (2048, 2), 16000), 'a/spectrogram': ('image', (513, 9, 3)), 'updates': 40, 'epoch': 2}]
+    assert wandb.points == [
+        {'valid/mel': 2.0, 'updates': 40, 'epoch': 2},
+        {
+            'a/audio': ('audio', (2048, 2), 16000),
+            'a/spectrogram': ('image', (513, 9, 3)),
+            'updates': 40,
+            'epoch': 2,
+        },
+    ]
     assert wandb.finished == 1
 
 
 def test_a_run_deleted_on_the_server_gets_a_new_one(wandb, tmp_path, caplog):
     start(wandb, tmp_path)
-    (deleted, _), = wandb.begun
-    wandb.refuse = lambda run_id: f'run me/p/{run_id} was previously created and deleted' if run_id == deleted else None
+    ((deleted, _),) = wandb.begun
+    wandb.refuse = lambda run_id: (
+        f'run me/p/{run_id} was previously created and deleted' if run_id == deleted else None
+    )
     for _ in range(2):
         start(wandb, tmp_path)
     _, (second, mode), third = wandb.begun
     assert third == (second, mode) == (second, 'online')
     assert second != deleted
     assert [record.getMessage() for record in caplog.records] == [
-        f'Weights & Biases: the run {deleted} was deleted on the server; a new one is begun']
+        f'Weights & Biases: the run {deleted} was deleted on the server; a new one is begun'
+    ]
 
 
 def test_without_login_or_network_the_run_is_kept_offline(wandb, tmp_path, caplog):
     wandb.refuse = lambda run_id: 'No API key configured. Use `wandb login` to log in.'
     tracker = start(wandb, tmp_path)
-    tracker.scalars('valid', {'mel': 2.}, 40, 2)
+    tracker.scalars('valid', {'mel': 2.0}, 40, 2)
     assert [mode for _, mode in wandb.begun] == ['offline']
     assert len(wandb.points) == 1
     (message,) = [record.getMessage() for record in caplog.records]
-    assert message == (f'Weights & Biases cannot be reached, the run is kept in {tmp_path}/wandb (`wandb sync` uploads '
-                       'it): No API key configured. Use `wandb login` to log in.')
+    assert message == (
+        f'Weights & Biases cannot be reached, the run is kept in {tmp_path}/wandb (`wandb sync` '
+        'uploads '
+        'it): No API key configured. Use `wandb login` to log in.'
+    )
     wandb.refuse = lambda run_id: None
     start(wandb, tmp_path)  # the same run, once there is a connection
     assert wandb.begun == [(wandb.begun[0][0], 'offline'), (wandb.begun[0][0], 'online')]
 
 
-def test_a_prompt_that_nobody_answers_is_offline_but_a_wish_is_respected(wandb, tmp_path, monkeypatch):
+def test_a_prompt_that_nobody_answers_is_offline_but_a_wish_is_respected(
+    wandb, tmp_path, monkeypatch
+):
     wandb.disabled = True  # what becomes of a run when the prompt has timed out
     start(wandb, tmp_path)
     assert [mode for _, mode in wandb.begun] == ['online', 'offline']
@@ -193,16 +222,16 @@ def test_a_tracker_that_fails_leaves_the_other(wandb, tmp_path, caplog):
     tracker = start(wandb, tmp_path, tensorboard=True)
     wandb.broken = True
     for updates in (10, 20):
-        tracker.scalars('train', {'a': 1.}, updates, 1)
+        tracker.scalars('train', {'a': 1.0}, updates, 1)
     assert tracker.failures.counts == {'Weights & Biases': 2}
     assert len(caplog.records) == 1
-    assert curve(tmp_path / 'tensorboard', 'train/a') == [(10, 1.), (20, 1.)]
+    assert curve(tmp_path / 'tensorboard', 'train/a') == [(10, 1.0), (20, 1.0)]
 
 
 def test_a_wandb_that_cannot_begin_at_all_is_a_warning(wandb, tmp_path, caplog):
     (tmp_path / '.wandb_id').mkdir()
     tracker = start(wandb, tmp_path)
-    tracker.scalars('train', {'a': 1.}, 10, 1)
+    tracker.scalars('train', {'a': 1.0}, 10, 1)
     assert tracker.failures.counts == {'Weights & Biases': 1}
     assert len(caplog.records) == 1
 
@@ -210,20 +239,31 @@ def test_a_wandb_that_cannot_begin_at_all_is_a_warning(wandb, tmp_path, caplog):
 def test_a_missing_package_is_said_before_the_run(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'wandb', None)
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
-    with pytest.raises(ConfigError, match=r"needs the package wandb: pip install 'audiocodec\[wandb\]'"):
+    with pytest.raises(
+        ConfigError, match=r"needs the package wandb: pip install 'audiocodec\[wandb\]'"
+    ):
         Tracker(config(wandb=True), tmp_path, 'sig', 0)
 
 
 def test_the_package_itself_without_login(tmp_path):
     pytest.importorskip('wandb')
-    code = ('import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from test_tracking import *; '
-            'tracker = Tracker(config(wandb=True), Path(sys.argv[2]), "sig", 0); '
-            'tracker.scalars("valid", {"mel": 2.}, 40, 2); tracker.audio("a", torch.rand(1, 9000), 16000, 40, 2); '
-            'tracker.close(); assert not tracker.failures.counts')
+    code = (
+        'import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from test_tracking '
+        'import *; '
+        'tracker = Tracker(config(wandb=True), Path(sys.argv[2]), "sig", 0); '
+        'tracker.scalars("valid", {"mel": 2.}, 40, 2); tracker.audio("a", torch.rand(1, 9000), '
+        '16000, 40, 2); '
+        'tracker.close(); assert not tracker.failures.counts'
+    )
     kept = {name: value for name, value in os.environ.items() if not name.startswith('WANDB')}
-    done = subprocess.run([sys.executable, '-c', code, os.path.dirname(__file__), str(tmp_path)], timeout=120,
-                          env={**kept, 'HOME': str(tmp_path)}, text=True,
-                          capture_output=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [sys.executable, '-c', code, os.path.dirname(__file__), str(tmp_path)],
+        timeout=120,
+        env={**kept, 'HOME': str(tmp_path)},
+        text=True,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count('Weights & Biases cannot be reached') == 1
     (run,) = (tmp_path / 'wandb').glob('offline-run-*')

@@ -18,8 +18,20 @@ from torch.nn import functional as F
 from audiocodec.quantization.kmeans import nearest
 
 SCRIPTS = Path(__file__).parents[2] / 'scripts'
-SHARED = {'benchmark', 'ms', 'spread', 'machine', 'cores', 'load', 'date', 'versions', 'steps', 'warmup', 'threads',
-          'device'}
+SHARED = {
+    'benchmark',
+    'ms',
+    'spread',
+    'machine',
+    'cores',
+    'load',
+    'date',
+    'versions',
+    'steps',
+    'warmup',
+    'threads',
+    'device',
+}
 STUB = """
 import json
 print('a peer may say anything before')
@@ -42,6 +54,7 @@ def main(monkeypatch):
 @pytest.fixture
 def run(main, capsys):
     """Runs a command line and returns its last line, which is JSON."""
+
     def call(*argv):
         assert main(argv) == 0
         *table, last = capsys.readouterr().out.splitlines()
@@ -58,48 +71,96 @@ def run(main, capsys):
 def tiny_rates(monkeypatch, run):
     """The rates of the machine, as if measured: large matrix products take seconds."""
     from benchmarks import step
+
     monkeypatch.setattr(step, 'matrix_rate', lambda device, dtype: 1e9)
     monkeypatch.setattr(step, 'memory_rate', lambda device: 1e9)
 
 
-@pytest.mark.parametrize(('milliseconds', 'sizes'), [
-    (0.05, [256, 512, 1024]), (100, [256]), (1e-9, [2 ** power for power in range(8, 15)])])
-def test_the_machines_rate_is_taken_where_work_takes_long_enough_and_no_longer(main, monkeypatch, milliseconds, sizes):
+@pytest.mark.parametrize(
+    ('milliseconds', 'sizes'),
+    [(0.05, [256, 512, 1024]), (100, [256]), (1e-9, [2**power for power in range(8, 15)])],
+)
+def test_the_machines_rate_is_taken_where_work_takes_long_enough_and_no_longer(
+    main, monkeypatch, milliseconds, sizes
+):
     from benchmarks import common
-    monkeypatch.setattr(common, 'in_turn', lambda functions, steps, warmup, device: {
-        name: [function() for _ in range(steps)] for name, function in functions.items()})
+
+    monkeypatch.setattr(
+        common,
+        'in_turn',
+        lambda functions, steps, warmup, device: {
+            name: [function() for _ in range(steps)] for name, function in functions.items()
+        },
+    )
     asked = []
 
     def work(size):
         asked.append(size)
-        return lambda: milliseconds * (size / 256) ** 5, size ** 3
+        return lambda: milliseconds * (size / 256) ** 5, size**3
 
     rate = common._rate(work, 'cpu')
     assert asked == sizes
     assert rate == pytest.approx(asked[-1] ** 3 / (milliseconds / 1000 * (asked[-1] / 256) ** 5))
 
 
-TINY_STEP = ('step', '--recipe', 'debug', '--batch', '2', '--seconds', '0.25', '--steps', '2', '--threads', '1')
-ADVERSARY = ('adversarial=msstftd', 'adversarial.discriminators.msstftd.filters=2',
-             'adversarial.discriminators.msstftd.n_ffts=[128]', 'adversarial.discriminators.msstftd.hop_lengths=[32]',
-             'adversarial.discriminators.msstftd.win_lengths=[128]')
+TINY_STEP = (
+    'step',
+    '--recipe',
+    'debug',
+    '--batch',
+    '2',
+    '--seconds',
+    '0.25',
+    '--steps',
+    '2',
+    '--threads',
+    '1',
+)
+ADVERSARY = (
+    'adversarial=msstftd',
+    'adversarial.discriminators.msstftd.filters=2',
+    'adversarial.discriminators.msstftd.n_ffts=[128]',
+    'adversarial.discriminators.msstftd.hop_lengths=[32]',
+    'adversarial.discriminators.msstftd.win_lengths=[128]',
+)
 
 
 @pytest.mark.usefixtures('tiny_rates')
 def test_step_has_the_keys_of_the_peer_and_its_phases_make_the_total(run, tmp_path):
     result = run(*TINY_STEP, '--profile', str(tmp_path / 'profile.txt'), *ADVERSARY)
     assert result['ms'].keys() == {
-        'model_forward', 'quantizer_and_commitment', 'discriminator_step', 'generator_adversarial', 'spectral_losses',
-        'balancer_and_model_backward', 'optimizer', 'ema', 'metrics', 'total'}
-    parts = {name: value for name, value in result['ms'].items() if name not in ('total', 'quantizer_and_commitment')}
+        'model_forward',
+        'quantizer_and_commitment',
+        'discriminator_step',
+        'generator_adversarial',
+        'spectral_losses',
+        'balancer_and_model_backward',
+        'optimizer',
+        'ema',
+        'metrics',
+        'total',
+    }
+    parts = {
+        name: value
+        for name, value in result['ms'].items()
+        if name not in ('total', 'quantizer_and_commitment')
+    }
     assert 0.5 * result['ms']['total'] < sum(parts.values()) < 1.2 * result['ms']['total']
-    assert (result['recipe'], result['batch'], result['seconds'], result['autocast']) == ('debug', 2, 0.25, 'null')
+    assert (result['recipe'], result['batch'], result['seconds'], result['autocast']) == (
+        'debug',
+        2,
+        0.25,
+        'null',
+    )
     assert result['peak_bytes'] > 1e8
     assert result['parameters'] > 1e5
     seconds = result['ms']['total'] / 1000
-    assert result['share_of_matrix_rate'] == pytest.approx(result['gflops'] / seconds, abs=2e-3, rel=0.05)
-    assert result['floor_ms'] == pytest.approx({'flops': 1000 * result['gflops'], 'bytes': 1000 * result['gbytes']},
-                                               abs=6)
+    assert result['share_of_matrix_rate'] == pytest.approx(
+        result['gflops'] / seconds, abs=2e-3, rel=0.05
+    )
+    assert result['floor_ms'] == pytest.approx(
+        {'flops': 1000 * result['gflops'], 'bytes': 1000 * result['gbytes']}, abs=6
+    )
     assert 'aten::' in (tmp_path / 'profile.txt').read_text()
 
 
@@ -111,29 +172,67 @@ def test_step_takes_precision_and_overrides(run):
 
 def test_work_is_that_of_the_shapes(main):
     from benchmarks.step import count_work
+
     x, weight = torch.randn(2, 3, 10, requires_grad=True), torch.randn(4, 3, 5, requires_grad=True)
     forward = 2 * (2 * 4 * 6) * 3 * 5
-    assert count_work(lambda: F.conv1d(x, weight)) == {'flops': forward, 'bytes': 4 * (60 + 60 + 48)}
+    assert count_work(lambda: F.conv1d(x, weight)) == {
+        'flops': forward,
+        'bytes': 4 * (60 + 60 + 48),
+    }
     assert count_work(lambda: F.conv1d(x, weight).sum().backward())['flops'] == 3 * forward
     first, second = torch.randn(3, 4), torch.randn(4, 5)
-    assert count_work(lambda: first.view(-1).view(3, 4) @ second) == {'flops': 120, 'bytes': 4 * (12 + 20 + 15)}
+    assert count_work(lambda: first.view(-1).view(3, 4) @ second) == {
+        'flops': 120,
+        'bytes': 4 * (12 + 20 + 15),
+    }
     assert count_work(lambda: first.add_(first)) == {'flops': 0, 'bytes': 4 * 12}
 
 
 def test_quantizer(run):
-    result = run('quantizer', '--levels', '2', '--bins', '16', '--dimension', '4', '--batch', '2', '--frames', '20',
-                 '--steps', '2', '--threads', '1')
+    result = run(
+        'quantizer',
+        '--levels',
+        '2',
+        '--bins',
+        '16',
+        '--dimension',
+        '4',
+        '--batch',
+        '2',
+        '--frames',
+        '20',
+        '--steps',
+        '2',
+        '--threads',
+        '1',
+    )
     assert result['ms'].keys() == {'total', 'one_hot'}
     assert result['ratio'].keys() == {'one_hot'}
 
 
 def test_kmeans_and_its_plain_counterpart(run):
-    result = run('kmeans', '--levels', '2', '--bins', '8', '--dimension', '4', '--vectors', '64', '--iterations', '3',
-                 '--steps', '2', '--threads', '1')
+    result = run(
+        'kmeans',
+        '--levels',
+        '2',
+        '--bins',
+        '8',
+        '--dimension',
+        '4',
+        '--vectors',
+        '64',
+        '--iterations',
+        '3',
+        '--steps',
+        '2',
+        '--threads',
+        '1',
+    )
     assert result['ms'].keys() == {'total', 'plain_scaled'}
     assert result['ratio'].keys() == {'plain'}
     assert result['bytes_above_rest'] >= 0
     from benchmarks.kmeans import plain_iteration
+
     torch.manual_seed(0)
     samples, means = torch.randn(64, 4), torch.randn(8, 4)
     codes = nearest(samples, means)
@@ -144,9 +243,24 @@ def test_kmeans_and_its_plain_counterpart(run):
 def test_loader(run, tmp_path, monkeypatch):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     (tmp_path / 'audio').mkdir()
-    soundfile.write(tmp_path / 'audio' / 'noise.wav', np.random.default_rng(0).uniform(-0.5, 0.5, 30000), 16000)
-    result = run('loader', '--source', str(tmp_path / 'audio'), '--seconds', '0.5', '--batch', '2', '--workers', '0',
-                 '--steps', '3', '--warmup', '1')
+    soundfile.write(
+        tmp_path / 'audio' / 'noise.wav', np.random.default_rng(0).uniform(-0.5, 0.5, 30000), 16000
+    )
+    result = run(
+        'loader',
+        '--source',
+        str(tmp_path / 'audio'),
+        '--seconds',
+        '0.5',
+        '--batch',
+        '2',
+        '--workers',
+        '0',
+        '--steps',
+        '3',
+        '--warmup',
+        '1',
+    )
     assert result['per_second'].keys() == {'segments', 'segments_of_a_worker'}
     assert result['per_second']['segments'] == pytest.approx(2000 / result['ms']['total'], rel=0.02)
     assert result['files'] == 1
@@ -155,7 +269,9 @@ def test_loader(run, tmp_path, monkeypatch):
 def test_codec(run):
     result = run('codec', '--seconds', '0.1', '--steps', '1', '--peers')
     assert result['ms'].keys() == {'encode', 'decode', 'total'}
-    assert result['ms']['total'] == pytest.approx(result['ms']['encode'] + result['ms']['decode'], abs=0.01)
+    assert result['ms']['total'] == pytest.approx(
+        result['ms']['encode'] + result['ms']['decode'], abs=0.01
+    )
     assert result['real_time'] == pytest.approx(100 / result['ms']['total'], rel=0.01)
     assert result['ratio'] == {}
 
@@ -170,6 +286,7 @@ def test_codec_in_turn_with_a_peer(run):
 
 def test_what_is_apart_runs_in_one_other_process(main, tmp_path):
     from benchmarks.common import apart
+
     line = 'import os; file = open(path, "a"); file.write(f"{os.getpid()} "); file.close()'
     with apart(functools.partial, exec, line, {'path': str(tmp_path / 'pids')}) as call:
         call()
@@ -181,7 +298,11 @@ def test_what_is_apart_runs_in_one_other_process(main, tmp_path):
 
 def test_errors_of_what_is_apart_are_raised_here(main, tmp_path):
     from benchmarks.common import apart
-    with pytest.raises(ModuleNotFoundError, match='no_such_package'), apart(importlib.import_module, 'no_such_package'):
+
+    with (
+        pytest.raises(ModuleNotFoundError, match='no_such_package'),
+        apart(importlib.import_module, 'no_such_package'),
+    ):
         pass
     with apart(functools.partial, os.mkdir, str(tmp_path / 'new')) as call:
         call()
@@ -195,9 +316,12 @@ def test_errors_of_what_is_apart_are_raised_here(main, tmp_path):
 
 def test_startup(run, monkeypatch):
     from benchmarks import startup
+
     seen = []
     monkeypatch.setattr(startup.subprocess, 'run', lambda command, **_: seen.append(command[-1]))
-    monkeypatch.setattr(startup, 'first_update', lambda overrides, environment: seen.append(overrides[0]))
+    monkeypatch.setattr(
+        startup, 'first_update', lambda overrides, environment: seen.append(overrides[0])
+    )
     result = run('startup', '--steps', '1', '--warmup', '0')
     assert result['ms'].keys() == {'import_torch', 'import_models', 'first_update'}
     assert seen == ['import torch', 'import audiocodec.models', 'solver=compression/debug']
@@ -205,6 +329,7 @@ def test_startup(run, monkeypatch):
 
 def test_a_run_that_ends_before_its_first_update_is_shown(main, monkeypatch):
     from benchmarks import startup
+
     monkeypatch.setattr(startup.sys, 'executable', 'false')
     with pytest.raises(ValueError, match='ended without an update'):
         startup.first_update(['solver=compression/debug'], {'PATH': '/usr/bin:/bin'})
@@ -214,13 +339,18 @@ def test_against_a_peer(main, capsys, tmp_path, monkeypatch):
     (tmp_path / 'stub.py').write_text(STUB)
     peer = shlex.join([sys.executable, str(tmp_path / 'stub.py')])
     from benchmarks import common
+
     ours, real = [], subprocess.run
 
     def fake(command, **kwargs):
         if command[1].endswith('stub.py'):
             return real(command, **kwargs)
         ours.append(command[1:])
-        result = {'benchmark': 'codec', 'ms': {'total': [2.0, 4.0, 5.0][len(ours) - 1], 'encode': 1.0}, 'peak_bytes': 4}
+        result = {
+            'benchmark': 'codec',
+            'ms': {'total': [2.0, 4.0, 5.0][len(ours) - 1], 'encode': 1.0},
+            'peak_bytes': 4,
+        }
         return subprocess.CompletedProcess(command, 0, json.dumps(result), '')
 
     monkeypatch.setattr(common.subprocess, 'run', fake)
@@ -232,40 +362,94 @@ def test_against_a_peer(main, capsys, tmp_path, monkeypatch):
     assert result['peer']['peer'] == 'stub'
 
 
-@pytest.mark.parametrize(('peer', 'message'), [
-    ("python -c 'raise SystemExit(3)'", 'exit code 3; expected 0 and a line of JSON'),
-    ('python -c pass', 'exit code 0; expected 0 and a line of JSON'),
-    ('no-such-command', 'no-such-command: No such file'),
-    ("""python -c 'print("{}")'""", 'no figure in common with this benchmark, which has ms.total')])
+@pytest.mark.parametrize(
+    ('peer', 'message'),
+    [
+        ("python -c 'raise SystemExit(3)'", 'exit code 3; expected 0 and a line of JSON'),
+        ('python -c pass', 'exit code 0; expected 0 and a line of JSON'),
+        ('no-such-command', 'no-such-command: No such file'),
+        (
+            """python -c 'print("{}")'""",
+            'no figure in common with this benchmark, which has ms.total',
+        ),
+    ],
+)
 def test_a_peer_that_cannot_be_compared_is_a_message(main, capsys, monkeypatch, peer, message):
     from benchmarks import common
+
     real = common._result_of
-    monkeypatch.setattr(common, '_result_of', lambda command: (
-        {'ms': {'total': 1.0}} if 'benchmark.py' in str(command) else real(command)))
+    monkeypatch.setattr(
+        common,
+        '_result_of',
+        lambda command: {'ms': {'total': 1.0}} if 'benchmark.py' in str(command) else real(command),
+    )
     assert main(['codec', '--against', peer.replace('python', sys.executable)]) == 1
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.skipif(importlib.util.find_spec('audiocraft') is not None, reason='AudioCraft is installed here')
-@pytest.mark.parametrize('options', [
-    ['step', '--recipe', 'musicgen_32khz', '--batch', '2', '--seconds', '1', '--steps', '3', '--warmup', '1',
-     '--threads', '1', '--device', 'cpu'],
-    ['loader', '--source', '.', '--sample_rate', '24000', '--channels', '1', '--seconds', '1', '--batch', '4',
-     '--workers', '0', '--steps', '3']])
+@pytest.mark.skipif(
+    importlib.util.find_spec('audiocraft') is not None, reason='AudioCraft is installed here'
+)
+@pytest.mark.parametrize(
+    'options',
+    [
+        [
+            'step',
+            '--recipe',
+            'musicgen_32khz',
+            '--batch',
+            '2',
+            '--seconds',
+            '1',
+            '--steps',
+            '3',
+            '--warmup',
+            '1',
+            '--threads',
+            '1',
+            '--device',
+            'cpu',
+        ],
+        [
+            'loader',
+            '--source',
+            '.',
+            '--sample_rate',
+            '24000',
+            '--channels',
+            '1',
+            '--seconds',
+            '1',
+            '--batch',
+            '4',
+            '--workers',
+            '0',
+            '--steps',
+            '3',
+        ],
+    ],
+)
 def test_audiocraft_as_a_peer_takes_our_options_and_says_where_it_runs(options):
-    done = subprocess.run([sys.executable, SCRIPTS / 'peer_audiocraft.py', *options], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / 'peer_audiocraft.py', *options], capture_output=True, text=True
+    )
     assert done.returncode == 1
-    assert done.stderr.startswith("No module named 'audiocraft': run this with the Python of an environment that has")
+    assert done.stderr.startswith(
+        "No module named 'audiocraft': run this with the Python of an environment that has"
+    )
 
 
 def test_rounds_before_those_that_count_leave_no_times(main):
     from benchmarks.common import Stopwatch, in_turn
+
     watch = Stopwatch()
     for _ in watch.rounds(steps=3, warmup=2):
         with watch.measure('all'):
             pass
     assert len(watch.times['all']) == 3
     called = []
-    times = in_turn({'one': lambda: called.append(1), 'two': lambda: called.append(2)}, steps=2, warmup=1)
+    times = in_turn(
+        {'one': lambda: called.append(1), 'two': lambda: called.append(2)}, steps=2, warmup=1
+    )
     assert {name: len(values) for name, values in times.items()} == {'one': 2, 'two': 2}
     assert called == [1, 2] * 3

@@ -12,17 +12,27 @@ from audiocodec.utils import config
 
 ROOT = Path(__file__).parents[2]
 SEANET = {'dimension': 4, 'n_filters': 2, 'ratios': [8, 5, 4]}
-MODEL = {'_target_': 'audiocodec.models.EncodecModel', 'sample_rate': 8000, 'channels': 1,
-         'encoder': {'_target_': 'audiocodec.modules.SEANetEncoder', **SEANET},
-         'decoder': {'_target_': 'audiocodec.modules.SEANetDecoder', **SEANET},
-         'quantizer': {'_target_': 'audiocodec.quantization.ResidualVectorQuantizer', 'dimension': 4, 'n_q': 3,
-                       'bins': 8}}
+MODEL = {
+    '_target_': 'audiocodec.models.EncodecModel',
+    'sample_rate': 8000,
+    'channels': 1,
+    'encoder': {'_target_': 'audiocodec.modules.SEANetEncoder', **SEANET},
+    'decoder': {'_target_': 'audiocodec.modules.SEANetDecoder', **SEANET},
+    'quantizer': {
+        '_target_': 'audiocodec.quantization.ResidualVectorQuantizer',
+        'dimension': 4,
+        'n_q': 3,
+        'bins': 8,
+    },
+}
 AUDIO = ROOT / 'dataset' / 'example' / 'valid'
 
 
 @pytest.fixture(scope='module')
 def run():
-    spec = importlib.util.spec_from_file_location('codebook_usage', ROOT / 'scripts' / 'codebook_usage.py')
+    spec = importlib.util.spec_from_file_location(
+        'codebook_usage', ROOT / 'scripts' / 'codebook_usage.py'
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return lambda *argv: module.main([str(argument) for argument in argv])
@@ -32,15 +42,33 @@ def save(path, node=MODEL, dead=()):
     torch.manual_seed(0)
     model = config.build(node)
     for level in dead:
-        model.quantizer.codebooks.embed[level, 1:] = 1e3  # all but one entry far away from everything
-    checkpoint.save({'format': checkpoint.MODEL_FORMAT, 'version': 1, 'config': yaml.safe_dump({'model': node}),
-                     'state': model.state_dict()}, path)
+        model.quantizer.codebooks.embed[level, 1:] = (
+            1e3  # all but one entry far away from everything
+        )
+    checkpoint.save(
+        {
+            'format': checkpoint.MODEL_FORMAT,
+            'version': 1,
+            'config': yaml.safe_dump({'model': node}),
+            'state': model.state_dict(),
+        },
+        path,
+    )
     return model.eval()
 
 
 def test_the_figures_are_those_of_the_codes(run, tmp_path, capsys):
     model = save(tmp_path / 'model.bin')
-    code = run(tmp_path / 'model.bin', AUDIO, '--items', 5, '--seconds', 0.5, '--json', tmp_path / 'usage.json')
+    code = run(
+        tmp_path / 'model.bin',
+        AUDIO,
+        '--items',
+        5,
+        '--seconds',
+        0.5,
+        '--json',
+        tmp_path / 'usage.json',
+    )
     dataset = AudioDataset(load_source(AUDIO), 8000, 1, segment_duration=0.5, num_samples=5)
     codes = torch.cat([model.encode(dataset[index][None])[0] for index in range(5)], dim=-1)
     rows = json.loads((tmp_path / 'usage.json').read_text())
@@ -50,7 +78,10 @@ def test_the_figures_are_those_of_the_codes(run, tmp_path, capsys):
     assert all(1 <= row['perplexity'] <= row['used'] for row in rows)
     assert code == any(row['usage'] < 0.5 for row in rows)
     said = capsys.readouterr().out
-    assert f"    1  {rows[0]['used']:6d}  {rows[0]['usage']:6.1%}  {rows[0]['perplexity']:10.1f}" in said
+    assert (
+        f'    1  {rows[0]["used"]:6d}  {rows[0]["usage"]:6.1%}  {rows[0]["perplexity"]:10.1f}'
+        in said
+    )
     assert '125 frames are few for 8 entries' in said
 
 
@@ -64,10 +95,15 @@ def test_a_dead_level_is_pointed_at(run, tmp_path, capsys):
 
 
 def test_what_cannot_be_measured_is_said_in_a_line(run, tmp_path, capsys):
-    save(tmp_path / 'none.bin', {**MODEL, 'quantizer': {'_target_': 'audiocodec.quantization.NoQuantizer',
-                                                        'dimension': 4}})
-    for argv, message in [(('none.bin', AUDIO), 'it has no codebooks'), (('nothing.bin', AUDIO), 'nothing.bin'),
-                          (('none.bin', tmp_path / 'empty'), 'no codebooks')]:
+    save(
+        tmp_path / 'none.bin',
+        {**MODEL, 'quantizer': {'_target_': 'audiocodec.quantization.NoQuantizer', 'dimension': 4}},
+    )
+    for argv, message in [
+        (('none.bin', AUDIO), 'it has no codebooks'),
+        (('nothing.bin', AUDIO), 'nothing.bin'),
+        (('none.bin', tmp_path / 'empty'), 'no codebooks'),
+    ]:
         assert run(tmp_path / argv[0], argv[1]) == 1
         said = capsys.readouterr()
         assert said.out == ''

@@ -29,7 +29,13 @@ def folder(tmp_path):
 
 
 def test_summary_report_and_manifest(main, folder, tmp_path, capsys):
-    arguments = [str(folder), '--json', str(tmp_path / 'out' / 'report.json'), '--clean', str(tmp_path / 'c.jsonl.gz')]
+    arguments = [
+        str(folder),
+        '--json',
+        str(tmp_path / 'out' / 'report.json'),
+        '--clean',
+        str(tmp_path / 'c.jsonl.gz'),
+    ]
     assert main(arguments) == 0  # a warning is no error
     out = capsys.readouterr().out
     assert 'warning  silent               1     0.00  silence from beginning to end' in out
@@ -46,7 +52,9 @@ def test_limits_from_the_command_line(main, folder, capsys):
     assert main([str(folder), '--silence_db', '0']) == 0
     assert 'warning  silent               3' in capsys.readouterr().out
     assert main([str(folder), '--sample_rate', '48000']) == 0
-    assert 'warning  bandwidth            2' in capsys.readouterr().out  # the files end at half of that
+    assert (
+        'warning  bandwidth            2' in capsys.readouterr().out
+    )  # the files end at half of that
 
 
 def test_what_is_wrong_is_said(main, folder, tmp_path, capsys):

@@ -11,11 +11,20 @@ from audiocodec.utils import config
 
 SCRIPT = Path(__file__).parents[2] / 'scripts' / 'export.py'
 SEANET = {'dimension': 4, 'n_filters': 2, 'n_residual_layers': 1, 'ratios': [8, 5, 4], 'lstm': 0}
-MODEL = {'_target_': 'audiocodec.models.EncodecModel', 'sample_rate': 8000, 'channels': 1,
-         'encoder': {'_target_': 'audiocodec.modules.SEANetEncoder', **SEANET},
-         'decoder': {'_target_': 'audiocodec.modules.SEANetDecoder', **SEANET},
-         'quantizer': {'_target_': 'audiocodec.quantization.ResidualVectorQuantizer', 'dimension': 4, 'n_q': 2,
-                       'bins': 8, 'kmeans_init': False}}
+MODEL = {
+    '_target_': 'audiocodec.models.EncodecModel',
+    'sample_rate': 8000,
+    'channels': 1,
+    'encoder': {'_target_': 'audiocodec.modules.SEANetEncoder', **SEANET},
+    'decoder': {'_target_': 'audiocodec.modules.SEANetDecoder', **SEANET},
+    'quantizer': {
+        '_target_': 'audiocodec.quantization.ResidualVectorQuantizer',
+        'dimension': 4,
+        'n_q': 2,
+        'bins': 8,
+        'kmeans_init': False,
+    },
+}
 
 
 @pytest.fixture(scope='module')
@@ -34,16 +43,26 @@ def experiment(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     model = config.build(MODEL).eval()
-    checkpoint.save({'format': checkpoint.CHECKPOINT_FORMAT, 'version': 1, 'sig': '0a1b2c3d', 'epoch': 4,
-                     'config': yaml.safe_dump({'model': MODEL}), 'state': {'model': model.state_dict()}},
-                    folder / 'checkpoint.th')
+    checkpoint.save(
+        {
+            'format': checkpoint.CHECKPOINT_FORMAT,
+            'version': 1,
+            'sig': '0a1b2c3d',
+            'epoch': 4,
+            'config': yaml.safe_dump({'model': MODEL}),
+            'state': {'model': model.state_dict()},
+        },
+        folder / 'checkpoint.th',
+    )
     return model, folder
 
 
 def test_a_signature_becomes_a_compact_file(run, experiment, tmp_path, capsys):
     model, folder = experiment
     wav = torch.randn(1, 1, 1000)
-    for index, source in enumerate(['0a1b2c3d', '//sig/0a1b2c3d', folder, folder / 'checkpoint.th']):
+    for index, source in enumerate(
+        ['0a1b2c3d', '//sig/0a1b2c3d', folder, folder / 'checkpoint.th']
+    ):
         assert run(source, tmp_path / f'{index}.bin') == 0
         said = capsys.readouterr().out
         assert 'parity of compact with experiment 0a1b2c3d, epoch 4: passed' in said
@@ -61,13 +80,21 @@ def test_the_sound_and_the_format_may_be_given(run, experiment, tmp_path, capsys
     assert torch.load(tmp_path / 'model.bin', weights_only=True)['exported'] is True
 
 
-@pytest.mark.parametrize(('argv', 'message'), [
-    (['0a1b2c3d', 'out', '--format', 'hf'], "error: the format 'hf' cannot hold this model: lstm=0"),
-    (['deadbeef', 'out.bin'], "error: 'deadbeef': no such file or folder"),
-    (['0a1b2c3d', '/proc/out.bin'], 'error: /proc/out.bin could not be written'),
-    (['//pretrained/nothing here', 'out.bin'], "error: 'nothing here': no such file or folder"),
-])
-def test_what_cannot_be_done_is_said_in_a_line(run, experiment, tmp_path, monkeypatch, capsys, argv, message):
+@pytest.mark.parametrize(
+    ('argv', 'message'),
+    [
+        (
+            ['0a1b2c3d', 'out', '--format', 'hf'],
+            "error: the format 'hf' cannot hold this model: lstm=0",
+        ),
+        (['deadbeef', 'out.bin'], "error: 'deadbeef': no such file or folder"),
+        (['0a1b2c3d', '/proc/out.bin'], 'error: /proc/out.bin could not be written'),
+        (['//pretrained/nothing here', 'out.bin'], "error: 'nothing here': no such file or folder"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(
+    run, experiment, tmp_path, monkeypatch, capsys, argv, message
+):
     monkeypatch.chdir(tmp_path)
     assert run(*argv) == 1
     said = capsys.readouterr()
@@ -79,4 +106,7 @@ def test_what_cannot_be_done_is_said_in_a_line(run, experiment, tmp_path, monkey
 def test_unknown_formats_are_listed(run, capsys):
     with pytest.raises(SystemExit):
         run('0a1b2c3d', 'out', '--format', 'tflite')
-    assert "choose from compact, bundle, audiocraft, hf, onnx, torch" in capsys.readouterr().err.replace("'", '')
+    assert (
+        'choose from compact, bundle, audiocraft, hf, onnx, torch'
+        in capsys.readouterr().err.replace("'", '')
+    )

@@ -32,18 +32,37 @@ def folder(tmp_path):
 def test_command_line(folder):
     (folder / 'broken.wav').write_text('no audio')
     out = folder / 'm.jsonl.gz'
-    run = subprocess.run([sys.executable, SCRIPT, folder, out, '--workers', '2'], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, SCRIPT, folder, out, '--workers', '2'], capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr
-    assert run.stdout == f'{out}: 2 files, 0.00 h, sample rates: 16000 Hz (1), 24000 Hz (1), channels: 1 (2)\n'
+    assert (
+        run.stdout
+        == f'{out}: 2 files, 0.00 h, sample rates: 16000 Hz (1), 24000 Hz (1), channels: 1 (2)\n'
+    )
     assert '1 of 3 audio files left out: broken.wav: cannot be read as audio' in run.stderr
     metas = load_manifest(out)
     assert [(Path(meta.path).name, meta.duration, meta.sample_rate) for meta in metas] == [
-        ('b.flac', 2.25, 16000), ('a.wav', 1.5, 24000)]
+        ('b.flac', 2.25, 16000),
+        ('a.wav', 1.5, 24000),
+    ]
     assert metas[0].amplitude is None
 
 
 def test_options(main, folder, capsys):
-    assert main([str(folder), str(folder / 'm.jsonl'), '--amplitude', '--absolute', '--min_duration', '2']) == 0
+    assert (
+        main(
+            [
+                str(folder),
+                str(folder / 'm.jsonl'),
+                '--amplitude',
+                '--absolute',
+                '--min_duration',
+                '2',
+            ]
+        )
+        == 0
+    )
     assert str(folder / 'b.flac') in (folder / 'm.jsonl').read_text()
     (meta,) = load_manifest(folder / 'm.jsonl')
     assert meta.amplitude == pytest.approx(0.5, abs=1e-3)

@@ -31,14 +31,21 @@ def folder(tmp_path, monkeypatch):
 
 def test_shards_of_a_folder(main, folder, tmp_path, capsys):
     assert main([str(folder), str(tmp_path / 'shards'), '--sample_rate', '16000']) == 0
-    assert '4 files, 0.00 h, 0.00 GB, 0 unreadable, 0.00e+00 of the values' in capsys.readouterr().out
-    original, packed = (AudioDataset(metas, 16000, 1, 1.0) for metas in (load_source(folder),
-                                                                         load_shards(tmp_path / 'shards')))
+    assert (
+        '4 files, 0.00 h, 0.00 GB, 0 unreadable, 0.00e+00 of the values' in capsys.readouterr().out
+    )
+    original, packed = (
+        AudioDataset(metas, 16000, 1, 1.0)
+        for metas in (load_source(folder), load_shards(tmp_path / 'shards'))
+    )
     assert all(torch.equal(original[index], packed[index]) for index in range(4))
 
 
 def test_one_split(main, folder, tmp_path):
-    assert main([str(folder), str(tmp_path / 'train'), '--sample_rate', '16000', '--split', 'train']) == 0
+    assert (
+        main([str(folder), str(tmp_path / 'train'), '--sample_rate', '16000', '--split', 'train'])
+        == 0
+    )
     names = [Path(meta.path).name for meta in load_shards(tmp_path / 'train')]
     assert names == [Path(meta.path).name for meta in split_folder(folder, 'train')]
     assert len(names) == 2

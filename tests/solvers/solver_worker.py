@@ -1,4 +1,5 @@
-"""Trains a tiny codec as one of several workers, or misbehaves. Usage: solver_worker.py FOLDER WHAT OVERRIDE...
+"""Trains a tiny codec as one of several workers, or misbehaves. Usage: solver_worker.py FOLDER WHAT
+OVERRIDE...
 
 WHAT: `train`, or what a worker does at update 2: `raise:RANK` (it fails), `die:RANK` (it is killed,
 and a process that it has started lives on), `hang:RANK`, `pause:RANK` (it stops until it gets

@@ -1,4 +1,6 @@
-"""What is done beside training - samples, metrics, trackers, copies, the history - never ends a training."""
+"""What is done beside training - samples, metrics, trackers, copies, the history - never ends a
+training.
+"""
 
 import json
 import logging
@@ -15,9 +17,24 @@ from audiocodec.run import checkpoint
 from audiocodec.run.averager import Averager
 from audiocodec.utils.errors import RunError
 
-STAGES = ['evaluate.every=1', 'generate.every=1', 'dataset.evaluate.num_samples=3', 'dataset.generate.num_samples=3',
-          'dataset.generate.batch_size=2', 'dataset.generate.segment_duration=0.5']
-NAMES = [b'plain', b'two words', b'-dash', 'café 音 🎵'.encode(), b'caf\xe9', b'two\nlines', b'x' * 240, b'a.b']
+STAGES = [
+    'evaluate.every=1',
+    'generate.every=1',
+    'dataset.evaluate.num_samples=3',
+    'dataset.generate.num_samples=3',
+    'dataset.generate.batch_size=2',
+    'dataset.generate.segment_duration=0.5',
+]
+NAMES = [
+    b'plain',
+    b'two words',
+    b'-dash',
+    'café 音 🎵'.encode(),
+    b'caf\xe9',
+    b'two\nlines',
+    b'x' * 240,
+    b'a.b',
+]
 
 
 @pytest.fixture
@@ -51,10 +68,18 @@ def curve(solver, name):
 
 
 def test_samples_of_files_with_any_name_are_written(make_solver, names, caplog):
-    solver = run(make_solver(
-        'generate.every=1', f'datasource.generate={names}', 'dataset.generate.num_samples=9', 'evaluate.every=null',
-        'dataset.generate.segment_duration=null', 'dataset.generate.batch_size=4', 'logging.tensorboard=true',
-        'logging.tensorboard_items=9'))
+    solver = run(
+        make_solver(
+            'generate.every=1',
+            f'datasource.generate={names}',
+            'dataset.generate.num_samples=9',
+            'evaluate.every=null',
+            'dataset.generate.segment_duration=null',
+            'dataset.generate.batch_size=4',
+            'logging.tensorboard=true',
+            'logging.tensorboard_items=9',
+        )
+    )
     found = sorted(os.listdir(os.fsencode(solver.folder / 'samples' / 'epoch_1')))
     kinds = [b'.reconstruction.wav', b'.reference.wav']
     stems = [name.removesuffix(kinds[0]) for name in found[::2]]
@@ -64,20 +89,26 @@ def test_samples_of_files_with_any_name_are_written(make_solver, names, caplog):
     assert len(rest) == 8  # two files are called the same
     unchanged = {b'plain', b'two words', b'-dash', 'café 音 🎵'.encode(), b'a.b'}
     assert rest > unchanged
-    assert sorted(stem[:-8] for stem in rest - unchanged) == [b'caf_-', b'two_lines-', b'x' * 71 + b'-']
+    assert sorted(stem[:-8] for stem in rest - unchanged) == [
+        b'caf_-',
+        b'two_lines-',
+        b'x' * 71 + b'-',
+    ]
     assert warnings_of(caplog) == []
     assert not solver.tracker.failures.counts
 
 
 def test_a_full_disk_for_samples_is_one_warning(make_solver, small_disk, caplog):
-    (small_disk / 'other').write_bytes(bytes(2 ** 21 - 4096))
+    (small_disk / 'other').write_bytes(bytes(2**21 - 4096))
     solver = run(make_solver(*STAGES, f'generate.path={small_disk}', 'optim.epochs=2'))
     found = warnings_of(caplog)
     assert len(found) == 2
     assert found[0].startswith('writing of a sample failed, the run goes on: OSError: ')
     assert '.reference.wav: could not be written (0.0 MB free there)' in found[0]
     assert found[1] == 'failed beside training: writing of a sample (6x)'
-    assert [set(stages) for stages in solver.history] == [{'train', 'valid', 'evaluate', 'generate'}] * 2
+    assert [set(stages) for stages in solver.history] == [
+        {'train', 'valid', 'evaluate', 'generate'}
+    ] * 2
     assert [path.name for path in small_disk.rglob('*') if path.is_file()] == ['other']
 
 
@@ -86,14 +117,18 @@ def test_a_file_in_place_of_the_folder_of_samples_is_one_warning(make_solver, ca
     (solver.folder / 'samples').write_text('')
     with caplog.at_level(logging.INFO):
         run(solver)
-    assert warnings_of(caplog)[0].startswith('writing of a sample failed, the run goes on: NotADirectoryError: ')
+    assert warnings_of(caplog)[0].startswith(
+        'writing of a sample failed, the run goes on: NotADirectoryError: '
+    )
     assert f'0 of 3 samples written to {solver.folder}/samples/epoch_1' in caplog.messages
 
 
 def test_one_sample_that_fails_leaves_the_others(make_solver, caplog):
     solver = make_solver(*STAGES)
     name = 'samples/epoch_1/000_{}.reference.wav'
-    stem = os.path.basename(solver.dataloaders['generate'].dataset[0][1].meta.path).rsplit('.', 1)[0]
+    stem = os.path.basename(solver.dataloaders['generate'].dataset[0][1].meta.path).rsplit('.', 1)[
+        0
+    ]
     (solver.folder / name.format(stem) / 'in the way').mkdir(parents=True)
     with caplog.at_level(logging.INFO):
         run(solver)
@@ -101,8 +136,12 @@ def test_one_sample_that_fails_leaves_the_others(make_solver, caplog):
     assert len(list((solver.folder / 'samples/epoch_1').glob('*.reconstruction.wav'))) == 2
 
 
-@pytest.mark.parametrize(('stage', 'kind'), [('evaluate', 'evaluation'), ('generate', 'generation')])
-def test_a_batch_that_does_not_fit_into_memory_is_left_out(make_solver, monkeypatch, caplog, stage, kind):
+@pytest.mark.parametrize(
+    ('stage', 'kind'), [('evaluate', 'evaluation'), ('generate', 'generation')]
+)
+def test_a_batch_that_does_not_fit_into_memory_is_left_out(
+    make_solver, monkeypatch, caplog, stage, kind
+):
     solver = make_solver(*STAGES)
     plain = solver.model.forward
 
@@ -113,17 +152,24 @@ def test_a_batch_that_does_not_fit_into_memory_is_left_out(make_solver, monkeypa
 
     monkeypatch.setattr(solver.model, 'forward', forward)
     run(solver)
-    assert f'{kind} of a batch failed, the run goes on: OutOfMemoryError: CUDA out of memory' in caplog.messages
+    assert (
+        f'{kind} of a batch failed, the run goes on: OutOfMemoryError: CUDA out of memory'
+        in caplog.messages
+    )
     assert ('mel' in solver.history[0]['evaluate']) == (stage == 'generate')
-    assert len(list((solver.folder / 'samples/epoch_1').glob('*.wav'))) == (6 if stage == 'evaluate' else 0)
+    assert len(list((solver.folder / 'samples/epoch_1').glob('*.wav'))) == (
+        6 if stage == 'evaluate' else 0
+    )
 
 
 def test_a_history_that_cannot_be_written_is_a_warning_and_made_up_for(make_solver, caplog):
     solver = make_solver('optim.epochs=2')
     (solver.folder / 'history.json.tmp').mkdir()  # which is what Dora writes to
     run(solver)
-    assert [text[:38] for text in warnings_of(caplog)] == ['history.json failed, the run goes on: ',
-                                                           'failed beside training: history.json (']
+    assert [text[:38] for text in warnings_of(caplog)] == [
+        'history.json failed, the run goes on: ',
+        'failed beside training: history.json (',
+    ]
     assert not (solver.folder / 'history.json').exists()
     (solver.folder / 'history.json.tmp').rmdir()
     again = run(make_solver('optim.epochs=2'))
@@ -137,8 +183,10 @@ def test_copies_of_the_checkpoint_that_cannot_be_written_are_warnings(make_solve
         (solver.folder / name / 'in the way').mkdir(parents=True)
     run(solver)
     assert [text.split(':')[0] for text in warnings_of(caplog)] == [
-        'a kept checkpoint failed, the run goes on', 'checkpoint.keep_best=valid.mel failed, the run goes on',
-        'failed beside training']
+        'a kept checkpoint failed, the run goes on',
+        'checkpoint.keep_best=valid.mel failed, the run goes on',
+        'failed beside training',
+    ]
     assert not list(solver.folder.glob('.checkpoint*'))
     assert json.loads((solver.folder / 'history.json').read_text()) == solver.history
 
@@ -164,14 +212,16 @@ def test_a_tracker_that_cannot_be_written_is_a_warning(make_solver, caplog):
     solver = make_solver('logging.tensorboard=true')
     (solver.folder / 'tensorboard').write_text('')
     run(solver)
-    assert [text.split(':')[0] for text in warnings_of(caplog)] == ['TensorBoard failed, the run goes on']
+    assert [text.split(':')[0] for text in warnings_of(caplog)] == [
+        'TensorBoard failed, the run goes on'
+    ]
 
 
 def test_a_bad_batch_that_cannot_be_kept_is_a_part_of_its_warning(make_solver, caplog):
     solver = make_solver()
     (solver.folder / 'nonfinite').write_text('')
     plain = solver.run_step
-    solver.run_step = lambda wav: plain(wav * (math.nan if solver.updates == 2 else 1.))
+    solver.run_step = lambda wav: plain(wav * (math.nan if solver.updates == 2 else 1.0))
     run(solver)
     assert solver.history[0]['train']['skipped'] == 0.25
     (text,) = warnings_of(caplog)
@@ -182,14 +232,23 @@ def test_a_bad_batch_that_cannot_be_kept_is_a_part_of_its_warning(make_solver, c
 def test_a_metric_of_the_best_epoch_that_there_is_not_is_named(make_solver, caplog):
     solver = run(make_solver('checkpoint.keep_best=valid.mos', 'optim.epochs=2'))
     first, last = warnings_of(caplog)
-    assert first.startswith('checkpoint.keep_best=valid.mos failed, the run goes on: ValueError: valid has no metric '
-                            'mos; it has l1, msspec, ')
+    assert first.startswith(
+        'checkpoint.keep_best=valid.mos failed, the run goes on: ValueError: valid has no metric '
+        'mos; it has l1, msspec, '
+    )
     assert last == 'failed beside training: checkpoint.keep_best=valid.mos (2x)'
     assert not (solver.folder / 'checkpoint_best.th').exists()
 
 
-@pytest.mark.parametrize(('key', 'choose'), [('valid.mel', min), ('valid.sisnr', max), ('evaluate.sisnr', max),
-                                             ('train.d_msstftd_real_acc', max)])
+@pytest.mark.parametrize(
+    ('key', 'choose'),
+    [
+        ('valid.mel', min),
+        ('valid.sisnr', max),
+        ('evaluate.sisnr', max),
+        ('train.d_msstftd_real_acc', max),
+    ],
+)
 def test_the_best_epoch_is_kept_over_a_resumption(make_solver, key, choose):
     overrides = [*STAGES, f'checkpoint.keep_best={key}', 'generate.every=null']
     run(make_solver(*overrides, 'optim.epochs=2'))
@@ -203,12 +262,20 @@ def test_the_best_epoch_is_kept_over_a_resumption(make_solver, key, choose):
 
 @pytest.mark.parametrize('key', ['mel', 'generate.duration', 'valid.', 'valid.a.b', 'True', '1'])
 def test_only_a_stage_and_its_metric_can_be_kept(key):
-    with pytest.raises(train.ConfigError, match=rf'checkpoint\.keep_best={key}: expected STAGE\.METRIC'):
-        train.get_solver(train.main.get_xp(['solver=compression/debug', f'checkpoint.keep_best={key}']).cfg)
+    with pytest.raises(
+        train.ConfigError, match=rf'checkpoint\.keep_best={key}: expected STAGE\.METRIC'
+    ):
+        train.get_solver(
+            train.main.get_xp(['solver=compression/debug', f'checkpoint.keep_best={key}']).cfg
+        )
 
 
 def test_points_within_an_epoch_are_means_of_the_updates_since_the_last(make_solver):
-    overrides = ['logging.tensorboard=true', 'optim.updates_per_epoch=5', 'checkpoint.every_updates=null']
+    overrides = [
+        'logging.tensorboard=true',
+        'optim.updates_per_epoch=5',
+        'checkpoint.every_updates=null',
+    ]
     solver = run(make_solver(*overrides, 'logging.every_updates=1', 'optim.epochs=2'))
     every = [value for _, value in curve(solver, 'updates/l1')]
     assert [step for step, _ in curve(solver, 'updates/l1')] == list(range(1, 11))
@@ -216,17 +283,35 @@ def test_points_within_an_epoch_are_means_of_the_updates_since_the_last(make_sol
     assert [step for step, _ in curve(solver, 'train/l1')] == [5, 10]
     assert [step for step, _ in curve(solver, 'valid/mel')] == [5, 10]
     assert curve(solver, 'updates/lr') == [(step, pytest.approx(6e-3)) for step in range(1, 11)]
-    other = run(make_solver(*overrides, 'logging.every_updates=2', 'optim.epochs=2', 'optim.lr=6.0e-3', 'seed=2036',
-                            f'dora.dir={solver.folder}/other'))
-    expected = [(2, every[:2]), (4, every[2:4]), (6, every[5:6]), (8, every[6:8]), (10, every[8:10])]
-    assert curve(other, 'updates/l1') == [(step, pytest.approx(np.mean(part))) for step, part in expected]
+    other = run(
+        make_solver(
+            *overrides,
+            'logging.every_updates=2',
+            'optim.epochs=2',
+            'optim.lr=6.0e-3',
+            'seed=2036',
+            f'dora.dir={solver.folder}/other',
+        )
+    )
+    expected = [
+        (2, every[:2]),
+        (4, every[2:4]),
+        (6, every[5:6]),
+        (8, every[6:8]),
+        (10, every[8:10]),
+    ]
+    assert curve(other, 'updates/l1') == [
+        (step, pytest.approx(np.mean(part))) for step, part in expected
+    ]
 
 
 def test_a_stage_alone_is_labelled_with_the_epoch_of_its_weights(make_solver, tmp_path):
     stage = [*STAGES, 'logging.tensorboard=true', 'execute_only=generate']
     solver = make_solver(*stage)
     solver.run()
-    assert os.listdir(solver.folder / 'samples') == ['epoch_0']  # of the weights before any training
+    assert os.listdir(solver.folder / 'samples') == [
+        'epoch_0'
+    ]  # of the weights before any training
     run(make_solver('logging.tensorboard=true'))
     for only, name in (('generate', None), ('evaluate', 'evaluate/mel'), ('valid', 'valid/mel')):
         solver = make_solver(*stage[:-1], f'execute_only={only}')
@@ -247,7 +332,9 @@ def test_a_stage_alone_that_fails_is_an_error(make_solver):
     run(make_solver())
     solver = make_solver(*STAGES, 'execute_only=generate')
     (solver.folder / 'samples').write_text('')
-    with pytest.raises(RunError, match=r'execute_only=generate: failed: writing of a sample \(3x\)'):
+    with pytest.raises(
+        RunError, match=r'execute_only=generate: failed: writing of a sample \(3x\)'
+    ):
         solver.run()
     solver = make_solver(*STAGES, 'execute_only=evaluate')
     solver.metrics.metrics['mel'].measure = None
@@ -258,8 +345,16 @@ def test_a_stage_alone_that_fails_is_an_error(make_solver):
 def test_figures_are_read_from_the_device_when_a_point_is_due_alone(make_solver, monkeypatch):
     reads = []
     plain = Averager._read_sums
-    monkeypatch.setattr(Averager, '_read_sums', lambda self: reads.append(solver.updates) or plain(self))
-    solver = make_solver('logging.tensorboard=true', 'logging.every_updates=4', 'logging.log_updates=1',
-                         'logging.log_seconds=0', 'optim.updates_per_epoch=8', 'valid.every=null')
+    monkeypatch.setattr(
+        Averager, '_read_sums', lambda self: reads.append(solver.updates) or plain(self)
+    )
+    solver = make_solver(
+        'logging.tensorboard=true',
+        'logging.every_updates=4',
+        'logging.log_updates=1',
+        'logging.log_seconds=0',
+        'optim.updates_per_epoch=8',
+        'valid.every=null',
+    )
     run(solver)
     assert reads == [4, 8, 8, 8]  # two points, the line of the log, the means of the epoch

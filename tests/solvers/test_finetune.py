@@ -1,4 +1,6 @@
-"""Training on from models of every kind: what is taken, what starts afresh, and that nothing is wrecked meanwhile."""
+"""Training on from models of every kind: what is taken, what starts afresh, and that nothing is
+wrecked meanwhile.
+"""
 
 import functools
 import logging
@@ -19,14 +21,29 @@ from audiocodec.solvers import CompressionSolver, finetune
 from audiocodec.utils.config import ConfigError
 
 # in small, with everything on: adversary, balancer, quantizer dropout, averaged model
-TINY = ('solver=compression/debug', 'device=cpu', 'num_threads=1', 'seanet.n_filters=2', 'seanet.dimension=8',
-        'seanet.lstm=1', 'rvq.n_q=3', 'rvq.bins=16', 'dataset.batch_size=2', 'dataset.segment_duration=0.2',
-        'adversarial=msstftd', 'adversarial.discriminators.msstftd.filters=2',
-        'adversarial.discriminators.msstftd.n_ffts=[256,128]', 'adversarial.discriminators.msstftd.hop_lengths=[64,32]',
-        'adversarial.discriminators.msstftd.win_lengths=[256,128]', 'optim.lr=1e-3', 'losses.msspec.range_end=8')
+TINY = (
+    'solver=compression/debug',
+    'device=cpu',
+    'num_threads=1',
+    'seanet.n_filters=2',
+    'seanet.dimension=8',
+    'seanet.lstm=1',
+    'rvq.n_q=3',
+    'rvq.bins=16',
+    'dataset.batch_size=2',
+    'dataset.segment_duration=0.2',
+    'adversarial=msstftd',
+    'adversarial.discriminators.msstftd.filters=2',
+    'adversarial.discriminators.msstftd.n_ffts=[256,128]',
+    'adversarial.discriminators.msstftd.hop_lengths=[64,32]',
+    'adversarial.discriminators.msstftd.win_lengths=[256,128]',
+    'optim.lr=1e-3',
+    'losses.msspec.range_end=8',
+)
 PARITY = Path(__file__).parents[1] / 'fixtures' / 'parity'
-# Trained on dataset/example/train in batches of 8 x 1 s: recipe `debug` with seanet.lstm=1 for 280 updates, then 1300
-# beside an adversary (msstftd of 4 filters, learning rate 1e-3), which is not kept. Averaged weights in half precision.
+# Trained on dataset/example/train in batches of 8 x 1 s: recipe `debug` with seanet.lstm=1 for 280
+# updates, then 1300 beside an adversary (msstftd of 4 filters, learning rate 1e-3), which is not
+# kept. Averaged weights in half precision.
 TRAINED = Path(__file__).parents[1] / 'fixtures' / 'finetune' / 'codec.safetensors'
 
 
@@ -67,7 +84,9 @@ GENERATOR = ('model', 'ema', 'optimizer', 'schedule', 'balancer')
 
 @pytest.fixture(scope='module')
 def trained(runs):
-    """A run of three updates: its checkpoint, a bundle and exports of it, and its state after a fourth update."""
+    """A run of three updates: its checkpoint, a bundle and exports of it, and its state after a
+    fourth update.
+    """
     with solver_of(runs) as solver:
         for index in range(3):
             solver.run_step(batch(index))
@@ -77,11 +96,20 @@ def trained(runs):
         compact = export.export_encodec(solver.checkpoint_path, runs / 'model.bin')
         hf.save(CompressionSolver.model_from_checkpoint(compact), runs / 'hf')
         solver.run_step(batch(3))
-        yield {'sig': f'//sig/{solver.xp.sig}', 'folder': solver.folder, 'checkpoint': solver.checkpoint_path,
-               'bundle': bundle, 'compact': compact, 'hf': runs / 'hf', 'state': copied(solver.state_dict())}
+        yield {
+            'sig': f'//sig/{solver.xp.sig}',
+            'folder': solver.folder,
+            'checkpoint': solver.checkpoint_path,
+            'bundle': bundle,
+            'compact': compact,
+            'hf': runs / 'hf',
+            'state': copied(solver.state_dict()),
+        }
 
 
-def test_the_first_update_after_a_bundle_is_that_of_the_run_itself(runs, trained, caplog, assert_equal):
+def test_the_first_update_after_a_bundle_is_that_of_the_run_itself(
+    runs, trained, caplog, assert_equal
+):
     caplog.set_level(logging.INFO)
     for source in ('bundle', 'checkpoint', 'sig', 'folder'):
         with solver_of(runs) as solver:
@@ -101,7 +129,10 @@ def test_rates_are_the_recipes_and_moments_the_checkpoints(runs, trained):
         solver.initialize_from(str(trained['bundle']))
         for optimizer in (solver.optimizer, solver.adversaries.optimizer):
             assert optimizer.param_groups[0]['lr'] == 1e-5
-        assert list(solver.optimizer.param_groups[0]['betas']) == [0.8, 0.9]  # a tuple in newer PyTorch
+        assert list(solver.optimizer.param_groups[0]['betas']) == [
+            0.8,
+            0.9,
+        ]  # a tuple in newer PyTorch
         assert solver.optimizer.state_dict()['state'][0]['exp_avg'].norm() > 0
 
 
@@ -113,8 +144,14 @@ def test_without_optimizers_it_starts_from_averaged_weights(runs, trained):
         for name, value in content['ema']['averages'].items():
             if 'codebooks' not in name or name.endswith('embed'):
                 assert torch.equal(state[name], value), name
-        assert not torch.equal(state['quantizer.codebooks.embed'], content['model']['quantizer.codebooks.embed'])
-        assert solver.optimizer.state_dict()['state'] == solver.adversaries.optimizer.state_dict()['state'] == {}
+        assert not torch.equal(
+            state['quantizer.codebooks.embed'], content['model']['quantizer.codebooks.embed']
+        )
+        assert (
+            solver.optimizer.state_dict()['state']
+            == solver.adversaries.optimizer.state_dict()['state']
+            == {}
+        )
         assert solver.ema.count == 0
         assert all(torch.equal(value, state[name]) for name, value in solver.ema.averages.items())
         assert not solver.adversaries.alone  # the discriminators are taken all the same
@@ -122,7 +159,9 @@ def test_without_optimizers_it_starts_from_averaged_weights(runs, trained):
 
 
 @pytest.mark.parametrize('kind', ['compact', 'hf'])
-def test_fresh_discriminators_train_alone_first_and_the_generator_stands_still(runs, trained, kind, assert_equal):
+def test_fresh_discriminators_train_alone_first_and_the_generator_stands_still(
+    runs, trained, kind, assert_equal
+):
     with solver_of(runs, 'adversarial.warmup=3', 'adversarial.every=2') as solver:
         solver.initialize_from(str(trained[kind]))
         before = copied(solver.state_dict())
@@ -134,9 +173,14 @@ def test_fresh_discriminators_train_alone_first_and_the_generator_stands_still(r
         for part in GENERATOR:
             assert_equal(after[part], before[part], part)
         assert [sorted(metrics) for metrics in losses[:2]] == [
-            ['d_grad_norm', 'd_msstftd', 'd_msstftd_fake_acc', 'd_msstftd_real_acc', 'skipped'], ['skipped']]
-        discriminators = [name for name, value in before['adversaries'].items() if name.startswith('discriminators.')
-                          and torch.equal(value, after['adversaries'][name])]
+            ['d_grad_norm', 'd_msstftd', 'd_msstftd_fake_acc', 'd_msstftd_real_acc', 'skipped'],
+            ['skipped'],
+        ]
+        discriminators = [
+            name
+            for name, value in before['adversaries'].items()
+            if name.startswith('discriminators.') and torch.equal(value, after['adversaries'][name])
+        ]
         assert discriminators == []
         assert solver.updates == 3
         assert solver.model.training
@@ -176,23 +220,41 @@ def test_without_warmup_nothing_waits(runs, trained):
 
 def test_what_does_not_fit_the_recipe_starts_afresh(runs, trained, caplog):
     caplog.set_level(logging.INFO)
-    with solver_of(runs, 'adversarial.discriminators.msstftd.filters=3', 'losses.msspec.n_mels=32',
-                   'optim.optimizer._target_=torch.optim.AdamW', 'rvq.decay=0.9') as solver:
+    with solver_of(
+        runs,
+        'adversarial.discriminators.msstftd.filters=3',
+        'losses.msspec.n_mels=32',
+        'optim.optimizer._target_=torch.optim.AdamW',
+        'rvq.decay=0.9',
+    ) as solver:
         solver.initialize_from(str(trained['bundle']))
         assert solver.adversaries.alone
         assert solver.optimizer.state_dict()['state'] == {}
-        assert [name for name, value in solver.balancer.named_buffers() if value.any()] == ['norm_l1']
-    assert 'taken: averaged weights, balance of l1; afresh: optimizer, running average, discriminator' in caplog.text
+        assert [name for name, value in solver.balancer.named_buffers() if value.any()] == [
+            'norm_l1'
+        ]
+    assert (
+        'taken: averaged weights, balance of l1; afresh: optimizer, running average, discriminator'
+        in caplog.text
+    )
     assert 'learnt in another way than before: rvq.decay=0.9 (there 0.99)' in caplog.text
-    assert 'the discriminators train alone for the first 300 updates, and get their full weight' in caplog.text
-    with solver_of(runs, 'adversarial.discriminators.msstftd.n_ffts=[256,512]') as solver:  # of the same shapes
+    assert (
+        'the discriminators train alone for the first 300 updates, and get their full weight'
+        in caplog.text
+    )
+    with solver_of(
+        runs, 'adversarial.discriminators.msstftd.n_ffts=[256,512]'
+    ) as solver:  # of the same shapes
         solver.initialize_from(str(trained['bundle']))
         assert solver.adversaries.alone
 
 
 def test_discriminators_that_had_not_started_are_fresh(runs, trained, tmp_path):
     content = checkpoint.load(trained['bundle'])
-    content['state']['adversaries']['_extra_state'] = {'updates': 3, 'optimizer': {'state': {}, 'param_groups': []}}
+    content['state']['adversaries']['_extra_state'] = {
+        'updates': 3,
+        'optimizer': {'state': {}, 'param_groups': []},
+    }
     checkpoint.save(content, tmp_path / 'early.th')
     with solver_of(runs) as solver:
         solver.initialize_from(str(tmp_path / 'early.th'))
@@ -200,16 +262,24 @@ def test_discriminators_that_had_not_started_are_fresh(runs, trained, tmp_path):
 
 
 @pytest.mark.parametrize('statistics', ['missing', 'zeros', 'of other entries'])
-def test_the_first_updates_leave_codebooks_in_place_whatever_the_file_says_of_them(runs, trained, tmp_path, statistics):
+def test_the_first_updates_leave_codebooks_in_place_whatever_the_file_says_of_them(
+    runs, trained, tmp_path, statistics
+):
     content = checkpoint.load(trained['checkpoint'])
     state = content['state']['model']
-    books = {name: state[f'quantizer.codebooks.{name}'] for name in ('embed', 'embed_avg', 'cluster_size')}
+    books = {
+        name: state[f'quantizer.codebooks.{name}']
+        for name in ('embed', 'embed_avg', 'cluster_size')
+    }
     if statistics == 'zeros':  # as transformers initialises them
         books['cluster_size'].zero_()
     elif statistics == 'of other entries':  # and three quarters of them hardly used
         books['embed_avg'].copy_(torch.randn_like(books['embed_avg']))
         books['cluster_size'][:, 4:] = 1e-3
-    checkpoint.save({**content, 'format': checkpoint.MODEL_FORMAT, 'version': 1, 'state': state}, tmp_path / 'model.th')
+    checkpoint.save(
+        {**content, 'format': checkpoint.MODEL_FORMAT, 'version': 1, 'state': state},
+        tmp_path / 'model.th',
+    )
     source = trained['compact'] if statistics == 'missing' else tmp_path / 'model.th'
     with solver_of(runs, 'adversarial.warmup=0', 'rvq.q_dropout=false') as solver:
         solver.initialize_from(str(source))
@@ -223,12 +293,21 @@ def test_the_first_updates_leave_codebooks_in_place_whatever_the_file_says_of_th
 
 
 def test_a_recipe_of_another_model_is_refused_before_there_is_data(runs):
-    with solver_of(runs, 'datasource.train=/nowhere', f'continue_from={PARITY}/stereo_48khz.audiocraft.bin') as solver:
+    with solver_of(
+        runs, 'datasource.train=/nowhere', f'continue_from={PARITY}/stereo_48khz.audiocraft.bin'
+    ) as solver:
         with pytest.raises(ConfigError, match=r'in \d+ options:') as error:
             solver.prepare()
-        assert f'continue_from={PARITY}/stereo_48khz.audiocraft.bin: the model of the recipe' in str(error.value)
-        for line in ('sample_rate=16000: the checkpoint has 48000', 'channels=1: the checkpoint has 2',
-                     'model.renormalize=false: the checkpoint has true', 'rvq.n_q=3: the checkpoint has'):
+        assert (
+            f'continue_from={PARITY}/stereo_48khz.audiocraft.bin: the model of the recipe'
+            in str(error.value)
+        )
+        for line in (
+            'sample_rate=16000: the checkpoint has 48000',
+            'channels=1: the checkpoint has 2',
+            'model.renormalize=false: the checkpoint has true',
+            'rvq.n_q=3: the checkpoint has',
+        ):
             assert line in str(error.value)
         assert 'dataloaders' not in vars(solver)
 
@@ -236,16 +315,25 @@ def test_a_recipe_of_another_model_is_refused_before_there_is_data(runs):
 @pytest.mark.parametrize('kind', ['dac', 'mimi'])
 def test_models_that_cannot_be_trained_are_refused(runs, tmp_path, kind):
     (tmp_path / 'config.json').write_text(f'{{"model_type": "{kind}"}}')
-    with solver_of(runs) as solver, pytest.raises(ValueError, match=f'of type {kind}, .* cannot be trained here'):
+    with (
+        solver_of(runs) as solver,
+        pytest.raises(ValueError, match=f'of type {kind}, .* cannot be trained here'),
+    ):
         solver.initialize_from(f'//pretrained/{tmp_path}')
 
 
-@pytest.mark.parametrize(('source', 'message'), [
-    ('//sig/00000000', r'//sig/00000000: no checkpoint at .*AUDIOCODEC_DORA_DIR'),
-    ('outputs/nothing', r"'outputs/nothing': no such file or folder\. Expected //sig/SIG, //pretrained/NAME"),
-    ('//pretrained/facebook/encodec_24khz', 'https://huggingface.co/facebook/encodec_24khz'),
-    ('//pretrained/encodec_24khz', "did you mean 'facebook/encodec_24khz'"),
-])
+@pytest.mark.parametrize(
+    ('source', 'message'),
+    [
+        ('//sig/00000000', r'//sig/00000000: no checkpoint at .*AUDIOCODEC_DORA_DIR'),
+        (
+            'outputs/nothing',
+            r"'outputs/nothing': no such file or folder\. Expected //sig/SIG, //pretrained/NAME",
+        ),
+        ('//pretrained/facebook/encodec_24khz', 'https://huggingface.co/facebook/encodec_24khz'),
+        ('//pretrained/encodec_24khz', "did you mean 'facebook/encodec_24khz'"),
+    ],
+)
 def test_sources_that_are_not_there(source, message, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path))
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
@@ -273,16 +361,36 @@ def test_a_damaged_checkpoint_is_said_to_be_one(runs, trained, tmp_path):
 
 
 def test_where_it_starts_is_part_of_the_signature():
-    overrides = ([], ['continue_from=//sig/0'], ['finetune.optimizers=false'], ['adversarial.warmup=5'])
+    overrides = (
+        [],
+        ['continue_from=//sig/0'],
+        ['finetune.optimizers=false'],
+        ['adversarial.warmup=5'],
+    )
     assert len({experiment(*TINY, *each).sig for each in overrides}) == len(overrides)
 
 
 def mel_before_and_after(runs, source, updates, warmup):
     """Valid mel before and after so many updates of the model, with a fresh adversary."""
-    options = ('solver=compression/debug', 'device=cpu', 'num_threads=1', 'seanet.lstm=1', 'adversarial=msstftd',
-               'adversarial.discriminators.msstftd.filters=4', f'adversarial.warmup={warmup}', 'dataset.num_workers=0',
-               'dataset.batch_size=4', 'dataset.segment_duration=0.3', 'optim.lr=3e-4', 'seed=2', 'valid.every=1',
-               'evaluate.every=null', 'generate.every=null', 'optim.updates_per_epoch=1000', f'dora.dir={runs}')
+    options = (
+        'solver=compression/debug',
+        'device=cpu',
+        'num_threads=1',
+        'seanet.lstm=1',
+        'adversarial=msstftd',
+        'adversarial.discriminators.msstftd.filters=4',
+        f'adversarial.warmup={warmup}',
+        'dataset.num_workers=0',
+        'dataset.batch_size=4',
+        'dataset.segment_duration=0.3',
+        'optim.lr=3e-4',
+        'seed=2',
+        'valid.every=1',
+        'evaluate.every=null',
+        'generate.every=null',
+        'optim.updates_per_epoch=1000',
+        f'dora.dir={runs}',
+    )
     with experiment(*options, f'continue_from={source}').enter(stack=True):
         solver = train.get_solver(dora.get_xp().cfg)
         solver.prepare()
@@ -295,9 +403,13 @@ def mel_before_and_after(runs, source, updates, warmup):
 
 
 @pytest.mark.slow
-def test_valid_mel_does_not_rise_with_a_fresh_adversary_unless_it_is_followed_at_once(runs, tmp_path):
+def test_valid_mel_does_not_rise_with_a_fresh_adversary_unless_it_is_followed_at_once(
+    runs, tmp_path
+):
     hf.save(CompressionSolver.model_from_checkpoint(TRAINED), tmp_path / 'hf')
-    before, after = mel_before_and_after(runs, f'//pretrained/{tmp_path}/hf', updates=50, warmup=200)
+    before, after = mel_before_and_after(
+        runs, f'//pretrained/{tmp_path}/hf', updates=50, warmup=200
+    )
     assert 0.85 < before < 0.95
     assert after <= before
     before, after = mel_before_and_after(runs, f'//pretrained/{tmp_path}/hf', updates=20, warmup=0)

@@ -1,4 +1,6 @@
-"""Training on a GPU. With AUDIOCODEC_TEST_GPU=cpu, these tests run on a CPU, to try the tests themselves."""
+"""Training on a GPU. With AUDIOCODEC_TEST_GPU=cpu, these tests run on a CPU, to try the tests
+themselves.
+"""
 
 import os
 
@@ -9,8 +11,12 @@ from audiocodec.quantization import ResidualVectorQuantizer
 from audiocodec.quantization.kmeans import kmeans
 
 DEVICE = os.environ.get('AUDIOCODEC_TEST_GPU', 'cuda')
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(DEVICE == 'cuda' and not torch.cuda.is_available(),
-                                                  reason='there is no GPU here')]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        DEVICE == 'cuda' and not torch.cuda.is_available(), reason='there is no GPU here'
+    ),
+]
 ON_GPU = [f'device={DEVICE}', 'seanet.lstm=1', 'optim.lr=3e-4']
 NAMES = ['l1', 'msspec', 'feat_msstftd', 'd_msstftd']
 
@@ -43,7 +49,10 @@ def test_float32_is_that_of_a_cpu(make_solver):
 
 
 def test_bfloat16_follows_float32(make_solver):
-    full, half = curve(make_solver(*ON_GPU), 30), curve(make_solver(*ON_GPU, 'precision.autocast=bfloat16'), 30)
+    full, half = (
+        curve(make_solver(*ON_GPU), 30),
+        curve(make_solver(*ON_GPU, 'precision.autocast=bfloat16'), 30),
+    )
     assert not torch.equal(full, half)
     torch.testing.assert_close(half[-10:].mean(0), full[-10:].mean(0), rtol=0.15, atol=1e-2)
 
@@ -53,8 +62,13 @@ def test_bfloat16_follows_float32(make_solver):
 @pytest.mark.parametrize('autocast', ['null', 'bfloat16'])
 def test_compiled_updates_are_those_of_eager_ones(make_solver, autocast):
     overrides = [*ON_GPU, f'precision.autocast={autocast}']
-    eager, compiled = curve(make_solver(*overrides), 4), curve(make_solver(*overrides, 'compile=true'), 4)
-    torch.testing.assert_close(compiled, eager, rtol=0.05 if autocast == 'bfloat16' else 1e-2, atol=1e-3)
+    eager, compiled = (
+        curve(make_solver(*overrides), 4),
+        curve(make_solver(*overrides, 'compile=true'), 4),
+    )
+    torch.testing.assert_close(
+        compiled, eager, rtol=0.05 if autocast == 'bfloat16' else 1e-2, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize('autocast', ['null', 'bfloat16'])
@@ -88,11 +102,20 @@ def test_kmeans_is_that_of_a_cpu():
 def test_the_quantizer_learns_what_it_learns_on_a_cpu():
     torch.manual_seed(0)
     latents = torch.randn(4, 8, 100)
-    quantizers = [ResidualVectorQuantizer(8, 3, bins=16).to(device).train() for device in ('cpu', DEVICE)]
+    quantizers = [
+        ResidualVectorQuantizer(8, 3, bins=16).to(device).train() for device in ('cpu', DEVICE)
+    ]
     for _ in range(5):
-        expected, found = (quantizer(latents.to(quantizer.codebooks.embed.device), 50.) for quantizer in quantizers)
-        assert (found.codes.cpu() == expected.codes).float().mean() > 0.99  # ties may fall otherwise
-    torch.testing.assert_close(found.commitment_loss.cpu(), expected.commitment_loss, rtol=1e-2, atol=1e-3)
+        expected, found = (
+            quantizer(latents.to(quantizer.codebooks.embed.device), 50.0)
+            for quantizer in quantizers
+        )
+        assert (
+            found.codes.cpu() == expected.codes
+        ).float().mean() > 0.99  # ties may fall otherwise
+    torch.testing.assert_close(
+        found.commitment_loss.cpu(), expected.commitment_loss, rtol=1e-2, atol=1e-3
+    )
 
 
 def test_memory_of_an_update_does_not_grow(make_solver):

@@ -8,9 +8,11 @@ from audiocodec.solvers.health import codebook_warning, discriminator_warning
 
 
 def test_codebooks_below_the_usage_in_both_epochs_are_named_with_their_latest():
-    history = [{'usage_1': 0.1, 'usage_2': 0.1, 'usage_3': 0.9, 'usage_4': 0.4, 'codebook_usage': 0.1},
-               {'usage_1': 0.9, 'usage_2': 0.3, 'usage_3': 0.9, 'usage_4': 0.49, 'codebook_usage': 0.1},
-               {'usage_1': 0.3, 'usage_2': 0.2, 'usage_3': 0.6, 'usage_4': 0.12, 'codebook_usage': 0.1}]
+    history = [
+        {'usage_1': 0.1, 'usage_2': 0.1, 'usage_3': 0.9, 'usage_4': 0.4, 'codebook_usage': 0.1},
+        {'usage_1': 0.9, 'usage_2': 0.3, 'usage_3': 0.9, 'usage_4': 0.49, 'codebook_usage': 0.1},
+        {'usage_1': 0.3, 'usage_2': 0.2, 'usage_3': 0.6, 'usage_4': 0.12, 'codebook_usage': 0.1},
+    ]
     assert '2 of 4 codebooks' in codebook_warning(history)
     assert 'level (usage): 2 (20%), 4 (12%).' in codebook_warning(history)
     assert '4 of 4 codebooks' in codebook_warning(history, threshold=0.95)
@@ -18,26 +20,49 @@ def test_codebooks_below_the_usage_in_both_epochs_are_named_with_their_latest():
     assert codebook_warning(history, threshold=0.2) is None
 
 
-@pytest.mark.parametrize('history', [
-    [], [{'usage_1': 0.}], [{'usage_1': 0.5}, {'usage_1': 0.}], [{'usage_1': 0.}, {'usage_1': 0.5}],
-    [{'codebook_usage': 0.}] * 3])
+@pytest.mark.parametrize(
+    'history',
+    [
+        [],
+        [{'usage_1': 0.0}],
+        [{'usage_1': 0.5}, {'usage_1': 0.0}],
+        [{'usage_1': 0.0}, {'usage_1': 0.5}],
+        [{'codebook_usage': 0.0}] * 3,
+    ],
+)
 def test_no_word_of_codebooks_too_early_or_in_use(history):
     assert codebook_warning(history) is None
 
 
 def test_a_discriminator_has_won_when_it_is_right_on_both():
-    metrics = {'d_one_real_acc': 0.999, 'd_one_fake_acc': 0.985, 'd_two_real_acc': 1., 'd_two_fake_acc': 0.97,
-               'd_three_real_acc': 0.5, 'd_three_fake_acc': 1., 'd_one': 0.}
+    metrics = {
+        'd_one_real_acc': 0.999,
+        'd_one_fake_acc': 0.985,
+        'd_two_real_acc': 1.0,
+        'd_two_fake_acc': 0.97,
+        'd_three_real_acc': 0.5,
+        'd_three_fake_acc': 1.0,
+        'd_one': 0.0,
+    }
     assert 'one (real 99.9%, fake 98.5%).' in discriminator_warning(metrics)
     assert 'two' not in discriminator_warning(metrics)
-    assert 'one (real 99.9%, fake 98.5%), two (real 100.0%, fake 97.0%).' in discriminator_warning(metrics, 0.96)
+    assert 'one (real 99.9%, fake 98.5%), two (real 100.0%, fake 97.0%).' in discriminator_warning(
+        metrics, 0.96
+    )
     assert discriminator_warning(metrics, 0.99) is None
     assert discriminator_warning({}) is None
 
 
 def test_the_advice_names_keys_that_exist():
-    texts = [codebook_warning([{'usage_1': 0.}] * 2), discriminator_warning({'d_a_real_acc': 1., 'd_a_fake_acc': 1.})]
+    texts = [
+        codebook_warning([{'usage_1': 0.0}] * 2),
+        discriminator_warning({'d_a_real_acc': 1.0, 'd_a_fake_acc': 1.0}),
+    ]
     cfg = train.main.get_xp([]).cfg
-    keys = [key for text in texts for key in re.findall(r'\b(?:rvq|dataset|adversarial|losses)\.[\w.]*\w', text)]
+    keys = [
+        key
+        for text in texts
+        for key in re.findall(r'\b(?:rvq|dataset|adversarial|losses)\.[\w.]*\w', text)
+    ]
     assert len(keys) >= 9
     assert [key for key in keys if OmegaConf.select(cfg, key, default='absent') == 'absent'] == []

@@ -1,4 +1,6 @@
-"""What the configuration says of data reaches the loaders, and what is missing is said before the first update."""
+"""What the configuration says of data reaches the loaders, and what is missing is said before the
+first update.
+"""
 
 import os
 import pickle
@@ -25,9 +27,18 @@ def manifest(tmp_path, make_file):
 
 
 def compose(manifest, *overrides):
-    sources = [f'datasource.{split}={manifest}' for split in ('train', 'valid', 'evaluate', 'generate')]
-    return train.main.get_xp(['solver=compression/debug', 'dset=audio/default', *sources, 'dataset.num_workers=0',
-                              *overrides]).cfg
+    sources = [
+        f'datasource.{split}={manifest}' for split in ('train', 'valid', 'evaluate', 'generate')
+    ]
+    return train.main.get_xp(
+        [
+            'solver=compression/debug',
+            'dset=audio/default',
+            *sources,
+            'dataset.num_workers=0',
+            *overrides,
+        ]
+    ).cfg
 
 
 def test_missing_files_are_found_before_anything_is_read(manifest):
@@ -36,12 +47,18 @@ def test_missing_files_are_found_before_anything_is_read(manifest):
     with pytest.raises(ConfigError) as caught:
         build_dataloaders(compose(manifest), torch.device('cpu'))
     assert len(caught.value.problems) == 4
-    assert re.match(rf'datasource\.train={manifest}: 2 of 6 files do not exist, e\.g\. {manifest.parent}/audio/1\.wav, '
-                    r'.*4\.wav; scripts/doctor\.py', caught.value.problems[0])
+    assert re.match(
+        rf'datasource\.train={manifest}: 2 of 6 files do not exist, e\.g\. '
+        rf'{manifest.parent}/audio/1\.wav, '
+        r'.*4\.wav; scripts/doctor\.py',
+        caught.value.problems[0],
+    )
 
 
 def test_worker_zero_alone_reads_the_source(manifest, monkeypatch):
-    """Half a million files, looked up by each of 64 workers, are too much for a file system that they share."""
+    """Half a million files, looked up by each of 64 workers, are too much for a file system that
+    they share.
+    """
     cfg = compose(manifest)
     found = loaders.load_files(cfg, 'train')
     assert len(found) == 6
@@ -60,15 +77,24 @@ def test_worker_zero_alone_reads_the_source(manifest, monkeypatch):
 def test_share_of_bad_files_reaches_the_loaders(manifest):
     loaders = build_dataloaders(compose(manifest), torch.device('cpu'))
     assert {loader.bad_files.max_fraction for loader in loaders.values()} == {0.01}
-    loaders = build_dataloaders(compose(manifest, 'dataset.max_bad_fraction=0'), torch.device('cpu'))
+    loaders = build_dataloaders(
+        compose(manifest, 'dataset.max_bad_fraction=0'), torch.device('cpu')
+    )
     assert {loader.bad_files.max_fraction for loader in loaders.values()} == {0}
     (manifest.parent / 'audio' / '3.wav').write_text('no audio')
-    with pytest.raises(ValueError, match=r'max_bad_fraction=0\. Among them:\n.*3\.wav: cannot be read'):
+    with pytest.raises(
+        ValueError, match=r'max_bad_fraction=0\. Among them:\n.*3\.wav: cannot be read'
+    ):
         list(loaders['train'])
-    with pytest.raises(ConfigError, match=r'dataset\.max_bad_fraction=2: expected a share, from 0 to 1'):
+    with pytest.raises(
+        ConfigError, match=r'dataset\.max_bad_fraction=2: expected a share, from 0 to 1'
+    ):
         validate(compose(manifest, 'dataset.max_bad_fraction=2'))
 
 
 def test_share_of_bad_files_is_no_part_of_the_signature():
     base = train.main.get_xp(['solver=compression/debug'])
-    assert base.sig == train.main.get_xp(['solver=compression/debug', 'dataset.max_bad_fraction=0.5']).sig
+    assert (
+        base.sig
+        == train.main.get_xp(['solver=compression/debug', 'dataset.max_bad_fraction=0.5']).sig
+    )

@@ -26,20 +26,29 @@ def names(line):
 def test_a_stage_is_one_line_of_a_terminal(lines):
     solver, found = lines()
     found = [line for line in found if line.startswith('Epoch 1 ')]
-    assert [line.split('  ')[0] for line in found] == ['Epoch 1 train', 'Epoch 1 valid', 'Epoch 1 evaluate']
+    assert [line.split('  ')[0] for line in found] == [
+        'Epoch 1 train',
+        'Epoch 1 valid',
+        'Epoch 1 evaluate',
+    ]
     assert names(found[0]) == ['loss', 'msspec', 'mel', 'sisnr', 'usage', 'it/s', 'wait']
     assert names(found[1]) == ['msspec', 'mel', 'sisnr', 'usage']
     assert names(found[2]) == ['mel', 'sisnr']
     assert max(len(f'11-28 10:59:00 {line}') for line in found) <= 120
     train = solver.history[0]['train']
-    assert f"mel {train['mel']:.4g}  " in found[0]
-    assert f"usage {train['codebook_usage_min']:.1%}  it/s {train['updates_per_second']:.4g}  " in found[0]
+    assert f'mel {train["mel"]:.4g}  ' in found[0]
+    assert (
+        f'usage {train["codebook_usage_min"]:.1%}  it/s {train["updates_per_second"]:.4g}  '
+        in found[0]
+    )
     assert {'usage_1', 'grad_norm', 'd_msstftd_real_acc'} <= train.keys()  # the history has all
 
 
 def test_metrics_of_a_line_are_chosen_by_name_and_pattern(lines):
-    _, found = lines('logging.metrics=[d_*_acc,lr,mel]', 'logging.log_updates=3', 'logging.log_seconds=0')
-    train, = [line for line in found if line.startswith('Epoch 1 train')]
+    _, found = lines(
+        'logging.metrics=[d_*_acc,lr,mel]', 'logging.log_updates=3', 'logging.log_seconds=0'
+    )
+    (train,) = [line for line in found if line.startswith('Epoch 1 train')]
     assert names(train) == ['d_msstftd_real_acc', 'd_msstftd_fake_acc', 'lr', 'mel']
     within = [line for line in found if line.startswith('Train | Epoch 1')]
     assert [line.split(' | ')[2] for line in within] == ['1/3', '2/3', '3/3']

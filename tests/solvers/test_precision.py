@@ -43,8 +43,17 @@ def gradients(solver):
     """Of discriminators and of the model, in one update."""
     found = []
     for optimizer in (solver.adversaries.optimizer, solver.optimizer):
-        optimizer.register_step_pre_hook(lambda optimizer, *_: found.append(torch.cat(
-            [parameter.grad.flatten() for group in optimizer.param_groups for parameter in group['params']])))
+        optimizer.register_step_pre_hook(
+            lambda optimizer, *_: found.append(
+                torch.cat(
+                    [
+                        parameter.grad.flatten()
+                        for group in optimizer.param_groups
+                        for parameter in group['params']
+                    ]
+                )
+            )
+        )
     solver.model.train()
     solver.run_step(batch())
     return found
@@ -56,8 +65,11 @@ def plainly(monkeypatch):
     monkeypatch.setattr(activation.ELU, 'forward', nn.ELU.forward)
     monkeypatch.setattr(conv.Layers, 'forward', nn.Sequential.forward)
     monkeypatch.setattr(lstm.StreamableLSTM, '_run', without_onednn)
-    monkeypatch.setattr(FeatureMatchingLoss, 'forward', lambda self, fake, real: sum(map(F.l1_loss, fake, real)) / len(
-        fake))
+    monkeypatch.setattr(
+        FeatureMatchingLoss,
+        'forward',
+        lambda self, fake, real: sum(map(F.l1_loss, fake, real)) / len(fake),
+    )
     monkeypatch.setattr(AdversarialTrainer, '_generator_losses', all_at_once)
 
 
@@ -72,29 +84,42 @@ def without_onednn(self, x):
 def all_at_once(self, name, discriminator, fake, real):
     logits, features = discriminator(fake)
     references = discriminator(real)[1]
-    return {f'adv_{name}': self._mean([self.criterion.generator(logit) for logit in logits]),
-            f'feat_{name}': self._mean([self.feature_loss(*maps) for maps in zip(features, references)])}
+    return {
+        f'adv_{name}': self._mean([self.criterion.generator(logit) for logit in logits]),
+        f'feat_{name}': self._mean(
+            [self.feature_loss(*maps) for maps in zip(features, references)]
+        ),
+    }
 
 
-# ---- same mathematics ------------------------------------------------------------------------------------------------
+# ---- same mathematics ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('is_winograd', [False, True])
 def test_fast_paths_give_the_gradients_of_plain_ones(make_solver, monkeypatch, is_winograd):
-    # discriminators that do not move: Adam's first step is of a fixed size, in whatever direction rounding says
-    overrides = [*FULL, 'adversarial.lr_ratio=1e-9', 'adversarial.discriminators.msstftd.filters=16']
+    # discriminators that do not move: Adam's first step is of a fixed size, in whatever direction
+    # rounding says
+    overrides = [
+        *FULL,
+        'adversarial.lr_ratio=1e-9',
+        'adversarial.discriminators.msstftd.filters=16',
+    ]
     monkeypatch.setattr(winograd, 'IS_FASTER', is_winograd)
     fast = gradients(make_solver(*overrides))
     plainly(monkeypatch)
     plain = gradients(make_solver(*overrides, *PLAIN))
     for actual, expected in zip(fast, plain, strict=True):
-        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
-        # rounding puts some of a million values near zero on the other side of a leaky ReLU's corner
+        torch.testing.assert_close(
+            actual, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item()
+        )
+        # rounding puts some of a million values near zero on the other side of a leaky ReLU's
+        # corner
         assert (actual - expected).norm() < 3e-4 * expected.norm()
 
 
 def test_fast_paths_give_the_curve_of_plain_ones(make_solver, monkeypatch):
-    # Slowly: at 3e-4 the adversary lets rounding grow to tens of percents within 50 updates, whatever the path.
+    # Slowly: at 3e-4 the adversary lets rounding grow to tens of percents within 50 updates,
+    # whatever the path.
     overrides = [*FULL, 'optim.lr=1e-4']
     fast = curve(make_solver(*overrides), 50)
     plainly(monkeypatch)
@@ -106,22 +131,33 @@ def test_fast_paths_give_the_curve_of_plain_ones(make_solver, monkeypatch):
 
 
 def test_an_update_never_waits_for_the_device(make_solver, monkeypatch):
-    solver = make_solver(*FULL, 'rvq.q_dropout=false')  # the number of codebooks is drawn on the host, and read there
+    solver = make_solver(
+        *FULL, 'rvq.q_dropout=false'
+    )  # the number of codebooks is drawn on the host, and read there
     solver.model.train()
     solver.run_step(batch())  # initialises the codebooks, which reads
     reads = []
 
     class Reads(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            if function.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero,
-                                           torch.ops.aten.masked_select, torch.ops.aten.equal):
+            if function.overloadpacket in (
+                torch.ops.aten._local_scalar_dense,
+                torch.ops.aten.nonzero,
+                torch.ops.aten.masked_select,
+                torch.ops.aten.equal,
+            ):
                 reads.append(str(function))
             return function(*args, **(kwargs or {}))
 
     for name in ('item', 'tolist', 'numpy', 'cpu', '__bool__', '__float__', '__int__'):
         method = getattr(torch.Tensor, name)
-        monkeypatch.setattr(torch.Tensor, name, lambda self, *args, name=name, method=method: (
-            reads.append(name), method(self, *args))[1])
+        monkeypatch.setattr(
+            torch.Tensor,
+            name,
+            lambda self, *args, name=name, method=method: (reads.append(name), method(self, *args))[
+                1
+            ],
+        )
     with Reads():
         metrics = solver.run_step(batch(1))
     assert reads == []
@@ -130,20 +166,33 @@ def test_an_update_never_waits_for_the_device(make_solver, monkeypatch):
     assert set(reads) == {'item', 'aten._local_scalar_dense.default'}, 'the counting does not count'
 
 
-# ---- options ---------------------------------------------------------------------------------------------------------
+# ---- options -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(('override', 'changes'), [('compile=true', False), ('channels_last=false', False),
-                                                   ('precision.autocast=bfloat16', True)])
+@pytest.mark.parametrize(
+    ('override', 'changes'),
+    [
+        ('compile=true', False),
+        ('channels_last=false', False),
+        ('precision.autocast=bfloat16', True),
+    ],
+)
 def test_what_changes_the_result_is_in_the_signature(override, changes):
-    plain, other = (train.main.get_xp(['solver=compression/encodec_base_24khz', *more]) for more in ([], [override]))
+    plain, other = (
+        train.main.get_xp(['solver=compression/encodec_base_24khz', *more])
+        for more in ([], [override])
+    )
     assert (plain.sig != other.sig) == changes
 
 
-@pytest.mark.parametrize(('override', 'message'), [
-    ('precision.autocast=float16', 'precision.autocast=float16: expected null or bfloat16'),
-    ('compile=maybe', 'compile=maybe: expected true or false'),
-    ('channels_last=1', 'channels_last=1: expected true or false')])
+@pytest.mark.parametrize(
+    ('override', 'message'),
+    [
+        ('precision.autocast=float16', 'precision.autocast=float16: expected null or bfloat16'),
+        ('compile=maybe', 'compile=maybe: expected true or false'),
+        ('channels_last=1', 'channels_last=1: expected true or false'),
+    ],
+)
 def test_other_values_are_refused(make_solver, override, message):
     with pytest.raises(ConfigError, match=message):
         make_solver(override)
@@ -152,15 +201,22 @@ def test_other_values_are_refused(make_solver, override, message):
 def test_a_gpu_without_bfloat16_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: False)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda device: 'Old Card')
-    with pytest.raises(ConfigError, match=r'precision\.autocast=bfloat16: Old Card does not compute in bfloat16'):
+    with pytest.raises(
+        ConfigError, match=r'precision\.autocast=bfloat16: Old Card does not compute in bfloat16'
+    ):
         precision.autocast('bfloat16', torch.device('cuda'))
 
 
 @pytest.fixture
 def switches():
     """What this process has of PyTorch's switches, now and at the end of the test."""
+
     def read():
-        return (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark)
+        return (
+            torch.backends.cudnn.allow_tf32,
+            torch.get_float32_matmul_precision(),
+            torch.backends.cudnn.benchmark,
+        )
 
     before = read()
     yield read
@@ -168,9 +224,16 @@ def switches():
     torch.set_float32_matmul_precision(before[1])
 
 
-@pytest.mark.parametrize(('overrides', 'expected'), [
-    ([], (True, 'highest', True)),
-    (['precision.conv=float32', 'precision.matmul=tf32', 'precision.cudnn_benchmark=false'], (False, 'high', False))])
+@pytest.mark.parametrize(
+    ('overrides', 'expected'),
+    [
+        ([], (True, 'highest', True)),
+        (
+            ['precision.conv=float32', 'precision.matmul=tf32', 'precision.cudnn_benchmark=false'],
+            (False, 'high', False),
+        ),
+    ],
+)
 def test_precision_of_a_gpu(make_solver, switches, overrides, expected):
     options = make_solver(*overrides).cfg.precision
     precision.set_up(options, torch.device('cuda', 0))
@@ -183,12 +246,17 @@ def test_precision_of_a_gpu(make_solver, switches, overrides, expected):
 def test_precision_of_a_gpu_changes_nothing_on_a_cpu(make_solver, switches):
     before = switches()
     plain = curve(make_solver(), 3)
-    assert torch.equal(curve(make_solver('precision.conv=float32', 'precision.matmul=tf32'), 3), plain)
+    assert torch.equal(
+        curve(make_solver('precision.conv=float32', 'precision.matmul=tf32'), 3), plain
+    )
     assert switches() == before
 
 
-def test_under_autocast_the_generator_meets_discriminators_as_they_are_after_their_step(make_solver):
-    name = 'adversarial.discriminators.msstftd.norm=none'  # weights in themselves, which autocast could keep a copy of
+def test_under_autocast_the_generator_meets_discriminators_as_they_are_after_their_step(
+    make_solver,
+):
+    # weights in themselves, which autocast could keep a copy of
+    name = 'adversarial.discriminators.msstftd.norm=none'
     solver = make_solver(name, 'precision.autocast=bfloat16', 'adversarial.optimizer.lr=0.1')
     fake, real = batch(0), batch(1)
     with solver.autocast():
@@ -224,8 +292,10 @@ def test_under_autocast_losses_quantizer_spectra_and_balancer_see_float32(make_s
             out = method(*args, **kwargs)
             tensors = [out] if isinstance(out, torch.Tensor) else []
             seen.setdefault(key, set()).update(
-                tensor.dtype for tensor in [pick(args), *tensors] if tensor.is_floating_point())
+                tensor.dtype for tensor in [pick(args), *tensors] if tensor.is_floating_point()
+            )
             return out
+
         monkeypatch.setattr(owner, name, call)
 
     watch(fast_conv.FastConv1d, '_conv_forward', 'convolution', lambda args: args[1])
@@ -236,30 +306,58 @@ def test_under_autocast_losses_quantizer_spectra_and_balancer_see_float32(make_s
     watch(solver.balancer, '_averaged_norms', 'balancer', lambda args: args[1][0])
     for name, loss in solver.losses.items():
         watch(loss, 'forward', f'loss {name}')
-    monkeypatch.setattr(adversarial_losses, '_wide', lambda values, wide=adversarial_losses._wide: (
-        seen.setdefault('features', set()).add(wide(values).dtype), wide(values))[1])
+    monkeypatch.setattr(
+        adversarial_losses,
+        '_wide',
+        lambda values, wide=adversarial_losses._wide: (
+            seen.setdefault('features', set()).add(wide(values).dtype),
+            wide(values),
+        )[1],
+    )
     metrics = solver.run_step(batch())
     half, full = {torch.bfloat16}, {torch.float32}
     convolutions = seen.pop('convolution')
     assert convolutions & half
     del seen['upcast']
-    assert seen == dict.fromkeys(['quantizer', 'spectra', 'discriminators', 'balancer', 'features', 'loss l1',
-                                  'loss msspec', 'loss mel', 'loss mrstft', 'loss sisnr'], full)
+    assert seen == dict.fromkeys(
+        [
+            'quantizer',
+            'spectra',
+            'discriminators',
+            'balancer',
+            'features',
+            'loss l1',
+            'loss msspec',
+            'loss mel',
+            'loss mrstft',
+            'loss sisnr',
+        ],
+        full,
+    )
     assert all(value.dtype != torch.bfloat16 for value in metrics.values())
     assert all(parameter.dtype == torch.float32 for parameter in solver.model.parameters())
 
 
-@pytest.mark.parametrize('loss', [
-    MelSpectrogramL1Loss(16000), MultiScaleMelSpectrogramLoss(16000), MRSTFTLoss(), SISNR(16000),
-    lambda wav_hat, wav: FeatureMatchingLoss()([wav_hat], [wav]),
-    lambda wav_hat, wav: adversarial_losses.get_criterion('hinge').fake(wav_hat),
-    lambda wav_hat, wav: adversarial_losses.get_criterion('mse').real(wav_hat)])
+@pytest.mark.parametrize(
+    'loss',
+    [
+        MelSpectrogramL1Loss(16000),
+        MultiScaleMelSpectrogramLoss(16000),
+        MRSTFTLoss(),
+        SISNR(16000),
+        lambda wav_hat, wav: FeatureMatchingLoss()([wav_hat], [wav]),
+        lambda wav_hat, wav: adversarial_losses.get_criterion('hinge').fake(wav_hat),
+        lambda wav_hat, wav: adversarial_losses.get_criterion('mse').real(wav_hat),
+    ],
+)
 def test_under_autocast_losses_have_the_values_and_gradients_of_float32(loss):
     def measure(enabled):
         wav_hat = batch(0).requires_grad_()
         with torch.autocast('cpu', dtype=torch.bfloat16, enabled=enabled):
             value = loss(wav_hat, batch(1))
-        return value.detach(), *torch.autograd.grad(value, wav_hat)  # the balancer leaves autocast, too
+        return value.detach(), *torch.autograd.grad(
+            value, wav_hat
+        )  # the balancer leaves autocast, too
 
     for actual, expected in zip(measure(True), measure(False), strict=True):
         assert actual.dtype == torch.float32
@@ -267,8 +365,14 @@ def test_under_autocast_losses_have_the_values_and_gradients_of_float32(loss):
 
 
 def test_training_in_bfloat16_follows_float32(make_solver):
-    overrides = [*FULL, 'optim.lr=3e-4']  # at 1e-3 the adversary lets rounding grow to a fifth within 30 updates
-    full, half = curve(make_solver(*overrides), 30), curve(make_solver(*overrides, 'precision.autocast=bfloat16'), 30)
+    overrides = [
+        *FULL,
+        'optim.lr=3e-4',
+    ]  # at 1e-3 the adversary lets rounding grow to a fifth within 30 updates
+    full, half = (
+        curve(make_solver(*overrides), 30),
+        curve(make_solver(*overrides, 'precision.autocast=bfloat16'), 30),
+    )
     assert not torch.equal(full, half)
     torch.testing.assert_close(half[:5], full[:5], rtol=0.1, atol=1e-3)
     torch.testing.assert_close(half[-10:].mean(0), full[-10:].mean(0), rtol=0.05, atol=1e-3)
@@ -283,16 +387,24 @@ def test_compiled_updates_are_those_of_eager_ones(make_solver, monkeypatch):
     if shutil.which('g++') is None and shutil.which('clang++') is None:
         pytest.skip('compiling for a CPU needs a C++ compiler')
     monkeypatch.setattr(inductor, 'compile_threads', 1)
-    small = ['adversarial.discriminators.msstftd.n_ffts=[128]', 'adversarial.discriminators.msstftd.hop_lengths=[32]',
-             'adversarial.discriminators.msstftd.win_lengths=[128]', 'optim.lr=1e-3']
+    small = [
+        'adversarial.discriminators.msstftd.n_ffts=[128]',
+        'adversarial.discriminators.msstftd.hop_lengths=[32]',
+        'adversarial.discriminators.msstftd.win_lengths=[128]',
+        'optim.lr=1e-3',
+    ]
     eager = curve(make_solver(*small), 4)
     solver = make_solver(*small, 'compile=true')
     names = list(solver.state_dict()['model'])
     counters.clear()
     compiled = curve(solver, 4)
-    torch.testing.assert_close(compiled, eager, rtol=1e-2, atol=1e-4)  # a nearly tied code may be another
+    torch.testing.assert_close(
+        compiled, eager, rtol=1e-2, atol=1e-4
+    )  # a nearly tied code may be another
     graphs = counters['stats']['unique_graphs']
-    assert graphs >= 5  # encoder, decoder; the discriminator's training, and audio with and without gradient
+    assert (
+        graphs >= 5
+    )  # encoder, decoder; the discriminator's training, and audio with and without gradient
     curve(solver, 2)
     assert list(solver.state_dict()['model']) == names
     with solver.averaged_model():  # of any length: without being compiled for

@@ -1,4 +1,5 @@
-"""A GPU rehearsed without one: on `meta` tensors, which the host cannot read and which mix with no other device's.
+"""A GPU rehearsed without one: on `meta` tensors, which the host cannot read and which mix with no
+other device's.
 
 They have no autocast: what it does to each part is in test_precision.py.
 """
@@ -34,11 +35,21 @@ def meta(monkeypatch):
         pytest.skip(f'torch {torch.__version__} has no weight norm of meta tensors')
     monkeypatch.setattr(base, 'resolve_device', lambda *_: torch.device('meta'))
     plain = torch.autocast
-    monkeypatch.setattr(torch, 'autocast', lambda device_type, *args, **kwargs: contextlib.nullcontext()
-                        if device_type == 'meta' else plain(device_type, *args, **kwargs))
+    monkeypatch.setattr(
+        torch,
+        'autocast',
+        lambda device_type, *args, **kwargs: (
+            contextlib.nullcontext()
+            if device_type == 'meta'
+            else plain(device_type, *args, **kwargs)
+        ),
+    )
     kinds = _foreach_utils._get_fused_kernels_supported_devices()
-    monkeypatch.setattr(sys.modules['torch.optim.optimizer'], '_get_fused_kernels_supported_devices',
-                        lambda: [*kinds, 'meta'])
+    monkeypatch.setattr(
+        sys.modules['torch.optim.optimizer'],
+        '_get_fused_kernels_supported_devices',
+        lambda: [*kinds, 'meta'],
+    )
     # parameters stay the same objects, as on their way to a GPU: optimizers know them
     torch.__future__.set_swap_module_params_on_conversion(True)
     yield
@@ -47,7 +58,8 @@ def meta(monkeypatch):
 
 @pytest.fixture
 def workers(monkeypatch):
-    """This process takes itself for the first of two workers, joined by NCCL, which takes no tensor of the host.
+    """This process takes itself for the first of two workers, joined by NCCL, which takes no tensor
+    of the host.
 
     Gives the collectives that were called.
     """
@@ -58,8 +70,11 @@ def workers(monkeypatch):
             for tensor in tensors:
                 for one in tensor if isinstance(tensor, list) else [tensor]:
                     if one.device.type == 'cpu':
-                        raise RuntimeError(f'{name}: no backend type associated with device type cpu')
+                        raise RuntimeError(
+                            f'{name}: no backend type associated with device type cpu'
+                        )
             calls.append(name)
+
         return call
 
     group = {'is_initialized': lambda: True, 'get_world_size': lambda: 2, 'get_rank': lambda: 0}
@@ -74,12 +89,22 @@ def workers(monkeypatch):
 @pytest.fixture
 def make_solver(tmp_path, meta):
     with contextlib.ExitStack() as stack:
+
         def make(*overrides):
-            xp = train.main.get_xp(['device=cpu', 'num_threads=1', 'rvq.kmeans_init=false', 'logging.tensorboard=false',
-                                    f'dora.dir={tmp_path}', *overrides])
+            xp = train.main.get_xp(
+                [
+                    'device=cpu',
+                    'num_threads=1',
+                    'rvq.kmeans_init=false',
+                    'logging.tensorboard=false',
+                    f'dora.dir={tmp_path}',
+                    *overrides,
+                ]
+            )
             train.main.init_xp(xp)
             stack.enter_context(xp.enter(stack=True))
             return train.get_solver(xp.cfg)
+
         yield make
 
 
@@ -117,13 +142,19 @@ def test_every_quantizer(make_solver, quantizer):
     assert ('codebook_usage' in metrics) == (quantizer != 'none')
 
 
-@pytest.mark.parametrize(('fault', 'message'), [
-    (lambda wav: wav.mean().item(), 'meta'),
-    (lambda wav: wav + torch.ones(wav.shape), 'device'),
-    (lambda wav: distrib.all_reduce_sum_([torch.ones(2)]), 'all_reduce: no backend')])
+@pytest.mark.parametrize(
+    ('fault', 'message'),
+    [
+        (lambda wav: wav.mean().item(), 'meta'),
+        (lambda wav: wav + torch.ones(wav.shape), 'device'),
+        (lambda wav: distrib.all_reduce_sum_([torch.ones(2)]), 'all_reduce: no backend'),
+    ],
+)
 def test_faults_are_found(make_solver, workers, monkeypatch, fault, message):
     solver = make_solver(DEBUG)
     plain = solver.reports
-    monkeypatch.setattr(solver, 'reports', lambda wav_hat, wav: (fault(wav), plain(wav_hat, wav))[1])
+    monkeypatch.setattr(
+        solver, 'reports', lambda wav_hat, wav: (fault(wav), plain(wav_hat, wav))[1]
+    )
     with pytest.raises(RuntimeError, match=message):
         rehearse(solver)

@@ -18,13 +18,26 @@ from audiocodec.run import checkpoint
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).with_name('solver_worker.py')
-# 20 updates with dropped and dead codes, evaluation and generation with a number of items that no number of workers
-# divides
-LONG = ['optim.updates_per_epoch=10', 'optim.epochs=2', 'dataset.batch_size=8', 'rvq.q_dropout=true', 'rvq.bins=64',
-        'rvq.threshold_ema_dead_code=10', 'rvq.decay=0.7', 'dataset.valid.num_samples=7',
-        'dataset.evaluate.num_samples=7', 'dataset.generate.num_samples=3', 'dataset.generate.segment_duration=0.5',
-        'evaluate.every=2', 'generate.every=2', 'optim.lr=2e-4', '+optim.optimizer.eps=1e-3',
-        '+adversarial.optimizer.eps=1e-3']
+# 20 updates with dropped and dead codes, evaluation and generation with a number of items that no
+# number of workers divides
+LONG = [
+    'optim.updates_per_epoch=10',
+    'optim.epochs=2',
+    'dataset.batch_size=8',
+    'rvq.q_dropout=true',
+    'rvq.bins=64',
+    'rvq.threshold_ema_dead_code=10',
+    'rvq.decay=0.7',
+    'dataset.valid.num_samples=7',
+    'dataset.evaluate.num_samples=7',
+    'dataset.generate.num_samples=3',
+    'dataset.generate.segment_duration=0.5',
+    'evaluate.every=2',
+    'generate.every=2',
+    'optim.lr=2e-4',
+    '+optim.optimizer.eps=1e-3',
+    '+adversarial.optimizer.eps=1e-3',
+]
 
 
 def start(folder, what, world_size, *overrides):
@@ -33,10 +46,25 @@ def start(folder, what, world_size, *overrides):
     with socket.create_server(('127.0.0.1', 0)) as server:
         port = str(server.getsockname()[1])
     for rank in range(world_size):
-        spread = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port, 'RANK': str(rank), 'LOCAL_RANK': str(rank),
-                  'WORLD_SIZE': str(world_size)} if world_size > 1 else {}
-        found.append(subprocess.Popen([sys.executable, str(SCRIPT), str(folder), what, *overrides], text=True,
-                                      env={**os.environ, **spread, 'OMP_NUM_THREADS': '1'}, stderr=subprocess.PIPE))
+        spread = (
+            {
+                'MASTER_ADDR': '127.0.0.1',
+                'MASTER_PORT': port,
+                'RANK': str(rank),
+                'LOCAL_RANK': str(rank),
+                'WORLD_SIZE': str(world_size),
+            }
+            if world_size > 1
+            else {}
+        )
+        found.append(
+            subprocess.Popen(
+                [sys.executable, str(SCRIPT), str(folder), what, *overrides],
+                text=True,
+                env={**os.environ, **spread, 'OMP_NUM_THREADS': '1'},
+                stderr=subprocess.PIPE,
+            )
+        )
     return found
 
 
@@ -55,9 +83,12 @@ def alone(tmp_path_factory):
 
 def assert_close(one, other, path):
     if isinstance(one, torch.Tensor) and one.is_floating_point():
-        # Sums in another order, amplified by 20 updates of an optimizer that divides small gradients by their size.
-        atol = 2e-2 * float(other.abs().max()) + 1e-5 if other.numel() else 0.
-        torch.testing.assert_close(one, other, rtol=0, atol=atol, msg=lambda text: f'{path}: {text}')
+        # Sums in another order, amplified by 20 updates of an optimizer that divides small
+        # gradients by their size.
+        atol = 2e-2 * float(other.abs().max()) + 1e-5 if other.numel() else 0.0
+        torch.testing.assert_close(
+            one, other, rtol=0, atol=atol, msg=lambda text: f'{path}: {text}'
+        )
     elif isinstance(one, torch.Tensor):
         assert torch.equal(one, other), path
     elif isinstance(one, dict):
@@ -81,27 +112,39 @@ def several(request, tmp_path_factory):
 
 
 def test_workers_train_what_one_trains_with_the_whole_batch(alone, several):
-    one, other = (checkpoint.load_checkpoint(xp / 'checkpoint.th')['state'] for xp in (alone, several))
+    one, other = (
+        checkpoint.load_checkpoint(xp / 'checkpoint.th')['state'] for xp in (alone, several)
+    )
     assert one['updates'] == 20
     assert {'model', 'adversaries', 'balancer', 'optimizer', 'schedule', 'ema'} <= one.keys()
     revived = [stages['train']['revived_codes'] for stages in one['history']]
     assert min(revived) > 0, 'the case must have dead codes'
     used = [stages['train']['bandwidth'] for stages in one['history']]
-    assert min(used) < one['history'][0]['valid']['bandwidth'], 'the case must have dropped codebooks'
+    assert min(used) < one['history'][0]['valid']['bandwidth'], (
+        'the case must have dropped codebooks'
+    )
     assert_close(one, other, 'state')
 
 
 def test_workers_move_every_weight_as_one_does(alone, several, make_solver):
-    """Compares what training changed, not the weights, of which most of those of discriminators hardly move."""
-    one, other = (checkpoint.load_checkpoint(xp / 'checkpoint.th')['state'] for xp in (alone, several))
+    """Compares what training changed, not the weights, of which most of those of discriminators
+    hardly move.
+    """
+    one, other = (
+        checkpoint.load_checkpoint(xp / 'checkpoint.th')['state'] for xp in (alone, several)
+    )
     initial = make_solver(*LONG).state_dict()
     compared = 0
     for part in ('model', 'adversaries'):
         for name, value in one[part].items():
             if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel():
                 movement = float((value - initial[part][name]).norm())
-                # Measured: up to 4 % of the movement, from sums in another order; 1e-6 is the rounding of a weight.
-                assert float((value - other[part][name]).norm()) <= 0.1 * movement + 1e-6, (part, name)
+                # Measured: up to 4 % of the movement, from sums in another order; 1e-6 is the
+                # rounding of a weight.
+                assert float((value - other[part][name]).norm()) <= 0.1 * movement + 1e-6, (
+                    part,
+                    name,
+                )
                 compared += movement > 1e-5
     assert compared > 60
 
@@ -120,17 +163,32 @@ def test_what_fails_beside_training_on_one_worker_leaves_no_other_waiting(tmp_pa
     for number in range(3):
         write_audio(sources / f'{number}.wav', 0.1 * torch.randn(1, 8000), 16000)
         (samples / 'epoch_1' / f'001_{number}.reference.wav' / 'in the way').mkdir(parents=True)
-    processes = start(tmp_path, 'train', 2, 'dset=audio/default', 'optim.updates_per_epoch=2', 'evaluate.every=1',
-                      'dataset.evaluate.num_samples=5', 'generate.every=1', f'generate.path={samples}',
-                      'dataset.generate.num_samples=3', 'dataset.generate.segment_duration=0.5',
-                      *(f'datasource.{split}={sources}' for split in ('train', 'valid', 'evaluate', 'generate')))
+    processes = start(
+        tmp_path,
+        'train',
+        2,
+        'dset=audio/default',
+        'optim.updates_per_epoch=2',
+        'evaluate.every=1',
+        'dataset.evaluate.num_samples=5',
+        'generate.every=1',
+        f'generate.path={samples}',
+        'dataset.generate.num_samples=3',
+        'dataset.generate.segment_duration=0.5',
+        *(f'datasource.{split}={sources}' for split in ('train', 'valid', 'evaluate', 'generate')),
+    )
     texts = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], texts
     assert 'writing of a sample failed, the run goes on: IsADirectoryError: ' in texts[0]
     assert '(worker 1)' in texts[0]
     assert len(list(samples.rglob('*.reconstruction.wav'))) == 2
     (xp,) = (tmp_path / 'xps').iterdir()
-    assert list(json.loads((xp / 'history.json').read_text())[0]) == ['train', 'valid', 'evaluate', 'generate']
+    assert list(json.loads((xp / 'history.json').read_text())[0]) == [
+        'train',
+        'valid',
+        'evaluate',
+        'generate',
+    ]
 
 
 def outcome(folder, what, *overrides):
@@ -158,13 +216,18 @@ def test_a_failing_worker_ends_those_that_do_not_wait_in_a_collective(tmp_path):
     assert 'time.sleep(1000)' in texts[0]
 
 
-@pytest.mark.parametrize('what', ['die:0', pytest.param('die:1', marks=pytest.mark.slow), 'die:1+alone'])
+@pytest.mark.parametrize(
+    'what', ['die:0', pytest.param('die:1', marks=pytest.mark.slow), 'die:1+alone']
+)
 def test_a_worker_that_is_killed_ends_all(tmp_path, what):
-    """Also while a process that it has started lives on, which has inherited its files and sockets."""
+    """Also while a process that it has started lives on, with its files and sockets."""
     rank = int(what[4])
     codes, texts = outcome(tmp_path, what)
     assert (codes[rank], codes[1 - rank]) == (-9, 1)
-    assert f'Error: worker {rank}: its process ended without an error of its own: killed' in texts[1 - rank]
+    assert (
+        f'Error: worker {rank}: its process ended without an error of its own: killed'
+        in texts[1 - rank]
+    )
     assert 'gloo' not in texts[1 - rank]
 
 

@@ -5,11 +5,11 @@ from audiocodec.utils import distrib
 
 
 def test_alone_every_collective_is_the_identity():
-    tensor = torch.arange(3.)
+    tensor = torch.arange(3.0)
     distrib.all_reduce_sum_([tensor])
     distrib.all_reduce_mean_([tensor])
     distrib.broadcast_([tensor])
-    assert torch.equal(tensor, torch.arange(3.))
+    assert torch.equal(tensor, torch.arange(3.0))
     assert torch.equal(distrib.all_gather_cat(tensor), tensor)
     assert distrib.from_rank_zero(lambda: 5) == 5
     assert (distrib.rank(), distrib.world_size(), distrib.is_rank_zero()) == (0, 1, True)
@@ -17,9 +17,16 @@ def test_alone_every_collective_is_the_identity():
 
 def test_shared_draws_depend_on_every_number_and_on_nothing_else():
     def draw(*numbers):
-        return tuple(torch.randint(2**62, (2,), generator=distrib.shared_generator(*numbers)).tolist())
+        return tuple(
+            torch.randint(2**62, (2,), generator=distrib.shared_generator(*numbers)).tolist()
+        )
 
-    streams = [draw(seed, purpose, count) for seed in range(6) for purpose in range(6) for count in range(6)]
+    streams = [
+        draw(seed, purpose, count)
+        for seed in range(6)
+        for purpose in range(6)
+        for count in range(6)
+    ]
     torch.manual_seed(1)
     assert draw(5, 5, 5) == streams[-1]
     assert len(set(streams)) == 216
@@ -28,7 +35,9 @@ def test_shared_draws_depend_on_every_number_and_on_nothing_else():
 
 
 def test_neighbouring_counters_are_unrelated():
-    draws = torch.stack([torch.rand(4, generator=distrib.shared_generator(7, n)) for n in range(4000)])
+    draws = torch.stack(
+        [torch.rand(4, generator=distrib.shared_generator(7, n)) for n in range(4000)]
+    )
     assert torch.allclose(draws.mean(0), torch.full((4,), 0.5), atol=0.02)
     lagged = torch.corrcoef(torch.stack([draws[:-1, 0], draws[1:, 0]]))[0, 1]
     assert abs(lagged) < 0.05
@@ -36,7 +45,10 @@ def test_neighbouring_counters_are_unrelated():
 
 @pytest.fixture
 def as_worker(monkeypatch):
-    """Makes this process a worker of several, to which worker 0 sends what is given; gives what was sent."""
+    """Makes this process a worker of several, to which worker 0 sends what is given; gives what was
+    sent.
+    """
+
     def make(rank, received=None):
         sent = []
 
@@ -51,6 +63,7 @@ def as_worker(monkeypatch):
         monkeypatch.setattr(distrib, 'rank', lambda: rank)
         monkeypatch.setattr(distrib.distributed, 'broadcast_object_list', broadcast)
         return sent
+
     return make
 
 

@@ -16,7 +16,9 @@ def test_failures_are_counted_and_logged_once_a_kind(caplog):
     assert done == [0, 0, 1, -1, 2, -2]
     assert failures.counts == {'sample': 3, 'tracker': 1}
     assert [record.getMessage() for record in caplog.records] == [
-        'sample failed, the run goes on: OSError: [Errno 28] No space for 0', 'tracker failed, the run goes on: gone']
+        'sample failed, the run goes on: OSError: [Errno 28] No space for 0',
+        'tracker failed, the run goes on: gone',
+    ]
     assert str(failures) == 'sample (3x), tracker (1x)'
 
 
@@ -28,7 +30,9 @@ def test_an_interrupt_passes():
 def test_kinds_of_other_workers_are_reported(monkeypatch, caplog):
     failures = Failures()
     failures.add('sample', 'full')
-    monkeypatch.setattr(distrib, 'all_gather_object', lambda own: [own, {'sample': 'also full', 'metric': 'broken'}])
+    monkeypatch.setattr(
+        distrib, 'all_gather_object', lambda own: [own, {'sample': 'also full', 'metric': 'broken'}]
+    )
     failures.sync()
     failures.sync()
     assert failures.counts == {'sample': 1, 'metric': 1}

@@ -8,7 +8,19 @@ from audiocodec.utils.paths import safe_stem
 
 CLONE = Path(__file__).resolve().parents[2]
 
-UNCHANGED = ['a', 'My song (live)', '-dash', 'café', 'cafe\u0301', '音' * 26, 'हिन्दी', '🎵', 'a.b', "it's", 'x' * 80]
+UNCHANGED = [
+    'a',
+    'My song (live)',
+    '-dash',
+    'café',
+    'cafe\u0301',
+    '音' * 26,
+    'हिन्दी',
+    '🎵',
+    'a.b',
+    "it's",
+    'x' * 80,
+]
 
 
 @pytest.mark.parametrize('stem', UNCHANGED)
@@ -16,8 +28,17 @@ def test_names_that_can_be_stored_stay_as_they_are(stem):
     assert safe_stem(f'/some/where/{stem}.wav') == stem
 
 
-CHANGED = {'caf\udce9': 'caf_', 'two\nlines': 'two_lines', 'tab\t': 'tab_', 'a:b?c*': 'a_b_c_', 'r\u202etl': 'r_tl',
-           'x' * 81: 'x' * 71, '音' * 100: '音' * 23, 'y' * 79 + '\n': 'y' * 71, '\ud800': '_'}
+CHANGED = {
+    'caf\udce9': 'caf_',
+    'two\nlines': 'two_lines',
+    'tab\t': 'tab_',
+    'a:b?c*': 'a_b_c_',
+    'r\u202etl': 'r_tl',
+    'x' * 81: 'x' * 71,
+    '音' * 100: '音' * 23,
+    'y' * 79 + '\n': 'y' * 71,
+    '\ud800': '_',
+}
 
 
 @pytest.mark.parametrize(('stem', 'begin'), CHANGED.items())
@@ -72,14 +93,18 @@ def test_config_of_the_working_directory(tmp_path, monkeypatch):
     assert paths.own_config_folder() == tmp_path / 'config'
 
 
-def test_an_experiment_is_looked_for_beside_in_the_folder_of_all_and_where_it_was_noted(tmp_path, monkeypatch):
+def test_an_experiment_is_looked_for_beside_in_the_folder_of_all_and_where_it_was_noted(
+    tmp_path, monkeypatch
+):
     monkeypatch.setenv('AUDIOCODEC_DORA_DIR', str(tmp_path / 'all'))
     monkeypatch.chdir(tmp_path)
     assert paths.experiment_places('0a1b2c3d') == [tmp_path / 'all' / 'xps' / '0a1b2c3d']
     paths.note_experiment(Path('caf\udce9/xps/0a1b2c3d'))
     assert paths.experiment_places('0a1b2c3d', tmp_path / 'here') == [
-        tmp_path / 'here' / 'xps' / '0a1b2c3d', tmp_path / 'all' / 'xps' / '0a1b2c3d',
-        tmp_path / 'caf\udce9' / 'xps' / '0a1b2c3d']
+        tmp_path / 'here' / 'xps' / '0a1b2c3d',
+        tmp_path / 'all' / 'xps' / '0a1b2c3d',
+        tmp_path / 'caf\udce9' / 'xps' / '0a1b2c3d',
+    ]
     paths.note_experiment(tmp_path / 'moved' / 'xps' / '0a1b2c3d')
     assert paths.experiment_places('0a1b2c3d')[-1] == tmp_path / 'moved' / 'xps' / '0a1b2c3d'
     assert [path.name for path in (tmp_path / 'all').rglob('*') if path.is_file()] == ['0a1b2c3d']

@@ -32,13 +32,18 @@ def clock(monkeypatch):
 
     def advance(seconds):
         now[0] += seconds
+
     return advance
 
 
 @pytest.fixture
 def wide(monkeypatch):
     monkeypatch.setenv('TERM', 'xterm')
-    monkeypatch.setattr(progress.shutil, 'get_terminal_size', lambda **fallback: progress.os.terminal_size((200, 24)))
+    monkeypatch.setattr(
+        progress.shutil,
+        'get_terminal_size',
+        lambda **fallback: progress.os.terminal_size((200, 24)),
+    )
 
 
 @pytest.fixture
@@ -125,7 +130,9 @@ def test_bar_lives_on_one_line_and_leaves_nothing(clock, wide):
         clock(0.5)
         bar.set_postfix({'mel': '0.75'})
         if step == 20:
-            assert out.screen() == ['Valid | Epoch 1 [##########----------]  50% 20/40 | 2 it/s | ETA 0:10 | mel 0.75']
+            assert out.screen() == [
+                'Valid | Epoch 1 [##########----------]  50% 20/40 | 2 it/s | ETA 0:10 | mel 0.75'
+            ]
     assert out.screen() == ['']
     assert '\n' not in out.getvalue()
 
@@ -138,7 +145,9 @@ def test_bar_is_drawn_at_most_ten_times_a_second(clock, wide):
 
 
 def test_bar_fits_the_terminal(clock, wide, monkeypatch):
-    monkeypatch.setattr(progress.shutil, 'get_terminal_size', lambda **fallback: progress.os.terminal_size((30, 24)))
+    monkeypatch.setattr(
+        progress.shutil, 'get_terminal_size', lambda **fallback: progress.os.terminal_size((30, 24))
+    )
     out = Terminal()
     for step in Progress(range(40), desc='Valid | Epoch 1', stream=out):
         clock(0.5)
@@ -147,19 +156,26 @@ def test_bar_fits_the_terminal(clock, wide, monkeypatch):
 
 
 def test_bar_and_log_share_a_terminal(clock, wide, logger):
-    bar = Progress(range(4), desc='Train', updates=2, interval=0.0, logger=logger, stream=logger.screen)
+    bar = Progress(
+        range(4), desc='Train', updates=2, interval=0.0, logger=logger, stream=logger.screen
+    )
     for step in bar:
         clock(1)
         if step == 2:
             logger.info('a word')
             assert logger.screen.screen() == ['a word', '']
     assert logger.screen.screen() == ['a word', '']
-    assert logger.file.getvalue().splitlines() == ['Train | 2/4 | 1 it/s | ETA 0:02', 'a word',
-                                                   'Train | 4/4 | 1 it/s | ETA 0:00']
+    assert logger.file.getvalue().splitlines() == [
+        'Train | 2/4 | 1 it/s | ETA 0:02',
+        'a word',
+        'Train | 4/4 | 1 it/s | ETA 0:00',
+    ]
 
 
 def test_without_terminal_all_handlers_get_the_lines(clock, logger):
-    for _ in Progress(range(4), desc='Train', updates=2, interval=0.0, logger=logger, stream=io.StringIO()):
+    for _ in Progress(
+        range(4), desc='Train', updates=2, interval=0.0, logger=logger, stream=io.StringIO()
+    ):
         clock(1)
     assert logger.file.getvalue() == logger.screen.getvalue()
     assert logger.file.getvalue().count('Train | ') == 2
@@ -182,6 +198,7 @@ def test_left_loop_takes_the_bar_away(clock, wide):
         for _ in Progress(range(5), stream=out):
             clock(1)
             raise KeyError
+
     with pytest.raises(KeyError):
         leave()
     assert out.screen() == ['']
@@ -198,7 +215,13 @@ def test_dumb_terminal_gets_plain_lines(clock, monkeypatch):
 
 def test_disabled_only_iterates(wide):
     out = Terminal()
-    assert list(Progress(range(5), updates=5, interval=0.0, enabled=False, stream=out)) == [0, 1, 2, 3, 4]
+    assert list(Progress(range(5), updates=5, interval=0.0, enabled=False, stream=out)) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
     assert out.getvalue() == ''
 
 
@@ -214,8 +237,17 @@ def test_counting_by_hand(clock):
         next(iter(bar))
 
 
-@pytest.mark.parametrize(('seconds', 'text'), [(0, '0:00'), (7.4, '0:07'), (61, '1:01'), (3599.6, '1:00:00'),
-                                               (90061, '25:01:01'), (-1, '0:00')])
+@pytest.mark.parametrize(
+    ('seconds', 'text'),
+    [
+        (0, '0:00'),
+        (7.4, '0:07'),
+        (61, '1:01'),
+        (3599.6, '1:00:00'),
+        (90061, '25:01:01'),
+        (-1, '0:00'),
+    ],
+)
 def test_durations(seconds, text):
     assert format_seconds(seconds) == text
 
@@ -226,7 +258,9 @@ def test_a_terminal_that_is_closed_ends_no_loop(clock, logger, with_logger):
     controller, terminal = os.openpty()
     stream = os.fdopen(terminal, 'w')
     steps = []
-    for step in Progress(range(50), updates=5, interval=0.0, stream=stream, logger=logger if with_logger else None):
+    for step in Progress(
+        range(50), updates=5, interval=0.0, stream=stream, logger=logger if with_logger else None
+    ):
         clock(0.25)
         steps.append(step)
         if step == 19:
@@ -234,6 +268,12 @@ def test_a_terminal_that_is_closed_ends_no_loop(clock, logger, with_logger):
             os.close(controller)
     assert len(steps) == 50
     lines = logger.file.getvalue().splitlines()
-    assert [line.split(' | ')[0] for line in lines] == ['10/50', '20/50', '30/50', '40/50', '50/50'] * with_logger
+    assert [line.split(' | ')[0] for line in lines] == [
+        '10/50',
+        '20/50',
+        '30/50',
+        '40/50',
+        '50/50',
+    ] * with_logger
     with pytest.raises(OSError, match='Input/output error'):
         stream.close()

@@ -3,7 +3,10 @@
 from audiocodec.adversarial.discriminators.base import MultiDiscriminator
 from audiocodec.adversarial.discriminators.mpd import MultiPeriodDiscriminator, PeriodDiscriminator
 from audiocodec.adversarial.discriminators.msd import MultiScaleDiscriminator, ScaleDiscriminator
-from audiocodec.adversarial.discriminators.msstft import MultiScaleSTFTDiscriminator, STFTDiscriminator
+from audiocodec.adversarial.discriminators.msstft import (
+    MultiScaleSTFTDiscriminator,
+    STFTDiscriminator,
+)
 
 __all__ = [
     'MultiDiscriminator',

@@ -33,29 +33,61 @@ class PeriodDiscriminator(nn.Module):
         ValueError: an argument out of range.
     """
 
-    def __init__(self, period: int, in_channels: int = 1, out_channels: int = 1, n_layers: int = 5,
-                 kernel_sizes: Sequence[int] = (5, 3), stride: int = 3, filters: int = 8, filters_scale: int = 4,
-                 max_filters: int = 1024, norm: str = 'weight_norm', activation: str = 'LeakyReLU',
-                 activation_params: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        period: int,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        n_layers: int = 5,
+        kernel_sizes: Sequence[int] = (5, 3),
+        stride: int = 3,
+        filters: int = 8,
+        filters_scale: int = 4,
+        max_filters: int = 1024,
+        norm: str = 'weight_norm',
+        activation: str = 'LeakyReLU',
+        activation_params: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
-        for name, value in {'period': period, 'in_channels': in_channels, 'out_channels': out_channels,
-                            'n_layers': n_layers, 'stride': stride, 'filters': filters,
-                            'filters_scale': filters_scale, 'max_filters': max_filters}.items():
+        for name, value in {
+            'period': period,
+            'in_channels': in_channels,
+            'out_channels': out_channels,
+            'n_layers': n_layers,
+            'stride': stride,
+            'filters': filters,
+            'filters_scale': filters_scale,
+            'max_filters': max_filters,
+        }.items():
             require_int(name, value)
         sizes = require_ints('kernel_sizes', kernel_sizes)
         if len(sizes) != 2:
-            raise ValueError(f'kernel_sizes={list(kernel_sizes)}: expected two, of the inner and the last layers.')
+            raise ValueError(
+                f'kernel_sizes={list(kernel_sizes)}: expected two, of the inner and the last '
+                'layers.'
+            )
         self.period = period
         self.activation = layer_activation(
-            activation, {'negative_slope': 0.2} if activation_params is None else activation_params)
+            activation, {'negative_slope': 0.2} if activation_params is None else activation_params
+        )
         self.convs = nn.ModuleList()
         channels = in_channels
         for index in range(n_layers):
             wider = min(filters * filters_scale ** (index + 1), max_filters)
-            self.convs.append(NormConv2d(channels, wider, (sizes[0], 1), padding=((sizes[0] - 1) // 2, 0), norm=norm,
-                                         stride=(1 if index == n_layers - 1 else stride, 1)))
+            self.convs.append(
+                NormConv2d(
+                    channels,
+                    wider,
+                    (sizes[0], 1),
+                    padding=((sizes[0] - 1) // 2, 0),
+                    norm=norm,
+                    stride=(1 if index == n_layers - 1 else stride, 1),
+                )
+            )
             channels = wider
-        self.conv_post = NormConv2d(channels, out_channels, (sizes[1], 1), padding=((sizes[1] - 1) // 2, 0), norm=norm)
+        self.conv_post = NormConv2d(
+            channels, out_channels, (sizes[1], 1), padding=((sizes[1] - 1) // 2, 0), norm=norm
+        )
 
     def forward(self, wav: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Judge audio, reflected at its end up to a multiple of the period.
@@ -72,8 +104,11 @@ class PeriodDiscriminator(nn.Module):
         B, C, T = wav.shape
         missing = -T % self.period
         if missing >= T:
-            raise ValueError(f'{T} samples of audio are too few for period={self.period}: use longer segments or '
-                             'smaller periods.')
+            raise ValueError(
+                f'{T} samples of audio are too few for period={self.period}: use longer segments '
+                'or '
+                'smaller periods.'
+            )
         if missing:
             wav = F.pad(wav, (0, missing), 'reflect')
         x = wav.reshape(B, C, -1, self.period)
@@ -100,7 +135,17 @@ class MultiPeriodDiscriminator(MultiDiscriminator):
 
     arguments_of = PeriodDiscriminator
 
-    def __init__(self, in_channels: int = 1, out_channels: int = 1, periods: Sequence[int] = (2, 3, 5, 7, 11),
-                 **kwargs: Any) -> None:
-        super().__init__([PeriodDiscriminator(period, in_channels, out_channels, **kwargs) for period in periods],
-                         in_channels)
+    def __init__(
+        self,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        periods: Sequence[int] = (2, 3, 5, 7, 11),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            [
+                PeriodDiscriminator(period, in_channels, out_channels, **kwargs)
+                for period in periods
+            ],
+            in_channels,
+        )

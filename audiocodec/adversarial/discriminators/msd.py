@@ -1,4 +1,6 @@
-"""Multi-scale waveform discriminator (MelGAN, arXiv 1910.06711, section 2.2; HiFi-GAN, arXiv 2010.05646)."""
+"""Multi-scale waveform discriminator (MelGAN, arXiv 1910.06711, section 2.2; HiFi-GAN, arXiv
+2010.05646).
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,8 +20,8 @@ class ScaleDiscriminator(nn.Module):
     Args:
         in_channels: channels of the audio.
         out_channels: channels of the logits.
-        kernel_sizes: two odd sizes: their product is the kernel of the first convolution, they themselves those of
-            the last two.
+        kernel_sizes: two odd sizes: their product is the kernel of the first convolution, they
+            themselves those of the last two.
         filters: of the first convolution.
         max_filters: upper bound of the filters of any layer.
         downsample_scales: factor per inner convolution: default stride, and growth of the filters.
@@ -37,31 +39,59 @@ class ScaleDiscriminator(nn.Module):
         ValueError: an argument out of range.
     """
 
-    def __init__(self, in_channels: int = 1, out_channels: int = 1, kernel_sizes: Sequence[int] = (5, 3),
-                 filters: int = 16, max_filters: int = 1024, downsample_scales: Sequence[int] = (4, 4, 4, 4),
-                 inner_kernel_sizes: Sequence[int] | None = None, groups: Sequence[int] | None = None,
-                 strides: Sequence[int] | None = None, paddings: Sequence[int] | None = None,
-                 norm: str = 'weight_norm', activation: str = 'LeakyReLU',
-                 activation_params: Mapping[str, Any] | None = None, pad: str = 'ReflectionPad1d',
-                 pad_params: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        kernel_sizes: Sequence[int] = (5, 3),
+        filters: int = 16,
+        max_filters: int = 1024,
+        downsample_scales: Sequence[int] = (4, 4, 4, 4),
+        inner_kernel_sizes: Sequence[int] | None = None,
+        groups: Sequence[int] | None = None,
+        strides: Sequence[int] | None = None,
+        paddings: Sequence[int] | None = None,
+        norm: str = 'weight_norm',
+        activation: str = 'LeakyReLU',
+        activation_params: Mapping[str, Any] | None = None,
+        pad: str = 'ReflectionPad1d',
+        pad_params: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
-        for name, value in {'in_channels': in_channels, 'out_channels': out_channels, 'filters': filters,
-                            'max_filters': max_filters}.items():
+        for name, value in {
+            'in_channels': in_channels,
+            'out_channels': out_channels,
+            'filters': filters,
+            'max_filters': max_filters,
+        }.items():
             require_int(name, value)
         sizes = require_ints('kernel_sizes', kernel_sizes)
         if len(sizes) != 2 or not all(size % 2 for size in sizes):
             raise ValueError(f'kernel_sizes={list(kernel_sizes)}: expected two odd sizes.')
         scales = require_ints('downsample_scales', downsample_scales)
-        inner = {name: _per_scale(name, values, len(scales), minimum) for name, values, minimum in (
-            ('inner_kernel_sizes', inner_kernel_sizes, 1), ('groups', groups, 1), ('strides', strides, 1),
-            ('paddings', paddings, 0))}
+        inner = {
+            name: _per_scale(name, values, len(scales), minimum)
+            for name, values, minimum in (
+                ('inner_kernel_sizes', inner_kernel_sizes, 1),
+                ('groups', groups, 1),
+                ('strides', strides, 1),
+                ('paddings', paddings, 0),
+            )
+        }
         self.activation = layer_activation(
-            activation, {'negative_slope': 0.2} if activation_params is None else activation_params)
+            activation, {'negative_slope': 0.2} if activation_params is None else activation_params
+        )
 
         first = math.prod(sizes)
         self.min_length = first // 2 + 1 if pad.startswith('Reflection') else 1
-        self.convs = nn.ModuleList([nn.Sequential(
-            _make_padding(pad, first // 2, pad_params), NormConv1d(in_channels, filters, first, norm=norm))])
+        self.convs = nn.ModuleList(
+            [
+                nn.Sequential(
+                    _make_padding(pad, first // 2, pad_params),
+                    NormConv1d(in_channels, filters, first, norm=norm),
+                )
+            ]
+        )
         channels = filters
         for index, scale in enumerate(scales):
             wider = min(channels * scale, max_filters)
@@ -70,10 +100,23 @@ class ScaleDiscriminator(nn.Module):
             padding = 5 * scale if padding is None else padding
             group = group or max(channels // 4, 1)
             if channels % group or wider % group:
-                raise ValueError(f'groups={group} of an inner convolution: it must divide the {channels} channels that '
-                                 f'come in and the {wider} that go out; see filters, downsample_scales, max_filters.')
-            self.convs.append(NormConv1d(channels, wider, kernel, stride=stride or scale, padding=padding,
-                                         groups=group, norm=norm))
+                raise ValueError(
+                    f'groups={group} of an inner convolution: it must divide the {channels} '
+                    'channels that '
+                    f'come in and the {wider} that go out; see filters, downsample_scales, '
+                    'max_filters.'
+                )
+            self.convs.append(
+                NormConv1d(
+                    channels,
+                    wider,
+                    kernel,
+                    stride=stride or scale,
+                    padding=padding,
+                    groups=group,
+                    norm=norm,
+                )
+            )
             channels = wider
         wider = min(channels * 2, max_filters)
         self.convs.append(NormConv1d(channels, wider, sizes[0], padding=sizes[0] // 2, norm=norm))
@@ -92,8 +135,11 @@ class ScaleDiscriminator(nn.Module):
             ValueError: audio too short to be reflected.
         """
         if wav.shape[-1] < self.min_length:
-            raise ValueError(f'{wav.shape[-1]} samples of audio are too few for the reflection of the first layer: '
-                             f'at least {self.min_length} are needed at every scale.')
+            raise ValueError(
+                f'{wav.shape[-1]} samples of audio are too few for the reflection of the first '
+                'layer: '
+                f'at least {self.min_length} are needed at every scale.'
+            )
         features = []
         x = wav
         for conv in self.convs:
@@ -111,8 +157,9 @@ class MultiScaleDiscriminator(MultiDiscriminator):
         out_channels: channels of the logits.
         downsample_factor: between one scale and the next, by average pooling.
         scale_norms: norm per scale.
-        downsample: really pool between the scales, as in the papers. The field's recipes, and the default, give
-            every scale the audio at its full rate: there the pooled audio is computed but not used.
+        downsample: really pool between the scales, as in the papers. The field's recipes, and the
+            default, give every scale the audio at its full rate: there the pooled audio is computed
+            but not used.
         **kwargs: of `ScaleDiscriminator`.
 
     Raises:
@@ -121,31 +168,51 @@ class MultiScaleDiscriminator(MultiDiscriminator):
 
     arguments_of = ScaleDiscriminator
 
-    def __init__(self, in_channels: int = 1, out_channels: int = 1, downsample_factor: int = 2,
-                 scale_norms: Sequence[str] = ('weight_norm', 'weight_norm', 'weight_norm'), downsample: bool = False,
-                 **kwargs: Any) -> None:
-        super().__init__([ScaleDiscriminator(in_channels, out_channels, norm=norm, **kwargs) for norm in scale_norms],
-                         in_channels)
+    def __init__(
+        self,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        downsample_factor: int = 2,
+        scale_norms: Sequence[str] = ('weight_norm', 'weight_norm', 'weight_norm'),
+        downsample: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            [
+                ScaleDiscriminator(in_channels, out_channels, norm=norm, **kwargs)
+                for norm in scale_norms
+            ],
+            in_channels,
+        )
         require_int('downsample_factor', downsample_factor)
-        self.pool = nn.AvgPool1d(2 * downsample_factor, downsample_factor,
-                                 padding=downsample_factor) if downsample else None
+        self.pool = (
+            nn.AvgPool1d(2 * downsample_factor, downsample_factor, padding=downsample_factor)
+            if downsample
+            else None
+        )
 
     def prepare(self, wav: torch.Tensor, turn: int) -> torch.Tensor:
         """Pool the audio of the scale before, if that was asked for."""
         return self.pool(wav) if self.pool is not None and turn else wav
 
 
-def _per_scale(name: str, values: Sequence[int] | None, count: int, minimum: int) -> tuple[int | None, ...]:
-    """The values of an optional argument with one integer per scale; all None if it is not given."""
+def _per_scale(
+    name: str, values: Sequence[int] | None, count: int, minimum: int
+) -> tuple[int | None, ...]:
+    """Returns an optional argument with one integer per scale; all None if it is not given."""
     if values is None:
         return (None,) * count
     if len(values) != count:
-        raise ValueError(f'{name}={list(values)}: expected {count}, one per scale of downsample_scales.')
+        raise ValueError(
+            f'{name}={list(values)}: expected {count}, one per scale of downsample_scales.'
+        )
     return require_ints(name, values, minimum)
 
 
 def _make_padding(name: str, padding: int, params: Mapping[str, Any] | None) -> nn.Module:
     cls = getattr(nn, name, None)
     if not name.endswith('Pad1d') or cls is None:
-        raise ValueError(f'pad={name!r} is not a 1-D padding of torch.nn: use for instance ReflectionPad1d.')
+        raise ValueError(
+            f'pad={name!r} is not a 1-D padding of torch.nn: use for instance ReflectionPad1d.'
+        )
     return cls(padding, **(params or {}))

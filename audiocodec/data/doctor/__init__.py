@@ -1,4 +1,6 @@
-"""Checks of audio files and manifests before training: what is damaged, silent, clipped, narrow-band, duplicated."""
+"""Checks of audio files and manifests before training: what is damaged, silent, clipped,
+narrow-band, duplicated.
+"""
 
 from audiocodec.data.doctor.file import WARNINGS, Limits
 from audiocodec.data.doctor.report import Report, check

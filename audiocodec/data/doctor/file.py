@@ -1,4 +1,6 @@
-"""What is wrong with one audio file: decoded from beginning to end, in blocks, so that its length does not matter."""
+"""What is wrong with one audio file: decoded from beginning to end, in blocks, so that its length
+does not matter.
+"""
 
 import hashlib
 import math
@@ -16,7 +18,8 @@ from audiocodec.data.doctor.header import header_problem, promised_frames
 from audiocodec.data.doctor.spectrum import LongTermSpectrum
 from audiocodec.data.manifest import AudioMeta
 
-# What can be wrong, in the order in which it is reported. Errors break training or teach it what is not there.
+# What can be wrong, in the order in which it is reported. Errors break training or teach it what is
+# not there.
 ERRORS = {
     'manifest': 'manifest lines that cannot be read',
     'missing': 'there is no such file',
@@ -38,12 +41,20 @@ WARNINGS = {
 }
 KINDS = {**ERRORS, **WARNINGS}
 
-_BLOCK = 2 ** 16  # samples (all channels together, times two) worked on at a time
-_PIECE = 2 ** 12  # frames decoded at a time: where a damaged file ends is known to within so many
+_BLOCK = 2**16  # samples (all channels together, times two) worked on at a time
+_PIECE = 2**12  # frames decoded at a time: where a damaged file ends is known to within so many
 _WINDOW = 0.05  # seconds, over which the level is measured
 _TOLERANCE = 0.1  # seconds by which the manifest may be wrong: lengths of MP3 are often estimates
-_FORMATS = {'.wav': ('WAV', 'WAVEX', 'RF64'), '.flac': ('FLAC',), '.ogg': ('OGG',), '.oga': ('OGG',), '.opus': ('OGG',),
-            '.mp3': ('MP3',), '.aif': ('AIFF',), '.aiff': ('AIFF',)}
+_FORMATS = {
+    '.wav': ('WAV', 'WAVEX', 'RF64'),
+    '.flac': ('FLAC',),
+    '.ogg': ('OGG',),
+    '.oga': ('OGG',),
+    '.opus': ('OGG',),
+    '.mp3': ('MP3',),
+    '.aif': ('AIFF',),
+    '.aiff': ('AIFF',),
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,8 @@ class Limits:
         silent_share: share of silence that makes a file 'mostly_silent'.
         clipping: share of samples in runs of 3 or more at full scale.
         bandwidth: share of half the sample rate that the energy has to reach.
-        sample_rate: of the training to come (Hz): the bandwidth is judged up to half of it; None: each file's own.
+        sample_rate: of the training to come (Hz): the bandwidth is judged up to half of it; None:
+            each file's own.
     """
 
     silence_db: float = -60.0
@@ -67,7 +79,9 @@ class Limits:
 
 @dataclass
 class Problem:
-    """Something wrong with a file: one of `KINDS`, in words, and how bad it is (comparable within a kind)."""
+    """Something wrong with a file: one of `KINDS`, in words, and how bad it is (comparable within a
+    kind).
+    """
 
     kind: str
     detail: str
@@ -128,12 +142,20 @@ class _Level:
 
     def _count_silent(self, windows: np.ndarray) -> None:
         # the variance: a constant is silent too
-        self.silent += int((windows.var(1, dtype=np.float64).max(-1) < self.power).sum()) if len(windows) else 0
+        self.silent += (
+            int((windows.var(1, dtype=np.float64).max(-1) < self.power).sum())
+            if len(windows)
+            else 0
+        )
         self.windows += len(windows)
 
     def _count_clipped(self, full: np.ndarray) -> None:
-        """Samples in runs of at least 3: the third of a run counts for three, each one after it for one."""
-        before = self._before if self._before is not None else np.zeros((3, full.shape[1]), dtype=bool)
+        """Samples in runs of at least 3: the third of a run counts for three, each one after it for
+        one.
+        """
+        before = (
+            self._before if self._before is not None else np.zeros((3, full.shape[1]), dtype=bool)
+        )
         if full.any() or before.any():
             mask = np.concatenate([before, full])
             third = mask[3:] & mask[2:-1] & mask[1:-2]
@@ -178,7 +200,9 @@ def _decode(file: soundfile.SoundFile, found: Examined, limits: Limits) -> None:
         if not contradiction:
             found.add('empty', 'its header gives 0 samples')
         return
-    level = _Level(file.samplerate, limits.silence_db, 0.99 if file.subtype in ('PCM_U8', 'PCM_S8') else 0.999)
+    level = _Level(
+        file.samplerate, limits.silence_db, 0.99 if file.subtype in ('PCM_U8', 'PCM_S8') else 0.999
+    )
     spectrum = LongTermSpectrum(file.samplerate)
     digest = hashlib.blake2b(f'{file.samplerate} {file.channels}'.encode(), digest_size=16)
     decoded = bad = 0
@@ -190,7 +214,9 @@ def _decode(file: soundfile.SoundFile, found: Examined, limits: Limits) -> None:
             block = np.nan_to_num(block, nan=0.0, posinf=0.0, neginf=0.0)
         digest.update((block + 0.0).tobytes())  # -0.0 is 0.0
         level.add(block)
-        spectrum.add(block if level.peak <= LOUDEST else block.clip(-LOUDEST, LOUDEST))  # whose square is a number
+        spectrum.add(
+            block if level.peak <= LOUDEST else block.clip(-LOUDEST, LOUDEST)
+        )  # whose square is a number
     level.finish()
     found.duration = decoded / file.samplerate
     promised = promised_frames(file, decoded)
@@ -199,8 +225,11 @@ def _decode(file: soundfile.SoundFile, found: Examined, limits: Limits) -> None:
     elif decoded < promised:
         why = f' ({reason[0]})' if reason and reason[0] else ''
         length = promised / file.samplerate
-        found.add('truncated', f'holds {found.duration:.2f} of the {length:.2f} s in its header{why}',
-                  1 - decoded / promised)
+        found.add(
+            'truncated',
+            f'holds {found.duration:.2f} of the {length:.2f} s in its header{why}',
+            1 - decoded / promised,
+        )
     if bad:
         found.add('nonfinite', f'{bad} samples are NaN or Inf', bad)
     if not decoded:
@@ -213,7 +242,7 @@ def _decode(file: soundfile.SoundFile, found: Examined, limits: Limits) -> None:
 
 
 def _blocks(file: soundfile.SoundFile, reason: list[str]) -> Iterator[np.ndarray]:
-    """The samples, float32 [T, C], as far as they can be decoded; why not further goes to `reason`."""
+    """Yields samples, float32 [T, C], up to what cannot be decoded; `reason` gets the error."""
     at_once = max(1, 2 * _BLOCK // file.channels // _PIECE)
     ended = False
     while not ended:
@@ -235,18 +264,33 @@ def _judge(found: Examined, limits: Limits) -> None:
     assert found.clipping is not None
     assert found.sample_rate is not None
     if found.silence == 1:
-        found.add('silent', f'all of its {found.duration:.2f} s are below {limits.silence_db:g} dBFS', found.duration)
+        found.add(
+            'silent',
+            f'all of its {found.duration:.2f} s are below {limits.silence_db:g} dBFS',
+            found.duration,
+        )
         return
     if found.silence >= limits.silent_share:
-        found.add('mostly_silent', f'{found.silence:.0%} of {found.duration:.2f} s are below {limits.silence_db:g} '
-                                   'dBFS', found.silence)
+        found.add(
+            'mostly_silent',
+            f'{found.silence:.0%} of {found.duration:.2f} s are below {limits.silence_db:g} dBFS',
+            found.silence,
+        )
     if found.clipping >= limits.clipping:
-        found.add('clipping', f'{found.clipping:.2%} of the samples are at full scale, in runs', found.clipping)
+        found.add(
+            'clipping',
+            f'{found.clipping:.2%} of the samples are at full scale, in runs',
+            found.clipping,
+        )
     half = found.sample_rate / 2
     wanted = half if limits.sample_rate is None else limits.sample_rate / 2
     reach = half if found.cutoff is None else found.cutoff
     if reach < limits.bandwidth * wanted:
-        found.add('bandwidth', f'energy ends at {reach / 1000:.1f} kHz of {wanted / 1000:g} kHz', 1 - reach / wanted)
+        found.add(
+            'bandwidth',
+            f'energy ends at {reach / 1000:.1f} kHz of {wanted / 1000:g} kHz',
+            1 - reach / wanted,
+        )
 
 
 def _compare(meta: AudioMeta, found: Examined) -> None:
@@ -261,7 +305,10 @@ def _compare(meta: AudioMeta, found: Examined) -> None:
         differs.append(f'{meta.duration:.2f} s, the file {found.duration:.2f} s')
     kinds = {problem.kind for problem in found.problems}
     if short > _TOLERANCE and found.duration > 0 and 'truncated' not in kinds:
-        found.add('truncated', f'holds {found.duration:.2f} of the {meta.duration:.2f} s in the manifest',
-                  short / meta.duration)
+        found.add(
+            'truncated',
+            f'holds {found.duration:.2f} of the {meta.duration:.2f} s in the manifest',
+            short / meta.duration,
+        )
     if differs:
         found.add('mismatch', f'the manifest says {"; ".join(differs)}', len(differs))

@@ -7,11 +7,17 @@ from typing import NamedTuple
 
 import soundfile
 
-_SLACK = 0.1  # seconds of samples by which the size in a WAV header may be wrong: some writers count themselves
-_UNKNOWN_SIZE = 0x7FFF0000  # bytes; from here on a WAV header means that it was written before the length was known
-_PLAIN, _LAWS = (1, 3, 6, 7, 0xFFFE), (6, 7)  # WAV formats: integer, float, A-law, mu-law, extensible; of 8 bits
+# seconds of samples by which the size in a WAV header may be wrong: some writers count themselves
+_SLACK = 0.1
+# bytes; from here on a WAV header means that it was written before the length was known
+_UNKNOWN_SIZE = 0x7FFF0000
+_PLAIN, _LAWS = (
+    (1, 3, 6, 7, 0xFFFE),
+    (6, 7),
+)  # WAV formats: integer, float, A-law, mu-law, extensible; of 8 bits
 _OGG_PAGE = 65307  # bytes of the largest page
-_ZEROS = 512  # bytes of zeros at the end of a stream, more than any page ends in: it was never written to its end
+# bytes of zeros at the end of a stream, more than any page ends in: it was never written to its end
+_ZEROS = 512
 
 
 def header_problem(file: soundfile.SoundFile) -> str | None:
@@ -24,11 +30,20 @@ def header_problem(file: soundfile.SoundFile) -> str | None:
         return None
     bits = 8 if wav.tag in _LAWS else wav.bits
     if wav.tag in _PLAIN and wav.block != wav.channels * (-(-bits // 8)):
-        return f'its header contradicts itself: samples of {wav.channels} x {bits} bits, together {wav.block} bytes'
+        return (
+            f'its header contradicts itself: samples of {wav.channels} x {bits} bits, together '
+            f'{wav.block} bytes'
+        )
     if wav.tag in _PLAIN and wav.bytes_per_second != wav.rate * wav.block:
-        return f'its header contradicts itself: {wav.rate} x {wav.block} bytes are {wav.bytes_per_second} a second'
+        return (
+            f'its header contradicts itself: {wav.rate} x {wav.block} bytes are '
+            f'{wav.bytes_per_second} a second'
+        )
     if wav.stray > _SLACK * wav.bytes_per_second:
-        return f'{wav.stray} bytes follow the end of its {file.frames} samples: the header was not written to its end'
+        return (
+            f'{wav.stray} bytes follow the end of its {file.frames} samples: the header was not '
+            'written to its end'
+        )
     return None
 
 
@@ -44,10 +59,14 @@ def promised_frames(file: soundfile.SoundFile, decoded: int) -> int | None:
     """
     if file.format == 'MP3':
         # without a count the length is an estimate; with one, a frame may go to the decoder's delay
-        return file.frames if decoded < file.frames - 2 * 1152 and _mp3_counts(file.name) else decoded
+        return (
+            file.frames if decoded < file.frames - 2 * 1152 and _mp3_counts(file.name) else decoded
+        )
     if file.format == 'OGG':
         return None if _ogg_is_cut(file.name) else file.frames
-    said = re.search(r'^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)', file.extra_info, re.MULTILINE)
+    said = re.search(
+        r'^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)', file.extra_info, re.MULTILINE
+    )
     if said and int(said[1]) < _UNKNOWN_SIZE:
         promised = round(decoded * int(said[1]) / max(1, int(said[2])))
         return promised if promised - decoded > _SLACK * file.samplerate else decoded
@@ -87,11 +106,18 @@ class _Wav(NamedTuple):
 
 
 def _mp3_counts(path: str | bytes) -> bool:
-    """Whether an MP3 tells its length (Xing, Info or VBRI in its first frame); otherwise it is estimated."""
+    """Whether an MP3 tells its length (Xing, Info or VBRI in its first frame); otherwise it is
+    estimated.
+    """
     with open(path, 'rb') as file:
         head = file.read(10)
         if head[:3] == b'ID3' and len(head) == 10:
-            file.seek(10 + sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(reversed(head[6:10]))))
+            file.seek(
+                10
+                + sum(
+                    (byte & 0x7F) << (7 * place) for place, byte in enumerate(reversed(head[6:10]))
+                )
+            )
         else:
             file.seek(0)
         start = file.read(4096)
@@ -99,7 +125,8 @@ def _mp3_counts(path: str | bytes) -> bool:
 
 
 def _ogg_is_cut(path: str | bytes) -> bool:
-    """Whether an OGG file ends within a page, or in zeros; see `audio._ogg_last_page` for what a page is.
+    """Whether an OGG file ends within a page, or in zeros; see `audio._ogg_last_page` for what a
+    page is.
 
     A page's head, 27 bytes, is followed by the table of its sizes and by as many bytes.
     """
@@ -121,4 +148,4 @@ def _ogg_is_cut(path: str | bytes) -> bool:
     if len(tail) < page + 27:
         return True
     entries = tail[page + 26]
-    return len(tail) < page + 27 + entries + sum(tail[page + 27:page + 27 + entries])
+    return len(tail) < page + 27 + entries + sum(tail[page + 27 : page + 27 + entries])

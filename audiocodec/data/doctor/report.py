@@ -1,7 +1,8 @@
-"""Find what is wrong with a data set before training does: every file decoded, measured and compared with the others.
+"""Find what is wrong with a data set before training does: every file decoded, measured and
+compared with the others.
 
-`check` examines a source and gives a `Report`, which prints as text, turns into JSON with `to_dict` and into a list of
-sound files with `cleaned`.
+`check` examines a source and gives a `Report`, which prints as text, turns into JSON with `to_dict`
+and into a list of sound files with `cleaned`.
 """
 
 import os
@@ -48,13 +49,17 @@ class Report:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of files (for 'manifest', of lines) with each kind of problem, those found only."""
-        found = Counter(kind for file in self.files for kind in {problem.kind for problem in file.problems})
+        """Number of files (for 'manifest': of lines) with each kind of problem found."""
+        found = Counter(
+            kind for file in self.files for kind in {problem.kind for problem in file.problems}
+        )
         found['manifest'] = len(self.lines)
         return {kind: found[kind] for kind in KINDS if found[kind]}
 
     def durations(self) -> list[tuple[float, float | None, int]]:
-        """Histogram of the files that could be decoded: from, below (s; None: no limit) and their number."""
+        """Histogram of the files that could be decoded: from, below (s; None: no limit) and their
+        number.
+        """
         counts = [0] * (len(_EDGES) + 1)
         for file in self.files:
             if file.digest is not None:
@@ -66,7 +71,8 @@ class Report:
 
         Args:
             exclude: kinds of warnings whose files are left out too; of duplicates one stays.
-            mend: keep the files of which only the manifest entry was wrong, with the values of the file.
+            mend: keep the files of which only the manifest entry was wrong, with the values of the
+                file.
 
         Raises:
             ValueError: if a kind is not known, or no file is left.
@@ -80,7 +86,9 @@ class Report:
             if file.digest is None or any(problem.kind in bad for problem in file.problems):
                 continue
             assert file.sample_rate is not None
-            own = AudioMeta(file.path, file.duration, file.sample_rate, file.channels, file.amplitude)
+            own = AudioMeta(
+                file.path, file.duration, file.sample_rate, file.channels, file.amplitude
+            )
             if meta is not None:
                 own = replace(own, weight=meta.weight, info_path=meta.info_path)
             kept.append(own)
@@ -93,13 +101,22 @@ class Report:
         levels = {kind: 'error' if kind in ERRORS else 'warning' for kind in KINDS}
         files = []
         for file in self.files:
-            problems = [{'kind': p.kind, 'level': levels[p.kind], 'detail': p.detail} for p in file.problems]
+            problems = [
+                {'kind': p.kind, 'level': levels[p.kind], 'detail': p.detail} for p in file.problems
+            ]
             files.append({**asdict(file), 'problems': problems})
         return {
-            'source': self.source, 'files': len(self.files), 'hours': self._hours(self.files),
-            'errors': len(self.lines) + sum(file.has_error for file in self.files), 'counts': self.counts,
-            'limits': asdict(self.limits), 'manifest': self.lines,
-            'durations': [{'from': low, 'below': high, 'files': count} for low, high, count in self.durations()],
+            'source': self.source,
+            'files': len(self.files),
+            'hours': self._hours(self.files),
+            'errors': len(self.lines) + sum(file.has_error for file in self.files),
+            'counts': self.counts,
+            'limits': asdict(self.limits),
+            'manifest': self.lines,
+            'durations': [
+                {'from': low, 'below': high, 'files': count}
+                for low, high, count in self.durations()
+            ],
             'entries': files,
         }
 
@@ -109,11 +126,23 @@ class Report:
         Args:
             examples: how many files to name for each kind of problem, the worst first.
         """
-        readable = [AudioMeta(file.path, file.duration, file.sample_rate, file.channels)
-                    for file in self.files if file.sample_rate]
+        readable = [
+            AudioMeta(file.path, file.duration, file.sample_rate, file.channels)
+            for file in self.files
+            if file.sample_rate
+        ]
         left = len(self.files) - len(readable)
-        head = f'{self.source}: {summarize(readable)}' + (f'; {left} more that cannot be opened' if left else '')
-        lines = [head, '', *self._show_counts(), *self._show_examples(examples), '', *self._show_durations()]
+        head = f'{self.source}: {summarize(readable)}' + (
+            f'; {left} more that cannot be opened' if left else ''
+        )
+        lines = [
+            head,
+            '',
+            *self._show_counts(),
+            *self._show_examples(examples),
+            '',
+            *self._show_durations(),
+        ]
         return printable('\n'.join(lines))
 
     __str__ = show
@@ -123,12 +152,16 @@ class Report:
         return sum(file.duration for file in files) / 3600
 
     def _having(self, kind: str) -> list[Examined]:
-        return [file for file in self.files if any(problem.kind == kind for problem in file.problems)]
+        return [
+            file for file in self.files if any(problem.kind == kind for problem in file.problems)
+        ]
 
     def _show_counts(self) -> list[str]:
         fine = [file for file in self.files if not file.problems]
-        lines = [f'{"":7}  {"":13} {"files":>8} {"hours":>8}',
-                 f'{"ok":7}  {"":13} {len(fine):8} {self._hours(fine):8.2f}']
+        lines = [
+            f'{"":7}  {"":13} {"files":>8} {"hours":>8}',
+            f'{"ok":7}  {"":13} {len(fine):8} {self._hours(fine):8.2f}',
+        ]
         for kind, count in self.counts.items():
             level = 'ERROR' if kind in ERRORS else 'warning'
             hours = self._hours(self._having(kind))
@@ -136,14 +169,24 @@ class Report:
         return lines
 
     def _show_examples(self, most: int) -> list[str]:
-        root = os.path.commonpath([os.path.dirname(file.path) for file in self.files]) if self.files else ''
+        root = (
+            os.path.commonpath([os.path.dirname(file.path) for file in self.files])
+            if self.files
+            else ''
+        )
         inside = root + os.sep if root.strip(os.sep) else ''
         lines = []
         for kind, count in self.counts.items() if most else ():
-            named = [(problem.severity, os.path.relpath(file.path, root), problem.detail)
-                     for file in self._having(kind) for problem in file.problems if problem.kind == kind]
+            named = [
+                (problem.severity, os.path.relpath(file.path, root), problem.detail)
+                for file in self._having(kind)
+                for problem in file.problems
+                if problem.kind == kind
+            ]
             named.sort(key=lambda example: (-example[0], example[1]))
-            texts = [f'{path}: {detail.replace(inside, "")}' for _, path, detail in named] or self.lines
+            texts = [
+                f'{path}: {detail.replace(inside, "")}' for _, path, detail in named
+            ] or self.lines
             lines += ['', f'{kind}, the worst {most} of {count}:' if count > most else f'{kind}:']
             lines += [f'  {text}' for text in texts[:most]]
         return [*lines, '', f'(paths below {root})'] if lines else lines
@@ -153,7 +196,11 @@ class Report:
         most = max(count for _, _, count in rows) or 1
         lines = ['durations']
         for low, high, count in rows:
-            label = f'{_seconds(low)} and more' if high is None else f'{_seconds(low)} to {_seconds(high)}'
+            label = (
+                f'{_seconds(low)} and more'
+                if high is None
+                else f'{_seconds(low)} to {_seconds(high)}'
+            )
             bar = '#' * max(int(_BAR * count / most), count > 0)
             lines.append(f'  {label:>16} {count:8} {bar}'.rstrip())
         return lines
@@ -163,10 +210,13 @@ def _seconds(seconds: float) -> str:
     return f'{seconds:g} s' if seconds < 60 else f'{seconds / 60:g} min'
 
 
-def check(source: str | os.PathLike[str], limits: Limits | None = None, workers: int | None = None) -> Report:
+def check(
+    source: str | os.PathLike[str], limits: Limits | None = None, workers: int | None = None
+) -> Report:
     """Examine every file of a manifest, of a folder, or one alone, by several processes.
 
-    A folder with a data.jsonl or data.jsonl.gz is checked as that manifest: it is what training would use.
+    A folder with a data.jsonl or data.jsonl.gz is checked as that manifest: it is what training
+    would use.
 
     Args:
         source: see above.
@@ -180,9 +230,13 @@ def check(source: str | os.PathLike[str], limits: Limits | None = None, workers:
     path = Path(source).expanduser()
     lines: list[str] = []
     if not path.exists():
-        raise ValueError(f'{path}: no such file or folder; expected a manifest (.jsonl, .jsonl.gz) or audio')
+        raise ValueError(
+            f'{path}: no such file or folder; expected a manifest (.jsonl, .jsonl.gz) or audio'
+        )
     if is_shards(path):
-        raise ValueError(f'{path}: these are shards; check their source, which {HEAD} names, and make them anew')
+        raise ValueError(
+            f'{path}: these are shards; check their source, which {HEAD} names, and make them anew'
+        )
     manifest = manifest_of(path)
     if manifest is not None:
         metas, lines = read_manifest(manifest)
@@ -190,12 +244,22 @@ def check(source: str | os.PathLike[str], limits: Limits | None = None, workers:
     elif path.is_dir():
         items = [str(path.absolute() / name) for name, _, _ in find_audio(path)]
         if not items:
-            raise ValueError(f'{path}: no audio in this folder; expected files ending in {" ".join(EXTENSIONS)}')
+            raise ValueError(
+                f'{path}: no audio in this folder; expected files ending in {" ".join(EXTENSIONS)}'
+            )
     else:
         items = [str(path.absolute())]
-    files = map_files(partial(examine, limits=limits), items, workers, f'Examining {path.name}', _died, at_least=1)
+    files = map_files(
+        partial(examine, limits=limits), items, workers, f'Examining {path.name}', _died, at_least=1
+    )
     _note_duplicates(files)
-    return Report(str(source), files, [item if isinstance(item, AudioMeta) else None for item in items], lines, limits)
+    return Report(
+        str(source),
+        files,
+        [item if isinstance(item, AudioMeta) else None for item in items],
+        lines,
+        limits,
+    )
 
 
 def _died(item: AudioMeta | str) -> Examined:
@@ -205,7 +269,9 @@ def _died(item: AudioMeta | str) -> Examined:
 
 
 def _note_duplicates(files: Sequence[Examined]) -> None:
-    """Mark the files whose samples another one has too; the one with the fewest problems stands for all."""
+    """Mark the files whose samples another one has too; the one with the fewest problems stands for
+    all.
+    """
     groups: dict[str, list[Examined]] = defaultdict(list)
     for file in files:
         if file.digest is not None and not file.has_error:
@@ -214,5 +280,9 @@ def _note_duplicates(files: Sequence[Examined]) -> None:
         first = min(group, key=lambda file: len(file.problems))
         for file in group:
             if file is not first:
-                again = 'listed again' if file.path == first.path else f'the same samples as {first.path}'
+                again = (
+                    'listed again'
+                    if file.path == first.path
+                    else f'the same samples as {first.path}'
+                )
                 file.add('duplicate', again, file.duration)

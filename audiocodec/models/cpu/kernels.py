@@ -1,4 +1,6 @@
-"""Convolutions of signals whose channels lie last in memory, and ELU, as CPUs compute them fastest; no gradients."""
+"""Convolutions of signals whose channels lie last in memory, and ELU, as CPUs compute them fastest;
+no gradients.
+"""
 
 import math
 
@@ -11,23 +13,36 @@ from audiocodec.modules.conv import pad1d
 LOG2_E = 1 / math.log(2)
 _FEW = 2  # output channels, of audio
 _PAIRED = 2**18  # weights from which on the products that pairs save outweigh their sums
-_PRODUCTS = torch.backends.cpu.get_cpu_capability() == 'AVX2'  # are as fast as convolutions; not with AVX-512
+_PRODUCTS = (
+    torch.backends.cpu.get_cpu_capability() == 'AVX2'
+)  # are as fast as convolutions; not with AVX-512
 _CACHED = 2**19  # values that stay in the cache of a core from one operator to the next
 
 
-def make_kernel(weight: torch.Tensor, bias: torch.Tensor | None, stride: int = 1, dilation: int = 1,
-                groups: int = 1) -> 'Kernel':
+def make_kernel(
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+) -> 'Kernel':
     """Make the `Kernel` that is the fastest one here."""
     kind = Kernel
     if stride == groups == 1 and len(weight) <= _FEW:
         kind = FewOutputs
-    elif _PRODUCTS and weight.shape[2] == 2 * stride and dilation == groups == 1 and weight.numel() >= _PAIRED:
+    elif (
+        _PRODUCTS
+        and weight.shape[2] == 2 * stride
+        and dilation == groups == 1
+        and weight.numel() >= _PAIRED
+    ):
         kind = Pairs
     return kind(weight, bias, stride, dilation, groups)
 
 
 class Kernel(nn.Module):
-    """A convolution, by oneDNN: with one thread, PyTorch does kernels of 1 otherwise, three times slower.
+    """A convolution, by oneDNN: with one thread, PyTorch does kernels of 1 otherwise, three times
+    slower.
 
     Args:
         weight: [O, C / groups, K].
@@ -37,8 +52,14 @@ class Kernel(nn.Module):
         groups: as of `F.conv1d`.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, stride: int = 1, dilation: int = 1,
-                 groups: int = 1) -> None:
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+    ) -> None:
         super().__init__()
         bias = weight.new_zeros(len(weight)) if bias is None else bias
         self.weight = nn.Parameter(self._laid_out(weight.detach(), stride), requires_grad=False)
@@ -64,15 +85,26 @@ class Kernel(nn.Module):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Map [B, C, 1, T], channels last, to [B, O, T']."""
         if torch.backends.mkldnn.is_available() and rows.dtype == torch.float32:
-            y = torch.mkldnn_convolution(rows, self.weight, self.bias, (0, 0), (1, self.stride), (1, self.dilation),
-                                         self.groups)
+            y = torch.mkldnn_convolution(
+                rows,
+                self.weight,
+                self.bias,
+                (0, 0),
+                (1, self.stride),
+                (1, self.dilation),
+                self.groups,
+            )
         else:
-            y = F.conv2d(rows, self.weight, self.bias, (1, self.stride), 0, (1, self.dilation), self.groups)
+            y = F.conv2d(
+                rows, self.weight, self.bias, (1, self.stride), 0, (1, self.dilation), self.groups
+            )
         return y[:, :, 0]
 
 
 class FewOutputs(Kernel):
-    """One product for all taps, and sums of it: of a vector of output channels, most would be empty."""
+    """One product for all taps, and sums of it: of a vector of output channels, most would be
+    empty.
+    """
 
     @staticmethod
     def _laid_out(weight: torch.Tensor, stride: int) -> torch.Tensor:
@@ -84,16 +116,17 @@ class FewOutputs(Kernel):
         frames = rows.shape[-1] - self.dilation * (self.taps - 1)
         y = products[:, 0, :, :frames].add_(self.bias[:, None])
         for tap in range(1, self.taps):
-            y += products[:, tap, :, tap * self.dilation:][..., :frames]
+            y += products[:, tap, :, tap * self.dilation :][..., :frames]
         return y
 
 
 class Pairs(Kernel):
     """Two outputs at once by three products of half a kernel each, in place of four.
 
-    With a stride of half its length, a kernel is two taps g on blocks d of `stride` frames: outputs are d0 g0 + d1 g1
-    and d1 g0 + d2 g1, which are m + (d0 - d1) g0 and m - (d1 - d2) g1 for m = d1 (g0 + g1). This is F(2, 2) of the
-    algorithms of Winograd that Lavin and Gray (arXiv 1509.09308) describe.
+    With a stride of half its length, a kernel is two taps g on blocks d of `stride` frames: outputs
+    are d0 g0 + d1 g1 and d1 g0 + d2 g1, which are m + (d0 - d1) g0 and m - (d1 - d2) g1 for m = d1
+    (g0 + g1). This is F(2, 2) of the algorithms of Winograd that Lavin and Gray (arXiv 1509.09308)
+    describe.
     """
 
     @staticmethod
@@ -109,16 +142,18 @@ class Pairs(Kernel):
             differences = item[:-1] - item[1:]
             both = torch.addmm(self.bias, item[1::2], self.weight[1])
             torch.addmm(both, differences[::2], self.weight[0], out=out[::2])
-            torch.addmm(both[:len(out) // 2], differences[1::2], self.weight[2], alpha=-1, out=out[1::2])
+            torch.addmm(
+                both[: len(out) // 2], differences[1::2], self.weight[2], alpha=-1, out=out[1::2]
+            )
         return y.transpose(1, 2)
 
 
 class ScaledELU(nn.Module):
     """ELU of values that are multiplied by `scale`; with log2(e) they are exponents of two.
 
-    PyTorch's takes twice as long as an exponential, and that twice as long as a power of two, for relative precision
-    close to zero. This one's error is that of the one subtracted: 6e-8. For alpha up to 1, the exponential lies above
-    the line where x is negative.
+    PyTorch's takes twice as long as an exponential, and that twice as long as a power of two, for
+    relative precision close to zero. This one's error is that of the one subtracted: 6e-8. For
+    alpha up to 1, the exponential lies above the line where x is negative.
 
     Args:
         alpha: of the ELU.
@@ -146,8 +181,9 @@ class ScaledELU(nn.Module):
         return out
 
 
-def padded(x: torch.Tensor, left: int, right: int, mode: str, activation: nn.Module | None,
-           owned: bool) -> torch.Tensor:
+def padded(
+    x: torch.Tensor, left: int, right: int, mode: str, activation: nn.Module | None, owned: bool
+) -> torch.Tensor:
     """Rows for a `Kernel`.
 
     Args:
@@ -175,23 +211,25 @@ def padded(x: torch.Tensor, left: int, right: int, mode: str, activation: nn.Mod
         rows = x.transpose(1, 2).flatten().view(len(x), -1, x.shape[1])
         return rows.transpose(1, 2).unsqueeze(2)
     rows = x.new_empty(len(x), left + length + right, x.shape[1])
-    middle = rows[:, left:left + length]
+    middle = rows[:, left : left + length]
     if elu is None:
         middle.copy_(x.transpose(1, 2))
     else:
         elu(x.transpose(1, 2), out=middle)  # instead of a copy
     before, after = _around(middle, left, right, mode)
-    rows[:, :left], rows[:, left + length:] = before, after
+    rows[:, :left], rows[:, left + length :] = before, after
     return rows.transpose(1, 2).unsqueeze(2)
 
 
-def _around(x: torch.Tensor, left: int, right: int, mode: str) -> tuple[torch.Tensor | float, torch.Tensor | float]:
+def _around(
+    x: torch.Tensor, left: int, right: int, mode: str
+) -> tuple[torch.Tensor | float, torch.Tensor | float]:
     """What `mode` puts before and after x [B, T, C]."""
     length = x.shape[1]
     if mode == 'reflect':
-        return x[:, 1:left + 1].flip(1), x[:, length - 1 - right:length - 1].flip(1)
+        return x[:, 1 : left + 1].flip(1), x[:, length - 1 - right : length - 1].flip(1)
     if mode == 'replicate':
         return x[:, :1], x[:, -1:]
     if mode == 'circular':
-        return x[:, length - left:], x[:, :right]
+        return x[:, length - left :], x[:, :right]
     return 0.0, 0.0

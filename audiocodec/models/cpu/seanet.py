@@ -1,12 +1,15 @@
-"""SEANet for a CPU: every convolution with the channels last in memory, where oneDNN runs near the machine's peak.
+"""SEANet for a CPU: every convolution with the channels last in memory, where oneDNN runs near the
+machine's peak.
 
-Tensors stay [B, C, T] with memory [B, T, C]. A transposed convolution of stride s becomes a plain one that gives s
-times the channels per frame: in this layout these are the s samples of the frame, without moving anything.
+Tensors stay [B, C, T] with memory [B, T, C]. A transposed convolution of stride s becomes a plain
+one that gives s times the channels per frame: in this layout these are the s samples of the frame,
+without moving anything.
 
-Layers that read only some frames around each of their own are computed part by part, all of them for one part of the
-signal and then for the next: what lies between two layers is small however long the signal is, and its memory is used
-again for the next part, where the system would first clear every page of a large tensor. Each layer says which of its
-inputs a part of its output `reads`. Parts give what the whole gives, to float rounding.
+Layers that read only some frames around each of their own are computed part by part, all of them
+for one part of the signal and then for the next: what lies between two layers is small however long
+the signal is, and its memory is used again for the next part, where the system would first clear
+every page of a large tensor. Each layer says which of its inputs a part of its output `reads`.
+Parts give what the whole gives, to float rounding.
 """
 
 import math
@@ -43,7 +46,8 @@ def for_cpu(model: CompressionModel) -> CompressionModel:
 
 
 class _Network(nn.Sequential):
-    """Layers that overwrite what they no longer need, with signals between them that are multiplied by `scale`.
+    """Layers that overwrite what they no longer need, with signals between them that are multiplied
+    by `scale`.
 
     Args:
         layers: at least one.
@@ -60,7 +64,8 @@ class _Network(nn.Sequential):
 
 
 def _scale_of(network: nn.Sequential) -> float:
-    """What the signals in a network are multiplied by: log2(e), of which ELUs take powers of two, or 1.
+    """What the signals in a network are multiplied by: log2(e), of which ELUs take powers of two,
+    or 1.
 
     Convolutions are linear, so this takes no more than biases multiplied by it.
     """
@@ -69,12 +74,16 @@ def _scale_of(network: nn.Sequential) -> float:
 
 
 def _channels_last(layers: nn.Sequential, scale: float) -> list[nn.Module]:
-    """The layers of a network or of a residual block's branch, an activation and the convolution behind it in one."""
+    """The layers of a network or of a residual block's branch, an activation and the convolution
+    behind it in one.
+    """
     made: list[nn.Module] = []
     activation: nn.Module | None = None
     for layer in layers:
         is_conv = isinstance(layer, StreamableConv1d) or (
-            isinstance(layer, StreamableConvTranspose1d) and isinstance(layer.convtr.norm, nn.Identity))
+            isinstance(layer, StreamableConvTranspose1d)
+            and isinstance(layer.convtr.norm, nn.Identity)
+        )
         if activation is not None and not is_conv:
             made.append(_Activation(activation))
             activation = None
@@ -114,7 +123,8 @@ class _Layer(nn.Module):
 
     Attributes:
         width: channels of its output, 0 for an activation.
-        local: whether parts are worth it, and give what the whole gives: an output frame depends only on what it reads.
+        local: whether parts are worth it, and give what the whole gives: an output frame depends
+            only on what it reads.
     """
 
     width: int
@@ -131,7 +141,9 @@ class _Layer(nn.Module):
         """
         raise NotImplementedError
 
-    def part(self, x: torch.Tensor, start: int, stop: int, length: int, owned: bool) -> torch.Tensor:
+    def part(
+        self, x: torch.Tensor, start: int, stop: int, length: int, owned: bool
+    ) -> torch.Tensor:
         """Outputs start to stop.
 
         Args:
@@ -151,7 +163,9 @@ class _Layer(nn.Module):
         return self.part(x, 0, self.frames(x.shape[-1]), x.shape[-1], owned=False)
 
     def _padding(self, x: torch.Tensor, start: int, stop: int, length: int) -> tuple[int, int]:
-        """Frames before and behind the signal that the outputs start to stop read; arguments as in `part`."""
+        """Frames before and behind the signal that the outputs start to stop read; arguments as in
+        `part`.
+        """
         first, last = self.reads(start, stop)
         left, right = max(0, -first), max(0, last - length)
         assert x.shape[-1] == min(last, length) - max(first, 0), (x.shape, first, last, length)
@@ -190,7 +204,9 @@ class _Chain(_Layer):
             start, stop = layer.reads(start, stop)
         return start, stop
 
-    def part(self, x: torch.Tensor, start: int, stop: int, length: int, owned: bool) -> torch.Tensor:
+    def part(
+        self, x: torch.Tensor, start: int, stop: int, length: int, owned: bool
+    ) -> torch.Tensor:
         layers, lengths = self._each(), self._lengths(length)
         offset = max(0, self.reads(start, stop)[0])
         bounds = [(start, stop)]  # of the last layer's output, and then of each layer's input
@@ -198,7 +214,9 @@ class _Chain(_Layer):
             start, stop = layer.reads(start, stop)
             start, stop = max(0, start), min(frames, stop)
             bounds.append((start, stop))
-        x = x[..., start - offset:stop - offset]  # less than `reads` says, where layers pad between them
+        x = x[
+            ..., start - offset : stop - offset
+        ]  # less than `reads` says, where layers pad between them
         for layer, frames, (start, stop) in zip(layers, lengths, bounds[-2::-1]):
             x = layer.part(x, start, stop, frames, owned)
             owned = True
@@ -215,9 +233,11 @@ class _Chain(_Layer):
         size = max(1, _PART // values)
         for item, (start, stop) in product(range(0, len(x), size), pairwise(bounds)):
             first, last = self.reads(start, stop)
-            part = self.part(x[item:item + size, :, max(0, first):last], start, stop, lengths[0], owned=False)
+            part = self.part(
+                x[item : item + size, :, max(0, first) : last], start, stop, lengths[0], owned=False
+            )
             y = part.new_empty(len(x), lengths[-1], part.shape[1]) if y is None else y
-            y[item:item + size, start:stop] = part.transpose(1, 2)
+            y[item : item + size, start:stop] = part.transpose(1, 2)
         assert y is not None
         return y.transpose(1, 2)
 
@@ -234,7 +254,9 @@ class _Activation(_Layer):
     def reads(self, start: int, stop: int) -> tuple[int, int]:
         return start, stop
 
-    def part(self, x: torch.Tensor, start: int, stop: int, length: int, owned: bool) -> torch.Tensor:
+    def part(
+        self, x: torch.Tensor, start: int, stop: int, length: int, owned: bool
+    ) -> torch.Tensor:
         return padded(x, 0, 0, 'constant', self.activation, owned)[:, :, 0]
 
 
@@ -247,7 +269,9 @@ class _Conv(_Layer):
         scale: of the signals.
     """
 
-    def __init__(self, source: StreamableConv1d, activation: nn.Module | None, scale: float) -> None:
+    def __init__(
+        self, source: StreamableConv1d, activation: nn.Module | None, scale: float
+    ) -> None:
         super().__init__()
         conv = source.conv.conv
         self.stride = conv.stride[0]
@@ -258,7 +282,8 @@ class _Conv(_Layer):
         self.activation, self.norm = activation, source.conv.norm
         self.width = conv.out_channels
         self.local = _is_local(self.kernel, activation) and (
-            self.pad_mode != 'circular' and isinstance(self.norm, nn.Identity))
+            self.pad_mode != 'circular' and isinstance(self.norm, nn.Identity)
+        )
 
     def frames(self, length: int) -> int:
         return math.ceil(length / self.stride)
@@ -266,7 +291,9 @@ class _Conv(_Layer):
     def reads(self, start: int, stop: int) -> tuple[int, int]:
         return start * self.stride - self.left, (stop - 1) * self.stride - self.left + self.covered
 
-    def part(self, x: torch.Tensor, start: int, stop: int, length: int, owned: bool) -> torch.Tensor:
+    def part(
+        self, x: torch.Tensor, start: int, stop: int, length: int, owned: bool
+    ) -> torch.Tensor:
         left, right = self._padding(x, start, stop, length)
         rows = padded(x, left, right, self.pad_mode, self.activation, owned)
         return self.norm(self.kernel(rows))
@@ -278,7 +305,9 @@ class _ConvTranspose(_Layer):
     Sample r of frame t is the sum over j of weight[j * stride + r] times frame t - j.
     """
 
-    def __init__(self, source: StreamableConvTranspose1d, activation: nn.Module | None, scale: float) -> None:
+    def __init__(
+        self, source: StreamableConvTranspose1d, activation: nn.Module | None, scale: float
+    ) -> None:
         super().__init__()
         conv = source.convtr.convtr
         self.stride, self.trim = conv.stride[0], source.trims[0]
@@ -287,7 +316,9 @@ class _ConvTranspose(_Layer):
         weight = F.pad(conv.weight, (0, (self.reach + 1) * self.stride - kernel_size))
         weight = weight.view(inputs, outputs, self.reach + 1, self.stride).flip(2)
         weight = weight.permute(3, 1, 0, 2).reshape(self.stride * outputs, inputs, self.reach + 1)
-        self.kernel = make_kernel(weight, None if conv.bias is None else conv.bias.repeat(self.stride) * scale)
+        self.kernel = make_kernel(
+            weight, None if conv.bias is None else conv.bias.repeat(self.stride) * scale
+        )
         self.activation = activation
         self.width = outputs
         self.local = _is_local(self.kernel, activation)
@@ -296,15 +327,19 @@ class _ConvTranspose(_Layer):
         return length * self.stride
 
     def reads(self, start: int, stop: int) -> tuple[int, int]:
-        return (start + self.trim) // self.stride - self.reach, (stop - 1 + self.trim) // self.stride + 1
+        return (start + self.trim) // self.stride - self.reach, (
+            stop - 1 + self.trim
+        ) // self.stride + 1
 
-    def part(self, x: torch.Tensor, start: int, stop: int, length: int, owned: bool) -> torch.Tensor:
+    def part(
+        self, x: torch.Tensor, start: int, stop: int, length: int, owned: bool
+    ) -> torch.Tensor:
         left, right = self._padding(x, start, stop, length)
         rows = padded(x, left, right, 'constant', self.activation, owned)
         y = self.kernel(rows).transpose(1, 2)  # [B, frames, stride * width]
         y = y.reshape(len(y), y.shape[1] * self.stride, self.width)
         skipped = (start + self.trim) % self.stride
-        return y[:, skipped:skipped + stop - start].transpose(1, 2)
+        return y[:, skipped : skipped + stop - start].transpose(1, 2)
 
 
 class _Block(_Layer):
@@ -314,13 +349,19 @@ class _Block(_Layer):
         super().__init__()
         branch = _channels_last(source.block, scale)
         shortcut = source.shortcut
-        self.shortcut = _Conv(shortcut, None, scale) if isinstance(shortcut, StreamableConv1d) else None
+        self.shortcut = (
+            _Conv(shortcut, None, scale) if isinstance(shortcut, StreamableConv1d) else None
+        )
         last = branch[-1]
         assert isinstance(last, _Conv)
         assert last.activation is not None
         self.width = last.width
         self.product: Kernel | None = None
-        if self.shortcut is not None and last.kernel.is_product and isinstance(last.norm, nn.Identity):
+        if (
+            self.shortcut is not None
+            and last.kernel.is_product
+            and isinstance(last.norm, nn.Identity)
+        ):
             self.product = last.kernel
             self.shortcut.kernel.bias.add_(self.product.bias)
             branch[-1] = _Activation(last.activation)
@@ -328,11 +369,15 @@ class _Block(_Layer):
         self.local = self.branch.local and (self.shortcut is None or self.shortcut.local)
 
     def reads(self, start: int, stop: int) -> tuple[int, int]:
-        return self.branch.reads(start, stop)  # as the shortcut, the frame itself, and others around it
+        return self.branch.reads(
+            start, stop
+        )  # as the shortcut, the frame itself, and others around it
 
-    def part(self, x: torch.Tensor, start: int, stop: int, length: int, owned: bool) -> torch.Tensor:
+    def part(
+        self, x: torch.Tensor, start: int, stop: int, length: int, owned: bool
+    ) -> torch.Tensor:
         offset = max(0, self.reads(start, stop)[0])
-        skipped = x[..., start - offset:stop - offset]
+        skipped = x[..., start - offset : stop - offset]
         if self.shortcut is None:
             return self.branch.part(x, start, stop, length, owned=False).add_(skipped)
         y = self.shortcut.part(skipped, start, stop, length, owned=False)

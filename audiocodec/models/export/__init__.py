@@ -1,4 +1,5 @@
-"""Models out: one function for each format, which writes, reads again, and compares with the source on audio.
+"""Models out: one function for each format, which writes, reads again, and compares with the source
+on audio.
 
     from audiocodec.models import export
     report = export.export_hf('//sig/SIG', 'folder')      # or a file, a folder, a name, a model
@@ -21,8 +22,18 @@ from audiocodec.models.export.source import Source, open_source
 from audiocodec.models.options import node_of
 from audiocodec.run import checkpoint
 
-__all__ = ['FORMATS', 'ParityError', 'Report', 'export', 'export_audiocraft', 'export_bundle', 'export_compact',
-           'export_hf', 'export_onnx', 'export_torch']
+__all__ = [
+    'FORMATS',
+    'ParityError',
+    'Report',
+    'export',
+    'export_audiocraft',
+    'export_bundle',
+    'export_compact',
+    'export_hf',
+    'export_onnx',
+    'export_torch',
+]
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +46,15 @@ class ParityError(ValueError):
 
 
 def export_compact(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
-    """Write the weights and what rebuilds the model: a file of PyTorch, or of safetensors if that is its suffix.
+    """Write the weights and what rebuilds the model: a file of PyTorch, or of safetensors if that
+    is its suffix.
 
     Args:
-        source: a model, as it is; the signature of an experiment, as `SIG` or `//sig/SIG`; an experiment's folder; a
-            checkpoint or an exported file; or `//pretrained/NAME`.
+        source: a model, as it is; the signature of an experiment, as `SIG` or `//sig/SIG`; an
+            experiment's folder; a checkpoint or an exported file; or `//pretrained/NAME`.
         out: the file to write.
-        audio: files, folders or manifests of audio to compare on; by default the example recordings.
+        audio: files, folders or manifests of audio to compare on; by default the example
+            recordings.
 
     Returns:
         The comparison with the source, which is also written beside the file, as `OUT.parity.json`.
@@ -50,27 +63,35 @@ def export_compact(source: Sources, out: str | os.PathLike[str], audio: Audio = 
         ParityError: the export does not compute the same.
         ValueError: a source that cannot be read, or whose model was not built from a configuration.
     """
+
     def write(found: Source, path: Path) -> list[str]:
         if found.content is not None and found.path is not None:
             export_encodec(found.path, path)
         else:
-            save_compact(node_of(found.model, 'compact'), found.model.state_dict(), path, **found.origin)
+            save_compact(
+                node_of(found.model, 'compact'), found.model.state_dict(), path, **found.origin
+            )
         return []
 
     return _export('compact', source, Path(out), write, _load_own, audio)
 
 
 def export_bundle(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
-    """Write all that fine-tuning goes on from, without data paths; arguments and result as `export_compact`.
+    """Write all that fine-tuning goes on from, without data paths; arguments and result as
+    `export_compact`.
 
     Raises:
         ParityError: the export does not compute the same.
         ValueError: a source that is no training checkpoint: there is nothing more than the model.
     """
+
     def write(found: Source, path: Path) -> list[str]:
         if found.content is None:
-            raise ValueError(f'{found.name}: only a training checkpoint of audiocodec has discriminators, optimizers '
-                             f'and averages for a bundle; use the format compact')
+            raise ValueError(
+                f'{found.name}: only a training checkpoint of audiocodec has discriminators, '
+                'optimizers '
+                f'and averages for a bundle; use the format compact'
+            )
         bundle.save(found.content, path)
         return []
 
@@ -78,7 +99,8 @@ def export_bundle(source: Sources, out: str | os.PathLike[str], audio: Audio = N
 
 
 def export_audiocraft(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
-    """Write a file for AudioCraft and its MusicGen training; arguments and result as `export_compact`.
+    """Write a file for AudioCraft and its MusicGen training; arguments and result as
+    `export_compact`.
 
     It is read again by this package's importer.
 
@@ -86,19 +108,28 @@ def export_audiocraft(source: Sources, out: str | os.PathLike[str], audio: Audio
         ParityError: the export does not compute the same.
         ValueError: an option that AudioCraft lacks; the message names it.
     """
-    return _export('audiocraft', source, Path(out), lambda found, path: audiocraft.save(found.model, path), _load_own,
-                   audio)
+    return _export(
+        'audiocraft',
+        source,
+        Path(out),
+        lambda found, path: audiocraft.save(found.model, path),
+        _load_own,
+        audio,
+    )
 
 
 def export_hf(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
-    """Write a folder for `transformers`, with a model card; arguments and result as `export_compact`.
+    """Write a folder for `transformers`, with a model card; arguments and result as
+    `export_compact`.
 
     The report is `parity.json` in the folder.
 
     Raises:
         ParityError: the export does not compute the same.
-        ValueError: an option that `transformers` lacks (the message names it), or the extra `hf` is missing.
+        ValueError: an option that `transformers` lacks (the message names it), or the extra `hf` is
+            missing.
     """
+
     def write(found: Source, path: Path) -> list[str]:
         told = ' '.join(f'{key} {value}' for key, value in found.origin.items())
         return hf.save(found.model, path, f'It is from the experiment {told}.' if told else '')
@@ -107,12 +138,14 @@ def export_hf(source: Sources, out: str | os.PathLike[str], audio: Audio = None)
 
 
 def export_onnx(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
-    """Write a folder with `encoder.onnx` and `decoder.onnx`, for any batch and length; as `export_hf` otherwise.
+    """Write a folder with `encoder.onnx` and `decoder.onnx`, for any batch and length; as
+    `export_hf` otherwise.
 
     Raises:
         ParityError: the export does not compute the same.
         ValueError: a model that cannot be traced, or the extra `onnx` is missing.
     """
+
     def write(found: Source, path: Path) -> list[str]:
         onnx.save(found.model, path)
         return []
@@ -121,12 +154,14 @@ def export_onnx(source: Sources, out: str | os.PathLike[str], audio: Audio = Non
 
 
 def export_torch(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
-    """Write a folder with `encoder.pt2` and `decoder.pt2`, programs of `torch.export`; as `export_hf` otherwise.
+    """Write a folder with `encoder.pt2` and `decoder.pt2`, programs of `torch.export`; as
+    `export_hf` otherwise.
 
     Raises:
         ParityError: the export does not compute the same.
         ValueError: a model that cannot be traced.
     """
+
     def write(found: Source, path: Path) -> list[str]:
         torch_export.save(found.model, path)
         return []
@@ -144,7 +179,9 @@ FORMATS: dict[str, Callable[[Sources, str | os.PathLike[str], Audio], Report]] =
 }
 
 
-def export(source: Sources, out: str | os.PathLike[str], format: str = 'compact', audio: Audio = None) -> Report:
+def export(
+    source: Sources, out: str | os.PathLike[str], format: str = 'compact', audio: Audio = None
+) -> Report:
     """Write a model in one of `FORMATS`; see the function of that format.
 
     Raises:
@@ -159,15 +196,25 @@ def _load_own(path: Path) -> Codec:
     return pretrained.load(str(path))
 
 
-def _export(name: str, source: Sources, out: Path, write: Callable[[Source, Path], list[str]],
-            read: Callable[[Path], Codec], audio: Audio) -> Report:
+def _export(
+    name: str,
+    source: Sources,
+    out: Path,
+    write: Callable[[Source, Path], list[str]],
+    read: Callable[[Path], Codec],
+    audio: Audio,
+) -> Report:
     """Write, read again, compare, and save the report."""
     _check_out(name, out)
     found = open_source(source)
     clips = parity.load_clips(found.model, audio)
     report = Report(name, found.name, notes=write(found, out))
     parity.compare(found.model, read(out), clips, report)
-    files = [out] if out.is_file() else sorted(path for path in out.iterdir() if path.name != 'parity.json')
+    files = (
+        [out]
+        if out.is_file()
+        else sorted(path for path in out.iterdir() if path.name != 'parity.json')
+    )
     report.files = {path.name: path.stat().st_size for path in files}
     report.needed = parity.needed_bytes(found.model)
     report.save(out / 'parity.json' if out.is_dir() else out.with_name(f'{out.name}.parity.json'))
@@ -183,7 +230,11 @@ def _check_out(name: str, out: Path) -> None:
     if folder and out.is_file():
         raise ValueError(f'{out} is a file: the format {name} is a folder')
     if not folder and out.is_dir():
-        raise ValueError(f'{out} is a folder: the format {name} is a file, such as '
-                         f'{out / ("model" + (".th" if name == "bundle" else ".bin"))}')
+        raise ValueError(
+            f'{out} is a folder: the format {name} is a file, such as '
+            f'{out / ("model" + (".th" if name == "bundle" else ".bin"))}'
+        )
     if name == 'audiocraft' and out.suffix == checkpoint.SAFETENSORS:
-        raise ValueError(f'{out}: AudioCraft reads files of PyTorch; use another suffix, such as .bin')
+        raise ValueError(
+            f'{out}: AudioCraft reads files of PyTorch; use another suffix, such as .bin'
+        )

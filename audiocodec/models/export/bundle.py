@@ -1,6 +1,8 @@
-"""`bundle`: all that fine-tuning goes on from: model, averaged weights, discriminators, optimizers, balancer.
+"""`bundle`: all that fine-tuning goes on from: model, averaged weights, discriminators, optimizers,
+balancer.
 
-A training checkpoint without what belongs to the machine it was made on: the paths of data, and how it was run.
+A training checkpoint without what belongs to the machine it was made on: the paths of data, and how
+it was run.
 """
 
 from pathlib import Path
@@ -12,8 +14,18 @@ from audiocodec.run import checkpoint
 
 FORMAT = 'bundle'
 # Sections of the configuration that say what was trained, and how.
-SECTIONS = ('solver', 'sample_rate', 'channels', 'seed', 'allow_targets', 'model', 'adversarial', 'losses', 'balancer',
-            'optim')
+SECTIONS = (
+    'solver',
+    'sample_rate',
+    'channels',
+    'seed',
+    'allow_targets',
+    'model',
+    'adversarial',
+    'losses',
+    'balancer',
+    'optim',
+)
 # Keys of the section `dataset` that say on what kind of items.
 DATASET = ('batch_size', 'segment_duration')
 
@@ -29,9 +41,13 @@ def save(content: dict[str, Any], out: Path) -> None:
         ValueError: a file name that stands for another format.
     """
     if out.suffix == checkpoint.SAFETENSORS:
-        raise ValueError(f'{out}: a bundle holds more than tensors; use another suffix, such as .th')
+        raise ValueError(
+            f'{out}: a bundle holds more than tensors; use another suffix, such as .th'
+        )
     config = yaml.safe_load(content['config'])
     kept = {name: config[name] for name in SECTIONS if name in config}
     dataset = {name: value for name, value in config.get('dataset', {}).items() if name in DATASET}
     out.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.save({**content, 'config': yaml.safe_dump({**kept, 'dataset': dataset}, sort_keys=False)}, out)
+    checkpoint.save(
+        {**content, 'config': yaml.safe_dump({**kept, 'dataset': dataset}, sort_keys=False)}, out
+    )

@@ -1,6 +1,8 @@
-"""From a training checkpoint to the file that is shared: the weights used for inference and what rebuilds the model.
+"""From a training checkpoint to the file that is shared: the weights used for inference and what
+rebuilds the model.
 
-The other formats, and the comparison of what was written with its source on audio, are in `audiocodec.models.export`.
+The other formats, and the comparison of what was written with its source on audio, are in
+`audiocodec.models.export`.
 """
 
 import os
@@ -13,35 +15,50 @@ import yaml
 
 from audiocodec.run import checkpoint
 
-# Buffers of a codebook that only training reads: more than the entries themselves. `inited` stays: it says whether the
-# entries have been learnt, and is small.
+# Buffers of a codebook that only training reads: more than the entries themselves. `inited` stays:
+# it says whether the entries have been learnt, and is small.
 _STATISTICS = ('embed_avg', 'cluster_size', 'usage', 'dead', 'updates')
 
 
 def inference_state(content: dict[str, Any]) -> dict[str, Any]:
-    """The model's weights in a training checkpoint: the averaged copy where one was kept, else the trained ones."""
+    """The model's weights in a training checkpoint: the averaged copy where one was kept, else the
+    trained ones.
+    """
     state = dict(content['state']['model'])
     state.update(content['state'].get('ema', {}).get('averages', {}))
     return state
 
 
 def compact_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights without the statistics that codebooks are learnt with; the loader starts them anew."""
+    """The weights without the statistics that codebooks are learnt with; the loader starts them
+    anew.
+    """
+
     def is_statistic(name: str) -> bool:
         module, _, buffer = name.rpartition('.')
-        return buffer in _STATISTICS and module.rpartition('.')[2] == 'codebooks' and f'{module}.embed' in state
+        return (
+            buffer in _STATISTICS
+            and module.rpartition('.')[2] == 'codebooks'
+            and f'{module}.embed' in state
+        )
 
     return {name: value for name, value in state.items() if not is_statistic(name)}
 
 
-def save_compact(model_node: Mapping[str, Any], state: Mapping[str, torch.Tensor], out_path: str | os.PathLike[str],
-                 **origin: Any) -> Path:
-    """Write the compact file of a model, and read it again to see that it holds the weights, bit by bit.
+def save_compact(
+    model_node: Mapping[str, Any],
+    state: Mapping[str, torch.Tensor],
+    out_path: str | os.PathLike[str],
+    **origin: Any,
+) -> Path:
+    """Write the compact file of a model, and read it again to see that it holds the weights, bit by
+    bit.
 
     Args:
         model_node: the `_target_` node that rebuilds the model.
         state: its weights, statistics of codebooks included or not.
-        out_path: the file to write, in the format of safetensors if that is its suffix; its folder is made.
+        out_path: the file to write, in the format of safetensors if that is its suffix; its folder
+            is made.
         **origin: strings and numbers that say where the model is from, such as `sig` and `epoch`.
 
     Returns:
@@ -52,35 +69,59 @@ def save_compact(model_node: Mapping[str, Any], state: Mapping[str, torch.Tensor
     """
     out_path = Path(out_path)
     out_path.parent.mkdir(parents=True, exist_ok=True)
-    compact = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format)  # never a view of something more
-               for name, value in compact_state(state).items()}
+    compact = {
+        name: value.detach()
+        .cpu()
+        .clone(memory_format=torch.contiguous_format)  # never a view of something more
+        for name, value in compact_state(state).items()
+    }
     config = yaml.safe_dump({'model': dict(model_node)}, sort_keys=False)
-    checkpoint.save({'format': checkpoint.MODEL_FORMAT, 'version': checkpoint.MODEL_VERSION, **origin, 'config': config,
-                     'state': compact}, out_path)
+    checkpoint.save(
+        {
+            'format': checkpoint.MODEL_FORMAT,
+            'version': checkpoint.MODEL_VERSION,
+            **origin,
+            'config': config,
+            'state': compact,
+        },
+        out_path,
+    )
     written = checkpoint.load(out_path)
-    same = written['config'] == config and written['state'].keys() == compact.keys() and all(
-        _same_bits(written['state'][name], value) for name, value in compact.items())
+    same = (
+        written['config'] == config
+        and written['state'].keys() == compact.keys()
+        and all(_same_bits(written['state'][name], value) for name, value in compact.items())
+    )
     if not same:
-        raise ValueError(f'{out_path} does not hold what was written to it: is the disk full or failing?')
+        raise ValueError(
+            f'{out_path} does not hold what was written to it: is the disk full or failing?'
+        )
     return out_path
 
 
-def export_encodec(checkpoint_path: str | os.PathLike[str], out_path: str | os.PathLike[str]) -> Path:
-    """Write the compact file of a trained model: averaged weights and configuration, without data paths.
+def export_encodec(
+    checkpoint_path: str | os.PathLike[str], out_path: str | os.PathLike[str]
+) -> Path:
+    """Write the compact file of a trained model: averaged weights and configuration, without data
+    paths.
 
     Args:
         checkpoint_path: a training checkpoint, e.g. `xp.folder / 'checkpoint.th'`.
-        out_path: the file to write, in the format of safetensors if that is its suffix; its folder is made.
+        out_path: the file to write, in the format of safetensors if that is its suffix; its folder
+            is made.
 
     Returns:
-        The path written, for `CompressionModel.get_pretrained` and `CompressionSolver.model_from_checkpoint`.
+        The path written, for `CompressionModel.get_pretrained` and
+        `CompressionSolver.model_from_checkpoint`.
 
     Raises:
         ValueError: if the checkpoint cannot be read or is of another kind.
     """
     content = checkpoint.load_checkpoint(checkpoint_path)
     model_node = yaml.safe_load(content['config'])['model']
-    return save_compact(model_node, inference_state(content), out_path, sig=content['sig'], epoch=content['epoch'])
+    return save_compact(
+        model_node, inference_state(content), out_path, sig=content['sig'], epoch=content['epoch']
+    )
 
 
 def _same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:

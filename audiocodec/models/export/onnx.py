@@ -1,4 +1,6 @@
-"""`onnx`: encoder and decoder as graphs of ONNX, for onnxruntime and whatever else reads them; the extra `onnx`."""
+"""`onnx`: encoder and decoder as graphs of ONNX, for onnxruntime and whatever else reads them; the
+extra `onnx`.
+"""
 
 import contextlib
 import logging
@@ -17,7 +19,8 @@ OPSET = 18
 
 
 def save(model: CompressionModel, out: Path) -> None:
-    """Write `encoder.onnx` and `decoder.onnx` (see `program`) and `config.json` into a folder, which is made.
+    """Write `encoder.onnx` and `decoder.onnx` (see `program`) and `config.json` into a folder,
+    which is made.
 
     Raises:
         ValueError: a package of the extra is missing, or a model that cannot be traced.
@@ -31,14 +34,23 @@ def save(model: CompressionModel, out: Path) -> None:
         try:
             with torch.no_grad(), _quiet():
                 exported[name] = torch.onnx.export(
-                    module, arguments, dynamo=True, dynamic_shapes=dynamic, opset_version=OPSET, verbose=False,
-                    input_names=list(texts[name]['inputs']), output_names=list(texts[name]['outputs']))
+                    module,
+                    arguments,
+                    dynamo=True,
+                    dynamic_shapes=dynamic,
+                    opset_version=OPSET,
+                    verbose=False,
+                    input_names=list(texts[name]['inputs']),
+                    output_names=list(texts[name]['outputs']),
+                )
         except (torch.onnx.OnnxExporterError, RuntimeError) as error:
             raise program.untraceable(FORMAT, name, error.__cause__ or error) from error  # type: ignore[arg-type]
     out.mkdir(parents=True, exist_ok=True)
     for name, graph in exported.items():
         assert graph is not None
-        graph.model.metadata_props.update({key: str(value) for key, value in texts.items() if key not in exported})
+        graph.model.metadata_props.update(
+            {key: str(value) for key, value in texts.items() if key not in exported}
+        )
         for node in graph.model.graph.all_nodes():
             node.metadata_props.clear()  # where on this machine each operator is from
         graph.save(out / f'{name}.onnx', external_data=False)
@@ -54,7 +66,8 @@ class Loaded:
 
         self._encoder, self._decoder = (
             onnxruntime.InferenceSession(out / f'{name}.onnx', providers=['CPUExecutionProvider'])
-            for name in ('encoder', 'decoder'))
+            for name in ('encoder', 'decoder')
+        )
 
     def encode(self, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Codes [B, K, T_frames] and scale [B, 1] or None, of a waveform [B, C, T]."""
@@ -69,7 +82,9 @@ class Loaded:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what the exporter says of packages that are not used here, and of its own parts that will change."""
+    """Leave out what the exporter says of packages that are not used here, and of its own parts
+    that will change.
+    """
     registration = logging.getLogger('torch.onnx._internal.exporter._registration')
     level = registration.level
     registration.setLevel(logging.ERROR)

@@ -1,7 +1,9 @@
-"""Encoder and decoder as plain functions of tensors, written so that they can be traced for any batch and length.
+"""Encoder and decoder as plain functions of tensors, written so that they can be traced for any
+batch and length.
 
-What a trained model computes stays; how it says so changes: lengths are short expressions of the input's, time runs in
-an operator instead of a loop that tracing would unroll, checks of values are gone.
+What a trained model computes stays; how it says so changes: lengths are short expressions of the
+input's, time runs in an operator instead of a loop that tracing would unroll, checks of values are
+gone.
 """
 
 import json
@@ -41,9 +43,11 @@ class _Conv(nn.Module):
 
 
 def _pad_by_index(x: torch.Tensor, left: int, right: int, mode: str) -> torch.Tensor:
-    """`modules.conv.pad1d` by looking samples up: it gives zeros where a short input would be completed with them.
+    """`modules.conv.pad1d` by looking samples up: it gives zeros where a short input would be
+    completed with them.
 
-    The operators that pad compare the padding with the length, and would tie the program to the answer.
+    The operators that pad compare the padding with the length, and would tie the program to the
+    answer.
     """
     length = torch.full((), x.shape[-1], dtype=torch.int64, device=x.device)
     indices = torch.arange(x.shape[-1] + left + right, device=x.device) - left
@@ -74,7 +78,9 @@ class _ConvTranspose(nn.Module):
 
 
 class _GroupNorm(nn.Module):
-    """`nn.GroupNorm` of a single group, step by step: what onnxruntime has for it rounds a hundred times more."""
+    """`nn.GroupNorm` of a single group, step by step: what onnxruntime has for it rounds a hundred
+    times more.
+    """
 
     def __init__(self, source: nn.GroupNorm) -> None:
         super().__init__()
@@ -93,7 +99,9 @@ class _GroupNorm(nn.Module):
 
 
 class ScanLSTM(nn.Module):
-    """`nn.LSTM` from a zero state, of [T, B, D], through the operator `scan`: tracing `nn.LSTM` would fix T."""
+    """`nn.LSTM` from a zero state, of [T, B, D], through the operator `scan`: tracing `nn.LSTM`
+    would fix T.
+    """
 
     def __init__(self, source: nn.LSTM) -> None:
         super().__init__()
@@ -109,13 +117,24 @@ class ScanLSTM(nn.Module):
         from torch._higher_order_ops.scan import scan  # no public name yet
 
         for layer in range(self.num_layers):
-            # As a convolution: F.linear would ask whether T and B can be merged, and tie the program to the answer.
-            gates = F.conv1d(x.permute(1, 2, 0).contiguous(), self.get_buffer(f'input_{layer}')[:, :, None],
-                             self.get_buffer(f'bias_{layer}')).permute(2, 0, 1).contiguous()
+            # As a convolution: F.linear would ask whether T and B can be merged, and tie the
+            # program to the answer.
+            gates = (
+                F.conv1d(
+                    x.permute(1, 2, 0).contiguous(),
+                    self.get_buffer(f'input_{layer}')[:, :, None],
+                    self.get_buffer(f'bias_{layer}'),
+                )
+                .permute(2, 0, 1)
+                .contiguous()
+            )
             weight = self.get_buffer(f'state_{layer}')
 
-            def step(state: tuple[torch.Tensor, torch.Tensor], gate: torch.Tensor, weight: torch.Tensor = weight,
-                     ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+            def step(
+                state: tuple[torch.Tensor, torch.Tensor],
+                gate: torch.Tensor,
+                weight: torch.Tensor = weight,
+            ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
                 hidden, cell = state
                 take, keep, new, give = (gate + hidden @ weight.t()).chunk(4, -1)
                 cell = torch.sigmoid(keep) * cell + torch.sigmoid(take) * torch.tanh(new)
@@ -128,7 +147,9 @@ class ScanLSTM(nn.Module):
 
 
 class OnnxLSTM(nn.Module):
-    """`nn.LSTM` from a zero state, of [T, B, D], as the operator of ONNX, whose gates are in another order."""
+    """`nn.LSTM` from a zero state, of [T, B, D], as the operator of ONNX, whose gates are in
+    another order.
+    """
 
     def __init__(self, source: nn.LSTM) -> None:
         super().__init__()
@@ -147,8 +168,9 @@ class OnnxLSTM(nn.Module):
         for layer in range(self.num_layers):
             weights = [self.get_buffer(f'{name}_{layer}') for name in ('input', 'state', 'bias')]
             shape = (x.shape[0], 1, x.shape[1], self.hidden_size)
-            x = torch.onnx.ops.symbolic('LSTM', (x, *weights), {'hidden_size': self.hidden_size}, dtype=x.dtype,
-                                        shape=shape).squeeze(1)
+            x = torch.onnx.ops.symbolic(
+                'LSTM', (x, *weights), {'hidden_size': self.hidden_size}, dtype=x.dtype, shape=shape
+            ).squeeze(1)
         return x
 
 
@@ -161,13 +183,16 @@ class _LSTM(nn.Module):
         self.skip = source.skip
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.permute(2, 0, 1).contiguous()  # else tracing asks in which order the strides are, which depends on T
+        x = x.permute(
+            2, 0, 1
+        ).contiguous()  # else tracing asks in which order the strides are, which depends on T
         y = self.lstm(x)
         return (y + x if self.skip else y).permute(1, 2, 0).contiguous()
 
 
 class EncoderProgram(nn.Module):
-    """Waveform float [B, C, T] to codes int64 [B, K, T_frames], K all codebooks, and scale [B, 1] if renormalising.
+    """Waveform float [B, C, T] to codes int64 [B, K, T_frames], K all codebooks, and scale [B, 1]
+    if renormalising.
 
     Fewer codebooks are the first ones of K.
 
@@ -199,14 +224,17 @@ class EncoderProgram(nn.Module):
             # |x - e|² less |x|², as `quantization.kmeans.nearest`; a convolution, as in `ScanLSTM`.
             distances = F.conv1d(residual, -2 * self.embed[level][:, :, None], self.norms[level])
             indices = distances.argmin(1)
-            residual = residual - F.embedding(indices, self.embed[level]).transpose(1, 2).contiguous()
+            residual = (
+                residual - F.embedding(indices, self.embed[level]).transpose(1, 2).contiguous()
+            )
             codes.append(indices)
         stacked = torch.stack(codes, dim=1)
         return (stacked,) if scale is None else (stacked, scale.view(-1, 1))
 
 
 class DecoderProgram(nn.Module):
-    """Codes int64 [B, K, T_frames], of the first K codebooks, and scale [B, 1] if renormalising, to the waveform.
+    """Codes int64 [B, K, T_frames], of the first K codebooks, and scale [B, 1] if renormalising, to
+    the waveform.
 
     Args:
         model: made by `for_inference`; its modules are taken over.
@@ -226,14 +254,17 @@ class DecoderProgram(nn.Module):
 
     def forward(self, codes: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
         """Decode; see the class."""
-        rows = codes + self.offsets[:, :codes.shape[1]]
+        rows = codes + self.offsets[:, : codes.shape[1]]
         latents = F.embedding(rows, self.entries).sum(1).transpose(1, 2).contiguous()
         wav = self.decoder(latents)
         return wav if scale is None else wav * scale[:, :, None]
 
 
-def programs(model: CompressionModel, name: str, lstm: type[ScanLSTM] | type[OnnxLSTM],
-             ) -> tuple[EncoderProgram, DecoderProgram]:
+def programs(
+    model: CompressionModel,
+    name: str,
+    lstm: type[ScanLSTM] | type[OnnxLSTM],
+) -> tuple[EncoderProgram, DecoderProgram]:
     """The two halves of a model, ready to be traced, for the format `name`.
 
     Raises:
@@ -244,9 +275,13 @@ def programs(model: CompressionModel, name: str, lstm: type[ScanLSTM] | type[Onn
     assert isinstance(model, EncodecModel)
     problems = []
     if type(model.quantizer) is not ResidualVectorQuantizer:
-        problems.append(f'quantizer={type(model.quantizer).__name__}, only ResidualVectorQuantizer is possible')
+        problems.append(
+            f'quantizer={type(model.quantizer).__name__}, only ResidualVectorQuantizer is possible'
+        )
     if model.segments is not None:
-        problems.append('segment_duration: recordings in segments that overlap are not traced, only whole ones')
+        problems.append(
+            'segment_duration: recordings in segments that overlap are not traced, only whole ones'
+        )
     refuse(name, problems)
     encoder, decoder = model.for_inference(), model.for_inference()
     assert isinstance(encoder, EncodecModel)
@@ -254,16 +289,30 @@ def programs(model: CompressionModel, name: str, lstm: type[ScanLSTM] | type[Onn
     return EncoderProgram(encoder, lstm).eval(), DecoderProgram(decoder, lstm).eval()
 
 
-def example_inputs(model: CompressionModel) -> dict[str, tuple[tuple[torch.Tensor, ...], dict[str, Any]]]:
-    """For encoder and decoder, arguments to trace with, and which of their dimensions may differ in later calls."""
+def example_inputs(
+    model: CompressionModel,
+) -> dict[str, tuple[tuple[torch.Tensor, ...], dict[str, Any]]]:
+    """For encoder and decoder, arguments to trace with, and which of their dimensions may differ in
+    later calls.
+    """
     # Two frames at least: PyTorch treats lengths of 1 apart.
-    batch, length, frames = Dim('batch', min=1), Dim('length', min=model.hop_length + 1), Dim('frames', min=2)
-    wav = torch.randn(2, model.channels, 9 * model.hop_length + 3)  # numbers that no other dimension has by chance
+    batch, length, frames = (
+        Dim('batch', min=1),
+        Dim('length', min=model.hop_length + 1),
+        Dim('frames', min=2),
+    )
+    wav = torch.randn(
+        2, model.channels, 9 * model.hop_length + 3
+    )  # numbers that no other dimension has by chance
     codes = torch.randint(0, model.cardinality, (2, model.total_codebooks, 9))
     lengths = {0: batch, 2: frames}
     if model.total_codebooks > 1:
         lengths[1] = Dim('codebooks', min=1, max=model.total_codebooks)
-    scale = ((torch.ones(2, 1),), {'scale': {0: batch}}) if getattr(model, 'renormalize', False) else ((), {})
+    scale = (
+        ((torch.ones(2, 1),), {'scale': {0: batch}})
+        if getattr(model, 'renormalize', False)
+        else ((), {})
+    )
     return {
         'encoder': ((wav,), {'wav': {0: batch, 2: length}}),
         'decoder': ((codes, *scale[0]), {'codes': lengths, **scale[1]}),
@@ -274,14 +323,26 @@ def description(model: CompressionModel) -> dict[str, Any]:
     """What a user of the two programs must know of the model."""
     renormalize = bool(getattr(model, 'renormalize', False))
     return {
-        'sample_rate': model.sample_rate, 'channels': model.channels, 'hop_length': model.hop_length,
-        'frame_rate': model.frame_rate, 'codebooks': model.total_codebooks, 'cardinality': model.cardinality,
-        'encoder': {'inputs': {'wav': 'float32 [batch, channels, length]'},
-                    'outputs': {'codes': 'int64 [batch, codebooks, frames], frames = ceil(length / hop_length)',
-                                **({'scale': 'float32 [batch, 1]'} if renormalize else {})}},
-        'decoder': {'inputs': {'codes': 'int64 [batch, 1 to codebooks, frames]: fewer codebooks are the first ones',
-                               **({'scale': 'float32 [batch, 1]'} if renormalize else {})},
-                    'outputs': {'wav': 'float32 [batch, channels, frames * hop_length]'}},
+        'sample_rate': model.sample_rate,
+        'channels': model.channels,
+        'hop_length': model.hop_length,
+        'frame_rate': model.frame_rate,
+        'codebooks': model.total_codebooks,
+        'cardinality': model.cardinality,
+        'encoder': {
+            'inputs': {'wav': 'float32 [batch, channels, length]'},
+            'outputs': {
+                'codes': 'int64 [batch, codebooks, frames], frames = ceil(length / hop_length)',
+                **({'scale': 'float32 [batch, 1]'} if renormalize else {}),
+            },
+        },
+        'decoder': {
+            'inputs': {
+                'codes': 'int64 [batch, 1 to codebooks, frames]: the first codebooks',
+                **({'scale': 'float32 [batch, 1]'} if renormalize else {}),
+            },
+            'outputs': {'wav': 'float32 [batch, channels, frames * hop_length]'},
+        },
     }
 
 
@@ -293,8 +354,11 @@ def write_config(model: CompressionModel, out: Path) -> None:
 def untraceable(name: str, part: str, error: Exception) -> ValueError:
     """The error for a model that PyTorch refuses to trace."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return ValueError(f'the format {name!r} cannot hold this model: its {part} cannot be traced for any length; '
-                      f'PyTorch {torch.__version__} says {type(error).__name__}: {lines[0][:200] if lines else ""}')
+    return ValueError(
+        f'the format {name!r} cannot hold this model: its {part} cannot be traced for any length; '
+        f'PyTorch {torch.__version__} says {type(error).__name__}: '
+        f'{lines[0][:200] if lines else ""}'
+    )
 
 
 def _traceable(module: nn.Module, lstm: type[ScanLSTM] | type[OnnxLSTM]) -> nn.Module:
@@ -314,8 +378,13 @@ def _traceable(module: nn.Module, lstm: type[ScanLSTM] | type[OnnxLSTM]) -> nn.M
 
 
 def _lstm_weights(source: nn.LSTM, layer: int) -> list[torch.Tensor]:
-    """Weights [4 D, D] of the input and of the state, and their biases [4 D]; in the order of gates of PyTorch."""
+    """Weights [4 D, D] of the input and of the state, and their biases [4 D]; in the order of gates
+    of PyTorch.
+    """
     assert source.bias, source
     assert not source.bidirectional, source
     assert not source.batch_first, source
-    return [getattr(source, f'{name}_l{layer}').detach() for name in ('weight_ih', 'weight_hh', 'bias_ih', 'bias_hh')]
+    return [
+        getattr(source, f'{name}_l{layer}').detach()
+        for name in ('weight_ih', 'weight_hh', 'bias_ih', 'bias_hh')
+    ]

@@ -1,4 +1,4 @@
-"""What is exported: from a signature, a file, a name or a model to the model and where it is from."""
+"""Opens what is to be exported: a signature, a file, a name or a model."""
 
 import copy
 import os
@@ -40,7 +40,9 @@ def open_source(source: str | os.PathLike[str] | CompressionModel) -> Source:
         ValueError: nothing of that name, or unreadable.
     """
     if isinstance(source, CompressionModel):
-        return Source(f'a model of type {type(source).__name__}', copy.deepcopy(source).cpu().eval())
+        return Source(
+            f'a model of type {type(source).__name__}', copy.deepcopy(source).cpu().eval()
+        )
     found = sources.find(source)
     name = found.name if found.exists() else os.fspath(source)
     if not found.is_file():
@@ -54,7 +56,11 @@ def open_source(source: str | os.PathLike[str] | CompressionModel) -> Source:
     if content.get('format') in (checkpoint.CHECKPOINT_FORMAT, checkpoint.MODEL_FORMAT):
         origin = {key: content[key] for key in ('sig', 'epoch') if key in content}
     if 'sig' in origin:
-        name = ', '.join([f'experiment {origin["sig"]}', *([f'epoch {origin["epoch"]}'] if 'epoch' in origin else [])])
+        name = ', '.join(
+            [
+                f'experiment {origin["sig"]}',
+                *([f'epoch {origin["epoch"]}'] if 'epoch' in origin else []),
+            ]
+        )
     own = content if content.get('format') == checkpoint.CHECKPOINT_FORMAT else None
     return Source(name, model, found, own, origin)
-

@@ -1,4 +1,6 @@
-"""`torch`: encoder and decoder as programs of `torch.export`, which run in PyTorch without this package."""
+"""`torch`: encoder and decoder as programs of `torch.export`, which run in PyTorch without this
+package.
+"""
 
 import warnings
 from pathlib import Path
@@ -12,7 +14,8 @@ FORMAT = 'torch'
 
 
 def save(model: CompressionModel, out: Path) -> None:
-    """Write `encoder.pt2` and `decoder.pt2` (see `program`) and `config.json` into a folder, which is made.
+    """Write `encoder.pt2` and `decoder.pt2` (see `program`) and `config.json` into a folder, which
+    is made.
 
     Raises:
         ValueError: a model that cannot be traced.
@@ -35,7 +38,9 @@ def save(model: CompressionModel, out: Path) -> None:
 
 
 def _forget_places(traced: torch.export.ExportedProgram) -> None:
-    """Leave out which line of which file on this machine each operator is from: more than all else but the weights."""
+    """Leave out which line of which file on this machine each operator is from: more than all else
+    but the weights.
+    """
     for module in traced.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
@@ -47,9 +52,12 @@ class Loaded:
 
     def __init__(self, out: Path) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore', UserWarning)  # PyTorch maps the weights read-only, and warns of that
-            self._encoder, self._decoder = (torch.export.load(out / f'{name}.pt2').module()
-                                            for name in ('encoder', 'decoder'))
+            warnings.simplefilter(
+                'ignore', UserWarning
+            )  # PyTorch maps the weights read-only, and warns of that
+            self._encoder, self._decoder = (
+                torch.export.load(out / f'{name}.pt2').module() for name in ('encoder', 'decoder')
+            )
 
     @torch.no_grad()
     def encode(self, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

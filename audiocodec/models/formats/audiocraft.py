@@ -1,7 +1,8 @@
 """EnCodec models that were trained by AudioCraft: their configuration and weights, made ours.
 
-An export is a dict of `best_state` (names to tensors), `xp.cfg` (the configuration, as YAML), `version` and `exported`.
-A training checkpoint has the weights in `best_state` under `model`, and in `xp.cfg` a pickled object of omegaconf.
+An export is a dict of `best_state` (names to tensors), `xp.cfg` (the configuration, as YAML),
+`version` and `exported`. A training checkpoint has the weights in `best_state` under `model`, and
+in `xp.cfg` a pickled object of omegaconf.
 """
 
 import logging
@@ -15,35 +16,86 @@ from audiocodec.models.formats.keys import translate
 
 logger = logging.getLogger(__name__)
 
-SEANET_KEYS = frozenset((
-    'channels', 'dimension', 'n_filters', 'n_residual_layers', 'ratios', 'activation', 'activation_params', 'norm',
-    'norm_params', 'kernel_size', 'last_kernel_size', 'residual_kernel_size', 'dilation_base', 'causal', 'pad_mode',
-    'true_skip', 'compress', 'lstm', 'disable_norm_outer_blocks'))
+SEANET_KEYS = frozenset(
+    (
+        'channels',
+        'dimension',
+        'n_filters',
+        'n_residual_layers',
+        'ratios',
+        'activation',
+        'activation_params',
+        'norm',
+        'norm_params',
+        'kernel_size',
+        'last_kernel_size',
+        'residual_kernel_size',
+        'dilation_base',
+        'causal',
+        'pad_mode',
+        'true_skip',
+        'compress',
+        'lstm',
+        'disable_norm_outer_blocks',
+    )
+)
 DECODER_KEYS = SEANET_KEYS | {'final_activation', 'final_activation_params', 'trim_right_ratio'}
-RVQ_KEYS = frozenset(('n_q', 'q_dropout', 'bins', 'decay', 'kmeans_init', 'kmeans_iters', 'threshold_ema_dead_code'))
+RVQ_KEYS = frozenset(
+    ('n_q', 'q_dropout', 'bins', 'decay', 'kmeans_init', 'kmeans_iters', 'threshold_ema_dead_code')
+)
 # These shape AudioCraft's training, but not what a trained model computes.
-_RVQ_TRAINING_KEYS = frozenset(('orthogonal_reg_weight', 'orthogonal_reg_active_codes_only',
-                                'orthogonal_reg_max_codes'))
-_ENCODEC_KEYS = frozenset(('autoencoder', 'quantizer', 'sample_rate', 'channels', 'causal', 'renormalize',
-                           'renorm'))  # `renorm` is a deprecated key that AudioCraft ignores too
-_CODEBOOK = re.compile(r'quantizer\.vq\.layers\.(\d+)\._codebook\.(embed|embed_avg|cluster_size|inited)')
+_RVQ_TRAINING_KEYS = frozenset(
+    ('orthogonal_reg_weight', 'orthogonal_reg_active_codes_only', 'orthogonal_reg_max_codes')
+)
+_ENCODEC_KEYS = frozenset(
+    ('autoencoder', 'quantizer', 'sample_rate', 'channels', 'causal', 'renormalize', 'renorm')
+)  # `renorm` is a deprecated key that AudioCraft ignores too
+_CODEBOOK = re.compile(
+    r'quantizer\.vq\.layers\.(\d+)\._codebook\.(embed|embed_avg|cluster_size|inited)'
+)
 
 
 def checkpoint_types() -> dict[str, Any]:
-    """Classes, by their names, that a training checkpoint holds besides tensors: those of its configuration.
+    """Classes, by their names, that a training checkpoint holds besides tensors: those of its
+    configuration.
 
-    The averages are in a defaultdict, and metrics may be scalars of numpy: others stand in for these.
+    The averages are in a defaultdict, and metrics may be scalars of numpy: others stand in for
+    these.
     """
     import typing
 
-    from omegaconf import DictConfig, ListConfig, base, nodes  # late: loading other models does not need it
+    from omegaconf import (
+        DictConfig,
+        ListConfig,
+        base,
+        nodes,
+    )  # late: loading other models does not need it
 
-    types = (DictConfig, ListConfig, base.ContainerMetadata, base.Metadata, nodes.AnyNode, nodes.BooleanNode,
-             nodes.FloatNode, nodes.IntegerNode, nodes.StringNode, dict, list, bool, float, int, str)
+    types = (
+        DictConfig,
+        ListConfig,
+        base.ContainerMetadata,
+        base.Metadata,
+        nodes.AnyNode,
+        nodes.BooleanNode,
+        nodes.FloatNode,
+        nodes.IntegerNode,
+        nodes.StringNode,
+        dict,
+        list,
+        bool,
+        float,
+        int,
+        str,
+    )
     named = {f'{cls.__module__}.{cls.__qualname__}': cls for cls in types}
     scalars = ('numpy.dtype', 'numpy.core.multiarray.scalar', 'numpy._core.multiarray.scalar')
-    return {**named, **dict.fromkeys(scalars, _Ignored), 'typing.Any': typing.Any,
-            'collections.defaultdict': _plain_dict}
+    return {
+        **named,
+        **dict.fromkeys(scalars, _Ignored),
+        'typing.Any': typing.Any,
+        'collections.defaultdict': _plain_dict,
+    }
 
 
 def read(package: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -62,11 +114,17 @@ def read(package: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Te
     """
     if 'pretrained' in package:
         name = package['pretrained']
-        raise ValueError(f'this export holds no weights, only the name of a pretrained model, {name!r}: load it with '
-                         f'CompressionModel.get_pretrained({name!r}).')
+        raise ValueError(
+            f'this export holds no weights, only the name of a pretrained model, {name!r}: load it '
+            'with '
+            f'CompressionModel.get_pretrained({name!r}).'
+        )
     absent = [key for key in ('best_state', 'xp.cfg') if key not in package]
     if absent:
-        raise ValueError(f'not an AudioCraft export: it has no {" and no ".join(absent)}, only {sorted(package)}.')
+        raise ValueError(
+            f'not an AudioCraft export: it has no {" and no ".join(absent)}, only '
+            f'{sorted(package)}.'
+        )
     return model_config(package['xp.cfg']), model_state(_best_state(package))
 
 
@@ -74,7 +132,8 @@ def model_config(xp_cfg: Any) -> dict[str, Any]:
     """Translate the configuration of an export to the `_target_` node of an `EncodecModel`.
 
     Args:
-        xp_cfg: YAML, as in the export, or what it stands for, plain or of omegaconf. Interpolations are resolved.
+        xp_cfg: YAML, as in the export, or what it stands for, plain or of omegaconf. Interpolations
+            are resolved.
 
     Raises:
         ValueError: unreadable, not an EnCodec model, or an option that is not supported.
@@ -82,12 +141,17 @@ def model_config(xp_cfg: Any) -> dict[str, Any]:
     config = _read_sections(xp_cfg)
     kind = config.get('compression_model')
     if kind != 'encodec':
-        raise ValueError(f"compression_model={kind!r} in the AudioCraft configuration: only 'encodec' is supported.")
+        raise ValueError(
+            f"compression_model={kind!r} in the AudioCraft configuration: only 'encodec' is "
+            'supported.'
+        )
     encodec = _section(config, 'encodec', _ENCODEC_KEYS)
     for key, accepted in (('autoencoder', ('seanet',)), ('quantizer', ('rvq', 'no_quant'))):
         if encodec.get(key) not in accepted:
-            raise ValueError(f'encodec.{key}={encodec.get(key)!r} in the AudioCraft configuration: only '
-                             f'{" or ".join(accepted)} is supported.')
+            raise ValueError(
+                f'encodec.{key}={encodec.get(key)!r} in the AudioCraft configuration: only '
+                f'{" or ".join(accepted)} is supported.'
+            )
     for key in ('sample_rate', 'channels'):
         if key not in encodec:
             raise ValueError(f'encodec.{key} is missing in the AudioCraft configuration.')
@@ -128,19 +192,27 @@ def _plain_dict(*_: Any) -> dict[Any, Any]:
 
 
 def _best_state(package: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The weights that AudioCraft itself loads: of the best epoch, or, before its first, the latest."""
+    """The weights that AudioCraft itself loads: of the best epoch, or, before its first, the
+    latest.
+    """
     candidates = [package['best_state']]
     if not package.get('exported'):
         parts = [package.get('fsdp_best_state'), package['best_state'], package]
-        candidates = [part.get('model') if isinstance(part, Mapping) else None for part in parts] + candidates
+        candidates = [
+            part.get('model') if isinstance(part, Mapping) else None for part in parts
+        ] + candidates
     for state in candidates:
         if isinstance(state, Mapping) and state:
             return state
-    raise ValueError(f'best_state of the AudioCraft package holds no weights: {str(package["best_state"])[:80]}.')
+    raise ValueError(
+        f'best_state of the AudioCraft package holds no weights: {str(package["best_state"])[:80]}.'
+    )
 
 
 def _read_sections(xp_cfg: Any) -> dict[str, Any]:
-    """Sections that make the model. The others may hold interpolations that resolve only where it was trained."""
+    """Sections that make the model. The others may hold interpolations that resolve only where it
+    was trained.
+    """
     from omegaconf import OmegaConf  # late: loading other models does not need it
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
@@ -148,14 +220,20 @@ def _read_sections(xp_cfg: Any) -> dict[str, Any]:
     try:
         config: Any = xp_cfg if OmegaConf.is_config(xp_cfg) else OmegaConf.create(xp_cfg)
         if not OmegaConf.is_dict(config):
-            raise ValueError('the AudioCraft configuration (xp.cfg) is not a mapping of keys to values.')
+            raise ValueError(
+                'the AudioCraft configuration (xp.cfg) is not a mapping of keys to values.'
+            )
         sections = {}
         for name in ('compression_model', 'encodec', 'seanet', 'rvq'):
             node = config.get(name)
-            sections[name] = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+            sections[name] = (
+                OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+            )
         return sections
     except (OmegaConfBaseException, YAMLError) as error:
-        raise ValueError(f'the AudioCraft configuration (xp.cfg) cannot be read: {error}') from error
+        raise ValueError(
+            f'the AudioCraft configuration (xp.cfg) cannot be read: {error}'
+        ) from error
 
 
 def _section(config: Mapping[str, Any], name: str, known: Collection[str]) -> dict[str, Any]:
@@ -165,8 +243,10 @@ def _section(config: Mapping[str, Any], name: str, known: Collection[str]) -> di
         raise ValueError(f'the AudioCraft configuration has no section {name}.')
     unknown = sorted(str(key) for key in section if key not in known)
     if unknown:
-        raise ValueError(f'the AudioCraft configuration has options that are not supported: '
-                         f'{", ".join(f"{name}.{key}={section[key]!r}" for key in unknown)}.')
+        raise ValueError(
+            f'the AudioCraft configuration has options that are not supported: '
+            f'{", ".join(f"{name}.{key}={section[key]!r}" for key in unknown)}.'
+        )
     return section
 
 
@@ -175,8 +255,10 @@ def _seanet_nodes(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     seanet = _section(config, 'seanet', SEANET_KEYS | {'encoder', 'decoder'})
     shared = {key: value for key, value in seanet.items() if key not in ('encoder', 'decoder')}
     nodes = []
-    for part, known, target in (('encoder', SEANET_KEYS, 'audiocodec.modules.SEANetEncoder'),
-                                ('decoder', DECODER_KEYS, 'audiocodec.modules.SEANetDecoder')):
+    for part, known, target in (
+        ('encoder', SEANET_KEYS, 'audiocodec.modules.SEANetEncoder'),
+        ('decoder', DECODER_KEYS, 'audiocodec.modules.SEANetDecoder'),
+    ):
         own = _section({f'seanet.{part}': seanet.get(part) or {}}, f'seanet.{part}', known)
         node = {'_target_': target, **shared, **own}
         if node.get('norm') != 'time_group_norm':
@@ -191,7 +273,15 @@ def _quantizer_node(config: Mapping[str, Any], kind: str, dimension: int) -> dic
         return {'_target_': 'audiocodec.quantization.NoQuantizer', 'dimension': dimension}
     rvq = _section(config, 'rvq', RVQ_KEYS | _RVQ_TRAINING_KEYS)
     if rvq.get('orthogonal_reg_weight'):
-        logger.warning('rvq.orthogonal_reg_weight=%s of AudioCraft has no equivalent: the model computes the same, but '
-                       'trains on without it.', rvq['orthogonal_reg_weight'])
+        logger.warning(
+            'rvq.orthogonal_reg_weight=%s of AudioCraft has no equivalent: the model computes the '
+            'same, but '
+            'trains on without it.',
+            rvq['orthogonal_reg_weight'],
+        )
     node = {key: value for key, value in rvq.items() if key not in _RVQ_TRAINING_KEYS}
-    return {'_target_': 'audiocodec.quantization.ResidualVectorQuantizer', 'dimension': dimension, **node}
+    return {
+        '_target_': 'audiocodec.quantization.ResidualVectorQuantizer',
+        'dimension': dimension,
+        **node,
+    }

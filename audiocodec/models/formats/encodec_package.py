@@ -1,7 +1,9 @@
-"""Checkpoints of the `encodec` package: weights alone, from whose names and shapes the model is found.
+"""Checkpoints of the `encodec` package: weights alone, from whose names and shapes the model is
+found.
 
-The package has two models, and so has what cannot be seen in weights: mono with weight_norm is causal at 24 kHz; stereo
-with time_group_norm is at 48 kHz, not causal, renormalised, and works in segments of 1 s.
+The package has two models, and so has what cannot be seen in weights: mono with weight_norm is
+causal at 24 kHz; stereo with time_group_norm is at 48 kHz, not causal, renormalised, and works in
+segments of 1 s.
 """
 
 import re
@@ -12,16 +14,25 @@ import torch
 
 from audiocodec.models.formats.keys import translate
 
-_CODEBOOK = re.compile(r'quantizer\.vq\.layers\.(\d+)\._codebook\.(embed|embed_avg|cluster_size|inited)')
+_CODEBOOK = re.compile(
+    r'quantizer\.vq\.layers\.(\d+)\._codebook\.(embed|embed_avg|cluster_size|inited)'
+)
 _FIRST, _EMBED = 'encoder.model.0.conv.conv.', 'quantizer.vq.layers.0._codebook.embed'
 _MONO: dict[str, Any] = {'sample_rate': 24000, 'channels': 1, 'renormalize': False}
-_STEREO: dict[str, Any] = {'sample_rate': 48000, 'channels': 2, 'renormalize': True, 'segment_duration': 1.,
-                           'overlap': 0.01}
+_STEREO: dict[str, Any] = {
+    'sample_rate': 48000,
+    'channels': 2,
+    'renormalize': True,
+    'segment_duration': 1.0,
+    'overlap': 0.01,
+}
 
 
 def is_checkpoint(content: Mapping[Any, Any]) -> bool:
     """Whether these are weights of the package's EnCodec."""
-    return _EMBED in content and any(f'{_FIRST}{leaf}' in content for leaf in ('weight_v', 'weight'))
+    return _EMBED in content and any(
+        f'{_FIRST}{leaf}' in content for leaf in ('weight_v', 'weight')
+    )
 
 
 def read(weights: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -46,38 +57,62 @@ def model_config(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     Raises:
         ValueError: neither the mono nor the stereo model.
     """
-    kernels = {name.removesuffix('.bias'): _kernel(state, name.removesuffix('.bias'))
-               for name in state if re.search(r'(conv|convtr)\.bias$', name)}
+    kernels = {
+        name.removesuffix('.bias'): _kernel(state, name.removesuffix('.bias'))
+        for name in state
+        if re.search(r'(conv|convtr)\.bias$', name)
+    }
     first = kernels['encoder.model.0.conv.conv']
     norm = 'time_group_norm' if 'encoder.model.0.conv.norm.weight' in state else 'weight_norm'
     options = {(1, 'weight_norm'): _MONO, (2, 'time_group_norm'): _STEREO}.get((first[1], norm))
     if options is None:
-        raise ValueError(f'these weights of the encodec package have {first[1]} channels and {norm}: only its 24 kHz '
-                         f'model (1 channel, weight_norm) and its 48 kHz model (2, time_group_norm) are known.')
+        raise ValueError(
+            f'these weights of the encodec package have {first[1]} channels and {norm}: only its '
+            '24 kHz '
+            f'model (1 channel, weight_norm) and its 48 kHz model (2, time_group_norm) are known.'
+        )
     layers, book = _layers(kernels), state['quantizer.codebooks.embed']
     strided = [shape for index, shape in layers if index > 0][:-1]
-    blocks = [name for name in kernels if re.fullmatch(r'encoder\.model\.\d+\.block\.1\.conv\.conv', name)]
+    blocks = [
+        name for name in kernels if re.fullmatch(r'encoder\.model\.\d+\.block\.1\.conv\.conv', name)
+    ]
     seanet = {
-        'channels': first[1], 'dimension': book.shape[2], 'n_filters': first[0],
-        'n_residual_layers': len(blocks) // len(strided), 'ratios': [shape[2] // 2 for shape in reversed(strided)],
-        'activation': 'ELU', 'activation_params': {'alpha': 1.}, 'norm': norm, 'kernel_size': first[2],
-        'last_kernel_size': layers[-1][1][2], 'residual_kernel_size': kernels[blocks[0]][2], 'dilation_base': 2,
-        'causal': options is _MONO, 'pad_mode': 'reflect',
+        'channels': first[1],
+        'dimension': book.shape[2],
+        'n_filters': first[0],
+        'n_residual_layers': len(blocks) // len(strided),
+        'ratios': [shape[2] // 2 for shape in reversed(strided)],
+        'activation': 'ELU',
+        'activation_params': {'alpha': 1.0},
+        'norm': norm,
+        'kernel_size': first[2],
+        'last_kernel_size': layers[-1][1][2],
+        'residual_kernel_size': kernels[blocks[0]][2],
+        'dilation_base': 2,
+        'causal': options is _MONO,
+        'pad_mode': 'reflect',
         'true_skip': not any('.shortcut.' in name for name in kernels),
         'compress': kernels[blocks[0]][1] // kernels[blocks[0]][0],
-        'lstm': sum('encoder' in name and '.lstm.weight_ih_l' in name for name in state)}
+        'lstm': sum('encoder' in name and '.lstm.weight_ih_l' in name for name in state),
+    }
     return {
         '_target_': 'audiocodec.models.EncodecModel',
         'encoder': {'_target_': 'audiocodec.modules.SEANetEncoder', **seanet},
         'decoder': {'_target_': 'audiocodec.modules.SEANetDecoder', **seanet},
-        'quantizer': {'_target_': 'audiocodec.quantization.ResidualVectorQuantizer', 'dimension': book.shape[2],
-                      'n_q': book.shape[0], 'bins': book.shape[1], 'q_dropout': True, 'kmeans_iters': 50},
+        'quantizer': {
+            '_target_': 'audiocodec.quantization.ResidualVectorQuantizer',
+            'dimension': book.shape[2],
+            'n_q': book.shape[0],
+            'bins': book.shape[1],
+            'q_dropout': True,
+            'kmeans_iters': 50,
+        },
         **options,
     }
 
 
 def _layers(kernels: Mapping[str, torch.Size]) -> list[tuple[int, torch.Size]]:
-    """Index and shape of the encoder's own convolutions: the first, one for each ratio, the last."""
+    """Index and shape of the encoder's convolutions: the first, one per ratio, the last."""
     matches = [re.fullmatch(r'encoder\.model\.(\d+)\.conv\.conv', name) for name in kernels]
     return sorted((int(match[1]), kernels[match[0]]) for match in matches if match)
 

@@ -1,4 +1,6 @@
-"""Models of the Hugging Face Hub: their files on this machine, and those that `transformers` itself builds."""
+"""Models of the Hugging Face Hub: their files on this machine, and those that `transformers` itself
+builds.
+"""
 
 import contextlib
 import importlib.util
@@ -22,16 +24,20 @@ WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
 
 
 def fetch(repo_id: str) -> Path:
-    """The folder with the configuration and weights of a model of the Hub: from the local cache, else downloaded.
+    """The folder with the configuration and weights of a model of the Hub: from the local cache,
+    else downloaded.
 
     Raises:
-        ValueError: it is not cached, and cannot be downloaded; it says what to download and where to put it.
+        ValueError: it is not cached, and cannot be downloaded; it says what to download and where
+            to put it.
     """
     try:
         import huggingface_hub.constants
     except ImportError as error:
-        raise ValueError(f'{repo_id!r}: downloading it needs the package huggingface_hub. '
-                         f"{_advice(repo_id, 'the cache of huggingface_hub')}") from error
+        raise ValueError(
+            f'{repo_id!r}: downloading it needs the package huggingface_hub. '
+            f'{_advice(repo_id, "the cache of huggingface_hub")}'
+        ) from error
     try:
         return _download(repo_id, local=True)  # what is cached needs no network, and stays the same
     except (OSError, ValueError, RuntimeError):
@@ -41,20 +47,26 @@ def fetch(repo_id: str) -> Path:
             _check_reachable(huggingface_hub.constants.ENDPOINT)
         return _download(repo_id, local=False)
     except Exception as error:  # no network, no such repository, no such file
-        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        reason = f'{type(error).__name__}: {(str(error).strip().splitlines() or [""])[0]}'
         cache = huggingface_hub.constants.HF_HUB_CACHE
-        raise ValueError(f'{repo_id!r} is not in the cache of the Hub, and could not be downloaded ({reason}). '
-                         f'{_advice(repo_id, cache)}') from error
+        raise ValueError(
+            f'{repo_id!r} is not in the cache of the Hub, and could not be downloaded ({reason}). '
+            f'{_advice(repo_id, cache)}'
+        ) from error
 
 
 def _check_reachable(endpoint: str) -> None:
-    """Raise OSError if nothing answers there: huggingface_hub would try again and again, for half a minute."""
+    """Raise OSError if nothing answers there: huggingface_hub would try again and again, for half a
+    minute.
+    """
     with contextlib.suppress(urllib.error.HTTPError):  # that is an answer
         urllib.request.urlopen(urllib.request.Request(endpoint, method='HEAD'), timeout=10).close()
 
 
 def _download(repo_id: str, local: bool) -> Path:
-    """The folder of one revision, with the configuration and the first of the weights that there are."""
+    """The folder of one revision, with the configuration and the first of the weights that there
+    are.
+    """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import EntryNotFoundError
 
@@ -68,9 +80,13 @@ def _download(repo_id: str, local: bool) -> Path:
 
 
 def _advice(repo_id: str, cache: str) -> str:
-    return (f"Where there is a network, get the files {CONFIG} and {WEIGHTS[0]} from https://huggingface.co/{repo_id} "
-            f"and put them into a folder, whose path is then the name of the model; or run `hf download {repo_id}` "
-            f"(of pip install 'audiocodec[hf]') and copy the result to {cache}.")
+    return (
+        f'Where there is a network, get the files {CONFIG} and {WEIGHTS[0]} from '
+        f'https://huggingface.co/{repo_id} '
+        'and put them into a folder, whose path is then the name of the model; or run `hf '
+        f'download {repo_id}` '
+        f"(of pip install 'audiocodec[hf]') and copy the result to {cache}."
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -84,7 +100,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f'{folder / CONFIG} cannot be read as JSON: {error}') from error
     if not isinstance(config, dict):
-        raise ValueError(f'{folder / CONFIG} holds a {type(config).__name__}, expected an object with a model_type')
+        raise ValueError(
+            f'{folder / CONFIG} holds a {type(config).__name__}, expected an object with a '
+            'model_type'
+        )
     return config
 
 
@@ -103,8 +122,8 @@ def read_weights(folder: Path) -> dict[str, Any]:
 def import_transformers() -> ModuleType:
     """Imports `transformers`, also beside a torchaudio that cannot be loaded.
 
-    It imports torchaudio wherever that is installed, and needs it for little. The last torchaudio cannot be loaded
-    beside a CPU-only PyTorch, nor beside one that is much older.
+    It imports torchaudio wherever that is installed, and needs it for little. The last torchaudio
+    cannot be loaded beside a CPU-only PyTorch, nor beside one that is much older.
 
     Raises:
         ImportError: there is no transformers.
@@ -113,7 +132,8 @@ def import_transformers() -> ModuleType:
         with _without_broken('torchaudio'):
             from transformers.utils import is_torchaudio_available
 
-            # If it was imported before, it has looked for torchaudio; since version 5 it remembers what it found.
+            # If it was imported before, it has looked for torchaudio; since version 5 it remembers
+            # what it found.
             getattr(is_torchaudio_available, 'cache_clear', lambda: None)()
             importlib.import_module('transformers.audio_utils')
     return importlib.import_module('transformers')
@@ -121,7 +141,9 @@ def import_transformers() -> ModuleType:
 
 @contextlib.contextmanager
 def _without_broken(package: str) -> Iterator[None]:
-    """Within it, a package that is installed but cannot be loaded looks as if it were not installed."""
+    """Within it, a package that is installed but cannot be loaded looks as if it were not
+    installed.
+    """
     try:
         if importlib.util.find_spec(package) is not None:
             importlib.import_module(package)
@@ -149,19 +171,34 @@ def build_with_transformers(class_name: str, folder: Path) -> nn.Module:
     try:
         transformers = import_transformers()
     except ImportError as error:
-        raise ValueError(f"{folder}: the model needs the package transformers: pip install 'audiocodec[hf]'") from error
+        raise ValueError(
+            f"{folder}: the model needs the package transformers: pip install 'audiocodec[hf]'"
+        ) from error
     if not (folder / WEIGHTS[0]).is_file():
-        raise ValueError(f'{folder} holds no {WEIGHTS[0]}, the only weights that are read for this kind of model')
+        raise ValueError(
+            f'{folder} holds no {WEIGHTS[0]}, the only weights that are read for this kind of model'
+        )
     read_weights(folder)  # a damaged file is said to be one
     try:
         model, found = getattr(transformers, class_name).from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True,
-            ignore_mismatched_sizes=True)  # reported below
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )  # reported below
     except Exception as error:  # of a configuration that is none, in whatever way
-        raise ValueError(f'{folder}: transformers cannot build its {class_name}: {error}') from error
-    problems = {key: sorted(map(str, found[key])) for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys')
-                if found.get(key)}
+        raise ValueError(
+            f'{folder}: transformers cannot build its {class_name}: {error}'
+        ) from error
+    problems = {
+        key: sorted(map(str, found[key]))
+        for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys')
+        if found.get(key)
+    }
     if problems:
-        listed = '; '.join(f'{len(names)} {key} ({", ".join(names[:4])})' for key, names in problems.items())
+        listed = '; '.join(
+            f'{len(names)} {key} ({", ".join(names[:4])})' for key, names in problems.items()
+        )
         raise ValueError(f'{folder}: the weights are not those of the model in {CONFIG}: {listed}')
     return model.to(torch.float32)

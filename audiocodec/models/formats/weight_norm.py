@@ -1,4 +1,5 @@
-"""Names of normalised weights in a state dict: the layout of `torch.nn.utils.parametrizations` and the older one.
+"""Names of normalised weights in a state dict: the layout of `torch.nn.utils.parametrizations` and
+the older one.
 
 | older | parametrised | of |
 |---|---|---|
@@ -18,7 +19,8 @@ _SPECTRAL_NORM = {'weight_orig': 'original', 'weight_u': '0._u', 'weight_v': '0.
 
 
 def parametrized_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename normalised weights of the older layout; other entries, and the order, stay as they are.
+    """Rename normalised weights of the older layout; other entries, and the order, stay as they
+    are.
 
     Args:
         state: a state dict with names of either layout, or of both.
@@ -32,7 +34,9 @@ def parametrized_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
         module = f'{prefix}.' if prefix else ''
         # Both norms have a `weight_v`: the weight kept beside it tells which one it is.
         names = _SPECTRAL_NORM if f'{module}weight_orig' in state else _WEIGHT_NORM
-        renamed[f'{module}parametrizations.weight.{names[leaf]}' if leaf in names else name] = tensor
+        renamed[f'{module}parametrizations.weight.{names[leaf]}' if leaf in names else name] = (
+            tensor
+        )
     return renamed
 
 

@@ -15,8 +15,9 @@ from audiocodec.models.formats import hub
 class DAC(CompressionModel):
     """A mono DAC model behind the interface of all compression models.
 
-    A waveform is completed by zeros to whole frames before it is encoded, as the feature extractor of `transformers`
-    does. Where a stride is odd, the decoder gives a few samples less than T_frames * hop_length: zeros complete them.
+    A waveform is completed by zeros to whole frames before it is encoded, as the feature extractor
+    of `transformers` does. Where a stride is odd, the decoder gives a few samples less than
+    T_frames * hop_length: zeros complete them.
 
     Args:
         model: a `transformers.DacModel`.
@@ -69,35 +70,45 @@ class DAC(CompressionModel):
     def set_num_codebooks(self, n: int) -> None:
         """Use the first `n` codebooks; see `CompressionModel`."""
         if not 1 <= n <= self.total_codebooks:
-            raise ValueError(f'{n} codebooks asked for: this model can use 1 to {self.total_codebooks}.')
+            raise ValueError(
+                f'{n} codebooks asked for: this model can use 1 to {self.total_codebooks}.'
+            )
         self._num_codebooks = n
 
     def forward(self, wav: torch.Tensor | np.ndarray) -> CodecOutput:
         """Encode, quantize and decode a waveform [B, 1, T]; see `CompressionModel`.
 
-        The commitment loss is the weighted sum of DAC's two losses of the codebooks. Training uses all codebooks.
+        The commitment loss is the weighted sum of DAC's two losses of the codebooks. Training uses
+        all codebooks.
         """
         wav = self.check_wav(wav)
         loss, latents, codes, _ = self._encode(wav)
-        wav_hat = self._decode(latents)[..., :wav.shape[-1]]
-        bandwidth = torch.full((), self.bandwidth * codes.shape[1] / self.num_codebooks, device=wav.device)
+        wav_hat = self._decode(latents)[..., : wav.shape[-1]]
+        bandwidth = torch.full(
+            (), self.bandwidth * codes.shape[1] / self.num_codebooks, device=wav.device
+        )
         return CodecOutput(wav_hat, codes, latents, None, bandwidth, loss.mean(), {})
 
     @torch.no_grad()
     def encode(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, None]:
         """Codes [B, num_codebooks, ceil(T / hop_length)], and no scale; see `CompressionModel`."""
         wav = self.check_wav(wav)
-        return self._encode(wav)[2][:, :self.num_codebooks], None
+        return self._encode(wav)[2][:, : self.num_codebooks], None
 
     def encode_latent(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, None]:
-        """Latents [B, D, ceil(T / hop_length)] before the quantizer, and no scale; see `CompressionModel`."""
+        """Latents [B, D, ceil(T / hop_length)] before the quantizer, and no scale; see
+        `CompressionModel`.
+        """
         return self.model.encoder(self._completed(self.check_wav(wav))), None
 
-    def decode(self, codes: torch.Tensor | np.ndarray,
-               scale: torch.Tensor | np.ndarray | None = None) -> torch.Tensor:
+    def decode(
+        self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None = None
+    ) -> torch.Tensor:
         """Waveform [B, 1, T_frames * hop_length] of codes; see `CompressionModel`."""
         if scale is not None:
-            raise ValueError('scale was given to a model that does not renormalise: use decode(codes).')
+            raise ValueError(
+                'scale was given to a model that does not renormalise: use decode(codes).'
+            )
         return self._decode(self.decode_latent(codes))
 
     def decode_latent(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
@@ -105,7 +116,9 @@ class DAC(CompressionModel):
         return self.model.quantizer.from_codes(self.check_codes(codes))[0]
 
     def _encode(self, wav: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Loss [B], quantized latents [B, D, T_frames], codes [B, K, T_frames], and what was quantized."""
+        """Loss [B], quantized latents [B, D, T_frames], codes [B, K, T_frames], and what was
+        quantized.
+        """
         return self.model.encode(self._completed(wav), self.num_codebooks, return_dict=False)
 
     def _completed(self, wav: torch.Tensor) -> torch.Tensor:

@@ -12,9 +12,11 @@ from audiocodec.models.formats import hub
 
 
 class Mimi(CompressionModel):
-    """A Mimi model behind the interface of all compression models; it cannot be trained: codes carry no gradient.
+    """A Mimi model behind the interface of all compression models; it cannot be trained: codes
+    carry no gradient.
 
-    Its first codebooks are semantic, always in use; the latents are the sum of the semantic and the acoustic codes.
+    Its first codebooks are semantic, always in use; the latents are the sum of the semantic and the
+    acoustic codes.
 
     Args:
         model: a `transformers.MimiModel`.
@@ -78,38 +80,58 @@ class Mimi(CompressionModel):
     def set_num_codebooks(self, n: int) -> None:
         """Use the first `n` codebooks, at least the semantic ones; see `CompressionModel`."""
         if n not in self.possible_num_codebooks:
-            raise ValueError(f'{n} codebooks asked for: this model can use {self.possible_num_codebooks[0]} to '
-                             f'{self.total_codebooks}.')
+            raise ValueError(
+                f'{n} codebooks asked for: this model can use {self.possible_num_codebooks[0]} to '
+                f'{self.total_codebooks}.'
+            )
         self._num_codebooks = n
 
     def forward(self, wav: torch.Tensor | np.ndarray) -> CodecOutput:
-        """Encode, quantize and decode a waveform [B, C, T]; see `CompressionModel`. The commitment loss is 0."""
+        """Encode, quantize and decode a waveform [B, C, T]; see `CompressionModel`. The commitment
+        loss is 0.
+        """
         wav = self.check_wav(wav)
         codes, _ = self.encode(wav)
         bandwidth = torch.full((), self.bandwidth, device=wav.device)
-        return CodecOutput(self.decode(codes)[..., :wav.shape[-1]], codes, self.decode_latent(codes), None, bandwidth,
-                           torch.zeros((), device=wav.device), {})
+        return CodecOutput(
+            self.decode(codes)[..., : wav.shape[-1]],
+            codes,
+            self.decode_latent(codes),
+            None,
+            bandwidth,
+            torch.zeros((), device=wav.device),
+            {},
+        )
 
     @torch.no_grad()
     def encode(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, None]:
         """Codes [B, num_codebooks, ceil(T / hop_length)], and no scale; see `CompressionModel`."""
         wav = self.check_wav(wav)
-        return self.model.encode(wav, num_quantizers=self.num_codebooks, return_dict=True).audio_codes, None
+        return self.model.encode(
+            wav, num_quantizers=self.num_codebooks, return_dict=True
+        ).audio_codes, None
 
     def encode_latent(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, None]:
-        """Latents [B, D, ceil(T / hop_length)] before the quantizer, and no scale; see `CompressionModel`."""
+        """Latents [B, D, ceil(T / hop_length)] before the quantizer, and no scale; see
+        `CompressionModel`.
+        """
         encoded = self.model.encoder(self.check_wav(wav))
         if not isinstance(encoded, torch.Tensor):
             return encoded.latents, None
         # In older versions of transformers, `encoder` is the first of three parts.
-        hidden = self.model.encoder_transformer(encoded.transpose(1, 2), return_dict=True).last_hidden_state
+        hidden = self.model.encoder_transformer(
+            encoded.transpose(1, 2), return_dict=True
+        ).last_hidden_state
         return self.model.downsample(hidden.transpose(1, 2)), None
 
-    def decode(self, codes: torch.Tensor | np.ndarray,
-               scale: torch.Tensor | np.ndarray | None = None) -> torch.Tensor:
+    def decode(
+        self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None = None
+    ) -> torch.Tensor:
         """Waveform [B, C, T_frames * hop_length] of codes; see `CompressionModel`."""
         if scale is not None:
-            raise ValueError('scale was given to a model that does not renormalise: use decode(codes).')
+            raise ValueError(
+                'scale was given to a model that does not renormalise: use decode(codes).'
+            )
         return self.model.decode(self.check_codes(codes), return_dict=True).audio_values
 
     def decode_latent(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:

@@ -9,17 +9,34 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiocodec.data import AudioMeta, doctor, load_manifest, make_shards, read_segment, resample, save_manifest
+from audiocodec.data import (
+    AudioMeta,
+    doctor,
+    load_manifest,
+    make_shards,
+    read_segment,
+    resample,
+    save_manifest,
+)
 from audiocodec.data.doctor.file import Limits, examine
 from audiocodec.data.pool import map_files
 
-FORMATS = {'pcm.wav': {'subtype': 'PCM_16'}, 'float.wav': {'subtype': 'FLOAT'}, 'a.flac': {}, 'a.ogg': {}, 'a.mp3': {},
-           'a.opus': {'format': 'OGG', 'subtype': 'OPUS'}, 'a.aiff': {}}
+FORMATS = {
+    'pcm.wav': {'subtype': 'PCM_16'},
+    'float.wav': {'subtype': 'FLOAT'},
+    'a.flac': {},
+    'a.ogg': {},
+    'a.mp3': {},
+    'a.opus': {'format': 'OGG', 'subtype': 'OPUS'},
+    'a.aiff': {},
+}
 EXAMPLES = str(Path(__file__).parents[3] / 'dataset' / 'example')
 
 
 def noise(seconds=1.0, sample_rate=24000, channels=1, seed=0):
-    return 0.1 * np.random.default_rng(seed).standard_normal((round(seconds * sample_rate), channels)).clip(-3, 3)
+    return 0.1 * np.random.default_rng(seed).standard_normal(
+        (round(seconds * sample_rate), channels)
+    ).clip(-3, 3)
 
 
 def write(path, wav, sample_rate=24000, **options):
@@ -32,7 +49,9 @@ def kinds(path, limits=None):
 
 
 def detail(path, kind):
-    (problem,) = [problem for problem in examine(str(path), Limits()).problems if problem.kind == kind]
+    (problem,) = [
+        problem for problem in examine(str(path), Limits()).problems if problem.kind == kind
+    ]
     return problem.detail
 
 
@@ -41,7 +60,11 @@ def test_sound_file_has_no_problem_and_is_measured(tmp_path, name):
     wav = noise(1.5, channels=2) / 2
     found = examine(write(tmp_path / name, wav, **FORMATS[name]), Limits())
     assert found.problems == []
-    assert (found.duration, found.sample_rate, found.channels) == (pytest.approx(1.5, abs=0.01), 24000, 2)
+    assert (found.duration, found.sample_rate, found.channels) == (
+        pytest.approx(1.5, abs=0.01),
+        24000,
+        2,
+    )
     is_lossy = name.endswith(('ogg', 'mp3', 'opus'))
     assert found.amplitude == pytest.approx(abs(wav).max(), rel=1.0 if is_lossy else 1e-3)
     assert (found.silence, found.clipping) == (0, 0)
@@ -52,7 +75,7 @@ def test_sound_file_has_no_problem_and_is_measured(tmp_path, name):
 def test_truncated_file(tmp_path, name, share):
     path = tmp_path / name
     data = (tmp_path / write(path, noise(4.0), **FORMATS[name])).read_bytes()
-    path.write_bytes(data[:int(share * len(data))])
+    path.write_bytes(data[: int(share * len(data))])
     found = examine(str(path), Limits())
     assert [problem.kind for problem in found.problems] == ['truncated']
     assert 4 * share - 1.5 < found.duration <= 4 * share + 0.1  # up to a page of OGG is lost
@@ -73,24 +96,30 @@ def test_unreadable_and_empty_files(tmp_path):
     (tmp_path / 'folder.wav').mkdir()
     write(tmp_path / 'empty.wav', noise(0))
     assert kinds(tmp_path / 'text.wav') == ['unreadable']
-    assert detail(tmp_path / 'text.wav', 'unreadable') == 'cannot be read as audio: Format not recognised'
+    assert (
+        detail(tmp_path / 'text.wav', 'unreadable')
+        == 'cannot be read as audio: Format not recognised'
+    )
     assert kinds(tmp_path / 'folder.wav') == ['unreadable']
     assert kinds(tmp_path / 'nothing.mp3') == kinds(tmp_path / 'empty.wav') == ['empty']
     assert kinds(tmp_path / 'nowhere.wav') == ['missing']
 
 
-@pytest.mark.parametrize(('place', 'form', 'value', 'message'), [
-    (40, '<I', 0, '48000 bytes follow the end of its 0 samples'),
-    (40, '<I', 20000, '28000 bytes follow the end of its 10000 samples'),
-    (24, '<I', 16000, '16000 x 2 bytes are 48000 a second'),
-    (22, '<H', 2, r'samples of 2 x 16 bits, together 2 bytes'),
-])
+@pytest.mark.parametrize(
+    ('place', 'form', 'value', 'message'),
+    [
+        (40, '<I', 0, '48000 bytes follow the end of its 0 samples'),
+        (40, '<I', 20000, '28000 bytes follow the end of its 10000 samples'),
+        (24, '<I', 16000, '16000 x 2 bytes are 48000 a second'),
+        (22, '<H', 2, r'samples of 2 x 16 bits, together 2 bytes'),
+    ],
+)
 def test_wrong_header(tmp_path, place, form, value, message):
     path = tmp_path / 'a.wav'
     write(path, noise())
     data = bytearray(path.read_bytes())
     assert data[36:40] == b'data'
-    data[place:place + struct.calcsize(form)] = struct.pack(form, value)
+    data[place : place + struct.calcsize(form)] = struct.pack(form, value)
     path.write_bytes(data)
     assert message in detail(path, 'header')
 
@@ -99,7 +128,12 @@ def test_harmless_headers(tmp_path):
     path = tmp_path / 'a.wav'
     write(path, noise())
     data = path.read_bytes()
-    for size in (0x7FFFFFFF, 0xFFFFFFFF, 48044, 47998):  # unknown while it was written, or counted with the header
+    for size in (
+        0x7FFFFFFF,
+        0xFFFFFFFF,
+        48044,
+        47998,
+    ):  # unknown while it was written, or counted with the header
         path.write_bytes(data[:40] + struct.pack('<I', size) + data[44:])
         assert kinds(path) == []
     path.write_bytes(data + b'LIST' + struct.pack('<I', 9000) + bytes(9000))
@@ -110,7 +144,10 @@ def test_samples_that_are_no_audio(tmp_path):
     wav = noise()
     wav[[5, 700]] = np.nan
     wav[9000] = -np.inf
-    assert detail(write(tmp_path / 'nan.wav', wav, subtype='FLOAT'), 'nonfinite') == '3 samples are NaN or Inf'
+    assert (
+        detail(write(tmp_path / 'nan.wav', wav, subtype='FLOAT'), 'nonfinite')
+        == '3 samples are NaN or Inf'
+    )
     assert kinds(write(tmp_path / 'scale.wav', 32768 * noise(), subtype='FLOAT'))[0] == 'scale'
     assert kinds(write(tmp_path / 'loud.wav', 4 * noise(), subtype='FLOAT')) == []
 
@@ -123,23 +160,34 @@ def test_silence(tmp_path):
     assert kinds(tmp_path / 'hiss.wav', Limits(silence_db=-80)) == []
     for seconds, expected in ((0.4, ['mostly_silent']), (1.2, [])):
         wav = hiss.copy()
-        wav[:round(seconds * 24000)] = noise(seconds)
+        wav[: round(seconds * 24000)] = noise(seconds)
         assert kinds(write(tmp_path / 'start.wav', wav)) == expected
     assert examine(str(tmp_path / 'start.wav'), Limits()).silence == pytest.approx(0.7)
 
 
-@pytest.mark.parametrize(('name', 'gain', 'expected'), [
-    ('a.wav', 20.0, True), ('a.flac', 20.0, True), ('a.wav', 3.0, False), ('float.wav', 20.0, False),
-])
+@pytest.mark.parametrize(
+    ('name', 'gain', 'expected'),
+    [
+        ('a.wav', 20.0, True),
+        ('a.flac', 20.0, True),
+        ('a.wav', 3.0, False),
+        ('float.wav', 20.0, False),
+    ],
+)
 def test_clipping(tmp_path, name, gain, expected):
     """Runs at full scale; single samples there are no clipping, and floats go beyond."""
     wav = gain * 0.1 * np.sin(np.arange(48000) * 0.05)[:, None]
-    path = write(tmp_path / name, wav.clip(-1, 1) if 'float' not in name else wav, subtype='FLOAT') \
-        if 'float' in name else write(tmp_path / name, wav.clip(-1, 1))
+    path = (
+        write(tmp_path / name, wav.clip(-1, 1) if 'float' not in name else wav, subtype='FLOAT')
+        if 'float' in name
+        else write(tmp_path / name, wav.clip(-1, 1))
+    )
     found = examine(path, Limits())
     at_limit = (abs(wav) >= 0.9995).mean()
     assert found.clipping == pytest.approx(at_limit, abs=2e-3)
-    assert ('clipping' in [problem.kind for problem in found.problems]) == (expected or 'float' in name)
+    assert ('clipping' in [problem.kind for problem in found.problems]) == (
+        expected or 'float' in name
+    )
     spikes = noise()
     spikes[::50], spikes[1::100] = 1.0, 1.0
     assert examine(write(tmp_path / 'spikes.wav', spikes), Limits()).clipping == 0
@@ -156,12 +204,15 @@ def speech_like(seconds, sample_rate):
 @pytest.mark.parametrize('name', ['a.wav', 'a.flac', 'a.ogg'])
 def test_bandwidth_of_an_upsampled_file(tmp_path, name):
     import torch
+
     narrow = torch.from_numpy(speech_like(3.0, 8000)).float()
     found = examine(write(tmp_path / name, resample(narrow, 8000, 24000).numpy()), Limits())
     assert [problem.kind for problem in found.problems] == ['bandwidth']
     assert found.cutoff == pytest.approx(4000, rel=0.08)
     assert found.problems[0].detail == f'energy ends at {found.cutoff / 1000:.1f} kHz of 12 kHz'
-    assert kinds(tmp_path / name, Limits(sample_rate=8000)) == []  # good enough for telephone speech
+    assert (
+        kinds(tmp_path / name, Limits(sample_rate=8000)) == []
+    )  # good enough for telephone speech
     assert kinds(tmp_path / name, Limits(bandwidth=0.3)) == []
     assert kinds(write(tmp_path / name, speech_like(3.0, 24000))) == []
 
@@ -194,9 +245,13 @@ def test_content_of_another_format(tmp_path):
 def test_manifest_that_is_wrong_about_its_files(tmp_path):
     path = write(tmp_path / 'a.wav', noise(2.0))
     for meta, expected in [
-            (AudioMeta(path, 2.0, 24000, 1), []), (AudioMeta(path, 2.05, 24000), []),
-            (AudioMeta(path, 2.0, 16000), ['mismatch']), (AudioMeta(path, 2.0, 24000, 2), ['mismatch']),
-            (AudioMeta(path, 1.0, 24000), ['mismatch']), (AudioMeta(path, 3.0, 24000), ['truncated'])]:
+        (AudioMeta(path, 2.0, 24000, 1), []),
+        (AudioMeta(path, 2.05, 24000), []),
+        (AudioMeta(path, 2.0, 16000), ['mismatch']),
+        (AudioMeta(path, 2.0, 24000, 2), ['mismatch']),
+        (AudioMeta(path, 1.0, 24000), ['mismatch']),
+        (AudioMeta(path, 3.0, 24000), ['truncated']),
+    ]:
         assert [problem.kind for problem in examine(meta, Limits()).problems] == expected
 
 
@@ -210,8 +265,11 @@ def test_duplicates_across_formats(tmp_path):
     report = doctor.check(tmp_path)
     assert report.counts == {'duplicate': 2}
     first = f'the same samples as {tmp_path}/a.wav'
-    assert {os.path.basename(file.path): problem.detail for file in report.files for problem in file.problems} == {
-        'b.flac': first, 'c.wav': first}
+    assert {
+        os.path.basename(file.path): problem.detail
+        for file in report.files
+        for problem in file.problems
+    } == {'b.flac': first, 'c.wav': first}
     kept = report.cleaned(exclude=['duplicate'])
     assert [os.path.basename(meta.path) for meta in kept] == ['a.wav', 'd.wav', 'e.wav']
     assert len(report.cleaned()) == 5
@@ -238,11 +296,16 @@ def test_report_of_a_folder(folder):
     assert report.durations()[2:5] == [(1, 2, 2), (2, 5, 1), (5, 10, 0)]
     assert sum(count for _, _, count in report.durations()) == 4
     text = report.show()
-    assert text.startswith(f'{folder}: 4 files, 0.00 h, sample rates: 24000 Hz (4), channels: 1 (4); 1 more')
-    for line in ('  text.wav: cannot be read as audio: Format not recognised',
-                 '  deep/silent.wav: all of its 11.00 s are below -60 dBFS',
-                 '  cut.wav: holds 1.04 of the 2.00 s in its header', f'(paths below {folder})',
-                 '      10 s to 20 s        1 ####################'):
+    assert text.startswith(
+        f'{folder}: 4 files, 0.00 h, sample rates: 24000 Hz (4), channels: 1 (4); 1 more'
+    )
+    for line in (
+        '  text.wav: cannot be read as audio: Format not recognised',
+        '  deep/silent.wav: all of its 11.00 s are below -60 dBFS',
+        '  cut.wav: holds 1.04 of the 2.00 s in its header',
+        f'(paths below {folder})',
+        '      10 s to 20 s        1 ####################',
+    ):
         assert line in text.splitlines()
     assert 'ERROR    truncated            1     0.00  shorter than' in text
     assert report.show(examples=0).count('.wav') == 0
@@ -251,15 +314,23 @@ def test_report_of_a_folder(folder):
     assert saved['hours'] == pytest.approx((1.5 + 3 + 11 + 49956 / 48000) / 3600)
     assert saved['limits']['silence_db'] == -60
     cut = next(entry for entry in saved['entries'] if entry['path'].endswith('cut.wav'))
-    assert cut['problems'] == [{'kind': 'truncated', 'level': 'error',
-                                'detail': 'holds 1.04 of the 2.00 s in its header'}]
+    assert cut['problems'] == [
+        {'kind': 'truncated', 'level': 'error', 'detail': 'holds 1.04 of the 2.00 s in its header'}
+    ]
 
 
 def test_cleaned_manifest_is_what_is_sound(folder, tmp_path):
     report = doctor.check(folder)
     kept = report.cleaned()
-    assert [os.path.relpath(meta.path, folder) for meta in kept] == ['a.wav', 'deep/b.flac', 'deep/silent.wav']
-    assert [(meta.duration, meta.sample_rate, meta.channels) for meta in kept[:2]] == [(1.5, 24000, 1), (3.0, 24000, 1)]
+    assert [os.path.relpath(meta.path, folder) for meta in kept] == [
+        'a.wav',
+        'deep/b.flac',
+        'deep/silent.wav',
+    ]
+    assert [(meta.duration, meta.sample_rate, meta.channels) for meta in kept[:2]] == [
+        (1.5, 24000, 1),
+        (3.0, 24000, 1),
+    ]
     assert kept[0].amplitude == pytest.approx(abs(noise(1.5)).max(), abs=1e-4)
     save_manifest(report.cleaned(['silent']), folder / 'clean.jsonl')
     assert not doctor.check(folder / 'clean.jsonl').counts
@@ -270,10 +341,12 @@ def test_cleaned_manifest_is_what_is_sound(folder, tmp_path):
 
 
 def test_manifest_with_wrong_lines_keeps_its_weights(folder, tmp_path):
-    metas = [AudioMeta(str(folder / 'a.wav'), 9.0, 24000, weight=2.0, info_path='/i.zip:a'),
-             AudioMeta(str(folder / 'a.wav'), 1.5, 24000, weight=3.0),
-             AudioMeta(str(folder / 'deep' / 'b.flac'), 3.0, 16000),
-             AudioMeta(str(folder / 'gone.wav'), 3.0, 24000)]
+    metas = [
+        AudioMeta(str(folder / 'a.wav'), 9.0, 24000, weight=2.0, info_path='/i.zip:a'),
+        AudioMeta(str(folder / 'a.wav'), 1.5, 24000, weight=3.0),
+        AudioMeta(str(folder / 'deep' / 'b.flac'), 3.0, 16000),
+        AudioMeta(str(folder / 'gone.wav'), 3.0, 24000),
+    ]
     save_manifest(metas, folder / 'm.jsonl')
     with open(folder / 'm.jsonl', 'a') as file:
         file.write('{"path": 3}\n')
@@ -319,12 +392,19 @@ def deadly_examine(item, limits):
 def test_file_that_kills_its_decoder_is_reported_and_the_others_examined(tmp_path, monkeypatch):
     expected = [number * number if number not in (3, 20) else None for number in range(40)]
     for workers in (1, 3):
-        assert map_files(deadly, range(40), workers, 'Test', lambda number: None, at_least=1) == expected
+        assert (
+            map_files(deadly, range(40), workers, 'Test', lambda number: None, at_least=1)
+            == expected
+        )
     for name in ('a.wav', 'deadly.wav', 'z.wav'):
         write(tmp_path / name, noise(seed=len(name) + ord(name[0])))
     monkeypatch.setattr('audiocodec.data.doctor.report.examine', deadly_examine)
     files = doctor.check(tmp_path).files
-    assert [[problem.kind for problem in file.problems] for file in files] == [[], ['unreadable'], []]
+    assert [[problem.kind for problem in file.problems] for file in files] == [
+        [],
+        ['unreadable'],
+        [],
+    ]
     assert 'the process that decoded it died' in files[1].problems[0].detail
 
 
@@ -334,7 +414,10 @@ def test_names_that_are_no_text(tmp_path):
         file.write(b'no audio')
     write(tmp_path / 'a.wav', noise())
     report = doctor.check(tmp_path)
-    assert '  \\udcff.wav: cannot be read as audio: Format not recognised' in report.show().splitlines()
+    assert (
+        '  \\udcff.wav: cannot be read as audio: Format not recognised'
+        in report.show().splitlines()
+    )
     json.dumps(report.to_dict())
     os.replace(tmp_path / 'a.wav', path)
     (file,) = doctor.check(tmp_path).files
@@ -345,4 +428,6 @@ def test_names_that_are_no_text(tmp_path):
 def test_no_false_alarm_on_the_examples():
     report = doctor.check(EXAMPLES, workers=1)
     assert len(report.files) == 73
-    assert {os.path.basename(file.path): file.problems for file in report.files if file.problems} == {}
+    assert {
+        os.path.basename(file.path): file.problems for file in report.files if file.problems
+    } == {}

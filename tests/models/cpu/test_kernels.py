@@ -11,7 +11,10 @@ from audiocodec.models.cpu.kernels import FewOutputs, Kernel, Pairs, ScaledELU, 
 @pytest.mark.parametrize('has_bias', [True, False])
 def test_pairs(frames, stride, has_bias):
     torch.manual_seed(0)
-    weight, bias = torch.randn(5, 4, 2 * stride, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    weight, bias = (
+        torch.randn(5, 4, 2 * stride, dtype=torch.float64),
+        torch.randn(5, dtype=torch.float64),
+    )
     x = torch.randn(2, (frames + 1) * stride, 4, dtype=torch.float64).transpose(1, 2)
     bias = bias if has_bias else None
     y = Pairs(weight, bias, stride, 1, 1)(x[:, :, None])
@@ -24,33 +27,44 @@ def test_pairs(frames, stride, has_bias):
 @pytest.mark.parametrize('has_bias', [True, False])
 def test_few_outputs(outputs, taps, dilation, has_bias):
     torch.manual_seed(0)
-    weight, bias = torch.randn(outputs, 4, taps, dtype=torch.float64), torch.randn(outputs, dtype=torch.float64)
+    weight, bias = (
+        torch.randn(outputs, 4, taps, dtype=torch.float64),
+        torch.randn(outputs, dtype=torch.float64),
+    )
     x = torch.randn(3, 20, 4, dtype=torch.float64).transpose(1, 2)
     bias = bias if has_bias else None
     y = FewOutputs(weight, bias, 1, dilation, 1)(x[:, :, None])
-    torch.testing.assert_close(y, nn.functional.conv1d(x, weight, bias, dilation=dilation), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        y, nn.functional.conv1d(x, weight, bias, dilation=dilation), rtol=0, atol=1e-12
+    )
 
 
-@pytest.mark.parametrize(('shape', 'options', 'kind', 'is_product'), [
-    ((5, 4, 1), {}, Kernel, True),
-    ((5, 4, 3), {}, Kernel, False),
-    ((5, 4, 1), {'stride': 2}, Kernel, False),
-    ((6, 2, 1), {'groups': 2}, Kernel, False),
-    ((2, 4, 1), {}, FewOutputs, False),
-    ((2, 4, 7), {'dilation': 2}, FewOutputs, False),
-    ((2, 4, 3), {'stride': 2}, Kernel, False),
-    ((2, 2, 3), {'groups': 2}, Kernel, False),
-    ((5, 4, 2), {}, Pairs, False),
-    ((5, 4, 6), {'stride': 3}, Pairs, False),
-    ((5, 4, 2), {'dilation': 2}, Kernel, False),
-    ((6, 2, 2), {'groups': 2}, Kernel, False),
-    ((3, 4, 2), {}, Kernel, False),  # of few weights
-])
+@pytest.mark.parametrize(
+    ('shape', 'options', 'kind', 'is_product'),
+    [
+        ((5, 4, 1), {}, Kernel, True),
+        ((5, 4, 3), {}, Kernel, False),
+        ((5, 4, 1), {'stride': 2}, Kernel, False),
+        ((6, 2, 1), {'groups': 2}, Kernel, False),
+        ((2, 4, 1), {}, FewOutputs, False),
+        ((2, 4, 7), {'dilation': 2}, FewOutputs, False),
+        ((2, 4, 3), {'stride': 2}, Kernel, False),
+        ((2, 2, 3), {'groups': 2}, Kernel, False),
+        ((5, 4, 2), {}, Pairs, False),
+        ((5, 4, 6), {'stride': 3}, Pairs, False),
+        ((5, 4, 2), {'dilation': 2}, Kernel, False),
+        ((6, 2, 2), {'groups': 2}, Kernel, False),
+        ((3, 4, 2), {}, Kernel, False),  # of few weights
+    ],
+)
 def test_which_kernel_it_is(monkeypatch, shape, options, kind, is_product):
     monkeypatch.setattr(kernels, '_PRODUCTS', True)
     monkeypatch.setattr(kernels, '_PAIRED', 40)
     torch.manual_seed(0)
-    weight, bias = torch.randn(shape, dtype=torch.float64), torch.randn(shape[0], dtype=torch.float64)
+    weight, bias = (
+        torch.randn(shape, dtype=torch.float64),
+        torch.randn(shape[0], dtype=torch.float64),
+    )
     x = torch.randn(3, 24, shape[1] * options.get('groups', 1), dtype=torch.float64).transpose(1, 2)
     kernel = make_kernel(weight, bias, **options)
     assert type(kernel) is kind
@@ -78,5 +92,7 @@ def test_elu_is_within_a_rounding_error_of_the_exact_one(monkeypatch, alpha, cac
     assert elu(x, out[:, 3:128]).data_ptr() == out[:, 3:].data_ptr()
     elu(in_place, in_place)
     for found in (out[:, 3:128], in_place, elu(x)):
-        torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1.2e-7 * scale, equal_nan=True)
+        torch.testing.assert_close(
+            found.double(), expected, rtol=1e-6, atol=1.2e-7 * scale, equal_nan=True
+        )
     assert (torch.cat([out[:, :3], out[:, 128:]], dim=1) == 5).all()

@@ -11,12 +11,28 @@ from audiocodec.quantization import NoQuantizer, ResidualVectorQuantizer
 
 def make_model(dtype=torch.float64, quantizer=None, **options):
     torch.manual_seed(0)
-    decoder = {name: options.pop(name) for name in ('trim_right_ratio', 'final_activation') if name in options}
-    options = {'dimension': 6, 'n_filters': 4, 'n_residual_layers': 2, 'ratios': [4, 3, 2], 'lstm': 1,
-               'norm': 'weight_norm', **options}
+    decoder = {
+        name: options.pop(name)
+        for name in ('trim_right_ratio', 'final_activation')
+        if name in options
+    }
+    options = {
+        'dimension': 6,
+        'n_filters': 4,
+        'n_residual_layers': 2,
+        'ratios': [4, 3, 2],
+        'lstm': 1,
+        'norm': 'weight_norm',
+        **options,
+    }
     quantizer = quantizer or ResidualVectorQuantizer(dimension=6, n_q=3, bins=8, kmeans_init=False)
-    model = EncodecModel(SEANetEncoder(**options), SEANetDecoder(**options, **decoder), quantizer, 1000,
-                         options.get('channels', 1))
+    model = EncodecModel(
+        SEANetEncoder(**options),
+        SEANetDecoder(**options, **decoder),
+        quantizer,
+        1000,
+        options.get('channels', 1),
+    )
     return model.to(dtype).eval()
 
 
@@ -60,7 +76,9 @@ def test_it_computes_the_same(fast, name, length):
 
 
 @pytest.mark.parametrize('name', OPTIONS)
-@pytest.mark.parametrize('overlap', [1, 0.3])  # parts no longer than what one output reads, and longer ones
+@pytest.mark.parametrize(
+    'overlap', [1, 0.3]
+)  # parts no longer than what one output reads, and longer ones
 def test_parts_make_the_whole(monkeypatch, fast, name, overlap):
     monkeypatch.setattr(cpu, '_PART', 1)
     monkeypatch.setattr(cpu, '_OVERLAP', overlap)
@@ -81,9 +99,15 @@ def test_parts_make_the_whole(monkeypatch, fast, name, overlap):
     torch.testing.assert_close(fast.encoder(wav), latents, rtol=0, atol=1e-10)
     torch.testing.assert_close(fast.decoder(latents), expected, rtol=0, atol=1e-10)
     assert torch.equal(latents, before)
-    chains = {name: [module for module in getattr(fast, name).model if isinstance(module, cpu._Chain)]
-              for name in ('encoder', 'decoder')}
-    if name in ('circular', 'group norm', 'over time'):  # only the outer convolutions are local, if at all
+    chains = {
+        name: [module for module in getattr(fast, name).model if isinstance(module, cpu._Chain)]
+        for name in ('encoder', 'decoder')
+    }
+    if name in (
+        'circular',
+        'group norm',
+        'over time',
+    ):  # only the outer convolutions are local, if at all
         assert all(len(chain.layers) == 1 for some in chains.values() for chain in some)
         return
     for some in chains.values():
@@ -92,7 +116,7 @@ def test_parts_make_the_whole(monkeypatch, fast, name, overlap):
         half = len(bounds) // 2  # one item after the other
         assert bounds[:half] == bounds[half:]
         assert half >= 3
-        assert [start for start, _ in bounds[1:half]] == [stop for _, stop in bounds[:half - 1]]
+        assert [start for start, _ in bounds[1:half]] == [stop for _, stop in bounds[: half - 1]]
 
 
 def test_memory_does_not_grow_with_the_length(monkeypatch):
@@ -112,31 +136,48 @@ def test_layers_of_many_weights_are_computed_whole(monkeypatch):
     monkeypatch.setattr(cpu, '_WEIGHTS', 600)
     fast = make_model(n_filters=8).for_cpu()
     layers = [*fast.encoder.model, *fast.decoder.model]
-    most = {in_parts: [max(parameter.numel() for parameter in layer.parameters()) for layer in layers
-                       if isinstance(layer, cpu._Chain) == in_parts] for in_parts in (True, False)}
+    most = {
+        in_parts: [
+            max(parameter.numel() for parameter in layer.parameters())
+            for layer in layers
+            if isinstance(layer, cpu._Chain) == in_parts
+        ]
+        for in_parts in (True, False)
+    }
     assert 100 < max(most[True]) <= 600 < min(most[False])
 
 
 def test_codes_of_single_precision_are_equal(fast):
-    model = make_model(torch.float32, n_filters=8, ratios=[8, 5, 4, 2],
-                       quantizer=ResidualVectorQuantizer(dimension=6, n_q=8, bins=64, kmeans_init=False))
+    model = make_model(
+        torch.float32,
+        n_filters=8,
+        ratios=[8, 5, 4, 2],
+        quantizer=ResidualVectorQuantizer(dimension=6, n_q=8, bins=64, kmeans_init=False),
+    )
     wav = 0.3 * torch.randn(2, 1, 16000)
     assert torch.equal(fast(model).encode(wav)[0], model.encode(wav)[0])
 
 
 def kernels_of(model):
     kernels = [module for module in model.modules() if isinstance(module, cpu_conv.Kernel)]
-    return {kind: [kernel for kernel in kernels if type(kernel) is kind]
-            for kind in (cpu_conv.Kernel, cpu_conv.FewOutputs, cpu_conv.Pairs)}
+    return {
+        kind: [kernel for kernel in kernels if type(kernel) is kind]
+        for kind in (cpu_conv.Kernel, cpu_conv.FewOutputs, cpu_conv.Pairs)
+    }
 
 
 def test_every_convolution_has_its_channels_last(monkeypatch):
     monkeypatch.setattr(cpu_conv, '_PRODUCTS', False)
     fast = make_model(n_filters=8, true_skip=False).for_cpu()
-    assert not [module for module in fast.modules() if isinstance(module, nn.Conv1d | nn.ConvTranspose1d)]
+    assert not [
+        module for module in fast.modules() if isinstance(module, nn.Conv1d | nn.ConvTranspose1d)
+    ]
     kernels = kernels_of(fast)
     assert len(kernels[cpu_conv.Kernel]) == 2 * (2 + 3 + 3 * 2 * 3) - 1
-    assert all(kernel.weight.is_contiguous(memory_format=torch.channels_last) for kernel in kernels[cpu_conv.Kernel])
+    assert all(
+        kernel.weight.is_contiguous(memory_format=torch.channels_last)
+        for kernel in kernels[cpu_conv.Kernel]
+    )
     assert len(kernels[cpu_conv.FewOutputs]) == 1  # the waveform
 
 
@@ -153,7 +194,9 @@ def test_what_is_computed_by_products(monkeypatch, are_fast, norm):
         assert strides == ([3, 4, 1, 1] if are_fast else [])
     products = [block.product for block in fast.modules() if isinstance(block, cpu._Block)]
     assert len(products) == 2 * 3 * 2
-    assert all((product is not None) == (are_fast and norm == 'weight_norm') for product in products)
+    assert all(
+        (product is not None) == (are_fast and norm == 'weight_norm') for product in products
+    )
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 

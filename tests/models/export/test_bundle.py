@@ -11,18 +11,31 @@ def test_a_bundle_is_the_checkpoint_without_places(make_codec, save_checkpoint, 
     source = save_checkpoint(model, tmp_path / 'checkpoint.th')
     report = export.export_bundle(source, tmp_path / 'bundle.th')
     assert report.passed
-    assert report.wav_difference == 0.
-    before, after = checkpoint.load_checkpoint(source), checkpoint.load_checkpoint(tmp_path / 'bundle.th')
+    assert report.wav_difference == 0.0
+    before, after = (
+        checkpoint.load_checkpoint(source),
+        checkpoint.load_checkpoint(tmp_path / 'bundle.th'),
+    )
     assert after['state'].keys() == before['state'].keys()
     for part in ('adversaries', 'balancer', 'model'):
-        assert all(torch.equal(after['state'][part][name], value) for name, value in before['state'][part].items())
-    assert torch.equal(after['state']['optimizer']['state'][0]['exp_avg'],
-                       before['state']['optimizer']['state'][0]['exp_avg'])
-    assert after['state']['ema']['count'] == 3.
+        assert all(
+            torch.equal(after['state'][part][name], value)
+            for name, value in before['state'][part].items()
+        )
+    assert torch.equal(
+        after['state']['optimizer']['state'][0]['exp_avg'],
+        before['state']['optimizer']['state'][0]['exp_avg'],
+    )
+    assert after['state']['ema']['count'] == 3.0
     assert (after['sig'], after['epoch']) == ('0a1b2c3d', 7)
     assert yaml.safe_load(after['config']) == {
-        'solver': 'compression', 'sample_rate': 8000, 'channels': 1, 'model': model.built_from,
-        'losses': {'l1': {'weight': 1.0}}, 'dataset': {'batch_size': 8, 'segment_duration': 1.0}}
+        'solver': 'compression',
+        'sample_rate': 8000,
+        'channels': 1,
+        'model': model.built_from,
+        'losses': {'l1': {'weight': 1.0}},
+        'dataset': {'batch_size': 8, 'segment_duration': 1.0},
+    }
     assert b'secret' not in (tmp_path / 'bundle.th').read_bytes()
     loaded = CompressionModel.get_pretrained(str(tmp_path / 'bundle.th'))
     wav = torch.randn(1, 1, 1001)

@@ -11,44 +11,91 @@ from audiocodec.utils import config
 @pytest.fixture(scope='module')
 def base_24khz(tmp_path_factory):
     """A model of the size of the recipe encodec_base_24khz, and its training checkpoint."""
-    seanet = {'dimension': 128, 'n_filters': 32, 'n_residual_layers': 1, 'ratios': [8, 5, 4, 2], 'norm': 'weight_norm',
-              'causal': True, 'pad_mode': 'constant', 'lstm': 2}
-    model = config.build({
-        '_target_': 'audiocodec.models.EncodecModel', 'sample_rate': 24000, 'channels': 1,
-        'encoder': {'_target_': 'audiocodec.modules.SEANetEncoder', **seanet},
-        'decoder': {'_target_': 'audiocodec.modules.SEANetDecoder', **seanet},
-        'quantizer': {'_target_': 'audiocodec.quantization.ResidualVectorQuantizer', 'dimension': 128, 'n_q': 32,
-                      'bins': 1024}})
+    seanet = {
+        'dimension': 128,
+        'n_filters': 32,
+        'n_residual_layers': 1,
+        'ratios': [8, 5, 4, 2],
+        'norm': 'weight_norm',
+        'causal': True,
+        'pad_mode': 'constant',
+        'lstm': 2,
+    }
+    model = config.build(
+        {
+            '_target_': 'audiocodec.models.EncodecModel',
+            'sample_rate': 24000,
+            'channels': 1,
+            'encoder': {'_target_': 'audiocodec.modules.SEANetEncoder', **seanet},
+            'decoder': {'_target_': 'audiocodec.modules.SEANetDecoder', **seanet},
+            'quantizer': {
+                '_target_': 'audiocodec.quantization.ResidualVectorQuantizer',
+                'dimension': 128,
+                'n_q': 32,
+                'bins': 1024,
+            },
+        }
+    )
     path = tmp_path_factory.mktemp('xp') / 'checkpoint.th'
     state = model.state_dict()
-    trained = {name: value * 2 if value.is_floating_point() else value for name, value in state.items()}
+    trained = {
+        name: value * 2 if value.is_floating_point() else value for name, value in state.items()
+    }
     full = {'model': model.built_from, 'datasource': {'train': '/secret/place'}}
-    checkpoint.save({'format': checkpoint.CHECKPOINT_FORMAT, 'version': 1, 'sig': 'abcd0123', 'epoch': 2,
-                     'config': yaml.safe_dump(full),
-                     'state': {'model': trained, 'ema': {'averages': state}, 'optimizer': {'m': state}}}, path)
+    checkpoint.save(
+        {
+            'format': checkpoint.CHECKPOINT_FORMAT,
+            'version': 1,
+            'sig': 'abcd0123',
+            'epoch': 2,
+            'config': yaml.safe_dump(full),
+            'state': {'model': trained, 'ema': {'averages': state}, 'optimizer': {'m': state}},
+        },
+        path,
+    )
     return model, path
 
 
-@pytest.mark.parametrize('name', ['compression_state_dict.bin', 'compression_state_dict.safetensors'])
+@pytest.mark.parametrize(
+    'name', ['compression_state_dict.bin', 'compression_state_dict.safetensors']
+)
 def test_it_holds_the_averaged_weights_and_nothing_else(base_24khz, name, tmp_path):
     model, source = base_24khz
     path = compact.export_encodec(source, tmp_path / 'new' / 'folder' / name)
     assert path == tmp_path / 'new' / 'folder' / name
-    needed = 4 * (sum(parameter.numel() for parameter in model.parameters()) + model.quantizer.codebooks.embed.numel())
+    needed = 4 * (
+        sum(parameter.numel() for parameter in model.parameters())
+        + model.quantizer.codebooks.embed.numel()
+    )
     assert path.stat().st_size == pytest.approx(needed, rel=0.02)
     loaded = CompressionModel.get_pretrained(str(path))
-    assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.state_dict().items()
-               if value.dim() > 1 and 'codebooks' not in key)
+    assert all(
+        torch.equal(value, model.state_dict()[key])
+        for key, value in loaded.state_dict().items()
+        if value.dim() > 1 and 'codebooks' not in key
+    )
     assert torch.equal(loaded.quantizer.codebooks.embed, model.quantizer.codebooks.embed)
     assert loaded.built_from == model.built_from
     assert b'secret' not in path.read_bytes()
 
 
 def test_only_statistics_of_codebooks_are_left_out():
-    state = {'quantizer.codebooks.embed': 1, 'quantizer.codebooks.embed_avg': 2, 'quantizer.codebooks.inited': 3,
-             'quantizer.codebooks.updates': 4, 'encoder.usage': 5, 'codebooks.usage': 6, 'a.codebooks.dead': 7}
-    assert list(compact.compact_state(state)) == ['quantizer.codebooks.embed', 'quantizer.codebooks.inited',
-                                                 'encoder.usage', 'codebooks.usage', 'a.codebooks.dead']
+    state = {
+        'quantizer.codebooks.embed': 1,
+        'quantizer.codebooks.embed_avg': 2,
+        'quantizer.codebooks.inited': 3,
+        'quantizer.codebooks.updates': 4,
+        'encoder.usage': 5,
+        'codebooks.usage': 6,
+        'a.codebooks.dead': 7,
+    }
+    assert list(compact.compact_state(state)) == [
+        'quantizer.codebooks.embed',
+        'quantizer.codebooks.inited',
+        'encoder.usage',
+        'codebooks.usage',
+        'a.codebooks.dead',
+    ]
 
 
 def test_a_file_that_did_not_take_everything_is_an_error(monkeypatch, tmp_path):
@@ -65,7 +112,12 @@ def test_a_file_that_did_not_take_everything_is_an_error(monkeypatch, tmp_path):
 def test_views_are_written_without_what_they_are_a_view_of(tmp_path):
     large = torch.randn(100000)
     for name in ('model.bin', 'model.safetensors'):
-        state = {'a': large[:10], 'b': large[:10], 'c': large[::50000], 'nan': torch.full((2,), torch.nan)}
+        state = {
+            'a': large[:10],
+            'b': large[:10],
+            'c': large[::50000],
+            'nan': torch.full((2,), torch.nan),
+        }
         compact.save_compact({'_target_': 'x'}, state, tmp_path / name)
         assert (tmp_path / name).stat().st_size < 5000
 

@@ -11,14 +11,16 @@ from audiocodec.utils import config
 
 
 @pytest.mark.parametrize('name', ['model.bin', 'model.safetensors'])
-def test_a_checkpoint_becomes_a_file_of_its_averaged_weights(make_codec, save_checkpoint, tmp_path, name):
+def test_a_checkpoint_becomes_a_file_of_its_averaged_weights(
+    make_codec, save_checkpoint, tmp_path, name
+):
     model = make_codec()
     source = save_checkpoint(model, tmp_path / 'checkpoint.th')
     report = export.export_compact(source, tmp_path / 'out' / name)
     assert report.passed
     assert report.codes_different == 0
     assert report.codes > 1000
-    assert report.wav_difference == 0.
+    assert report.wav_difference == 0.0
     assert report.source == 'experiment 0a1b2c3d, epoch 7'
     written = checkpoint.load(tmp_path / 'out' / name)
     assert (written['sig'], written['epoch']) == ('0a1b2c3d', 7)
@@ -35,8 +37,10 @@ def test_a_checkpoint_becomes_a_file_of_its_averaged_weights(make_codec, save_ch
 def test_what_only_training_needs_is_gone(make_codec, tmp_path):
     export.export(make_codec(), tmp_path / 'model.bin')
     state = checkpoint.load(tmp_path / 'model.bin')['state']
-    assert [name for name in state if name.startswith('quantizer.')] == ['quantizer.codebooks.embed',
-                                                                         'quantizer.codebooks.inited']
+    assert [name for name in state if name.startswith('quantizer.')] == [
+        'quantizer.codebooks.embed',
+        'quantizer.codebooks.inited',
+    ]
 
 
 def test_a_compact_model_trains_on(make_codec, tmp_path):
@@ -53,7 +57,9 @@ def test_a_compact_model_trains_on(make_codec, tmp_path):
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
     moved = (books.embed[0] - before[0]).norm(dim=-1) / before[0].norm(dim=-1)
     assert 0 < moved.max() < 1  # entries follow the data, and none was thrown away
-    assert int(books.updates) == MATURE + 3  # the averages are as long as those of a codebook that is not new
+    assert (
+        int(books.updates) == MATURE + 3
+    )  # the averages are as long as those of a codebook that is not new
 
 
 def test_entries_that_were_never_learnt_stay_to_be_learnt(make_codec, tmp_path):
@@ -68,7 +74,7 @@ def test_an_export_is_exported_again(make_codec, tmp_path):
     export.export_compact(model, tmp_path / 'first.bin')
     report = export.export_compact(tmp_path / 'first.bin', tmp_path / 'second.safetensors')
     assert report.source == 'first.bin'
-    assert report.wav_difference == 0.
+    assert report.wav_difference == 0.0
 
 
 def test_a_continuous_autoencoder(make_codec, tmp_path):
@@ -93,16 +99,25 @@ def test_a_live_model_stays_as_it_is(make_codec, tmp_path):
 def test_a_model_put_together_by_hand_is_refused(make_codec, tmp_path):
     model = make_codec()
     by_hand = EncodecModel(model.encoder, model.decoder, model.quantizer, 8000, 1)
-    with pytest.raises(ValueError, match=r"'compact' .*how this EncodecModel is rebuilt is not known"):
+    with pytest.raises(
+        ValueError, match=r"'compact' .*how this EncodecModel is rebuilt is not known"
+    ):
         export.export_compact(by_hand, tmp_path / 'model.bin')
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(('source', 'message'), [
-    ('nowhere.th', "'nowhere.th': no such file or folder"),
-    ('deadbeef', r"'deadbeef': no such file .* as a signature: no checkpoint at .*deadbeef/.*AUDIOCODEC_DORA_DIR"),
-    ('//sig/00000000', r'//sig/00000000: no checkpoint at .*AUDIOCODEC_DORA_DIR'),
-])
+@pytest.mark.parametrize(
+    ('source', 'message'),
+    [
+        ('nowhere.th', "'nowhere.th': no such file or folder"),
+        (
+            'deadbeef',
+            r"'deadbeef': no such file .* as a signature: no checkpoint at "
+            r'.*deadbeef/.*AUDIOCODEC_DORA_DIR',
+        ),
+        ('//sig/00000000', r'//sig/00000000: no checkpoint at .*AUDIOCODEC_DORA_DIR'),
+    ],
+)
 def test_sources_that_do_not_exist(source, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         export.export(source, tmp_path / 'model.bin')

@@ -23,7 +23,9 @@ def test_onnxruntime_computes_the_same_for_any_batch_and_length(exported, batch)
     model, folder, report = exported
     assert report.passed
     assert report.wav_difference < 1e-5
-    encoder, decoder = (onnxruntime.InferenceSession(folder / f'{part}.onnx') for part in ('encoder', 'decoder'))
+    encoder, decoder = (
+        onnxruntime.InferenceSession(folder / f'{part}.onnx') for part in ('encoder', 'decoder')
+    )
     for length in (1, 3, 7, 8, 9, 5001):
         wav = 0.1 * torch.randn(batch, model.channels, length)
         codes, scale = model.encode(wav)
@@ -50,8 +52,9 @@ def test_files_explain_themselves_and_tell_nothing_of_this_machine(exported):
     assert list(config['decoder']['inputs']) == ['codes', 'scale']
     graph = onnx.load(folder / 'encoder.onnx')
     assert {prop.key: prop.value for prop in graph.metadata_props}['sample_rate'] == '8000'
-    assert [dim.dim_param or dim.dim_value for dim in graph.graph.input[0].type.tensor_type.shape.dim] == [
-        'batch', model.channels, 'length']
+    assert [
+        dim.dim_param or dim.dim_value for dim in graph.graph.input[0].type.tensor_type.shape.dim
+    ] == ['batch', model.channels, 'length']
     assert [node.op_type for node in graph.graph.node].count('LSTM') == 1
     assert b'program.py' not in (folder / 'encoder.onnx').read_bytes()
 
@@ -64,10 +67,14 @@ def test_models_that_are_not_traced(make_codec, tmp_path):
 
 def test_a_missing_extra_is_named(make_codec, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxscript', None)
-    with pytest.raises(ValueError, match=r"'onnx' needs onnxscript .*: pip install 'audiocodec\[onnx\]'"):
+    with pytest.raises(
+        ValueError, match=r"'onnx' needs onnxscript .*: pip install 'audiocodec\[onnx\]'"
+    ):
         export.export_onnx(make_codec(), tmp_path / 'out')
 
 
 def test_models_of_other_kinds_are_refused(make_codec, tmp_path):
-    with pytest.raises(ValueError, match='it is a InterleaveStereoCompressionModel, only EncodecModel'):
+    with pytest.raises(
+        ValueError, match='it is a InterleaveStereoCompressionModel, only EncodecModel'
+    ):
         export.export_onnx(InterleaveStereoCompressionModel(make_codec()), tmp_path / 'out')

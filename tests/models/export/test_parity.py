@@ -22,7 +22,7 @@ def test_a_model_equals_itself(make_codec):
     assert report.audio == 'recordings of dataset/example/evaluate'
     assert len(report.clips) == 4
     assert report.codes > 4 * 4 * 140  # four clips and a batch, four codebooks, 50 frames a second
-    assert (report.codes_different, report.wav_difference) == (0, 0.)
+    assert (report.codes_different, report.wav_difference) == (0, 0.0)
     assert report.wav_peak > 0
 
 
@@ -75,7 +75,9 @@ def test_ties_are_told_from_differences():
     tied = torch.tensor([[[1, 2], [0, 3]]])  # and then another code at the next level
     assert parity._widest_tie(embed, latents, codes, tied) < 1
     assert parity._widest_tie(embed, latents, codes, torch.tensor([[[0, 4], [3, 3]]])) > 1000
-    assert parity._widest_tie(embed, latents, codes, torch.tensor([[[9, 2], [3, 3]]])) == float('inf')
+    assert parity._widest_tie(embed, latents, codes, torch.tensor([[[9, 2], [3, 3]]])) == float(
+        'inf'
+    )
     between = (embed[1, 3] + embed[1, 0]) / 2  # in the middle of two entries that are far apart
     latents = (embed[0, 0] + between)[None, :, None]
     assert parity._widest_tie(embed, latents, codes[..., :1], torch.tensor([[[0], [0]]])) < 1
@@ -93,7 +95,9 @@ def test_the_sound_may_be_given(make_codec, tmp_path):
 
 
 def test_models_in_segments_get_whole_ones(make_codec):
-    clips = parity.load_clips(make_codec('stereo', model={'segment_duration': 0.5, 'overlap': 0.01}))
+    clips = parity.load_clips(
+        make_codec('stereo', model={'segment_duration': 0.5, 'overlap': 0.01})
+    )
     assert [wav.shape[-1] for wav in clips.wavs] == [4000 + 5 * 3960] * 4
 
 
@@ -102,7 +106,9 @@ def test_an_export_that_differs_is_an_error_with_its_report(make_codec, tmp_path
     for parameter in other.decoder.parameters():
         parameter.data.mul_(1.1)
     monkeypatch.setattr(pretrained, 'load', lambda path: other)
-    with pytest.raises(export.ParityError, match=r'parity of compact with a model of type EncodecModel: FAILED'):
+    with pytest.raises(
+        export.ParityError, match=r'parity of compact with a model of type EncodecModel: FAILED'
+    ):
         export.export_compact(make_codec(), tmp_path / 'model.bin')
     report = json.loads((tmp_path / 'model.bin.parity.json').read_text())
     assert report['passed'] is False

@@ -16,7 +16,9 @@ USE = """
 import sys, torch
 folder = sys.argv[1]
 tensors = torch.load(folder + '/tensors.th', weights_only=True)
-encoder, decoder = (torch.export.load(f'{folder}/{part}.pt2').module() for part in ('encoder', 'decoder'))
+encoder, decoder = (
+    torch.export.load(f'{folder}/{part}.pt2').module() for part in ('encoder', 'decoder')
+)
 with torch.no_grad():
     for (wav, codes, scale, decoded) in tensors:
         found, *scales = encoder(wav)
@@ -27,8 +29,12 @@ assert not [name for name in sys.modules if name.startswith('audiocodec')]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(torch.__version__ < '2.9', reason='torch.export of 2.8 cannot trace an LSTM for any length')
-def test_programs_run_without_this_package_for_any_batch_and_length(make_codec, short_audio, tmp_path):
+@pytest.mark.skipif(
+    torch.__version__ < '2.9', reason='torch.export of 2.8 cannot trace an LSTM for any length'
+)
+def test_programs_run_without_this_package_for_any_batch_and_length(
+    make_codec, short_audio, tmp_path
+):
     # with all that is translated, but for mirrored ends: the scale, group norms, LSTM
     model = make_codec('stereo', ratios=[8, 5])
     report = export.export_torch(model, tmp_path, [short_audio])
@@ -51,7 +57,9 @@ def test_programs_run_without_this_package_for_any_batch_and_length(make_codec, 
 @pytest.mark.parametrize('mode', PAD_MODES)
 @pytest.mark.parametrize('causal', [True, False])
 def test_traceable_convolution_pads_as_the_source_does(mode, causal):
-    source = StreamableConv1d(2, 3, kernel_size=7, stride=2, dilation=2, causal=causal, pad_mode=mode)
+    source = StreamableConv1d(
+        2, 3, kernel_size=7, stride=2, dilation=2, causal=causal, pad_mode=mode
+    )
     traceable = program._Conv(source)
     for length in (1, 2, 3, 7, 12, 13, 40):
         x = torch.randn(2, 2, length)
@@ -75,5 +83,7 @@ def test_a_program_gives_every_codebook_whatever_is_in_use(make_codec):
     encoder, decoder = program.programs(model, 'torch', program.ScanLSTM)
     with torch.no_grad():
         assert torch.equal(encoder(wav)[0], codes)
-        torch.testing.assert_close(decoder(codes[:, :3]), model.decode(codes[:, :3]), rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            decoder(codes[:, :3]), model.decode(codes[:, :3]), rtol=0, atol=1e-6
+        )
     model.set_num_codebooks(4)

@@ -44,16 +44,22 @@ def from_export(package):
 
 def names_of_audiocraft(state):
     """The inverse of what is tested."""
-    leaves = {'parametrizations.weight.original0': 'weight_g', 'parametrizations.weight.original1': 'weight_v',
-              'parametrizations.weight.original': 'weight_orig', 'parametrizations.weight.0._u': 'weight_u',
-              'parametrizations.weight.0._v': 'weight_v'}
+    leaves = {
+        'parametrizations.weight.original0': 'weight_g',
+        'parametrizations.weight.original1': 'weight_v',
+        'parametrizations.weight.original': 'weight_orig',
+        'parametrizations.weight.0._u': 'weight_u',
+        'parametrizations.weight.0._v': 'weight_v',
+    }
     renamed = {}
     for name, value in state.items():
         if name.startswith('quantizer.codebooks.'):
             buffer = name.rpartition('.')[2]
             if buffer in ('embed', 'embed_avg', 'cluster_size', 'inited'):
                 for level, book in enumerate(value):
-                    renamed[f'quantizer.vq.layers.{level}._codebook.{buffer}'] = book.view(-1, *book.shape[1:])
+                    renamed[f'quantizer.vq.layers.{level}._codebook.{buffer}'] = book.view(
+                        -1, *book.shape[1:]
+                    )
             continue
         module, _, leaf = name.partition('.parametrizations')
         renamed[f'{module}.{leaves["parametrizations" + leaf]}' if leaf else name] = value
@@ -61,19 +67,23 @@ def names_of_audiocraft(state):
 
 
 def widest_gap(model, latents, codes, expected):
-    """Where codes differ from the expected, how much nearer one entry is, per unit of what may move the decision.
+    """Where codes differ from the expected, how much nearer one entry is, per unit of what may move
+    the decision.
 
-    If latents are off by d, the squared distances to entries a and b change by 2 d.(a - b) against each other: the gap
-    between them, divided by 2 |a - b|, is at most |d| where rounding alone decides.
-    """
-    widest = 0.
+    If latents are off by d, the squared distances to entries a and b change by 2 d.(a - b) against
+    each other: the gap between them, divided by 2 |a - b|, is at most |d| where rounding alone
+    decides."""
+    widest = 0.0
     for item, frame in (codes != expected).any(dim=1).nonzero().tolist():
         level = int((codes[item, :, frame] != expected[item, :, frame]).nonzero()[0])
         books = model.quantizer.codebooks.embed.double()
         residual = latents[item, :, frame].double()
         for above in range(level):
             residual = residual - books[above, expected[item, above, frame]]
-        ours, theirs = books[level, codes[item, level, frame]], books[level, expected[item, level, frame]]
+        ours, theirs = (
+            books[level, codes[item, level, frame]],
+            books[level, expected[item, level, frame]],
+        )
         gap = (residual - ours).square().sum() - (residual - theirs).square().sum()
         widest = max(widest, (gap.abs() / (2 * (ours - theirs).norm())).item())
     return widest
@@ -81,7 +91,8 @@ def widest_gap(model, latents, codes, expected):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_exported_model_gives_exactly_the_same_codes(name):
-    # In float64: in float32 the last codebooks hang on the rounding of a given CPU and number of threads.
+    # In float64: in float32 the last codebooks hang on the rounding of a given CPU and number of
+    # threads.
     model = from_export(load_package(name)).double()
     figures, metadata = load_figures(name)
     codes, scale = model.encode(figures['wav'].double())
@@ -100,17 +111,24 @@ def test_exported_model_computes_the_same(name):
     figures, metadata = load_figures(name)
     assert isinstance(model, EncodecModel)
     assert not model.training
-    assert (model.sample_rate, model.channels) == (int(metadata['sample_rate']), int(metadata['channels']))
+    assert (model.sample_rate, model.channels) == (
+        int(metadata['sample_rate']),
+        int(metadata['channels']),
+    )
     assert model.frame_rate == float(metadata['frame_rate'])
     assert model.num_codebooks == model.total_codebooks == int(metadata['num_codebooks'])
     size = figures['latents'].abs().max().item()
     scale = figures.get('scale')
     with torch.no_grad():
-        latents = model.encoder(figures['wav'] if scale is None else figures['wav'] / scale[:, :, None])
+        latents = model.encoder(
+            figures['wav'] if scale is None else figures['wav'] / scale[:, :, None]
+        )
         torch.testing.assert_close(latents, figures['latents'], rtol=0, atol=3e-6 * size)
         assert torch.equal(model.quantizer.encode(figures['latents']), figures['codes'])
         for codes, decoded in (('codes', 'decoded'), ('codes_half', 'decoded_half')):
-            torch.testing.assert_close(model.decode(figures[codes], scale), figures[decoded], rtol=0, atol=1e-4)
+            torch.testing.assert_close(
+                model.decode(figures[codes], scale), figures[decoded], rtol=0, atol=1e-4
+            )
         out = model(figures['wav'])
     assert out.wav.shape == figures['forward'].shape
     torch.testing.assert_close(out.wav, figures['forward'], rtol=0, atol=1e-4)
@@ -141,26 +159,71 @@ def test_exported_model_trains_on():
 
 
 def test_configuration_is_translated_key_by_key():
-    node = model_config(edited(seanet={'decoder': {'trim_right_ratio': 0.5, 'n_filters': 8, 'final_activation': 'Tanh'},
-                                       'encoder': {'lstm': 0}, 'norm_params': {'ignored': 1}}))
-    common = {'channels': 1, 'dimension': 16, 'n_residual_layers': 1, 'ratios': [8, 5, 4, 2], 'activation': 'ELU',
-              'activation_params': {'alpha': 1.}, 'norm': 'weight_norm', 'kernel_size': 7, 'last_kernel_size': 7,
-              'residual_kernel_size': 3, 'dilation_base': 2, 'causal': True, 'pad_mode': 'constant', 'true_skip': True,
-              'compress': 2, 'disable_norm_outer_blocks': 0}
+    node = model_config(
+        edited(
+            seanet={
+                'decoder': {'trim_right_ratio': 0.5, 'n_filters': 8, 'final_activation': 'Tanh'},
+                'encoder': {'lstm': 0},
+                'norm_params': {'ignored': 1},
+            }
+        )
+    )
+    common = {
+        'channels': 1,
+        'dimension': 16,
+        'n_residual_layers': 1,
+        'ratios': [8, 5, 4, 2],
+        'activation': 'ELU',
+        'activation_params': {'alpha': 1.0},
+        'norm': 'weight_norm',
+        'kernel_size': 7,
+        'last_kernel_size': 7,
+        'residual_kernel_size': 3,
+        'dilation_base': 2,
+        'causal': True,
+        'pad_mode': 'constant',
+        'true_skip': True,
+        'compress': 2,
+        'disable_norm_outer_blocks': 0,
+    }
     assert node == {
-        '_target_': 'audiocodec.models.EncodecModel', 'sample_rate': 24000, 'channels': 1, 'renormalize': False,
-        'encoder': {'_target_': 'audiocodec.modules.SEANetEncoder', **common, 'n_filters': 4, 'lstm': 0},
-        'decoder': {'_target_': 'audiocodec.modules.SEANetDecoder', **common, 'n_filters': 8, 'lstm': 2,
-                    'trim_right_ratio': 0.5, 'final_activation': 'Tanh'},
-        'quantizer': {'_target_': 'audiocodec.quantization.ResidualVectorQuantizer', 'dimension': 16, 'n_q': 8,
-                      'bins': 64, 'q_dropout': True, 'decay': 0.99, 'kmeans_init': True, 'kmeans_iters': 50,
-                      'threshold_ema_dead_code': 2},
+        '_target_': 'audiocodec.models.EncodecModel',
+        'sample_rate': 24000,
+        'channels': 1,
+        'renormalize': False,
+        'encoder': {
+            '_target_': 'audiocodec.modules.SEANetEncoder',
+            **common,
+            'n_filters': 4,
+            'lstm': 0,
+        },
+        'decoder': {
+            '_target_': 'audiocodec.modules.SEANetDecoder',
+            **common,
+            'n_filters': 8,
+            'lstm': 2,
+            'trim_right_ratio': 0.5,
+            'final_activation': 'Tanh',
+        },
+        'quantizer': {
+            '_target_': 'audiocodec.quantization.ResidualVectorQuantizer',
+            'dimension': 16,
+            'n_q': 8,
+            'bins': 64,
+            'q_dropout': True,
+            'decay': 0.99,
+            'kmeans_init': True,
+            'kmeans_iters': 50,
+            'threshold_ema_dead_code': 2,
+        },
     }
 
 
 def test_interpolations_are_resolved():
-    text = edited(encodec={'sample_rate': '${sample_rate}', 'channels': '${channels}'},
-                  seanet={'causal': '${encodec.causal}', 'channels': '${channels}'})
+    text = edited(
+        encodec={'sample_rate': '${sample_rate}', 'channels': '${channels}'},
+        seanet={'causal': '${encodec.causal}', 'channels': '${channels}'},
+    )
     text += 'dora: {dir: "${oc.env:NOT_SET_ANYWHERE}"}\nrate: 1e-4\n'
     assert model_config(text) == model_config(edited())
 
@@ -168,12 +231,18 @@ def test_interpolations_are_resolved():
 def test_a_model_without_quantizer():
     text = edited(encodec={'quantizer': 'no_quant'})
     package = load_package()
-    state = {name: value for name, value in package['best_state'].items() if not name.startswith('quantizer.')}
+    state = {
+        name: value
+        for name, value in package['best_state'].items()
+        if not name.startswith('quantizer.')
+    }
     model = from_export({**package, 'xp.cfg': text, 'best_state': state})
     assert model.total_codebooks == 0
     figures, _ = load_figures('causal_24khz')
     with torch.no_grad():
-        torch.testing.assert_close(model(figures['wav']).latents, figures['latents'], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            model(figures['wav']).latents, figures['latents'], rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize('norm', ['none', 'weight_norm', 'spectral_norm', 'time_group_norm'])
@@ -182,8 +251,13 @@ def test_weights_of_every_norm(norm):
     text = edited(seanet={'norm': norm, 'causal': False})
     options = yaml.safe_load(text)['seanet']
     encoder, decoder = options.pop('encoder'), options.pop('decoder')
-    source = EncodecModel(SEANetEncoder(**options, **encoder), SEANetDecoder(**options, **decoder),
-                          ResidualVectorQuantizer(dimension=16, n_q=8, bins=64, kmeans_init=False), 24000, 1)
+    source = EncodecModel(
+        SEANetEncoder(**options, **encoder),
+        SEANetDecoder(**options, **decoder),
+        ResidualVectorQuantizer(dimension=16, n_q=8, bins=64, kmeans_init=False),
+        24000,
+        1,
+    )
     model = from_export({'best_state': names_of_audiocraft(source.state_dict()), 'xp.cfg': text})
     wav = torch.randn(1, 1, 1000)
     out, expected = model(wav), source.eval()(wav)
@@ -191,43 +265,67 @@ def test_weights_of_every_norm(norm):
     assert torch.equal(out.wav, expected.wav)
 
 
-@pytest.mark.parametrize(('changes', 'message'), [
-    ({'compression_model': 'dac'}, "compression_model='dac' .* only 'encodec'"),
-    ({'encodec': {'autoencoder': 'unet'}}, "encodec.autoencoder='unet' .* only seanet"),
-    ({'encodec': {'quantizer': 'fsq'}}, "encodec.quantizer='fsq' .* only rvq or no_quant"),
-    ({'encodec': {'segment': 1.}}, 'not supported: encodec.segment=1.0'),
-    ({'encodec': {'renormalize': True}}, 'renormalize=True needs the loudness'),
-    ({'seanet': {'snake': True, 'dtype': 'half'}}, "not supported: seanet.dtype='half', seanet.snake=True"),
-    ({'seanet': {'decoder': {'snake': 1}}}, 'not supported: seanet.decoder.snake=1'),
-    ({'seanet': {'encoder': {'trim_right_ratio': 1.}}}, 'not supported: seanet.encoder.trim_right_ratio=1.0'),
-    ({'seanet': {'norm': 'layer_norm'}}, "norm='layer_norm' is unknown"),
-    ({'seanet': {'dimension': '${nowhere}'}}, "xp.cfg. cannot be read: .*nowhere"),
-    ({'seanet': None}, 'has no section seanet'),
-    ({'rvq': {'codebook_dim': 8}}, 'not supported: rvq.codebook_dim=8'),
-    ({'seanet': {'n_filters': 8}}, r'of another shape \(encoder.model.0.conv.conv.* \[4, ?.*\] instead of \[8'),
-    ({'seanet': {'lstm': 0}}, r'unexpected \(encoder.model.13.lstm'),
-    ({'seanet': {'n_residual_layers': 2}}, 'missing'),
-    ({'rvq': {'n_q': 16}}, r'quantizer.codebooks.embed \[8, 64, 16\] instead of \[16, 64, 16\]'),
-])
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'compression_model': 'dac'}, "compression_model='dac' .* only 'encodec'"),
+        ({'encodec': {'autoencoder': 'unet'}}, "encodec.autoencoder='unet' .* only seanet"),
+        ({'encodec': {'quantizer': 'fsq'}}, "encodec.quantizer='fsq' .* only rvq or no_quant"),
+        ({'encodec': {'segment': 1.0}}, 'not supported: encodec.segment=1.0'),
+        ({'encodec': {'renormalize': True}}, 'renormalize=True needs the loudness'),
+        (
+            {'seanet': {'snake': True, 'dtype': 'half'}},
+            "not supported: seanet.dtype='half', seanet.snake=True",
+        ),
+        ({'seanet': {'decoder': {'snake': 1}}}, 'not supported: seanet.decoder.snake=1'),
+        (
+            {'seanet': {'encoder': {'trim_right_ratio': 1.0}}},
+            'not supported: seanet.encoder.trim_right_ratio=1.0',
+        ),
+        ({'seanet': {'norm': 'layer_norm'}}, "norm='layer_norm' is unknown"),
+        ({'seanet': {'dimension': '${nowhere}'}}, 'xp.cfg. cannot be read: .*nowhere'),
+        ({'seanet': None}, 'has no section seanet'),
+        ({'rvq': {'codebook_dim': 8}}, 'not supported: rvq.codebook_dim=8'),
+        (
+            {'seanet': {'n_filters': 8}},
+            r'of another shape \(encoder.model.0.conv.conv.* \[4, ?.*\] instead of \[8',
+        ),
+        ({'seanet': {'lstm': 0}}, r'unexpected \(encoder.model.13.lstm'),
+        ({'seanet': {'n_residual_layers': 2}}, 'missing'),
+        (
+            {'rvq': {'n_q': 16}},
+            r'quantizer.codebooks.embed \[8, 64, 16\] instead of \[16, 64, 16\]',
+        ),
+    ],
+)
 def test_configurations_that_cannot_be_loaded(changes, message):
     with pytest.raises(ValueError, match=message):
         from_export({**load_package(), 'xp.cfg': edited(**changes)})
 
 
-@pytest.mark.parametrize(('text', 'message'), [
-    ('a: [1', 'cannot be read'),
-    ('- 1\n- 2\n', 'not a mapping'),
-    ('transformer_lm: {dim: 8}\n', 'compression_model=None'),
-])
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('a: [1', 'cannot be read'),
+        ('- 1\n- 2\n', 'not a mapping'),
+        ('transformer_lm: {dim: 8}\n', 'compression_model=None'),
+    ],
+)
 def test_configurations_that_are_none(text, message):
     with pytest.raises(ValueError, match=message):
         model_config(text)
 
 
-@pytest.mark.parametrize(('package', 'message'), [
-    ({'pretrained': 'facebook/encodec_32khz', 'exported': True}, "get_pretrained.'facebook/encodec_32khz'"),
-    ({'model': {}}, r"no best_state and no xp.cfg, only \['model'\]"),
-])
+@pytest.mark.parametrize(
+    ('package', 'message'),
+    [
+        (
+            {'pretrained': 'facebook/encodec_32khz', 'exported': True},
+            "get_pretrained.'facebook/encodec_32khz'",
+        ),
+        ({'model': {}}, r"no best_state and no xp.cfg, only \['model'\]"),
+    ],
+)
 def test_packages_that_are_not_exports(package, message):
     with pytest.raises(ValueError, match=message):
         from_export(package)
@@ -236,7 +334,11 @@ def test_packages_that_are_not_exports(package, message):
 def test_weights_that_are_incomplete():
     package = load_package()
     state = package['best_state']
-    without = {name: value for name, value in state.items() if not name.startswith('quantizer.vq.layers.3.')}
+    without = {
+        name: value
+        for name, value in state.items()
+        if not name.startswith('quantizer.vq.layers.3.')
+    }
     with pytest.raises(ValueError, match=r'_codebook\..* must be numbered from 0 on'):
         from_export({**package, 'best_state': without})
     without = {name: value for name, value in state.items() if not name.startswith('quantizer.')}
@@ -257,11 +359,22 @@ def test_training_options_without_equivalent_are_reported(caplog):
 
 
 def training_checkpoint(**changes):
-    """What AudioCraft's solver saves: its configuration as an object of omegaconf, the weights of the best epoch."""
+    """What AudioCraft's solver saves: its configuration as an object of omegaconf, the weights of
+    the best epoch.
+    """
     package = load_package()
     cfg = OmegaConf.create(yaml.safe_load(package['xp.cfg']))
-    cfg.merge_with({'sample_rate': 24000, 'dora': {'dir': '${oc.env:NOT_SET_ANYWHERE}'}, 'optim': {'betas': [0.5, 0.9]},
-                    'continue_from': None, 'encodec': {'sample_rate': '${sample_rate}'}, 'name': 'x', 'empty': []})
+    cfg.merge_with(
+        {
+            'sample_rate': 24000,
+            'dora': {'dir': '${oc.env:NOT_SET_ANYWHERE}'},
+            'optim': {'betas': [0.5, 0.9]},
+            'continue_from': None,
+            'encodec': {'sample_rate': '${sample_rate}'},
+            'name': 'x',
+            'empty': [],
+        }
+    )
     OmegaConf.set_struct(cfg, True)
     layer = torch.nn.Linear(2, 2)
     optimizer = torch.optim.Adam(layer.parameters())
@@ -270,22 +383,38 @@ def training_checkpoint(**changes):
     averages = collections.defaultdict(dict)
     averages['model']['weight'] = torch.ones(2)
     history = [{'train': {'loss': 0.5, 'ratio': 1}, 'evaluate': {'visqol': np.float64(4.5)}}]
-    return {'history': history, 'xp.cfg': cfg, 'xp.sig': '0123abcd',
-            'model': {name: torch.zeros_like(value) for name, value in package['best_state'].items()},
-            'best_state': {'model': package['best_state']}, 'fsdp_best_state': {}, 'optimizer': optimizer.state_dict(),
-            'ema': {'state': averages, 'count': 1.5}, 'adv_losses': {'adversary.weight': torch.ones(3)}, **changes}
+    return {
+        'history': history,
+        'xp.cfg': cfg,
+        'xp.sig': '0123abcd',
+        'model': {name: torch.zeros_like(value) for name, value in package['best_state'].items()},
+        'best_state': {'model': package['best_state']},
+        'fsdp_best_state': {},
+        'optimizer': optimizer.state_dict(),
+        'ema': {'state': averages, 'count': 1.5},
+        'adv_losses': {'adversary.weight': torch.ones(3)},
+        **changes,
+    }
 
 
 def test_training_checkpoints_are_read(tmp_path):
     path = tmp_path / 'checkpoint.th'
     figures, _ = load_figures('causal_24khz')
-    expected = CompressionModel.get_pretrained(str(PARITY / 'causal_24khz.audiocraft.bin')).encode(figures['wav'])[0]
+    expected = CompressionModel.get_pretrained(str(PARITY / 'causal_24khz.audiocraft.bin')).encode(
+        figures['wav']
+    )[0]
     best = load_package()['best_state']
-    for changes in ({}, {'best_state': {}, 'model': best}, {'best_state': {}, 'fsdp_best_state': {'model': best}}):
+    for changes in (
+        {},
+        {'best_state': {}, 'model': best},
+        {'best_state': {}, 'fsdp_best_state': {'model': best}},
+    ):
         torch.save(training_checkpoint(**changes), path)
         model = CompressionModel.get_pretrained(str(path))
         assert torch.equal(model.encode(figures['wav'])[0], expected)
-        assert torch.equal(CompressionModel.get_pretrained(str(tmp_path)).encode(figures['wav'])[0], expected)
+        assert torch.equal(
+            CompressionModel.get_pretrained(str(tmp_path)).encode(figures['wav'])[0], expected
+        )
 
 
 class Payload:
@@ -295,10 +424,17 @@ class Payload:
 
 def test_code_beside_the_configuration_is_refused_and_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for changes in ({'extra': Payload()}, {'xp.cfg': {'cfg': OmegaConf.create({'a': 1}), 'b': Payload()}},
-                    {'extra': Path('/')}, {'extra': fractions.Fraction(1)}):
+    for changes in (
+        {'extra': Payload()},
+        {'xp.cfg': {'cfg': OmegaConf.create({'a': 1}), 'b': Payload()}},
+        {'extra': Path('/')},
+        {'extra': fractions.Fraction(1)},
+    ):
         torch.save(training_checkpoint(**changes), 'checkpoint.th')
-        with pytest.raises(ValueError, match=r'checkpoint\.th holds more than .*: it names (\w+\.mkdir|pathlib|fract)'):
+        with pytest.raises(
+            ValueError,
+            match=r'checkpoint\.th holds more than .*: it names (\w+\.mkdir|pathlib|fract)',
+        ):
             CompressionModel.get_pretrained('checkpoint.th')
     assert os.listdir() == ['checkpoint.th']
 

@@ -6,8 +6,10 @@ from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 from audiocodec.models.formats.weight_norm import hook_names, parametrized_names
 
 
-@pytest.mark.parametrize(('older', 'newer'), [
-    (weight_norm, parametrizations.weight_norm), (spectral_norm, parametrizations.spectral_norm)])
+@pytest.mark.parametrize(
+    ('older', 'newer'),
+    [(weight_norm, parametrizations.weight_norm), (spectral_norm, parametrizations.spectral_norm)],
+)
 @pytest.mark.filterwarnings('ignore:.*weight_norm.* is deprecated:FutureWarning')
 def test_older_names_load_into_parametrised_modules_and_give_the_same_weight(older, newer):
     torch.manual_seed(0)

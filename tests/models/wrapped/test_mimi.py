@@ -4,17 +4,30 @@ import transformers
 
 from audiocodec.models import CompressionModel, InterleaveStereoCompressionModel, Mimi
 
-SMALL = {'hidden_size': 16, 'num_filters': 2, 'codebook_size': 16, 'codebook_dim': 8, 'num_quantizers': 4,
-         'vector_quantization_hidden_dimension': 8, 'upsample_groups': 16, 'num_hidden_layers': 1,
-         'intermediate_size': 16, 'num_attention_heads': 2, 'num_key_value_heads': 2, 'head_dim': 8,
-         'upsampling_ratios': [4, 3, 2]}
+SMALL = {
+    'hidden_size': 16,
+    'num_filters': 2,
+    'codebook_size': 16,
+    'codebook_dim': 8,
+    'num_quantizers': 4,
+    'vector_quantization_hidden_dimension': 8,
+    'upsample_groups': 16,
+    'num_hidden_layers': 1,
+    'intermediate_size': 16,
+    'num_attention_heads': 2,
+    'num_key_value_heads': 2,
+    'head_dim': 8,
+    'upsampling_ratios': [4, 3, 2],
+}
 HOP = 48
 
 
 @pytest.fixture(scope='module', params=[1, 2], ids=['mono', 'stereo'])
 def pair(request, tmp_path_factory):
     torch.manual_seed(0)
-    theirs = transformers.MimiModel(transformers.MimiConfig(**SMALL, audio_channels=request.param)).eval()
+    theirs = transformers.MimiModel(
+        transformers.MimiConfig(**SMALL, audio_channels=request.param)
+    ).eval()
     with torch.no_grad():
         for name, buffer in theirs.named_buffers():
             if name.endswith('embed_sum'):
@@ -39,7 +52,9 @@ def test_codes_and_waveforms_are_those_of_transformers(pair):
             assert scale is None
             wav_hat = ours.decode(codes)
             assert wav_hat.shape == (3, ours.channels, codes.shape[-1] * HOP)
-            torch.testing.assert_close(wav_hat, theirs.decode(codes).audio_values, rtol=0, atol=1e-4)
+            torch.testing.assert_close(
+                wav_hat, theirs.decode(codes).audio_values, rtol=0, atol=1e-4
+            )
             out = ours(wav)
             assert torch.equal(out.codes, codes)
             torch.testing.assert_close(out.wav, wav_hat[..., :length], rtol=0, atol=1e-4)
@@ -57,14 +72,21 @@ def test_latents_before_the_quantizer_give_the_codes_of_transformers(pair):
     latents, scale = ours.encode_latent(wav)
     assert latents.shape == (3, 16, 21)
     assert latents.std() > 0
-    assert torch.equal(theirs.quantizer.encode(latents, 4).transpose(0, 1), theirs.encode(wav).audio_codes)
+    assert torch.equal(
+        theirs.quantizer.encode(latents, 4).transpose(0, 1), theirs.encode(wav).audio_codes
+    )
     assert scale is None
 
 
 def test_figures(pair):
     ours = pair[1]
     ours.set_num_codebooks(2)
-    assert (ours.sample_rate, ours.hop_length, ours.frame_rate, ours.cardinality) == (24000, HOP, 500., 16)
+    assert (ours.sample_rate, ours.hop_length, ours.frame_rate, ours.cardinality) == (
+        24000,
+        HOP,
+        500.0,
+        16,
+    )
     assert (ours.num_codebooks, ours.total_codebooks) == (2, 4)
     assert ours.bandwidth == pytest.approx(2 * 4 * 500 / 1000)
 
@@ -85,7 +107,9 @@ def test_wrong_uses(pair):
     model = pair[1]
     codes = torch.zeros(1, 4, 4, dtype=torch.int64)
     for number in (0, 5):
-        with pytest.raises(ValueError, match=f'{number} codebooks asked for: this model can use 1 to 4'):
+        with pytest.raises(
+            ValueError, match=f'{number} codebooks asked for: this model can use 1 to 4'
+        ):
             model.set_num_codebooks(number)
     with pytest.raises(ValueError, match='does not renormalise'):
         model.decode(codes, torch.ones(1, 1))
