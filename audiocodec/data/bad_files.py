@@ -116,7 +116,7 @@ class BadFiles:
             f'{bad} of {draws} draws ({bad / draws:.1%}) met a file that cannot be read '
             f'({len(files)} different ones), '
             f'more than dataset.max_bad_fraction={self.max_fraction:g}. Among them:\n{reasons}\n'
-            'scripts/doctor.py SOURCE --clean OUT.jsonl.gz finds them all, and writes a manifest '
+            'audiocodec doctor SOURCE --clean OUT.jsonl.gz finds them all, and writes a manifest '
             'of the others.'
         )
 

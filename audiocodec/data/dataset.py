@@ -270,7 +270,7 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
             )
         raise ValueError(
             f'{_MAX_DRAWS} files drawn in a row cannot be read; the last: {skipped[-1].reason} '
-            '(scripts/doctor.py finds the others)'
+            '(audiocodec doctor finds the others)'
         )
 
     def _draw(

@@ -143,7 +143,7 @@ def _explained(error: Exception) -> LoaderDiedError | None:
         'for want of shared memory: give the job more (/dev/shm; docker run --shm-size), or lower '
         'dataset.num_workers'
     )
-    decoder = 'of a file that its decoder does not survive: scripts/doctor.py SOURCE finds it'
+    decoder = 'of a file that its decoder does not survive: audiocodec doctor SOURCE finds it'
     causes = {
         'Killed': memory,
         'Bus error': shared,
@@ -209,9 +209,9 @@ class AudioLoader:
             {'persistent_workers': True, 'prefetch_factor': prefetch_factor} if num_workers else {}
         )
         self._loader: DataLoader[Any] = DataLoader(
-            guarded,
+            guarded,  # type: ignore[arg-type]
             batch_sampler=plan,
-            num_workers=num_workers,  # type: ignore
+            num_workers=num_workers,
             collate_fn=guarded.collate,
             pin_memory=pin_memory,
             worker_init_fn=_obey_parent_alone,

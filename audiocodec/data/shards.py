@@ -147,7 +147,7 @@ def check_shards(paths: Iterable[str], sample_rate: int, channels: int) -> None:
                 'are asked for '
                 f'{sample_rate} Hz with {channels}: shards are read at their own rate, and mixed '
                 'to mono at most. '
-                f'Make others: scripts/make_shards.py SOURCE OUT --sample_rate {sample_rate} '
+                f'Make others: audiocodec shards SOURCE OUT --sample_rate {sample_rate} '
                 f'--channels {channels}'
             )
 
@@ -324,7 +324,7 @@ def _pack_all(tasks: Sequence[_Task], workers: int) -> list[list[_Packed]]:
         raise OSError(
             'a process that decodes died, most often for want of memory: give it more, or use '
             'fewer workers; '
-            'or a file kills its decoder: scripts/doctor.py finds it'
+            'or a file kills its decoder: audiocodec doctor finds it'
         ) from error
     finally:
         bar.close()

@@ -34,10 +34,7 @@ def describe(
         brief: leave out the layers, the estimate of memory (which takes a second or more) and the
             receptive field.
     """
-    rows = [*parameter_rows(model, adversaries), *rate_rows(model)]
-    if not brief:
-        rows += reach_rows(model)
-    rows += [('latency', latency(model)), *training_rows(cfg)]
+    rows = [*model_rows(model, brief), *adversary_rows(adversaries), *training_rows(cfg)]
     if not brief:
         rows.append(('memory', _memory(cfg, model, adversaries, losses)))
     width = max(len(name) for name, _ in rows)
@@ -45,8 +42,17 @@ def describe(
     return '\n'.join(lines if brief else [str(model), str(adversaries.discriminators), '', *lines])
 
 
-def parameter_rows(model: CompressionModel, adversaries: AdversarialTrainer) -> Iterator[Row]:
-    """Parameters of each part of the model, and of each discriminator."""
+def model_rows(model: CompressionModel, brief: bool = False) -> Iterator[Row]:
+    """Sizes, rates, receptive field (unless `brief`) and latency of a model."""
+    yield from parameter_rows(model)
+    yield from rate_rows(model)
+    if not brief:
+        yield from reach_rows(model)
+    yield 'latency', latency(model)
+
+
+def parameter_rows(model: CompressionModel) -> Iterator[Row]:
+    """Parameters of each part of the model."""
     for name, part in model.named_children():
         if any(True for _ in part.parameters()):
             yield name, _millions(part)
@@ -55,6 +61,10 @@ def parameter_rows(model: CompressionModel, adversaries: AdversarialTrainer) -> 
         channels = f' of {dimension} channels' if dimension else ''
         yield 'codebooks', f'{model.total_codebooks} of {model.cardinality} entries{channels}'
     yield 'model', _millions(model)
+
+
+def adversary_rows(adversaries: AdversarialTrainer) -> Iterator[Row]:
+    """Parameters of each discriminator."""
     for name, part in adversaries.discriminators.items():
         yield name, f'{_millions(part)} (discriminator)'
 

@@ -71,7 +71,7 @@ def _load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
         raise ConfigError(
             f'datasource.{split}={source[split] or source.folder}: {len(missing)} of {len(files)} '
             'files '
-            f'do not exist, e.g. {", ".join(missing[:3])}; scripts/doctor.py writes a manifest of '
+            f'do not exist, e.g. {", ".join(missing[:3])}; audiocodec doctor writes a manifest of '
             'the '
             'others'
         )

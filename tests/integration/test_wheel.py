@@ -114,7 +114,8 @@ def place(tmp_path_factory):
 
 def test_nothing_but_the_package_is_installed(place):
     names = sorted(path.name.split('-')[0] for path in (place.parent / 'site').iterdir())
-    assert names == ['audiocodec', 'audiocodec']  # and its metadata
+    assert names == ['audiocodec', 'audiocodec', 'bin']  # its metadata, and the command
+    assert files(place.parent / 'site' / 'bin') == ['audiocodec']
     installed = place.parent / 'site' / 'audiocodec'
     for folder in ('config', 'grids', 'dataset/example'):
         cloned = [name for name in files(ROOT / folder) if '__pycache__' not in name]
@@ -127,6 +128,8 @@ def test_it_trains_in_an_empty_folder_and_its_export_loads_in_another(place):
     dora(place, 'run', '--', 'solver=compression/debug', *SHORT)
     assert files(place.parent / 'site') == installed
     (checkpoint,) = place.glob('outputs/xps/*/checkpoint.th')
+    command = place.parent / 'site' / 'bin' / 'audiocodec'
+    assert 'EncodecModel, experiment' in call(place, str(command), 'info', str(checkpoint))
     other = place.parent / 'other'
     other.mkdir()
     call(place, '-c', EXPORT, str(checkpoint), str(other / 'model.bin'))

@@ -5,7 +5,7 @@ on audio.
     report = export.export_hf('//sig/SIG', 'folder')      # or a file, a folder, a name, a model
     print(report)
 
-`scripts/export.py` is the same as a command. The page docs/export.md tells the formats apart.
+`audiocodec export` is the same as a command. The page docs/export.md tells the formats apart.
 """
 
 import logging

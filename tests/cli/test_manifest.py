@@ -1,4 +1,3 @@
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -7,17 +6,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from audiocodec.cli.main import main as audiocodec
 from audiocodec.data import load_manifest
 
-SCRIPT = Path(__file__).parents[2] / 'scripts' / 'make_manifest.py'
 
-
-@pytest.fixture(scope='module')
-def main():
-    spec = importlib.util.spec_from_file_location('make_manifest', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def main(arguments):
+    return audiocodec(['manifest', *arguments])
 
 
 @pytest.fixture
@@ -33,7 +27,9 @@ def test_command_line(folder):
     (folder / 'broken.wav').write_text('no audio')
     out = folder / 'm.jsonl.gz'
     run = subprocess.run(
-        [sys.executable, SCRIPT, folder, out, '--workers', '2'], capture_output=True, text=True
+        [sys.executable, '-m', 'audiocodec', 'manifest', folder, out, '--workers', '2'],
+        capture_output=True,
+        text=True,
     )
     assert run.returncode == 0, run.stderr
     assert (
@@ -49,7 +45,7 @@ def test_command_line(folder):
     assert metas[0].amplitude is None
 
 
-def test_options(main, folder, capsys):
+def test_options(folder, capsys):
     assert (
         main(
             [
@@ -68,7 +64,7 @@ def test_options(main, folder, capsys):
     assert meta.amplitude == pytest.approx(0.5, abs=1e-3)
 
 
-def test_mistakes_end_with_one_line_and_exit_code_1(main, tmp_path, capsys):
+def test_mistakes_end_with_one_line_and_exit_code_1(tmp_path, capsys):
     assert main([str(tmp_path), str(tmp_path / 'm.jsonl')]) == 1
     assert capsys.readouterr().err.startswith(f'error: {tmp_path}: no audio in this folder')
     assert main([str(tmp_path / 'nowhere'), str(tmp_path / 'm.jsonl')]) == 1

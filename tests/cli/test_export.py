@@ -1,15 +1,14 @@
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from audiocodec.cli.main import main as audiocodec
 from audiocodec.models import CompressionModel
 from audiocodec.run import checkpoint
 from audiocodec.utils import config
 
-SCRIPT = Path(__file__).parents[2] / 'scripts' / 'export.py'
 SEANET = {'dimension': 4, 'n_filters': 2, 'n_residual_layers': 1, 'ratios': [8, 5, 4], 'lstm': 0}
 MODEL = {
     '_target_': 'audiocodec.models.EncodecModel',
@@ -27,12 +26,8 @@ MODEL = {
 }
 
 
-@pytest.fixture(scope='module')
-def run():
-    spec = importlib.util.spec_from_file_location('export_script', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *argv: module.main([str(argument) for argument in argv])
+def run(*argv):
+    return audiocodec(['export', *map(str, argv)])
 
 
 @pytest.fixture
@@ -57,7 +52,7 @@ def experiment(tmp_path, monkeypatch):
     return model, folder
 
 
-def test_a_signature_becomes_a_compact_file(run, experiment, tmp_path, capsys):
+def test_a_signature_becomes_a_compact_file(experiment, tmp_path, capsys):
     model, folder = experiment
     wav = torch.randn(1, 1, 1000)
     for index, source in enumerate(
@@ -71,8 +66,8 @@ def test_a_signature_becomes_a_compact_file(run, experiment, tmp_path, capsys):
         assert torch.equal(loaded(wav).codes, model(wav).codes)
 
 
-def test_the_sound_and_the_format_may_be_given(run, experiment, tmp_path, capsys):
-    audio = SCRIPT.parent.parent / 'dataset' / 'example' / 'valid' / 'speech_ru_016.ogg'
+def test_the_sound_and_the_format_may_be_given(experiment, tmp_path, capsys):
+    audio = Path(__file__).parents[2] / 'dataset' / 'example' / 'valid' / 'speech_ru_016.ogg'
     assert run('0a1b2c3d', tmp_path / 'model.bin', '--format', 'audiocraft', '--audio', audio) == 0
     said = capsys.readouterr().out
     assert 'parity of audiocraft' in said
@@ -93,7 +88,7 @@ def test_the_sound_and_the_format_may_be_given(run, experiment, tmp_path, capsys
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(
-    run, experiment, tmp_path, monkeypatch, capsys, argv, message
+    experiment, tmp_path, monkeypatch, capsys, argv, message
 ):
     monkeypatch.chdir(tmp_path)
     assert run(*argv) == 1
@@ -103,7 +98,7 @@ def test_what_cannot_be_done_is_said_in_a_line(
     assert not (tmp_path / argv[1]).exists()
 
 
-def test_unknown_formats_are_listed(run, capsys):
+def test_unknown_formats_are_listed(capsys):
     with pytest.raises(SystemExit):
         run('0a1b2c3d', 'out', '--format', 'tflite')
     assert (

@@ -1,4 +1,3 @@
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -6,17 +5,12 @@ import pytest
 import soundfile
 import torch
 
+from audiocodec.cli.main import main as audiocodec
 from audiocodec.data import AudioDataset, load_shards, load_source, split_folder
 
-SCRIPT = Path(__file__).parents[2] / 'scripts' / 'make_shards.py'
 
-
-@pytest.fixture(scope='module')
-def main():
-    spec = importlib.util.spec_from_file_location('make_shards', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def main(arguments):
+    return audiocodec(['shards', *arguments])
 
 
 @pytest.fixture
@@ -29,7 +23,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / 'audio'
 
 
-def test_shards_of_a_folder(main, folder, tmp_path, capsys):
+def test_shards_of_a_folder(folder, tmp_path, capsys):
     assert main([str(folder), str(tmp_path / 'shards'), '--sample_rate', '16000']) == 0
     assert (
         '4 files, 0.00 h, 0.00 GB, 0 unreadable, 0.00e+00 of the values' in capsys.readouterr().out
@@ -41,7 +35,7 @@ def test_shards_of_a_folder(main, folder, tmp_path, capsys):
     assert all(torch.equal(original[index], packed[index]) for index in range(4))
 
 
-def test_one_split(main, folder, tmp_path):
+def test_one_split(folder, tmp_path):
     assert (
         main([str(folder), str(tmp_path / 'train'), '--sample_rate', '16000', '--split', 'train'])
         == 0
@@ -51,7 +45,7 @@ def test_one_split(main, folder, tmp_path):
     assert len(names) == 2
 
 
-def test_what_is_wrong_is_said(main, folder, tmp_path, capsys):
+def test_what_is_wrong_is_said(folder, tmp_path, capsys):
     (tmp_path / 'there').mkdir()
     assert main([str(folder), str(tmp_path / 'there'), '--sample_rate', '16000']) == 1
     assert 'exists already' in capsys.readouterr().err

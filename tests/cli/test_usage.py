@@ -1,11 +1,10 @@
-import importlib.util
 import json
 from pathlib import Path
 
-import pytest
 import torch
 import yaml
 
+from audiocodec.cli.main import main as audiocodec
 from audiocodec.data import AudioDataset, load_source
 from audiocodec.run import checkpoint
 from audiocodec.utils import config
@@ -28,14 +27,8 @@ MODEL = {
 AUDIO = ROOT / 'dataset' / 'example' / 'valid'
 
 
-@pytest.fixture(scope='module')
-def run():
-    spec = importlib.util.spec_from_file_location(
-        'codebook_usage', ROOT / 'scripts' / 'codebook_usage.py'
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *argv: module.main([str(argument) for argument in argv])
+def run(*argv):
+    return audiocodec(['usage', *map(str, argv)])
 
 
 def save(path, node=MODEL, dead=()):
@@ -57,7 +50,7 @@ def save(path, node=MODEL, dead=()):
     return model.eval()
 
 
-def test_the_figures_are_those_of_the_codes(run, tmp_path, capsys):
+def test_the_figures_are_those_of_the_codes(tmp_path, capsys):
     model = save(tmp_path / 'model.bin')
     code = run(
         tmp_path / 'model.bin',
@@ -85,7 +78,7 @@ def test_the_figures_are_those_of_the_codes(run, tmp_path, capsys):
     assert '125 frames are few for 8 entries' in said
 
 
-def test_a_dead_level_is_pointed_at(run, tmp_path, capsys):
+def test_a_dead_level_is_pointed_at(tmp_path, capsys):
     node = {**MODEL, 'encoder': {**MODEL['encoder'], 'init': 'lecun_normal'}}  # latents that differ
     save(tmp_path / 'model.bin', node, dead=[1])
     assert run(tmp_path / 'model.bin', AUDIO, '--items', 3, '--threshold', 0.2) == 1
@@ -94,7 +87,7 @@ def test_a_dead_level_is_pointed_at(run, tmp_path, capsys):
     assert run(tmp_path / 'model.bin', AUDIO, '--items', 3, '--threshold', 0.1) == 0
 
 
-def test_what_cannot_be_measured_is_said_in_a_line(run, tmp_path, capsys):
+def test_what_cannot_be_measured_is_said_in_a_line(tmp_path, capsys):
     save(
         tmp_path / 'none.bin',
         {**MODEL, 'quantizer': {'_target_': 'audiocodec.quantization.NoQuantizer', 'dimension': 4}},

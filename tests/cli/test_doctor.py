@@ -1,22 +1,15 @@
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from audiocodec.cli.main import main as audiocodec
 from audiocodec.data import load_manifest
 
-SCRIPT = Path(__file__).parents[2] / 'scripts' / 'doctor.py'
 
-
-@pytest.fixture(scope='module')
-def main():
-    spec = importlib.util.spec_from_file_location('doctor', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def main(arguments):
+    return audiocodec(['doctor', *arguments])
 
 
 @pytest.fixture
@@ -28,7 +21,7 @@ def folder(tmp_path):
     return tmp_path / 'audio'
 
 
-def test_summary_report_and_manifest(main, folder, tmp_path, capsys):
+def test_summary_report_and_manifest(folder, tmp_path, capsys):
     arguments = [
         str(folder),
         '--json',
@@ -48,7 +41,7 @@ def test_summary_report_and_manifest(main, folder, tmp_path, capsys):
     assert [meta.path for meta in load_manifest(tmp_path / 'c.jsonl.gz')] == [str(folder / '2.wav')]
 
 
-def test_limits_from_the_command_line(main, folder, capsys):
+def test_limits_from_the_command_line(folder, capsys):
     assert main([str(folder), '--silence_db', '0']) == 0
     assert 'warning  silent               3' in capsys.readouterr().out
     assert main([str(folder), '--sample_rate', '48000']) == 0
@@ -57,7 +50,7 @@ def test_limits_from_the_command_line(main, folder, capsys):
     )  # the files end at half of that
 
 
-def test_what_is_wrong_is_said(main, folder, tmp_path, capsys):
+def test_what_is_wrong_is_said(folder, tmp_path, capsys):
     assert main([str(tmp_path / 'nowhere')]) == 1
     assert capsys.readouterr().err.startswith(f'error: {tmp_path}/nowhere: no such file or folder')
     with pytest.raises(SystemExit):

@@ -1,0 +1,1 @@
+"""The `audiocodec` command: one file per subcommand, listed in `main`."""

@@ -1,0 +1,36 @@
+"""`audiocodec export CHECKPOINT_OR_SIG OUT --format hf`: exports a model."""
+
+import argparse
+import logging
+
+from audiocodec.models import export
+
+SOURCE = (
+    'signature of an experiment (SIG or //sig/SIG), its folder, a checkpoint, an exported file, '
+    'or //pretrained/NAME'
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.epilog = 'docs/export.md tells the formats apart.'
+    parser.add_argument('source', metavar='CHECKPOINT_OR_SIG', help=SOURCE)
+    parser.add_argument(
+        'out',
+        metavar='OUT',
+        help='file to write (compact, bundle, audiocraft), or folder (hf, onnx, torch)',
+    )
+    parser.add_argument('--format', choices=list(export.FORMATS), default='compact')
+    parser.add_argument(
+        '--audio',
+        nargs='+',
+        metavar='PATH',
+        help='files, folders or manifests of audio to compare on; default: the example recordings',
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export the model and print the parity report."""
+    logging.getLogger().setLevel(logging.WARNING)  # exporters of other packages report every step
+    print(export.export(args.source, args.out, args.format, args.audio))
+    return 0

@@ -1,0 +1,67 @@
+"""`audiocodec info [CHECKPOINT_OR_SIG]`: describes a model, or this installation."""
+
+import argparse
+import importlib.metadata
+import platform
+from collections.abc import Iterator
+
+import torch
+
+from audiocodec import __version__
+from audiocodec.cli.export import SOURCE
+from audiocodec.models import CompressionModel
+from audiocodec.models.export.source import open_source
+from audiocodec.recipe.describe import model_rows
+from audiocodec.utils import cpus, paths
+
+# of packages whose versions a report of a fault should name
+PACKAGES = (
+    'torch',
+    'numpy',
+    'hydra-core',
+    'dora-search',
+    'flashy',
+    'soundfile',
+    'julius',
+    'transformers',
+    'onnxruntime',
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument('source', metavar='CHECKPOINT_OR_SIG', nargs='?', help=SOURCE)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one row per fact."""
+    rows = list(_model(args.source) if args.source else _installation())
+    width = max(len(name) for name, _ in rows)
+    print('\n'.join(f'{name:<{width}}  {text}' for name, text in rows))
+    return 0
+
+
+def _model(name: str) -> Iterator[tuple[str, str]]:
+    source = open_source(name)
+    model: CompressionModel = source.model
+    yield 'model', f'{type(model).__name__}, {source.name}'
+    if source.path is not None:
+        yield 'file', f'{source.path}, {source.path.stat().st_size / 1e6:.1f} MB'
+    yield from model_rows(model)
+
+
+def _installation() -> Iterator[tuple[str, str]]:
+    yield 'audiocodec', f'{__version__} in {paths.ROOT}'
+    yield 'python', f'{platform.python_version()} on {platform.platform()}'
+    for name in PACKAGES:
+        try:
+            yield name, importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield name, 'not installed'
+    yield 'cpu', f'{cpus.usable_cores()} cores, {torch.backends.cpu.get_cpu_capability()}'
+    if not torch.cuda.is_available():
+        yield 'cuda', 'no device'
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        memory = properties.total_memory / 2**30
+        yield f'cuda:{index}', f'{properties.name}, {memory:.0f} GiB, CUDA {torch.version.cuda}'

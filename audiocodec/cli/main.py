@@ -1,0 +1,67 @@
+"""The `audiocodec` command: picks the subcommand, and turns what a user can fix into one line.
+
+A subcommand is a module of this folder with `add_arguments(parser)` and `run(args)`, which returns
+the exit code. It is imported when it is asked for, so that `audiocodec --help` is instant.
+"""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from audiocodec import __version__
+from audiocodec.utils.errors import RunError
+
+# subcommand -> its line in the help
+COMMANDS = {
+    'doctor': 'check the audio of a manifest or folder, and write a manifest of the good files',
+    'manifest': 'write a manifest of the audio files below a folder',
+    'shards': 'decode, resample and pack audio into shards, which load without decoding',
+    'export': 'write a model in another format, and compare the two on audio',
+    'usage': 'measure how much of each codebook a model uses on audio',
+    'info': 'describe a model or checkpoint; without one, this installation',
+}
+_INTERRUPTED = 130  # the exit code that shells give for Ctrl-C
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: the arguments; None: those of the process.
+
+    Returns:
+        The exit code: 0, or 1 when something is wrong with the input or the result.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(
+        prog='audiocodec',
+        description='Tools around neural audio codecs. Training is started with `dora run`.',
+    )
+    parser.add_argument('--version', action='version', version=f'audiocodec {__version__}')
+    subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
+    for name, text in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=text, description=_sentence(text))
+        if argv[:1] == [name]:
+            module = importlib.import_module(f'audiocodec.cli.{name}')
+            module.add_arguments(subparser)
+    args = parser.parse_args(argv)
+    logging.basicConfig(format='%(levelname)s: %(message)s', level=logging.INFO)
+    try:
+        code: int = module.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `audiocodec ... | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError, RunError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return code
+
+
+def _sentence(text: str) -> str:
+    return f'{text[0].upper()}{text[1:]}.'
