@@ -1,4 +1,4 @@
-.PHONY: install lint format types test debug clean
+.PHONY: install lint format types test test-all debug clean
 
 install:        ## a virtual environment with the package and the developers' tools
 	python3 -m venv .venv && .venv/bin/pip install -e '.[dev]'
@@ -14,8 +14,11 @@ format:
 types:
 	mypy
 
-test:
+test:           ## the fast ones; all: make test-all
 	pytest -n auto
+
+test-all:
+	pytest -n auto -m ''
 
 debug:          ## train a small codec on the example recordings
 	dora run solver=compression/debug

@@ -91,6 +91,7 @@ def compose(*overrides):
     return train.main.get_xp(overrides).cfg
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('recipe', RECIPES)
 def test_recipe_composes_validates_and_builds(recipe):
     cfg = compose(f'solver={recipe}')
@@ -166,6 +167,7 @@ def digest(values):
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('group', 'option'), [(group, option) for group in GROUPS for option in GROUPS[group]]
 )

@@ -80,6 +80,7 @@ def test_every_room_has_its_floor():
     assert rooms == set().union(*FLOORS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('module', 'absent'),
     [

@@ -130,6 +130,7 @@ def test_files_are_composed_once_and_every_experiment_has_its_own(composed, monk
     assert other.sig != first.sig
 
 
+@pytest.mark.slow
 def test_files_that_were_edited_are_composed_again(composed, monkeypatch, tmp_path):
     folder = shutil.copytree(train.main.full_config_path, tmp_path / 'config')
     monkeypatch.setattr(train.main, 'full_config_path', folder)

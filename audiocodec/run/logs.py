@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from audiocodec.utils.progress import ConsoleFilter
+from audiocodec.utils.progress import BesideProgress
 
 FORMAT = '%(asctime)s %(level)s%(message)s'
 _ANSI = re.compile(r'\x1b\[[0-9;]*m')
@@ -32,10 +32,12 @@ class _Formatter(logging.Formatter):
 
 
 def setup(folder: str | os.PathLike[str] | None, rank: int = 0, level: str = 'INFO') -> None:
-    """Send log lines to standard error (from worker 0) and to `folder/solver.log.RANK` (appended
-    to).
+    """Send log lines to standard error (from worker 0), and append them to `solver.log.RANK`.
 
-    Progress lines go to the file alone where a live bar is on the terminal (`ConsoleFilter`).
+    Args:
+        folder: of the log file; None: no file.
+        rank: of this worker.
+        level: the lowest level that is logged.
     """
     root = logging.getLogger()
     for handler in list(root.handlers):
@@ -45,9 +47,9 @@ def setup(folder: str | os.PathLike[str] | None, rank: int = 0, level: str = 'IN
     root.setLevel(level)
     handlers: list[logging.Handler] = []
     if rank == 0:
-        console = logging.StreamHandler(sys.stderr)
-        console.setFormatter(_Formatter(color=sys.stderr.isatty()))
-        console.addFilter(ConsoleFilter())
+        is_terminal = sys.stderr.isatty()
+        console = (BesideProgress if is_terminal else logging.StreamHandler)(sys.stderr)
+        console.setFormatter(_Formatter(color=is_terminal))
         handlers.append(console)
     if folder is not None:
         # names of files may hold bytes that are no text

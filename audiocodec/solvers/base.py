@@ -466,19 +466,17 @@ class StandardSolver(flashy.BaseSolver, ABC):
         initial: int = 0,
     ) -> Progress[Any]:
         """A live bar on a terminal, evenly spaced lines in the log, with the metrics so far."""
-        bar = Progress(
+        return Progress(
             _with_messages(loader),
             total=len(loader),
             desc=f'{stage.capitalize()} | Epoch {self.epoch}',
-            updates=self.cfg.logging.log_updates,
+            lines=self.cfg.logging.log_updates,
             interval=self.cfg.logging.log_seconds,
             initial=initial,
+            figures=None if metrics is None else lambda: self._shown(stage, metrics()),
             logger=self.logger,
             enabled=distrib.is_rank_zero(),
         )
-        if metrics is not None:
-            bar.set_postfix(lambda: self._shown(stage, metrics()))
-        return bar
 
     def get_formatter(self, stage_name: str) -> flashy.Formatter:
         """Which metrics are in the log (`logging.metrics`), and how they are written."""

@@ -63,6 +63,7 @@ class ForeignDiscriminator(nn.Module):
         return [hidden.mean(1)], [[hidden]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'copied', [copy.deepcopy, lambda trainer: pickle.loads(pickle.dumps(trainer))]
 )
@@ -91,6 +92,7 @@ def test_copies_train_alike_and_share_nothing(copied, compiled, assert_equal):
         assert_equal(other.generator_losses(*batch(2)), trainer.generator_losses(*batch(2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('criterion', ['hinge', 'mse'])
 def test_discriminators_learn_to_separate(criterion):
     trainer = make_trainer(criterion=criterion, optimizer=functools.partial(ADAM, lr=1e-2))
@@ -443,6 +445,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_workers_equal_one_with_the_whole_batch(tmp_path):
     wavs = [batch(index, size=4) for index in range(8)]
     torch.save(wavs, tmp_path / 'wavs.th')

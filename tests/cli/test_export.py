@@ -52,6 +52,7 @@ def experiment(tmp_path, monkeypatch):
     return model, folder
 
 
+@pytest.mark.slow
 def test_a_signature_becomes_a_compact_file(experiment, tmp_path, capsys):
     model, folder = experiment
     wav = torch.randn(1, 1, 1000)

@@ -23,6 +23,7 @@ def folder(tmp_path):
     return tmp_path / 'audio'
 
 
+@pytest.mark.slow
 def test_command_line(folder):
     (folder / 'broken.wav').write_text('no audio')
     out = folder / 'm.jsonl.gz'

@@ -14,12 +14,15 @@ from collections import Counter
 from functools import partial
 
 import numpy as np
+import pytest
 import soundfile
 import torch
 
 from audiocodec.data import AudioDataset, AudioMeta, audio_info, read_segment
 from audiocodec.data.doctor.file import Examined, Limits, examine
 from audiocodec.data.pool import map_files
+
+pytestmark = pytest.mark.slow
 
 KINDS = {
     'wav': {'subtype': 'PCM_16'},

@@ -206,6 +206,7 @@ except RuntimeError as error:
 """
 
 
+@pytest.mark.slow
 def test_death_of_a_loader_process_is_explained_where_memory_is_pinned(metas):
     run = subprocess.run(
         [sys.executable, '-c', PINNED, metas[0].path], capture_output=True, text=True, timeout=60

@@ -21,6 +21,7 @@ print(after - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='the C library is another')
 def test_large_tensors_are_made_in_memory_that_is_there():
     # 10 tensors of 64 MB: 16384 pages each, or 32 huge ones

@@ -243,6 +243,7 @@ def _sharded_losses(call, items):
     return {'l1': (wav_hat - other).abs().mean(), 'l2': (wav_hat - other).square().mean()}, wav_hat
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('per_batch_item', [True, False])
 def test_two_workers_balance_as_one(tmp_path, per_batch_item):
     workers = [

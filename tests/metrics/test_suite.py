@@ -196,6 +196,7 @@ class Unlike(SISNR):
         super().reset()
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_items_and_a_failure(tmp_path):
     workers = [
         subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)

@@ -77,6 +77,7 @@ def assert_same_results(model, other):
     assert torch.equal(other(wav).wav, model(wav).wav)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('copied', COPIES.values(), ids=COPIES)
 def test_copies_are_the_same_model(form, copied):
     model = form.make()
@@ -92,6 +93,7 @@ def test_copies_are_the_same_model(form, copied):
     assert_same_results(model, other)
 
 
+@pytest.mark.slow
 def test_copies_after_a_move_that_follows_a_use(form):
     model = form.make().eval()
     before = model.encode(audio(model))[0]
@@ -125,6 +127,7 @@ def test_copies_train_alike(form):
     assert len(changed) > 10
 
 
+@pytest.mark.slow
 def test_copies_of_copies_and_models_for_inference_of_copies(form):
     model = form.make().eval()
     other = pickle.loads(pickle.dumps(copy.deepcopy(pickle.loads(pickle.dumps(model)))))
@@ -155,6 +158,7 @@ def process():
         yield pool
 
 
+@pytest.mark.slow
 def test_models_run_in_a_process_that_is_spawned(form, process):
     model = form.make().eval()
     model.set_num_codebooks(2)

@@ -338,6 +338,7 @@ def test_compression_model_is_abstract():
         CompressionModel()
 
 
+@pytest.mark.slow
 def test_models_import_nothing_heavy():
     heavy = {
         'torchaudio',

@@ -261,6 +261,7 @@ def test_own_files_without_their_parts(tmp_path):
             get(tmp_path / 'model.th')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['model.th', 'model.safetensors'])
 def test_damaged_files_never_raise_anything_else(tmp_path, name):
     path = tmp_path / name

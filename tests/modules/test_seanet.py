@@ -148,6 +148,7 @@ def test_networks_that_are_not_causal_see_the_future(norm):
     assert perturbed(decoder, torch.randn(1, 6, 11), 5)[29] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('causal', 'norm'),
     [

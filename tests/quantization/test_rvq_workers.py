@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 WORKER = Path(__file__).with_name('rvq_worker.py')
 
 

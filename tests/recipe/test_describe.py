@@ -133,6 +133,7 @@ def test_updates_and_hours(overrides, updates, audio):
     assert found.get('audio') == audio
 
 
+@pytest.mark.slow
 def test_the_brief_form_leaves_out_what_takes_long():
     cfg, model = make('adversarial=msstftd', 'adversarial.discriminators.msstftd.filters=2')
     brief, full = table(cfg, model), table(cfg, model, brief=False)
@@ -169,6 +170,7 @@ def parts(*overrides):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('optimizer', 'moments'), [('torch.optim.Adam', 2), ('torch.optim.SGD', 0)]
 )
@@ -191,6 +193,7 @@ def test_what_is_held_for_good_is_counted_exactly(optimizer, moments):
     assert memory.estimate(model, adversaries, losses, factories, False, 2, 4096).averages == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('items', 'samples'), [(3, 20000), (5, 3000)])
 def test_activations_grow_as_estimated(items, samples):
     model, adversaries, losses, _ = parts()
@@ -213,6 +216,7 @@ def test_tensors_are_counted_while_they_are_there():
         assert counting._held == 0
 
 
+@pytest.mark.slow
 def test_an_estimate_changes_nothing():
     model, adversaries, losses, factories = parts()
     before = [

@@ -155,6 +155,7 @@ def test_what_cannot_be_read_says_what_to_type(argument, expected):
     assert 'multirun' not in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('argument', 'key', 'value'),
     [

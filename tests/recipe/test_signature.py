@@ -13,6 +13,8 @@ from audiocodec.recipe.compose import compose
 from audiocodec.recipe.signature import signature_delta
 from audiocodec.utils import config
 
+pytestmark = pytest.mark.slow
+
 DEBUG = 'solver=compression/debug'
 RECIPES = [
     'debug',

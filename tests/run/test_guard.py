@@ -43,6 +43,7 @@ def tensors(state):
     return [tensor for value in values for tensor in tensors(value)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fused', ['true', 'false'])
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 def test_a_skipped_update_changes_nothing(make_solver, fused, value):
@@ -95,6 +96,7 @@ def test_discriminators_that_are_not_finite_skip_the_whole_update(make_solver, m
     assert learnt == []
 
 
+@pytest.mark.slow
 def test_the_batch_is_kept_and_the_means_are_clean(make_solver):
     solver = make_solver()
     poison(solver, {2})

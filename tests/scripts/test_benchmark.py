@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from audiocodec.quantization.kmeans import nearest
 
+pytestmark = pytest.mark.slow
+
 SCRIPTS = Path(__file__).parents[2] / 'scripts'
 SHARED = {
     'benchmark',

@@ -27,6 +27,7 @@ def overrides(folder):
     ]
 
 
+@pytest.mark.slow
 def test_skipped_files_are_a_metric(make_solver, folder):
     solver = make_solver(*overrides(folder), 'dataset.batch_size=8')
     assert solver.dataloaders

@@ -17,6 +17,8 @@ from audiocodec.run import checkpoint
 from audiocodec.run.averager import Averager
 from audiocodec.utils.errors import RunError
 
+pytestmark = pytest.mark.slow
+
 STAGES = [
     'evaluate.every=1',
     'generate.every=1',

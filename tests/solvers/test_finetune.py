@@ -107,6 +107,7 @@ def trained(runs):
         }
 
 
+@pytest.mark.slow
 def test_the_first_update_after_a_bundle_is_that_of_the_run_itself(
     runs, trained, caplog, assert_equal
 ):

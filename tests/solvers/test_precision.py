@@ -18,6 +18,8 @@ from audiocodec.modules import activation, conv, lstm
 from audiocodec.solvers import precision
 from audiocodec.utils.config import ConfigError
 
+pytestmark = pytest.mark.slow
+
 NAMES = ['l1', 'msspec', 'feat_msstftd', 'd_msstftd', 'commitment']
 PLAIN = ['channels_last=false', 'optim.optimizer.fused=false', 'adversarial.optimizer.fused=false']
 FULL = ['seanet.lstm=1', 'seanet.n_residual_layers=1', 'seanet.causal=false']

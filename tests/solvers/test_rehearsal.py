@@ -17,6 +17,8 @@ from audiocodec.run.averager import Averager
 from audiocodec.solvers import base
 from audiocodec.utils import distrib
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Path(train.main.full_config_path)
 DEBUG = 'solver=compression/debug'
 

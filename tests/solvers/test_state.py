@@ -7,6 +7,8 @@ import copy
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 SMALL = [
     'solver=compression/debug',
     'device=cpu',

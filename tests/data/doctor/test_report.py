@@ -389,6 +389,7 @@ def deadly_examine(item, limits):
     return deadly(3) if 'deadly' in item else examine(item, limits)
 
 
+@pytest.mark.slow
 def test_file_that_kills_its_decoder_is_reported_and_the_others_examined(tmp_path, monkeypatch):
     expected = [number * number if number not in (3, 20) else None for number in range(40)]
     for workers in (1, 3):
@@ -425,6 +426,7 @@ def test_names_that_are_no_text(tmp_path):
     assert read_segment(file.path, 0, 100, 24000).shape == (1, 100)
 
 
+@pytest.mark.slow
 def test_no_false_alarm_on_the_examples():
     report = doctor.check(EXAMPLES, workers=1)
     assert len(report.files) == 73

@@ -75,6 +75,7 @@ def test_it_computes_the_same(fast, name, length):
     assert torch.equal(latents, model.decode_latent(codes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', OPTIONS)
 @pytest.mark.parametrize(
     'overlap', [1, 0.3]

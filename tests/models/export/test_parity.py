@@ -43,6 +43,7 @@ def test_a_part_that_is_off_is_found(make_codec, part):
     assert 'FAILED' in str(report)
 
 
+@pytest.mark.slow
 def test_nan_and_other_shapes_do_not_pass(make_codec):
     model = make_codec()
 

@@ -10,6 +10,7 @@ from audiocodec.models.formats import audiocraft
 PARITY = Path(__file__).parents[2] / 'fixtures' / 'parity'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['causal_24khz', 'musicgen_32khz', 'stereo_48khz'])
 def test_what_audiocraft_wrote_comes_back_as_it_was(name, tmp_path):
     source = PARITY / f'{name}.audiocraft.bin'

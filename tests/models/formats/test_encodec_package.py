@@ -70,6 +70,7 @@ def load(model, path):
 
 # lengths: less than a frame, odd, around the borders of segments (stride 47520) where the package
 # can decode
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('options', 'lengths'),
     [

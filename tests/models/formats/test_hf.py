@@ -103,6 +103,7 @@ def flat(encoded):
     )
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_codes_and_waveforms_are_those_of_transformers(pair, assert_same_codes):
     theirs, ours, _ = pair
@@ -362,6 +363,7 @@ def test_a_codebook_is_missing(folder):
         CompressionModel.get_pretrained(str(folder))
 
 
+@pytest.mark.slow
 def test_it_needs_no_transformers(folder):
     code = (
         f'import sys; from audiocodec.models import CompressionModel; '

@@ -10,6 +10,8 @@ from audiocodec.models import CompressionModel, export
 from audiocodec.models.export import hf
 from audiocodec.models.options import options_of
 
+pytestmark = pytest.mark.slow
+
 # what each is called below -> arguments of make_codec
 MODELS = {
     'mono': {

@@ -37,6 +37,7 @@ def pair(request, tmp_path_factory):
     return theirs, CompressionModel.get_pretrained(str(folder)), folder
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_codes_and_waveforms_are_those_of_transformers(pair):
     theirs, ours, _ = pair
