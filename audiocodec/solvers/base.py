@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from audiocodec.data import SPLITS, AudioLoader, BadFiles, LoaderDiedError
 from audiocodec.kernels import allocator
+from audiocodec.recipe.parts import Parts
 from audiocodec.run import checkpoint, kept, launch
 from audiocodec.run.averager import Averager
 from audiocodec.run.device import resolve_device, seed_everything
@@ -40,7 +41,7 @@ _SHORT = {
     'updates_per_second': 'it/s',
     'data_wait': 'wait',
 }
-_BUILD, _STAGE, _UPDATE = 0, 1, 2  # purposes of the seeds of the global generators
+_STAGE, _UPDATE = 1, 2  # purposes of the seeds of the global generators; see also `SEED_PURPOSE`
 
 
 class _AbandonedStageError(Exception):
@@ -63,12 +64,13 @@ class StandardSolver(flashy.BaseSolver, ABC):
     that return the means of their metrics.
 
     Args:
-        cfg: a resolved and validated configuration.
+        cfg: a resolved configuration.
+        parts: what it builds, see `recipe.parts.build_parts`, which checks it too.
     """
 
     STAGES = SPLITS  # each stage reads the split of its name
 
-    def __init__(self, cfg: DictConfig) -> None:
+    def __init__(self, cfg: DictConfig, parts: Parts) -> None:
         super().__init__()
         self.cfg = cfg
         self.logger = logger
@@ -97,16 +99,15 @@ class StandardSolver(flashy.BaseSolver, ABC):
             None  # what was skipped in this epoch before an interruption
         )
         self.register_stateful('updates')
-        seed_everything(cfg.seed, _BUILD)
         with self.watch.ending_together():
-            self.build()
+            self.build(parts)
         self.tracker: Tracker | None = None
 
     # ---- parts -----------------------------------------------------------------------------------
 
     @abstractmethod
-    def build(self) -> None:
-        """Make the model and all else that a run needs, and register its state."""
+    def build(self, parts: Parts) -> None:
+        """Take the parts, make what else a run needs, and register its state."""
 
     @abstractmethod
     def show(self, brief: bool = False) -> str:
