@@ -18,6 +18,7 @@ from audiocodec.optim.step import step_if
 from audiocodec.recipe.describe import describe
 from audiocodec.recipe.parts import Parts
 from audiocodec.run.averager import Averager
+from audiocodec.run.device import peak_memory
 from audiocodec.solvers import finetune, precision
 from audiocodec.solvers.base import StandardSolver
 from audiocodec.solvers.health import codebook_warning, discriminator_warning
@@ -193,6 +194,9 @@ class CompressionSolver(StandardSolver):
             updates_per_second=(self.updates - before) / seconds,
             data_wait=loader.wait_time / seconds,
         )
+        peak = peak_memory(self.device)
+        if peak is not None:
+            means['peak_memory'] = peak
         self.warn(means)
         return means
 
@@ -352,11 +356,8 @@ class CompressionSolver(StandardSolver):
     # ---- description -----------------------------------------------------------------------------
 
     def show(self, brief: bool = False) -> str:
-        """What follows from the recipe: sizes, rates, latency, updates, hours; the layers and
-        memory unless `brief`.
-        """
-        losses = {name: self.losses[name] for name in self.trained}
-        return describe(self.cfg, self.model, self.adversaries, losses, brief)
+        """Describe the recipe: sizes, rates, latency, updates, hours; layers unless `brief`."""
+        return describe(self.cfg, self.model, self.adversaries, brief)
 
 
 def _same(value: torch.Tensor) -> torch.Tensor:
