@@ -59,7 +59,7 @@ class CodecMain(HydraMain):
 
         Raises:
             ConfigError: for unknown groups and keys and values that cannot be read, all of them at
-                once; where there are some, also for values of the other overrides that `validate`
+                once; then also for values of the other overrides that `build_parts`
                 would not accept.
         """
         composed = compose(self.full_config_path, argv)
@@ -177,15 +177,15 @@ class CodecMain(HydraMain):
 
 
 def _value_problems(composed: Composed) -> list[str]:
-    """What validation says of the overrides that are well-formed, among others that are not.
+    """Problems of the overrides that are well-formed, among others that are not.
 
-    What it says of other keys may be a consequence of those, and is left out.
+    Problems of other keys may follow from those, and are left out.
     """
-    from audiocodec.recipe.check import validate
+    from audiocodec.recipe.parts import build_parts
 
     keys = [key_of(argument) for argument in composed.argv if argument not in composed.problems]
     try:
-        validate(composed.cfg)
+        build_parts(composed.cfg)
     except ConfigError as error:
         return [problem for problem in error.problems if any(key in problem for key in keys)]
     return []
@@ -214,7 +214,7 @@ def get_solver(cfg: DictConfig) -> 'StandardSolver':
     Raises:
         ConfigError: everything that is wrong with the configuration, before any training.
     """
-    from audiocodec.recipe.check import validate
+    from audiocodec.recipe.parts import build_parts
     from audiocodec.solvers import SOLVERS
 
     config.allow_targets(*cfg.allow_targets)
@@ -222,8 +222,7 @@ def get_solver(cfg: DictConfig) -> 'StandardSolver':
         raise ConfigError(
             f'solver={cfg.solver}: there is no such solver (there are: {", ".join(SOLVERS)})'
         )
-    validate(cfg)
-    return SOLVERS[cfg.solver](cfg)
+    return SOLVERS[cfg.solver](cfg, build_parts(cfg))
 
 
 def get_solver_from_xp(xp: XP, override_cfg: Mapping[str, Any] | None = None) -> 'StandardSolver':

@@ -10,7 +10,7 @@ import hydra
 import pytest
 
 from audiocodec import train
-from audiocodec.recipe.check import validate
+from audiocodec.recipe.parts import build_parts
 from audiocodec.utils import paths
 from audiocodec.utils.config import ConfigError
 from audiocodec.utils.errors import RunError
@@ -176,7 +176,7 @@ def test_a_dataset_file_of_audiocraft_is_enough(tmp_path, monkeypatch):
         '  train: egs/train\n  valid: egs/valid\n  evaluate: egs/eval\n  generate: egs/gen\n'
     )
     cfg = train.main.get_xp(['solver=compression/debug', 'dset=audio/theirs']).cfg
-    validate(cfg)
+    build_parts(cfg)
     assert (cfg.datasource.train, cfg.datasource.folder) == ('egs/train', None)
 
 

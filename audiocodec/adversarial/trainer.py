@@ -122,10 +122,6 @@ class AdversarialTrainer(PicklableModule):
             group['lr'] *= lr_ratio
         self.schedule = schedule(self.optimizer) if self.optimizer and schedule else None
 
-    def broadcast(self) -> None:
-        """Give every worker the discriminators of the first one; call it once before training."""
-        distrib.broadcast_([*self.parameters(), *self.buffers()])
-
     def meet_trained_generator(self) -> None:
         """Start from the first update, beside a generator that is trained: the discriminators, or
         some, are fresh.

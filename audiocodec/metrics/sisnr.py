@@ -2,13 +2,13 @@
 
 import torch
 
-from audiocodec.dsp.signal import EPSILON, segment_samples, si_snr
+from audiocodec.dsp.sisnr import EPSILON, segment_samples, si_snr
 from audiocodec.metrics.base import MeanMetric, without_padding
 
 
 class SISNR(MeanMetric):
     """SI-SNR in dB, higher is better: the mean over half-overlapping segments (see
-    `audiocodec.dsp.signal.si_snr`).
+    `audiocodec.dsp.si_snr`).
 
     Args:
         sample_rate: Hz.

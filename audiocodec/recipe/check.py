@@ -1,6 +1,4 @@
-"""Everything that is wrong with a configuration, found before any data or GPU is touched, and said
-at once.
-"""
+"""Rules of a configuration that no single component checks: keys, sections, what fits together."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -11,18 +9,21 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from audiocodec.data import SPLITS
-from audiocodec.recipe.dry_run import component_problems
 from audiocodec.recipe.rules import ACCEPTED, SECTIONS, SWITCH
 from audiocodec.utils import config
 from audiocodec.utils.annotations import is_number, misfit
 from audiocodec.utils.config import MISSING, ConfigError
 
 
-def validate(cfg: DictConfig) -> None:
-    """Check a composed configuration.
+def rule_problems(cfg: DictConfig) -> tuple[dict[str, Any], list[str], bool]:
+    """Check a composed configuration against the rules that need no component.
+
+    Returns:
+        The configuration as dicts and lists, the problems, and whether its parts can be built:
+        whether each section is one, and the audio's sample rate and channels are possible.
 
     Raises:
-        ConfigError: with every problem: its key, its value and what is accepted.
+        ConfigError: an interpolation leads nowhere.
     """
     try:
         plain = config.to_plain(cfg)
@@ -30,29 +31,25 @@ def validate(cfg: DictConfig) -> None:
         key = str(error.full_key or '')
         value = config.select(cast(dict[str, Any], OmegaConf.to_container(cfg)), key)
         raise ConfigError(f'{key}={value}: {str(error).splitlines()[0]}') from error
-    problems = [problem for find in (_value_problems, _key_problems) for problem in find(plain)]
-    forms = list(_form_problems(plain))
-    if not forms:
-        mismatches = list(_mismatches(plain))
-        for find in (
-            _weight_problems,
-            _trains_nothing,
-            _data_problems,
-            _metric_problems,
-            _slurm_problems,
-        ):
-            problems += find(plain)
-        problems += [*mismatches, *_length_problems(plain)]
-        if all(
-            ACCEPTED[key].check(plain[key]) for key in ('sample_rate', 'channels')
-        ):  # else nothing would fit
-            problems += component_problems(plain, fitting=not mismatches)
-    problems += forms
-    if problems:
-        raise ConfigError(dict.fromkeys(problems))
+    problems = [*_value_problems(plain), *_key_problems(plain)]
+    wrong_sections = list(_section_problems(plain))
+    if wrong_sections:
+        return plain, problems + wrong_sections, False
+    for find in (
+        _weight_problems,
+        _trains_nothing,
+        _data_problems,
+        _metric_problems,
+        _slurm_problems,
+        mismatches,
+        _length_problems,
+    ):
+        problems += find(plain)
+    is_sound = all(ACCEPTED[key].check(plain[key]) for key in ('sample_rate', 'channels'))
+    return plain, problems, is_sound
 
 
-def _form_problems(plain: Mapping[str, Any]) -> Iterator[str]:
+def _section_problems(plain: Mapping[str, Any]) -> Iterator[str]:
     """Sections that are none. What is in them can only be looked at when all are."""
     for section in SECTIONS:
         value = config.select(plain, section)
@@ -186,7 +183,7 @@ def _metric_problems(plain: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def _mismatches(plain: Mapping[str, Any]) -> Iterator[str]:
+def mismatches(plain: Mapping[str, Any]) -> Iterator[str]:
     """Parts of the model that do not fit together."""
     encoder, decoder, quantizer = (
         part if isinstance(part, Mapping) else {}

@@ -1,42 +1,30 @@
-"""The arithmetic of a recipe, as a table: sizes, rates, receptive field, latency, updates, hours of
-audio, memory.
-"""
+"""The arithmetic of a recipe as a table: sizes, rates, receptive field, latency, hours of audio."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
 from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.models import CompressionModel
-from audiocodec.recipe import memory
 from audiocodec.recipe.receptive_field import Reach, reads
-from audiocodec.utils import config, distrib
 
 Row = tuple[str, str]
 
 
 def describe(
-    cfg: Any,
-    model: CompressionModel,
-    adversaries: AdversarialTrainer,
-    losses: Mapping[str, nn.Module],
-    brief: bool = False,
+    cfg: Any, model: CompressionModel, adversaries: AdversarialTrainer, brief: bool = False
 ) -> str:
-    """A table of what follows from a recipe and is easily got wrong.
+    """Tabulate what follows from a recipe and is easy to get wrong.
 
     Args:
         cfg: the configuration.
-        model: built of it.
-        adversaries: built of it.
-        losses: those that are trained.
-        brief: leave out the layers, the estimate of memory (which takes a second or more) and the
-            receptive field.
+        model: built from it.
+        adversaries: built from it.
+        brief: leave out the layers and the receptive field.
     """
     rows = [*model_rows(model, brief), *adversary_rows(adversaries), *training_rows(cfg)]
-    if not brief:
-        rows.append(('memory', _memory(cfg, model, adversaries, losses)))
     width = max(len(name) for name, _ in rows)
     lines = [f'  {name:<{width}}  {text}' for name, text in rows]
     return '\n'.join(lines if brief else [str(model), str(adversaries.discriminators), '', *lines])
@@ -188,42 +176,6 @@ def _batch(cfg: Any) -> int:
 
 def _segment(cfg: Any) -> float | None:
     return cfg.dataset.train.get('segment_duration', cfg.dataset.segment_duration)
-
-
-def _memory(
-    cfg: Any,
-    model: CompressionModel,
-    adversaries: AdversarialTrainer,
-    losses: Mapping[str, nn.Module],
-) -> str:
-    seconds = _segment(cfg)
-    if seconds is None:
-        return 'depends on the files: dataset.segment_duration is null'
-    items = max(1, _batch(cfg) // distrib.world_size())
-    factories = {
-        'model': lambda parameters: config.build(cfg.optim.optimizer, params=parameters),
-        'adversaries': lambda parameters: config.build(cfg.adversarial.optimizer)(parameters),
-    }
-    try:
-        found = memory.estimate(
-            model,
-            adversaries,
-            losses,
-            factories,
-            cfg.optim.ema.decay is not None,
-            items,
-            round(seconds * model.sample_rate),
-        )
-    except Exception as error:  # a description is no reason to stop
-        return f'no estimate: {error}'
-    parts = ', '.join(f'{name} {_bytes(size)}' for name, size in vars(found).items())
-    return (
-        f'about {_bytes(found.total)} an update of {items} items on one worker in float32: {parts}'
-    )
-
-
-def _bytes(size: float) -> str:
-    return f'{size / 2**30:.2f} GiB' if size >= 2**30 else f'{size / 2**20:.0f} MiB'
 
 
 def _millions(module: nn.Module) -> str:

@@ -17,9 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from audiocodec.data import SPLITS, AudioLoader, BadFiles, LoaderDiedError
 from audiocodec.kernels import allocator
+from audiocodec.recipe.parts import Parts
 from audiocodec.run import checkpoint, kept, launch
 from audiocodec.run.averager import Averager
-from audiocodec.run.device import resolve_device, seed_everything
+from audiocodec.run.device import peak_memory, resolve_device, seed_everything
 from audiocodec.run.guard import UpdateGuard
 from audiocodec.run.interrupts import Interrupts
 from audiocodec.run.lock import FolderLock
@@ -40,7 +41,8 @@ _SHORT = {
     'updates_per_second': 'it/s',
     'data_wait': 'wait',
 }
-_BUILD, _STAGE, _UPDATE = 0, 1, 2  # purposes of the seeds of the global generators
+_SETTLED = 2  # updates after which memory no longer grows: optimizers have their moments
+_STAGE, _UPDATE = 1, 2  # purposes of the seeds of the global generators; see also `SEED_PURPOSE`
 
 
 class _AbandonedStageError(Exception):
@@ -63,12 +65,13 @@ class StandardSolver(flashy.BaseSolver, ABC):
     that return the means of their metrics.
 
     Args:
-        cfg: a resolved and validated configuration.
+        cfg: a resolved configuration.
+        parts: what it builds, see `recipe.parts.build_parts`, which checks it too.
     """
 
     STAGES = SPLITS  # each stage reads the split of its name
 
-    def __init__(self, cfg: DictConfig) -> None:
+    def __init__(self, cfg: DictConfig, parts: Parts) -> None:
         super().__init__()
         self.cfg = cfg
         self.logger = logger
@@ -89,6 +92,7 @@ class StandardSolver(flashy.BaseSolver, ABC):
         )
         self.updates = 0  # done since the very first epoch
         self.batches = 0  # done in this epoch
+        self._updates_here = 0  # done by this process
         self.means = Averager()  # of this epoch's updates
         self.failures = Failures()  # of what is done beside training
         self._asked_to_stop = False
@@ -97,16 +101,15 @@ class StandardSolver(flashy.BaseSolver, ABC):
             None  # what was skipped in this epoch before an interruption
         )
         self.register_stateful('updates')
-        seed_everything(cfg.seed, _BUILD)
         with self.watch.ending_together():
-            self.build()
+            self.build(parts)
         self.tracker: Tracker | None = None
 
     # ---- parts -----------------------------------------------------------------------------------
 
     @abstractmethod
-    def build(self) -> None:
-        """Make the model and all else that a run needs, and register its state."""
+    def build(self, parts: Parts) -> None:
+        """Take the parts, make what else a run needs, and register its state."""
 
     @abstractmethod
     def show(self, brief: bool = False) -> str:
@@ -407,6 +410,9 @@ class StandardSolver(flashy.BaseSolver, ABC):
             infos: where its items are from.
         """
         self.batches += 1
+        self._updates_here += 1
+        if self._updates_here == _SETTLED:
+            self._log_memory()
         self.means.update(metrics, where=~skipped)
         self.means.update({'skipped': skipped})
         self._asked_to_stop |= self.guard.follow(
@@ -419,6 +425,11 @@ class StandardSolver(flashy.BaseSolver, ABC):
             self._stop()
         elif self._every(self.cfg.checkpoint.every_updates):
             self.save_checkpoint()
+
+    def _log_memory(self) -> None:
+        peak = peak_memory(self.device)
+        if peak is not None:
+            self.logger.info('peak memory of an update: %.2f GiB on %s', peak, self.device)
 
     def _every(self, updates: int | None) -> bool:
         return updates is not None and self.updates % updates == 0

@@ -69,6 +69,7 @@ class Progress(tqdm, Generic[T]):
             disable=not enabled,
             unit=unit,
             dynamic_ncols=True,
+            bar_format='{l_bar}{bar:10}{r_bar}',
             initial=initial,
         )
         self._lines_done = self._lines_due()

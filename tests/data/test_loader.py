@@ -162,7 +162,7 @@ class Crashing(Dying):
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
-    ('kind', 'message'), [(Dying, r'want of memory.*num_workers'), (Crashing, r'doctor\.py')]
+    ('kind', 'message'), [(Dying, r'want of memory.*num_workers'), (Crashing, r'audiocodec doctor')]
 )
 @pytest.mark.parametrize('is_waiting', [True, False])
 def test_death_of_a_loader_process_is_explained(metas, tmp_path, kind, message, is_waiting):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import distributed
 
-from audiocodec.dsp.signal import si_snr
+from audiocodec.dsp.sisnr import si_snr
 from audiocodec.losses import MelSpectrogramL1Loss
 from audiocodec.metrics import SISNR, MeanMetric, MelDistance, Metric, MetricSuite
 

@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from audiocodec import train
-from audiocodec.recipe.check import validate
 from audiocodec.recipe.overrides import read
+from audiocodec.recipe.parts import build_parts
 from audiocodec.utils import config, paths
 from audiocodec.utils.config import ConfigError
 
@@ -22,7 +22,7 @@ def compose(*overrides):
 
 def problems(*overrides):
     with pytest.raises(ConfigError) as error:
-        validate(compose(*overrides))
+        build_parts(compose(*overrides))
     return error.value.problems
 
 
@@ -174,7 +174,7 @@ def test_what_cannot_be_read_says_what_to_type(argument, expected):
 def test_an_argument_that_the_class_takes_needs_no_plus(argument, key, value):
     for typed in (argument, f'+{argument}', f'++{argument}'):
         cfg = compose(typed)
-        validate(cfg)
+        build_parts(cfg)
         assert OmegaConf.select(cfg, key) == value
 
 
@@ -217,13 +217,13 @@ def test_copies_of_a_section_can_be_set_on_their_own():
     cfg = compose('encoder.activation_params={}', 'encoder.norm_params=null')
     assert (cfg.encoder.activation_params, cfg.encoder.norm_params) == ({}, None)
     assert cfg.decoder.activation_params == {'alpha': 1.0}
-    validate(cfg)
+    build_parts(cfg)
     assert cfg.model.encoder.activation_params == {}
 
 
 def test_a_key_can_be_deleted():
     cfg = compose('~seanet.activation_params.alpha', '~losses.l2')
-    validate(cfg)
+    build_parts(cfg)
     assert cfg.seanet.activation_params == {}
     assert 'l2' not in cfg.losses
     assert train.main.get_xp([DEBUG, '~losses.l1']).sig != train.main.get_xp([DEBUG]).sig
@@ -234,7 +234,7 @@ def test_a_new_component_needs_no_plus(sign):
     cfg = compose(
         f'{sign}losses.smooth={{_target_: torch.nn.SmoothL1Loss, beta: 0.1, weight: 0.5}}'
     )
-    validate(cfg)
+    build_parts(cfg)
     assert (cfg.losses.smooth.beta, cfg.losses.smooth.weight) == (0.1, 0.5)
 
 

@@ -15,7 +15,7 @@ from huggingface_hub import constants
 
 from audiocodec import train
 from audiocodec.models import export
-from audiocodec.models.export import hf
+from audiocodec.models.formats import hf
 from audiocodec.run import checkpoint
 from audiocodec.solvers import CompressionSolver, finetune
 from audiocodec.utils.config import ConfigError

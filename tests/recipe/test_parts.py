@@ -13,7 +13,8 @@ from dora.xp import XP
 from omegaconf import OmegaConf
 
 from audiocodec import train
-from audiocodec.recipe.check import validate
+from audiocodec.recipe.parts import SEED_PURPOSE, build_parts
+from audiocodec.run.device import seed_everything
 from audiocodec.utils import config
 from audiocodec.utils.config import ConfigError
 
@@ -65,7 +66,7 @@ def problems(plain, **values):
     for key, value in values.items():
         put(changed, key, value)
     try:
-        validate(OmegaConf.create(changed))
+        build_parts(OmegaConf.create(changed))
     except ConfigError as error:
         return error.problems
     return []
@@ -325,18 +326,29 @@ def test_everything_is_said_at_once(plains):
         assert sum(problem.startswith(key) for problem in found) == 1, (key, found)
 
 
-def test_a_trial_leaves_no_trace(plains):
-    state = torch.get_rng_state()
-    assert problems(plains[0]) == []
-    assert torch.equal(torch.get_rng_state(), state)
+def test_parts_are_drawn_from_the_seed_and_running_them_leaves_no_trace(plains, assert_equal):
+    cfg = OmegaConf.create(plains[0])
+    first, second = build_parts(cfg), build_parts(cfg)
+    assert first.model.training
+    assert first.adversaries.training
+    assert not first.model.quantizer.codebooks.inited.any()
+    assert_equal(dict(first.model.state_dict()), dict(second.model.state_dict()))
+    seed_everything(cfg.seed, SEED_PURPOSE)
+    model, adversaries = config.build(cfg.model), config.build(cfg.adversarial)
+    for plain, part in ((model, first.model), (adversaries, first.adversaries)):
+        assert_equal(dict(plain.state_dict()), dict(part.state_dict()))
 
 
-def test_components_of_other_packages_are_looked_at_but_not_built(plains, monkeypatch, tmp_path):
+def test_components_of_other_packages_are_built_but_not_run(plains, monkeypatch, tmp_path):
     (tmp_path / 'theirs.py').write_text(
         'import torch\n'
         'class Heavy(torch.nn.Module):\n'
         '    def __init__(self, size: int) -> None:\n'
-        '        raise MemoryError\n'
+        '        super().__init__()\n'
+        '        if size > 3:\n'
+        '            raise MemoryError\n'
+        '    def forward(self, wav_hat, wav):\n'
+        '        raise AssertionError\n'
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(config, 'ALLOWED_PREFIXES', [*config.ALLOWED_PREFIXES, 'theirs.'])
@@ -344,6 +356,9 @@ def test_components_of_other_packages_are_looked_at_but_not_built(plains, monkey
     assert problems(plains[0], **{'losses.heavy': node}) == []
     assert problems(plains[0], **{'losses.heavy': {**node, 'size': 'x'}}) == [
         "losses.heavy.size='x': expected an integer"
+    ]
+    assert problems(plains[0], **{'losses.heavy': {**node, 'size': 4}}) == [
+        'losses.heavy: theirs.Heavy does not work with size=4: MemoryError'
     ]
     sys.modules.pop('theirs')
 
@@ -368,7 +383,7 @@ def test_components_may_have_arguments_named_as_the_audios_are(plains, monkeypat
         'channels: 512, weight: 1.0}'
     )
     cfg = train.main.get_xp([*TINY, f'losses.teacher={node}']).cfg
-    validate(cfg)
+    build_parts(cfg)
     assert config.build(cfg.losses.teacher).scale == 8000 * 80 * 512
     sys.modules.pop('teachers')
 
@@ -542,7 +557,7 @@ def test_mutated_configurations_are_refused_by_name_or_train(plains):
         plain, changes = mutated(rng, rng.choice(plains))
         cfg = OmegaConf.create(plain)
         try:
-            validate(cfg)
+            build_parts(cfg)
         except ConfigError as error:
             outcomes['refused'] += 1
             message = str(error)
@@ -576,7 +591,7 @@ def test_mutated_configurations_are_refused_by_name_or_train(plains):
 )
 def test_command_lines_that_cannot_be_read_are_refused_too(argv):
     with pytest.raises(ConfigError) as error:
-        validate(train.main.get_xp(['solver=compression/debug', *argv]).cfg)
+        build_parts(train.main.get_xp(['solver=compression/debug', *argv]).cfg)
     assert argv[0].split('=')[0].split('.')[-1].split('@')[0].strip('+') in str(error.value)
 
 
