@@ -26,7 +26,7 @@ FLOORS = [
 FACADES = {'utils.export': 'models'}
 # framework -> rooms that may use it
 FRAMEWORKS = {
-    'dora': {'solvers', 'train', 'run.launch', 'recipe.check'},  # launchers, Slurm's options
+    'dora': {'solvers', 'train', 'run.launch', 'recipe.check', 'recipe.experiment'},
     'flashy': {'solvers', 'train'},
     'hydra': {'utils.config', 'recipe'},
     'torchaudio': set(),

@@ -52,6 +52,11 @@ class ModuleEMA:
             )
         self._lent = False
 
+    def restart(self) -> None:
+        """Start over from the module's current weights, as after loading them."""
+        self.calls, self.count = 0, 0.0
+        self.averages = {name: value.clone() for name, value in self._live().items()}
+
     def step(self) -> None:
         """Take the current weights into the average; called after every update of the module."""
         assert not self._lent, (

@@ -110,11 +110,15 @@ class CompressionSolver(StandardSolver):
         meanwhile.
         """
         with self.autocast():
-            d_losses = self.adversaries.train_step(
-                fake=finetune.still_wav(self.model, wav), real=wav
-            )
+            d_losses = self.adversaries.train_step(fake=self.still_wav(wav), real=wav)
         self.updates += 1
         return {**d_losses, 'skipped': ~d_losses.get('d_grad_norm', wav.new_zeros(())).isfinite()}
+
+    @torch.no_grad()
+    def still_wav(self, wav: torch.Tensor) -> torch.Tensor:
+        """Reconstruct a waveform [B, C, T] without moving any weight or statistic of the model."""
+        with eval_mode(self.model):
+            return self.model(wav).wav
 
     def reconstruction_losses(
         self, wav_hat: torch.Tensor, wav: torch.Tensor
@@ -335,7 +339,11 @@ class CompressionSolver(StandardSolver):
         """Start from a model that is trained already, and what its training left; see
         `finetune.start_from`.
         """
-        finetune.start_from(self, source)
+        trainee = finetune.Trainee(
+            self.model, self.optimizer, self.adversaries, self.balancer, self.ema
+        )
+        for line in finetune.start_from(trainee, config.to_plain(self.cfg), source):
+            self.logger.info('%s', line)
 
     @staticmethod
     def model_from_checkpoint(
