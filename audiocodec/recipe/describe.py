@@ -8,7 +8,7 @@ from torch import nn
 
 from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.models import CompressionModel
-from audiocodec.recipe.receptive_field import Reach, reads
+from audiocodec.models.receptive_field import Reach, reads
 
 Row = tuple[str, str]
 
