@@ -12,32 +12,17 @@ multiply, with these exceptions, which the modules here go around:
 On other devices, for other types, compiled, or in autocast, they are PyTorch's own.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from audiocodec import kernels
 from audiocodec.kernels import narrow, winograd
+from audiocodec.kernels.geometry import Geometry
 
 _WIDE = 8  # times as many channels out as frames
-
-
-class Geometry(NamedTuple):
-    """How a convolution goes over its input; one number for each dimension besides items and
-    channels.
-
-    Attributes:
-        stride: in samples.
-        padding: zeros on each side.
-        dilation: samples between taps.
-        transposed: whether it is the transpose.
-    """
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    transposed: bool = False
 
 
 class FastConv1d(nn.Conv1d):
@@ -77,7 +62,8 @@ class FastConvTranspose1d(nn.ConvTranspose1d):
 def _is_covered(conv: nn.modules.conv._ConvNd, x: torch.Tensor) -> bool:
     """Whether there may be a faster way than PyTorch's own."""
     return (
-        x.device.type == 'cpu'
+        kernels.is_enabled()
+        and x.device.type == 'cpu'
         and x.dtype == torch.float32
         and x.dim() == 2 + len(conv.kernel_size)
         and not torch.is_autocast_enabled('cpu')

@@ -7,14 +7,13 @@ from memory.
 
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from audiocodec.kernels.conv import Geometry
+from audiocodec.kernels.geometry import Geometry
 
 IS_FASTER = torch.backends.cpu.get_cpu_capability() == 'AVX2'
 
@@ -55,7 +54,7 @@ _CHUNK = (
 )  # bytes of values that are made at a time: they should be in the cache when they are used
 
 
-def suits(x: torch.Tensor, weight: torch.Tensor, geometry: 'Geometry') -> bool:
+def suits(x: torch.Tensor, weight: torch.Tensor, geometry: Geometry) -> bool:
     """Whether this is a way, and the faster one here, to convolve x with a kernel; arguments as of
     `convolve`.
     """
@@ -74,7 +73,7 @@ def suits(x: torch.Tensor, weight: torch.Tensor, geometry: 'Geometry') -> bool:
 
 
 def convolve(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, geometry: 'Geometry'
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, geometry: Geometry
 ) -> torch.Tensor:
     """Convolve images.
 
@@ -118,7 +117,7 @@ def gradients(
     grad: torch.Tensor,
     x: torch.Tensor,
     weight: torch.Tensor,
-    geometry: 'Geometry',
+    geometry: Geometry,
     of_x: bool,
     of_weight: bool,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -159,7 +158,7 @@ def _add_gradients(
     grad: torch.Tensor,
     x: torch.Tensor,
     kernels: list[torch.Tensor],
-    geometry: 'Geometry',
+    geometry: Geometry,
     transforms: '_Transforms',
     x_grad: torch.Tensor | None,
     kernel_grads: torch.Tensor | None,
@@ -285,7 +284,7 @@ def _transforms(items: int, length: int, padding: int, dilation: int) -> _Transf
     )
 
 
-def _chunks(x: torch.Tensor, geometry: 'Geometry') -> Iterator[tuple[slice, _Transforms]]:
+def _chunks(x: torch.Tensor, geometry: Geometry) -> Iterator[tuple[slice, _Transforms]]:
     """Consecutive items, as many at a time as the cache takes, and their transforms."""
     size = max(1, _CHUNK // (x[0].numel() * x.element_size() * _POINTS // _TILE))
     for start in range(0, len(x), size):

@@ -81,6 +81,7 @@ ACCEPTED: dict[str, Rule] = {
     'distributed.timeout': positive('seconds'),
     'seed': COUNT,
     'compile': SWITCH,
+    'cpu_kernels': SWITCH,
     'channels_last': SWITCH,
     'show': SWITCH,
     'execute_only': one_of(None, 'evaluate', 'generate', 'valid'),

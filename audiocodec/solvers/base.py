@@ -12,6 +12,7 @@ import flashy
 import torch
 from omegaconf import DictConfig
 
+from audiocodec import kernels
 from audiocodec.data import SPLITS, AudioLoader, LoaderDiedError
 from audiocodec.kernels import allocator
 from audiocodec.recipe.parts import Parts
@@ -63,6 +64,7 @@ class StandardSolver(StatefulSolver):
         # Denormal numbers, as in decaying signals, slow a CPU's convolutions tenfold. Threads
         # started later inherit this.
         torch.set_flush_denormal(True)
+        kernels.use(cfg.cpu_kernels)
         if self.device.type == 'cpu':
             allocator.keep_freed_memory()
         launch.join_workers(place, self.device, cfg.distributed.timeout)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from audiocodec import kernels
 from audiocodec.kernels import conv as kernel_conv
 from audiocodec.kernels import narrow, winograd
 from audiocodec.kernels.conv import FastConv1d, FastConv2d, FastConvTranspose1d, Geometry
@@ -292,3 +293,20 @@ def test_gradients_have_gradients(channels, is_winograd, monkeypatch):
 def test_copies_and_states_are_pytorchs_own():
     conv = FastConv2d(2, 4, (3, 9))
     assert copy.deepcopy(conv).state_dict().keys() == nn.Conv2d(2, 4, (3, 9)).state_dict().keys()
+
+
+def test_the_switch_leaves_convolutions_to_pytorch(monkeypatch):
+    conv, x = FastConv2d(32, 32, (3, 9), padding=(1, 4)), images(32)
+    expected = results(conv, x)
+    calls = []
+    monkeypatch.setattr(kernel_conv, 'convolve', lambda *arguments: calls.append(1))
+    kernels.use(False)
+    try:
+        found = results(conv, x)
+    finally:
+        kernels.use(True)
+    assert not calls
+    for one, other in zip(found, expected):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert conv(x) is None
+    assert calls == [1]
