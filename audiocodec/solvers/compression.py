@@ -127,8 +127,8 @@ class CompressionSolver(StandardSolver):
         g_loss = self.balancer.backward(
             balanced,
             out.wav,
-            beside=self.commitment_weight * out.commitment_loss,
-            shares=dict.fromkeys(adversarial, self.adversaries.share),
+            extra_loss=self.commitment_weight * out.commitment_loss,
+            weight_factors=dict.fromkeys(adversarial, self.adversaries.share),
         )
         update = self.update_model(g_loss, d_losses.get('d_grad_norm'))
         return {

@@ -153,6 +153,16 @@ def test_without_kmeans_the_random_entries_learn():
     assert after[-1] < before[-1] - 3
 
 
+def test_codebooks_without_statistics_cannot_be_trained():
+    rvq = quantizer()
+    rvq(latents(), 75.0)
+    rvq.drop_statistics()
+    assert rvq.eval().encode(latents()).shape == (4, 4, 50)
+    assert rvq.codebook_stats() == {}
+    with pytest.raises(ValueError, match='codebooks without statistics cannot be trained'):
+        rvq.train()(latents(), 75.0)
+
+
 # Learning
 
 
