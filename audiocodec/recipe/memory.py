@@ -16,7 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.adversarial.discriminators import MultiDiscriminator
-from audiocodec.adversarial.evaluate import judge
+from audiocodec.adversarial.evaluate import logits_of_pair
 from audiocodec.models import CompressionModel
 
 # Samples of the two runs that tell what a sample costs; a multi-scale STFT discriminator needs
@@ -158,7 +158,7 @@ class _Update:
         out = self.model(wav)
         for discriminator in self.adversaries.discriminators.values():
             shared = not isinstance(discriminator, MultiDiscriminator)
-            for of_fake, of_real in judge(discriminator, out.wav.detach(), wav)[1]:
+            for of_fake, of_real in logits_of_pair(discriminator, out.wav.detach(), wav)[1]:
                 (of_fake.mean() + of_real.mean()).backward(retain_graph=shared)
         losses = {
             **{name: loss(out.wav, wav) for name, loss in self.losses.items()},

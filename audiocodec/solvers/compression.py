@@ -115,7 +115,7 @@ class CompressionSolver(StandardSolver):
         Returns:
             0-d tensors on the device: every loss, the codebooks' use, gradient norms.
         """
-        if self.adversaries.alone:
+        if self.adversaries.in_warmup:
             return self.catch_up(wav)
         with self.autocast():
             out = self.model(wav)
@@ -128,7 +128,7 @@ class CompressionSolver(StandardSolver):
             balanced,
             out.wav,
             extra_loss=self.commitment_weight * out.commitment_loss,
-            weight_factors=dict.fromkeys(adversarial, self.adversaries.share),
+            weight_factors=dict.fromkeys(adversarial, self.adversaries.warmup_weight),
         )
         update = self.update_model(g_loss, d_losses.get('d_grad_norm'))
         return {

@@ -202,12 +202,10 @@ def take_discriminators(
             discriminator.load_state_dict(theirs)
             taken.append(name)
     if len(taken) == len(adversaries.discriminators):
-        adversaries.updates, adversaries.is_late = (
-            int(extras.get('updates', 0)),
-            bool(extras.get('is_late', False)),
-        )
+        adversaries.updates = int(extras.get('updates', 0))
+        adversaries.generator_pretrained = bool(extras.get('is_late', False))
     else:
-        adversaries.meet_trained_generator()
+        adversaries.start_warmup()
     return taken
 
 
@@ -282,7 +280,7 @@ def _tell(
     solver.logger.info('continuing from %s; taken: %s; afresh: %s', path, old, new)
     if changed:
         solver.logger.info('learnt in another way than before: %s', changed)
-    if solver.adversaries.alone:
+    if solver.adversaries.in_warmup:
         solver.logger.info(
             'the discriminators train alone for the first %d updates, and get their full weight '
             'over as '

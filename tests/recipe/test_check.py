@@ -156,7 +156,7 @@ def test_the_two_configurations_are_right(plains):
         (
             'dataset.segment_duration',
             0.05,
-            '800 samples of audio are less than one STFT frame of n_fft=1024',
+            'audio of 800 samples is shorter than an STFT frame of n_fft=1024',
         ),
         (
             'dataset.segment_duration',
