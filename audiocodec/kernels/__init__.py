@@ -1,1 +1,1 @@
-"""Convolutions written by hand for training on a CPU, and its allocator."""
+"""Fast convolutions and memory allocation for training on a CPU."""
