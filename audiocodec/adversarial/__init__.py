@@ -1,4 +1,4 @@
-"""Discriminators, adversarial criteria, and the trainer that owns the discriminators."""
+"""Discriminators, adversarial losses, and the trainer of the discriminators."""
 
 from audiocodec.adversarial.discriminators import (
     MultiPeriodDiscriminator,

@@ -1,6 +1,4 @@
-"""Discriminators one sub-discriminator at a time, so that the feature maps of only one are in
-memory.
-"""
+"""Evaluation of discriminators with one sub-discriminator's feature maps in memory at a time."""
 
 import itertools
 from collections.abc import Iterator
@@ -12,43 +10,49 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from audiocodec.adversarial.discriminators import MultiDiscriminator
 
-Verdicts = Iterator[tuple[torch.Tensor, list[torch.Tensor]]]
+Outputs = Iterator[tuple[torch.Tensor, list[torch.Tensor]]]
 
 
-def verdicts(discriminator: nn.Module, wav: torch.Tensor) -> tuple[int, Verdicts]:
-    """Number of sub-discriminators, and what each says of wav [B, C, T]: logits, and feature maps.
+def forward_each(discriminator: nn.Module, wav: torch.Tensor) -> tuple[int, Outputs]:
+    """Run a discriminator on audio [B, C, T].
 
-    Each is asked when its turn comes, if the discriminator is a `MultiDiscriminator`; others are
-    asked at once.
+    The sub-discriminators of a `MultiDiscriminator` run one at a time, when the iterator reaches
+    them. Other discriminators run as a whole.
+
+    Returns:
+        The number of sub-discriminators, and the logits and feature maps of each, in the order of
+        computation (`MultiDiscriminator.order`).
     """
     if isinstance(discriminator, MultiDiscriminator):
-        return discriminator.num_discriminators, discriminator.verdicts(wav)
+        return discriminator.num_discriminators, discriminator.forward_each(wav)
     logits, features = discriminator(wav)
     return len(logits), zip(logits, features)
 
 
-def judge(
+def logits_of_pair(
     discriminator: nn.Module, fake: torch.Tensor, real: torch.Tensor
 ) -> tuple[int, Iterator[tuple[torch.Tensor, torch.Tensor]]]:
-    """Number of sub-discriminators, and the logits of each for fake and for real audio, [B, C, T]
-    both.
+    """Compute the logits of fake and real audio, [B, C, T] both.
 
-    In one pass, unless items of a batch share statistics.
+    Both are computed in one batch, unless batch norms would mix their statistics.
+
+    Returns:
+        The number of sub-discriminators, and the fake and real logits of each, as `forward_each`.
     """
     if any(isinstance(module, _BatchNorm) for module in discriminator.modules()):
-        number, of_fake = verdicts(discriminator, fake)
-        _, of_real = verdicts(discriminator, real)
-        return number, zip(_logits(of_fake), _logits(of_real))
-    number, of_both = verdicts(discriminator, torch.cat([fake, real]))
-    return number, _halves(_logits(of_both))
+        number, fake_outputs = forward_each(discriminator, fake)
+        _, real_outputs = forward_each(discriminator, real)
+        return number, zip(_logits(fake_outputs), _logits(real_outputs))
+    number, outputs = forward_each(discriminator, torch.cat([fake, real]))
+    return number, _halves(_logits(outputs))
 
 
-# Below, nothing may stay in a variable of a generator while it waits: the next maps are made
-# meanwhile.
+# The generators below drop their references to one output before they compute the next, since it
+# would stay in memory meanwhile.
 
 
-def _logits(said: Verdicts) -> Iterator[torch.Tensor]:
-    for logits, features in said:
+def _logits(outputs: Outputs) -> Iterator[torch.Tensor]:
+    for logits, features in outputs:
         del features
         yield logits
         del logits
@@ -63,41 +67,44 @@ def _halves(batches: Iterator[torch.Tensor]) -> Iterator[tuple[torch.Tensor, tor
 def reference_features(
     discriminator: nn.Module, real: torch.Tensor
 ) -> Iterator[list[torch.Tensor]]:
-    """Feature maps of each sub-discriminator for real audio [B, C, T], without graph."""
+    """Yield the feature maps of each sub-discriminator for real audio [B, C, T], without graph."""
     with torch.no_grad():
-        _, of_real = verdicts(discriminator, real)
+        _, outputs = forward_each(discriminator, real)
     while True:
+        # The mode must not leak into the caller between two yields.
         with torch.no_grad():
-            said = [features for _, features in itertools.islice(of_real, 1)]
-        if not said:
+            current = [features for _, features in itertools.islice(outputs, 1)]
+        if not current:
             return
-        yield said.pop()
+        yield current.pop()
 
 
-def with_known_gradient(
+def with_precomputed_gradient(
     loss: torch.Tensor, leaf: torch.Tensor, source: torch.Tensor
 ) -> torch.Tensor:
-    """The same loss as a function of `source`, its gradient computed now: its graph, large as it
-    is, can go.
+    """Replace the graph of a loss by its gradient, computed now, so that the graph can be freed.
 
     Args:
-        loss: a scalar.
-        leaf: a copy of `source` without history, of which the loss was computed.
-        source: where the gradient goes.
+        loss: scalar.
+        leaf: detached copy of `source` from which the loss was computed.
+        source: tensor that receives the gradient in the backward pass.
+
+    Returns:
+        The same loss as a function of `source`.
     """
     if not loss.requires_grad:
         return loss
-    # Within autocast, even the backward of what was computed in float32 would run in half
-    # precision. The graph is kept: losses share parts of it.
+    # Under autocast, the backward pass of float32 operations would run in half precision, too. The
+    # graph is retained because losses share parts of it.
     with torch.autocast(leaf.device.type, enabled=False):
         (gradient,) = torch.autograd.grad(loss, leaf, retain_graph=True, allow_unused=True)
-    return (
-        loss.detach() if gradient is None else _KnownGradient.apply(source, loss.detach(), gradient)
-    )
+    if gradient is None:
+        return loss.detach()
+    return _PrecomputedGradient.apply(source, loss.detach(), gradient)
 
 
-class _KnownGradient(torch.autograd.Function):
-    """A value with a given gradient with respect to a source."""
+class _PrecomputedGradient(torch.autograd.Function):
+    """Value with a given gradient with respect to a source."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""Adversarial criteria, and feature matching."""
+"""Adversarial losses and feature matching."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -9,14 +9,13 @@ from torch.nn import functional as F
 
 
 class Criterion(NamedTuple):
-    """What a set of logits costs the generator, or the discriminator; each maps logits of any shape
-    to a scalar.
+    """Losses of generator and discriminator; each maps logits of any shape to a scalar.
 
     Attributes:
-        generator: on the logits of fake audio, for the generator.
-        real: on the logits of real audio, for the discriminator.
-        fake: on the logits of fake audio, for the discriminator.
-        boundary: logit above which the discriminator takes audio for real.
+        generator: loss of the generator, from the logits of fake audio.
+        real: loss of the discriminator, from the logits of real audio.
+        fake: loss of the discriminator, from the logits of fake audio.
+        boundary: logit above which audio is classified as real.
     """
 
     generator: Callable[[torch.Tensor], torch.Tensor]
@@ -25,39 +24,37 @@ class Criterion(NamedTuple):
     boundary: float
 
 
-def _wide(values: torch.Tensor) -> torch.Tensor:
-    """Values in float32 at least: half precision is not enough for means."""
+def _to_float(values: torch.Tensor) -> torch.Tensor:
+    """Convert to at least float32: half precision is not enough for means."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def _above(logits: torch.Tensor) -> torch.Tensor:
-    """Mean shortfall from 1."""
-    return F.relu(1 - _wide(logits)).mean()
+def _hinge_real(logits: torch.Tensor) -> torch.Tensor:
+    return F.relu(1 - _to_float(logits)).mean()
 
 
-def _below(logits: torch.Tensor) -> torch.Tensor:
-    """Mean excess over -1."""
-    return F.relu(1 + _wide(logits)).mean()
+def _hinge_fake(logits: torch.Tensor) -> torch.Tensor:
+    return F.relu(1 + _to_float(logits)).mean()
 
 
 def _linear(logits: torch.Tensor) -> torch.Tensor:
-    return -_wide(logits).mean()
+    return -_to_float(logits).mean()
 
 
-def _near_one(logits: torch.Tensor) -> torch.Tensor:
-    return (_wide(logits) - 1).square().mean()
+def _mse_real(logits: torch.Tensor) -> torch.Tensor:
+    return (_to_float(logits) - 1).square().mean()
 
 
-def _near_zero(logits: torch.Tensor) -> torch.Tensor:
-    return _wide(logits).square().mean()
+def _mse_fake(logits: torch.Tensor) -> torch.Tensor:
+    return _to_float(logits).square().mean()
 
 
-# Hinge: Lim and Ye, arXiv 1705.02894; hinge2 stops rewarding the generator beyond the margin too.
-# Mean square: least squares GAN, Mao et al., arXiv 1611.04076.
+# Hinge: Lim and Ye, arXiv 1705.02894. With hinge2, the loss of the generator has the margin, too.
+# MSE: least squares GAN, Mao et al., arXiv 1611.04076.
 CRITERIA = {
-    'hinge': Criterion(generator=_linear, real=_above, fake=_below, boundary=0.0),
-    'hinge2': Criterion(generator=_above, real=_above, fake=_below, boundary=0.0),
-    'mse': Criterion(generator=_near_one, real=_near_one, fake=_near_zero, boundary=0.5),
+    'hinge': Criterion(generator=_linear, real=_hinge_real, fake=_hinge_fake, boundary=0.0),
+    'hinge2': Criterion(generator=_hinge_real, real=_hinge_real, fake=_hinge_fake, boundary=0.0),
+    'mse': Criterion(generator=_mse_real, real=_mse_real, fake=_mse_fake, boundary=0.5),
 }
 
 
@@ -69,17 +66,17 @@ def get_criterion(name: str) -> Criterion:
     """
     if name not in CRITERIA:
         raise ValueError(
-            f'adversarial criterion {name!r} is unknown: choose one of {", ".join(CRITERIA)}.'
+            f'adversarial criterion {name!r} is unknown: choose one of {", ".join(CRITERIA)}'
         )
     return CRITERIA[name]
 
 
 class _L1(torch.autograd.Function):
-    """Mean absolute difference, as `torch.nn.L1Loss`, for large maps in any memory format.
+    """Mean absolute difference, like `torch.nn.L1Loss`, for large maps in any memory format.
 
-    There, the gradient of the mean is written out in the default format: in channels-last maps,
-    that costs more than all the rest. Here the signs are kept, in the format of the maps and a byte
-    each, and scaled.
+    `torch.nn.L1Loss` expands the gradient of the mean in the default memory format, which takes
+    more time than everything else for channels-last maps. Here the signs are saved, in the format
+    of the maps and in one byte each, and scaled in the backward pass.
     """
 
     @staticmethod
@@ -101,12 +98,13 @@ class _L1(torch.autograd.Function):
 
 
 class FeatureMatchingLoss(nn.Module):
-    """Distance between the feature maps of a (sub-)discriminator for fake and for real audio (arXiv
-    1512.09300).
+    """Distance between the feature maps of a (sub-)discriminator for fake and for real audio.
+
+    See arXiv 1512.09300.
 
     Args:
-        loss: of two maps of one shape; by default their mean absolute difference.
-        normalize: average over the layers instead of summing.
+        loss: distance of two maps of the same shape; by default the mean absolute difference.
+        normalize: whether to average over the layers instead of summing.
     """
 
     def __init__(self, loss: nn.Module | None = None, normalize: bool = True) -> None:
@@ -115,14 +113,20 @@ class FeatureMatchingLoss(nn.Module):
         self.normalize = normalize
 
     def forward(self, fake: Sequence[torch.Tensor], real: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Compare the maps of all layers; each argument holds one map of any shape per layer.
-        Returns a scalar.
+        """Compute the loss.
+
+        Args:
+            fake: one map of any shape per layer.
+            real: maps of the same shapes.
+
+        Returns:
+            Scalar.
         """
         assert len(fake) == len(real) > 0, (len(fake), len(real))
         distance = _L1.apply if self.loss is None else self.loss
         with torch.autocast(fake[0].device.type, enabled=False):
             losses = [
-                distance(_wide(estimate), _wide(reference))
+                distance(_to_float(estimate), _to_float(reference))
                 for estimate, reference in zip(fake, real)
             ]
             total = torch.stack(losses).sum()

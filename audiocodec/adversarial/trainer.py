@@ -1,4 +1,4 @@
-"""Adversaries of a generator: discriminators, their optimizer, schedule and losses."""
+"""Training of the discriminators, and adversarial losses of the generator."""
 
 import copy
 import functools
@@ -11,57 +11,62 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from audiocodec.adversarial.discriminators import MultiDiscriminator
-from audiocodec.adversarial.evaluate import judge, reference_features, verdicts, with_known_gradient
+from audiocodec.adversarial.evaluate import (
+    forward_each,
+    logits_of_pair,
+    reference_features,
+    with_precomputed_gradient,
+)
 from audiocodec.adversarial.losses import Criterion, FeatureMatchingLoss, get_criterion
 from audiocodec.modules.parametrizations import PicklableModule
 from audiocodec.optim import advance
 from audiocodec.optim.step import step_if
 from audiocodec.utils import distrib
 
-_EVERY_DRAWS = 0xD15C  # purpose of the draws among those made with the same seed
+_EVERY_DRAWS = 0xD15C  # identifies the random stream, see `distrib.shared_generator`
 _ADAM = functools.partial(torch.optim.Adam, lr=3e-4, betas=(0.5, 0.9))
 _L1_FEATURES = FeatureMatchingLoss()
 
 
 class AdversarialTrainer(PicklableModule):
-    """Discriminators that learn to tell real from fake audio, and the losses they give to the
-    generator.
+    """Discriminators, their optimizer and schedule, and the losses for the generator.
 
-    One update of the generator is one call of `train_step` and then one of `generator_losses`.
-    Everything that shapes the next update is in the state dict: discriminators, optimizer, number
-    of updates. With several workers, each brings a batch of the same size, gradients are averaged,
-    and the discriminators stay equal if they start equal (`broadcast`).
+    An update consists of a call of `train_step` and then one of `generator_losses`. The state dict
+    holds everything that determines the next update: discriminators, optimizer, schedule, number of
+    updates. With several workers, the batches must have the same size. Gradients are averaged over
+    the workers, so that the discriminators stay equal if they start equal (see `broadcast`).
 
     Args:
-        discriminators: by name; each maps [B, C, T] to (logits per sub-discriminator, lists of
-            feature maps). With none at all, there is nothing to train, and no loss.
-        optimizer: makes the optimizer of all discriminators from their parameters, such as
-            `functools.partial(torch.optim.Adam, lr=3e-4, betas=(0.5, 0.9))`, the default.
+        discriminators: discriminators by name; each maps [B, C, T] to (logits per
+            sub-discriminator, lists of feature maps). May be empty: nothing is trained then, and
+            there are no losses.
+        optimizer: factory of the optimizer from the parameters of all discriminators; by default
+            `functools.partial(torch.optim.Adam, lr=3e-4, betas=(0.5, 0.9))`.
         criterion: name in `CRITERIA`, or a `Criterion`.
-        feature_loss: of the feature maps (fake, real) of a sub-discriminator; None for no feature
-            matching.
-        normalize: average losses over the sub-discriminators instead of summing.
-        every: train the discriminators once in so many updates: a whole number is a period; any
-            other is a mean, each update being drawn with probability 1 / every.
-        start: updates before the discriminators exist for training and generator.
-        warmup: updates in which the discriminators, where they start afresh beside a generator that
-            is trained, train alone, so that it does not follow what they do not know yet, and as
-            many again in which it learns to follow them: after a `start` above 0, or after
-            `meet_trained_generator`. See `alone` and `share`.
-        max_norm: clip the L2 norm of the gradient of all discriminators together; None for no
-            clipping.
-        lr_ratio: multiplies the optimizer's learning rate: below 1, the discriminators learn slower
-            than the generator whose rate they are configured with.
-        seed: of the draws of `every`.
-        schedule: makes the schedule of their learning rate from the optimizer, see
-            `audiocodec.optim`; it counts the calls of `train_step`. None for a constant rate.
+        feature_loss: loss of the feature maps (fake, real) of a sub-discriminator; None for no
+            feature matching.
+        normalize: whether to average losses over the sub-discriminators instead of summing.
+        every: train the discriminators once every so many updates. An integer is a period. With
+            other values, each update is drawn with probability 1 / every.
+        start: number of updates before the discriminators are used, for training and for losses.
+        warmup: length of the warm-up of new discriminators for a generator that is already trained,
+            after a `start` above 0 or `start_warmup`. For this many updates, only the
+            discriminators train. During as many more, the weight of the losses of the generator
+            increases from 0 to 1. See `in_warmup` and `warmup_weight`.
+        max_norm: maximum L2 norm of the gradient of all discriminators together (gradient
+            clipping); None for no clipping.
+        lr_ratio: factor of the optimizer's learning rate. Below 1, the discriminators learn slower
+            than a generator with the same configured rate.
+        seed: seed of the draws of `every`.
+        schedule: factory of the learning rate schedule from the optimizer, see `audiocodec.optim`.
+            It counts calls of `train_step`. None for a constant rate.
 
     Attributes:
         optimizer: the optimizer, or None without discriminators.
-        schedule: the schedule, or None without one.
-        updates: calls of `train_step` so far. An integer kept on the host, so that reading it never
+        schedule: the schedule, or None.
+        updates: number of calls of `train_step`. An integer on the host, so that reading it never
             waits for a device.
-        is_late: whether the generator was trained before the first of these updates.
+        generator_pretrained: whether the generator was trained before the first of these updates.
 
     Raises:
         ValueError: unknown criterion, or a number out of range.
@@ -86,31 +91,33 @@ class AdversarialTrainer(PicklableModule):
         if not every >= 1:
             raise ValueError(
                 f'every={every!r}: expected a number >= 1, the updates per update of the '
-                'discriminators.'
+                'discriminators'
             )
         if start < 0 or warmup < 0:
             raise ValueError(
-                f'start={start!r}, warmup={warmup!r}: expected numbers of updates, >= 0.'
+                f'start={start!r}, warmup={warmup!r}: expected numbers of updates, >= 0'
             )
         if max_norm is not None and not max_norm > 0:
             raise ValueError(
-                f'max_norm={max_norm!r}: expected a number > 0, or null for no clipping.'
+                f'max_norm={max_norm!r}: expected a number > 0, or null for no clipping'
             )
         if not lr_ratio > 0:
             raise ValueError(
-                f"lr_ratio={lr_ratio!r}: expected a number > 0, the share of the generator's rate."
+                f"lr_ratio={lr_ratio!r}: expected a number > 0, the ratio to the generator's rate"
             )
         self.discriminators = nn.ModuleDict(discriminators)
         self.criterion = get_criterion(criterion) if isinstance(criterion, str) else criterion
         self.feature_loss = feature_loss
         self.normalize = normalize
-        self.every, self.start, self.warmup = every, start, warmup
+        self.every = every
+        self.start = start
+        self.warmup = warmup
         self.max_norm = max_norm
         self.seed = seed
         self.updates = 0
-        self.is_late = False
-        # In order of names: the optimizer knows parameters by position, and a config may list
-        # adversaries anyhow.
+        self.generator_pretrained = False
+        # Sorted by name: optimizer states refer to parameters by position, but a configuration may
+        # list the discriminators in any order.
         self._trained = [
             parameter
             for name in sorted(self.discriminators)
@@ -122,48 +129,51 @@ class AdversarialTrainer(PicklableModule):
             group['lr'] *= lr_ratio
         self.schedule = schedule(self.optimizer) if self.optimizer and schedule else None
 
-    def meet_trained_generator(self) -> None:
-        """Start from the first update, beside a generator that is trained: the discriminators, or
-        some, are fresh.
+    def start_warmup(self) -> None:
+        """Restart the count of updates, with a warm-up of new discriminators.
+
+        To be called if the generator is already trained and at least one discriminator is not.
         """
-        self.updates, self.is_late = 0, True
+        self.updates = 0
+        self.generator_pretrained = True
 
     @property
-    def alone(self) -> bool:
-        """Whether in the update to come the discriminators train alone: the generator's trainer
-        leaves it as it is.
+    def in_warmup(self) -> bool:
+        """True if only the discriminators train in the next update.
+
+        The caller must then leave the generator unchanged.
         """
         return self.optimizer is not None and self.start <= self.updates < self._joint_start
 
     @property
-    def share(self) -> float:
-        """What share of their weight the generator's losses have in the present update, from 0 to
-        1.
+    def warmup_weight(self) -> float:
+        """Factor for the weights of the generator's losses in the current update, from 0 to 1.
 
-        After updates alone, it grows from 0 over as many updates: what the discriminators know is
-        of a generator that stood still.
+        It increases linearly after the updates without the generator, over as many updates. So far,
+        the discriminators know only a generator that did not change.
         """
-        waited = self._joint_start - self.start
-        return 1.0 if waited == 0 else min(1.0, max(0, self.updates - self._joint_start) / waited)
+        skipped = self._joint_start - self.start
+        return 1.0 if skipped == 0 else min(1.0, max(0, self.updates - self._joint_start) / skipped)
 
     @property
     def _joint_start(self) -> int:
-        """The first update of generator and discriminators together."""
-        return self.start + (self.warmup if self.start > 0 or self.is_late else 0)
+        """The first update that trains generator and discriminators together."""
+        needs_warmup = self.start > 0 or self.generator_pretrained
+        return self.start + (self.warmup if needs_warmup else 0)
 
     def train_step(self, fake: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Train the discriminators on one batch, if it is their turn.
+        """Train the discriminators on a batch, unless `every` or `start` skips this update.
 
         Args:
-            fake: [B, C, T] from the generator; no gradient flows back into it.
+            fake: [B, C, T] from the generator, which gets no gradient.
             real: [B, C, T].
 
         Returns:
-            0-d tensors without graph: per discriminator the loss `d_<name>`, and the share of
-            logits on the right side, `d_<name>_real_acc` and `d_<name>_fake_acc`, on this worker's
-            batch; `d_grad_norm`, before clipping, of the gradient averaged over the workers: where
-            it is not finite, nothing was changed. Empty in an update that `every` or `start` leaves
-            out.
+            0-d tensors without graph. Per discriminator, on this worker's batch: the loss
+            `d_<name>` and the fractions of correctly classified logits, `d_<name>_real_acc` and
+            `d_<name>_fake_acc`. Of the gradient averaged over the workers: the norm before
+            clipping, `d_grad_norm`; if it is not finite, nothing was changed. Empty in a skipped
+            update.
 
         Raises:
             ValueError: shapes that differ.
@@ -189,20 +199,21 @@ class AdversarialTrainer(PicklableModule):
         return metrics
 
     def generator_losses(self, fake: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Compute what the discriminators, as they are, cost the generator.
+        """Compute the adversarial losses of the generator with the current discriminators.
 
         Args:
-            fake: [B, C, T]; the losses have a gradient with respect to it alone.
+            fake: [B, C, T]; the losses have a gradient with respect to this tensor only.
             real: [B, C, T].
 
         Returns:
             Per discriminator the scalars `adv_<name>` and, with feature matching, `feat_<name>`.
-            Empty during `start` and while the discriminators are `alone`.
+            Empty during the first `start` updates and while only the discriminators train.
 
         Raises:
             ValueError: shapes that differ.
         """
         _check_pair(fake, real)
+        # `updates` already includes the current update, unless train_step was never called.
         if max(self.updates, 1) <= self._joint_start:
             return {}
         losses: dict[str, torch.Tensor] = {}
@@ -212,21 +223,20 @@ class AdversarialTrainer(PicklableModule):
         return losses
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The state besides tensors of modules: optimizer, schedule, updates, `is_late`. See
-        `torch.nn.Module`.
-        """
+        """Return the state other than tensors of modules. See `torch.nn.Module`."""
         return {
             'updates': self.updates,
-            'is_late': self.is_late,
+            'is_late': self.generator_pretrained,  # the key in existing checkpoints
             'optimizer': self.optimizer.state_dict() if self.optimizer else {},
             'schedule': self.schedule.state_dict() if self.schedule else {},
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what `get_extra_state` gave."""
-        self.updates, self.is_late = int(state['updates']), bool(state.get('is_late', False))
+        """Restore the state returned by `get_extra_state`."""
+        self.updates = int(state['updates'])
+        self.generator_pretrained = bool(state.get('is_late', False))
         if self.optimizer is not None:
-            # A copy: the optimizer would go on to update the very tensors it is given.
+            # A copy, because the optimizer would update the given tensors in place.
             self.optimizer.load_state_dict(copy.deepcopy(state['optimizer']))
         if self.schedule is not None and state.get('schedule'):
             self.schedule.load_state_dict(state['schedule'])
@@ -243,51 +253,55 @@ class AdversarialTrainer(PicklableModule):
     def _backward(
         self, name: str, discriminator: nn.Module, fake: torch.Tensor, real: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Add the gradient of one discriminator's loss, each sub-discriminator's as soon as it is
-        known.
+        """Backpropagate the loss of a discriminator, one sub-discriminator at a time.
 
         Returns:
-            Its loss and shares, see `train_step`.
+            The loss and the accuracies, see `train_step`.
         """
-        losses, fake_shares, real_shares = [], [], []
-        number, said = judge(discriminator, fake, real)
-        # What is not known to be of separate parts may share layers, and their graph.
-        shared = not isinstance(discriminator, MultiDiscriminator)
-        for of_fake, of_real in said:
-            loss = self.criterion.fake(of_fake) + self.criterion.real(of_real)
-            # Within autocast, even the backward of what was computed in float32 would run in half
-            # precision.
+        losses = []
+        fake_correct = []
+        real_correct = []
+        number, pairs = logits_of_pair(discriminator, fake, real)
+        # The parts of other discriminators may share layers, and with them a graph.
+        may_share_graph = not isinstance(discriminator, MultiDiscriminator)
+        for fake_logits, real_logits in pairs:
+            loss = self.criterion.fake(fake_logits) + self.criterion.real(real_logits)
+            # Under autocast, the backward pass of float32 operations would run in half precision,
+            # too.
             with torch.autocast(fake.device.type, enabled=False):
-                (loss / number if self.normalize else loss).backward(retain_graph=shared)
+                (loss / number if self.normalize else loss).backward(retain_graph=may_share_graph)
             losses.append(loss.detach())
-            fake_shares.append(of_fake < self.criterion.boundary)
-            real_shares.append(of_real > self.criterion.boundary)
-            del loss, of_fake, of_real  # and their maps, before the next ones are made
+            fake_correct.append(fake_logits < self.criterion.boundary)
+            real_correct.append(real_logits > self.criterion.boundary)
+            # Free the graph and the feature maps before the next ones are computed.
+            del loss, fake_logits, real_logits
         return {
             f'd_{name}': self._mean(losses),
-            f'd_{name}_real_acc': _share(real_shares),
-            f'd_{name}_fake_acc': _share(fake_shares),
+            f'd_{name}_real_acc': _fraction_true(real_correct),
+            f'd_{name}_fake_acc': _fraction_true(fake_correct),
         }
 
     def _generator_losses(
         self, name: str, discriminator: nn.Module, fake: torch.Tensor, real: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """The losses of one discriminator, each sub-discriminator's gradients as soon as they are
-        known.
+        """Compute the generator's losses of a discriminator, with precomputed gradients.
+
+        The graph of each sub-discriminator is freed before the next one is evaluated.
         """
         leaf = fake.detach().requires_grad_(fake.requires_grad)
         references = (
             iter(()) if self.feature_loss is None else reference_features(discriminator, real)
         )
         losses: dict[str, list[torch.Tensor]] = {}
-        _, said = verdicts(discriminator, leaf)
-        for logits, features in said:
+        _, outputs = forward_each(discriminator, leaf)
+        for logits, features in outputs:
             parts = {f'adv_{name}': self.criterion.generator(logits)}
             if self.feature_loss is not None:
                 parts[f'feat_{name}'] = self.feature_loss(features, next(references))
             for key, loss in parts.items():
-                losses.setdefault(key, []).append(with_known_gradient(loss, leaf, fake))
-            del logits, features, parts, loss  # and their graph, before the next one is made
+                losses.setdefault(key, []).append(with_precomputed_gradient(loss, leaf, fake))
+            # Free the graph before the next one is built.
+            del logits, features, parts, loss
         return {key: self._mean(values) for key, values in losses.items()}
 
     def _clip_gradients(self) -> torch.Tensor:
@@ -307,20 +321,18 @@ def _check_pair(fake: torch.Tensor, real: torch.Tensor) -> None:
     if fake.shape != real.shape:
         raise ValueError(
             f'fake audio has shape {list(fake.shape)} and real audio {list(real.shape)}: '
-            'they must be equal; trim or pad the output of the model.'
+            'they must be equal; trim or pad the output of the model'
         )
 
 
-def _share(flags: list[torch.Tensor]) -> torch.Tensor:
-    """Share of true values, averaged over the given tensors."""
+def _fraction_true(flags: list[torch.Tensor]) -> torch.Tensor:
+    """Return the fraction of true values, averaged over the given tensors."""
     return torch.stack([flag.float().mean() for flag in flags]).mean()
 
 
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    """Build graphs in which the parameters of a module are constants: no gradient of theirs is
-    computed or stored.
-    """
+    """Treat the parameters of a module as constants: compute and store no gradients of them."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)

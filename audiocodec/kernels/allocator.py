@@ -1,21 +1,24 @@
-"""Memory of the CPU, kept by the process from one update to the next."""
+"""Reuse of CPU memory between updates."""
 
 import ctypes
 import sys
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+# Parameters of mallopt in glibc's malloc.h.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
 
 
 def keep_freed_memory() -> bool:
-    """Have freed memory used again, instead of going back to the system.
+    """Keep freed memory in the process instead of returning it to the operating system.
 
-    By default, the C library asks the system for every large tensor and gives it back: the system
-    clears each page of it, at the first touch, in every update. That is a tenth of the time of an
-    update on a CPU, and up to a third of a convolution's. The process stays at its peak, which is
-    higher, by the gaps between tensors: a tenth or so.
+    By default, the C library requests the memory of every large tensor from the operating system
+    and returns it afterwards. The system clears each page at its first access, in every update.
+    This takes a tenth of the time of an update on a CPU, and up to a third of that of a
+    convolution. With this setting, the process keeps its peak memory, which is about a tenth higher
+    because of gaps between tensors.
 
     Returns:
-        Whether it was done: only where the C library is glibc (Linux).
+        True if the setting was changed, which needs glibc (Linux).
     """
     if not sys.platform.startswith('linux'):
         return False

@@ -1,15 +1,16 @@
-"""Convolutions that a CPU computes by faster ways: the same functions as PyTorch's, with the same
-gradients.
+"""Convolutions with faster algorithms for CPUs.
 
-Where the time goes on a CPU, PyTorch's convolutions of float32 are as fast as the processor can
-multiply, with these exceptions, which the modules here go around:
+They compute the same functions and gradients as PyTorch's. On CPUs, PyTorch's float32 convolutions
+are as fast as the processor can multiply, except for these cases, which have faster algorithms
+here:
 
-- the gradient of the bias takes several times as long as the sum that it is;
-- the input gradient of a few channels (`narrow`);
-- three taps in time, without AVX-512 (`winograd`);
-- the weight gradient of wide layers and few frames, for which eight copies of the weights are made.
+- the gradient of the bias: takes several times as long as the sum that it consists of;
+- the input gradient of a few channels: see `narrow`;
+- three taps in time, without AVX-512: see `winograd`;
+- the weight gradient of wide layers with few frames: PyTorch makes eight copies of the weights.
 
-On other devices, for other types, compiled, or in autocast, they are PyTorch's own.
+On other devices, for other dtypes, if compiled, and under autocast, PyTorch's implementation is
+used.
 """
 
 from typing import Any
@@ -22,17 +23,17 @@ from audiocodec import kernels
 from audiocodec.kernels import narrow, winograd
 from audiocodec.kernels.geometry import Geometry
 
-_WIDE = 8  # times as many channels out as frames
+_MIN_CHANNELS_PER_FRAME = 8  # from which on `_few_frame_weight_gradient` is faster
 
 
 class FastConv1d(nn.Conv1d):
-    """`torch.nn.Conv1d`, see above."""
+    """`torch.nn.Conv1d` with faster algorithms for CPUs."""
 
     def forward(self, x: torch.Tensor, zeros: int | None = None) -> torch.Tensor:
-        """Map [B, C_in, T] to [B, C_out, T_out]; `zeros` stands for the padding of the module."""
+        """Map [B, C_in, T] to [B, C_out, T_out]; `zeros` replaces the padding of the module."""
         padding = self.padding if zeros is None else (zeros,)
         weight = self.weight
-        if _is_covered(self, x):
+        if _is_supported(self, x):
             return convolve(x, weight, self.bias, _geometry(self, padding))
         if zeros is None:
             return self._conv_forward(x, weight, self.bias)
@@ -40,27 +41,27 @@ class FastConv1d(nn.Conv1d):
 
 
 class FastConv2d(nn.Conv2d):
-    """`torch.nn.Conv2d`, see above."""
+    """`torch.nn.Conv2d` with faster algorithms for CPUs."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, C_in, H, W] to [B, C_out, H_out, W_out]."""
-        if _is_covered(self, x):
+        if _is_supported(self, x):
             return convolve(x, self.weight, self.bias, _geometry(self, self.padding))
         return super().forward(x)
 
 
 class FastConvTranspose1d(nn.ConvTranspose1d):
-    """`torch.nn.ConvTranspose1d`, see above."""
+    """`torch.nn.ConvTranspose1d` with faster algorithms for CPUs."""
 
     def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         """Map [B, C_in, T] to [B, C_out, T_out]."""
-        if output_size is None and _is_covered(self, x):
+        if output_size is None and _is_supported(self, x):
             return convolve(x, self.weight, self.bias, _geometry(self, self.padding))
         return super().forward(x, output_size)
 
 
-def _is_covered(conv: nn.modules.conv._ConvNd, x: torch.Tensor) -> bool:
-    """Whether there may be a faster way than PyTorch's own."""
+def _is_supported(conv: nn.modules.conv._ConvNd, x: torch.Tensor) -> bool:
+    """True if `convolve` supports the convolution of x."""
     return (
         kernels.is_enabled()
         and x.device.type == 'cpu'
@@ -82,13 +83,13 @@ def _geometry(conv: nn.modules.conv._ConvNd, padding: Any) -> Geometry:
 def convolve(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, geometry: Geometry
 ) -> torch.Tensor:
-    """Convolve float32 audio or images of a CPU.
+    """Convolve float32 audio or images on a CPU.
 
     Args:
-        x: [B, C_in, ...], with one or two dimensions more.
+        x: [B, C_in, ...], with one or two further dimensions.
         weight: [C_out, C_in, ...], or [C_in, C_out, ...] if transposed.
         bias: [C_out] or None.
-        geometry: see there.
+        geometry: stride, padding and dilation.
 
     Returns:
         [B, C_out, ...].
@@ -98,7 +99,7 @@ def convolve(
 
 
 class _Convolution(torch.autograd.Function):
-    """See `convolve`."""
+    """Implementation of `convolve`."""
 
     @staticmethod
     def forward(
@@ -110,7 +111,7 @@ class _Convolution(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry = geometry
-        if winograd.suits(x, weight, geometry):
+        if winograd.is_applicable(x, weight, geometry):
             return winograd.convolve(x, weight, bias, geometry)
         stride, padding, dilation, transposed = geometry
         return torch.convolution(
@@ -121,24 +122,26 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         geometry: Geometry = ctx.geometry
-        of_x, of_weight, of_bias = ctx.needs_input_grad[:3]
-        bias_grad = grad.sum([0, *range(2, grad.dim())]) if of_bias else None
-        if winograd.suits(x, weight, geometry):
-            return (
-                *winograd.gradients(grad, x, weight, geometry, of_x, of_weight),
-                bias_grad,
-                None,
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        bias_grad = grad.sum([0, *range(2, grad.dim())]) if needs_bias else None
+        if winograd.is_applicable(x, weight, geometry):
+            x_grad, weight_grad = winograd.gradients(
+                grad, x, weight, geometry, needs_x, needs_weight
             )
+            return x_grad, weight_grad, bias_grad, None
         x_grad = weight_grad = None
         if (
-            of_x
+            needs_x
             and not geometry.transposed
-            and narrow.suits(x.shape[1], weight.shape[2:], *geometry[:3])
+            and narrow.is_applicable(x.shape[1], weight.shape[2:], *geometry[:3])
         ):
-            x_grad, of_x = narrow.input_gradient(grad, weight), False
-        if of_weight and _has_few_frames(grad, x, geometry):
-            weight_grad, of_weight = _product_of_frames(grad, x, weight, geometry), False
-        rest = _plain_gradients(grad, x, weight, geometry, of_x, of_weight)
+            x_grad = narrow.input_gradient(grad, weight)
+            needs_x = False
+        if needs_weight and _has_few_frames(grad, x, geometry):
+            weight_grad = _few_frame_weight_gradient(grad, x, weight, geometry)
+            needs_weight = False
+        # PyTorch computes what is still needed.
+        rest = _plain_gradients(grad, x, weight, geometry, needs_x, needs_weight)
         return (
             rest[0] if x_grad is None else x_grad,
             rest[1] if weight_grad is None else weight_grad,
@@ -152,11 +155,11 @@ def _plain_gradients(
     x: torch.Tensor,
     weight: torch.Tensor,
     geometry: Geometry,
-    of_x: bool,
-    of_weight: bool,
+    needs_x: bool,
+    needs_weight: bool,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """PyTorch's own gradients of input and weight."""
-    if not of_x and not of_weight:
+    """Return PyTorch's gradients of input and weight, None for one that is not needed."""
+    if not needs_x and not needs_weight:
         return None, None
     stride, padding, dilation, transposed = geometry
     gradients = torch.ops.aten.convolution_backward(
@@ -170,7 +173,7 @@ def _plain_gradients(
         transposed,
         [0] * len(stride),
         1,
-        [of_x, of_weight, False],
+        [needs_x, needs_weight, False],
     )
     return gradients[0], gradients[1]
 
@@ -180,15 +183,18 @@ def _has_few_frames(grad: torch.Tensor, x: torch.Tensor, geometry: Geometry) -> 
     return (
         frames.dim() == 3
         and geometry.dilation == (1,)
-        and _WIDE * frames.shape[0] * frames.shape[2] <= max(frames.shape[1], samples.shape[1])
+        and _MIN_CHANNELS_PER_FRAME * frames.shape[0] * frames.shape[2]
+        <= max(frames.shape[1], samples.shape[1])
     )
 
 
-def _product_of_frames(
+def _few_frame_weight_gradient(
     grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, geometry: Geometry
 ) -> torch.Tensor:
-    """Gradient of the weight, as one matrix product of frames [channels, items x frames] and the
-    samples under them.
+    """Return the gradient of the weight, computed as a single matrix product.
+
+    The factors are the frames [channels, items x frames] and the windows of samples that the frames
+    were computed from.
     """
     frames, samples = (x, grad) if geometry.transposed else (grad, x)
     windows = F.pad(samples, 2 * geometry.padding).unfold(2, weight.shape[2], geometry.stride[0])

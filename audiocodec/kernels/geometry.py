@@ -4,14 +4,13 @@ from typing import NamedTuple
 
 
 class Geometry(NamedTuple):
-    """How a convolution goes over its input; one number for each dimension besides items and
-    channels.
+    """Geometry of a convolution, with one number for each dimension after batch and channels.
 
     Attributes:
         stride: in samples.
         padding: zeros on each side.
         dilation: samples between taps.
-        transposed: whether it is the transpose.
+        transposed: True for a transposed convolution.
     """
 
     stride: tuple[int, ...]

@@ -1,5 +1,6 @@
-"""The input gradient of 2-D convolutions of images with few channels, such as spectra, three times
-as fast on a CPU.
+"""Input gradient of 2-D convolutions with few input channels, such as spectra.
+
+Three times as fast as PyTorch's on a CPU.
 """
 
 from collections.abc import Sequence
@@ -7,18 +8,18 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-# Channels that a CPU's kernels compute at once, whether they are wanted or not.
+# Number of output channels that CPU kernels always compute together, even if fewer are needed.
 _LANES = 16
 
 
-def suits(
+def is_applicable(
     channels: int,
     kernel_size: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> bool:
-    """Whether `input_gradient` is right, and faster, for a convolution of so many channels."""
+    """True if `input_gradient` supports a convolution with these input channels and is faster."""
     return (
         2 * channels <= _LANES
         and _LANES % channels == 0
@@ -29,16 +30,19 @@ def suits(
 
 
 def input_gradient(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Gradient at the input [B, C, H, W] for that at the output [B, O, H, W], of a convolution that
-    keeps the size.
+    """Return the input gradient [B, C, H, W] of a convolution that keeps the size.
 
-    It is a convolution with C channels out, and kernels that compute 16 at once throw most of them
-    away. Here 16 / C neighbours in a row become the channels of one convolution of that stride: it
-    multiplies by some zeros, and throws nothing away.
+    The input gradient is a convolution with C output channels, and kernels that always compute 16
+    discard most of their results. Here, 16 / C neighbors in a row become the channels of a single
+    convolution with a stride of 16 / C. It multiplies by some zeros, but discards nothing.
 
-    It is dx[c, i] = sum_o,t w[o, c, t] dy[o, i + p - t], along the rows, p being half the kernel.
-    With i = S q + s, and k = s + 2 p - t, it is a convolution of dy of stride S, with a kernel of S
-    + 2 p taps, for each pair (s, c).
+    Along a row, with p half the kernel, dx[c, i] = sum_o,t w[o, c, t] dy[o, i + p - t]. With
+    i = S q + s and k = s + 2 p - t, this is a convolution of dy with stride S and a kernel of
+    S + 2 p taps for each pair (s, c).
+
+    Args:
+        grad: gradient at the output, [B, O, H, W].
+        weight: [O, C, rows, taps].
     """
     outputs, channels, rows, taps = weight.shape
     items, _, height, width = grad.shape
@@ -46,8 +50,8 @@ def input_gradient(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     flipped = weight.flip(2, 3)
     kernel = torch.stack([F.pad(flipped, (shift, side - 1 - shift)) for shift in range(side)])
     kernel = kernel.permute(0, 2, 1, 3, 4).reshape(side * channels, outputs, rows, side + taps - 1)
-    # One block too many on the left, so that the padding, equal on both sides, is enough for the
-    # last block.
+    # The padding must be the same on both sides. To be long enough for the last block on the right,
+    # it adds an unused block on the left, which is dropped below.
     blocks = F.conv2d(
         grad,
         kernel.contiguous(memory_format=torch.channels_last),

@@ -1,8 +1,7 @@
-"""Images convolved with three taps in time by Winograd's algorithm: half of the multiplications,
-for CPUs up to AVX2.
+"""Winograd's algorithm for 2-D convolutions with three taps in time, for CPUs with AVX2.
 
-Where AVX-512 multiplies twice as many numbers at a time, what is saved is lost on the way to and
-from memory.
+It halves the number of multiplications. With AVX-512, which multiplies twice as many numbers at a
+time, the additional memory accesses cost more than that.
 """
 
 import functools
@@ -18,9 +17,9 @@ from audiocodec.kernels.geometry import Geometry
 IS_FASTER = torch.backends.cpu.get_cpu_capability() == 'AVX2'
 
 # Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308), F(4, 3):
-# four outputs y of a filter of three taps g, from six inputs d, are y = AT ((G g) * (BT d)), with
-# six products instead of twelve. Filter and inputs are polynomials: evaluated at the points 0, 1,
-# -1, 2, -2 and infinity, multiplied there, and interpolated.
+# four outputs y of a filter g with three taps, from six inputs d, are y = AT ((G g) * (BT d)), with
+# six products instead of twelve. Filter and inputs are regarded as polynomials, which are evaluated
+# at the points 0, 1, -1, 2, -2 and infinity, multiplied there, and interpolated.
 _BT = np.array(
     [
         [4, 0, -5, 0, 1, 0],
@@ -42,30 +41,29 @@ _G = torch.tensor(
     ]
 )
 _AT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
-_POINTS, _TAPS, _TILE = 6, 3, 4
-_ONE = 1  # index of the point 1, whose value counts once in every output, as a bias does
+_POINTS = 6
+_TAPS = 3
+_TILE = 4  # outputs per tile
+_ONE = 1  # index of the point 1, whose value is added once to every output, like a bias
 
-_CHANNELS, _WIDTH = (
-    16,
-    5,
-)  # from which on the products, of channels and taps in frequency, outweigh the transforms
-_CHUNK = (
-    24 * 2**20
-)  # bytes of values that are made at a time: they should be in the cache when they are used
+# Minimum numbers of channels and of taps in frequency for which the saved products outweigh the
+# transforms.
+_MIN_CHANNELS = 16
+_MIN_WIDTH = 5
+# Bytes of values computed at a time, so that they are still in the cache when they are used.
+_CHUNK_BYTES = 24 * 2**20
 
 
-def suits(x: torch.Tensor, weight: torch.Tensor, geometry: Geometry) -> bool:
-    """Whether this is a way, and the faster one here, to convolve x with a kernel; arguments as of
-    `convolve`.
-    """
+def is_applicable(x: torch.Tensor, weight: torch.Tensor, geometry: Geometry) -> bool:
+    """True if Winograd is applicable and faster for x; arguments as for `convolve`."""
     return (
         IS_FASTER
         and weight.dim() == 4
         and not geometry.transposed
         and weight.shape[2] == _TAPS
         and geometry.stride[0] == 1
-        and weight.shape[3] >= _WIDTH
-        and min(weight.shape[:2]) >= _CHANNELS
+        and weight.shape[3] >= _MIN_WIDTH
+        and min(weight.shape[:2]) >= _MIN_CHANNELS
         and x.is_contiguous(memory_format=torch.channels_last)
         and len(x) > 0
         and x.shape[2] + 2 * geometry.padding[0] > (_TAPS - 1) * geometry.dilation[0]
@@ -81,7 +79,7 @@ def convolve(
         x: float32 [B, C, T, F], channels-last.
         weight: [O, C, 3, K].
         bias: [O] or None.
-        geometry: of stride 1 in time.
+        geometry: geometry with a stride of 1 in time.
 
     Returns:
         [B, O, T_out, F_out], channels-last.
@@ -102,10 +100,10 @@ def convolve(
             )
             for point, (value, kernel) in enumerate(zip(values, kernels))
         ]
-        rows = transforms.from_points(torch.cat([_rows(product) for product in products]))
-        images = rows.view(transforms.items, -1, products[0].shape[3], len(weight)).permute(
-            0, 3, 1, 2
-        )
+        product_rows = torch.cat([_rows(product) for product in products])
+        rows = transforms.from_points(product_rows)
+        width = products[0].shape[3]
+        images = rows.view(transforms.items, -1, width, len(weight)).permute(0, 3, 1, 2)
         if out is None:
             out = torch.empty(len(x), *images.shape[1:], memory_format=torch.channels_last)
         out[part] = images
@@ -118,27 +116,30 @@ def gradients(
     x: torch.Tensor,
     weight: torch.Tensor,
     geometry: Geometry,
-    of_x: bool,
-    of_weight: bool,
+    needs_x: bool,
+    needs_weight: bool,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Gradients at x and at the weight, as far as they are wanted.
+    """Compute the gradients at x and at the weight.
 
-    The transforms are linear, and their gradients are their transposes.
+    The transforms are linear, so that their gradients are their transposes.
 
     Args:
-        grad: [B, O, T_out, F_out], at the result of `convolve`.
+        grad: [B, O, T_out, F_out], gradient at the result of `convolve`.
         x: see `convolve`.
         weight: see `convolve`.
         geometry: see `convolve`.
-        of_x: whether the first is wanted.
-        of_weight: whether the second is wanted.
+        needs_x: whether to compute the gradient at x.
+        needs_weight: whether to compute the gradient at the weight.
+
+    Returns:
+        The gradients, None for one that is not needed.
     """
-    if not of_x and not of_weight:
+    if not needs_x and not needs_weight:
         return None, None
     grad = grad.contiguous(memory_format=torch.channels_last)
     kernels = _at_points(weight)
-    x_grad = torch.empty_like(x) if of_x else None
-    kernel_grads = torch.zeros(_POINTS, *kernels[0].shape) if of_weight else None
+    x_grad = torch.empty_like(x) if needs_x else None
+    kernel_grads = torch.zeros(_POINTS, *kernels[0].shape) if needs_weight else None
     for part, transforms in _chunks(x, geometry):
         _add_gradients(
             grad[part],
@@ -149,9 +150,9 @@ def gradients(
             None if x_grad is None else x_grad[part],
             kernel_grads,
         )
-    return x_grad, None if kernel_grads is None else torch.einsum(
-        'pt,pocf->octf', _G, kernel_grads.squeeze(3)
-    )
+    if kernel_grads is None:
+        return x_grad, None
+    return x_grad, torch.einsum('pt,pocf->octf', _G, kernel_grads.squeeze(3))
 
 
 def _add_gradients(
@@ -163,8 +164,9 @@ def _add_gradients(
     x_grad: torch.Tensor | None,
     kernel_grads: torch.Tensor | None,
 ) -> None:
-    """Put the gradient at some items into `x_grad`, and add the kernels' to `kernel_grads`, if they
-    are wanted.
+    """Write the gradient of some items to `x_grad`, and add that of the kernels to `kernel_grads`.
+
+    Either is None if it is not needed.
     """
     stride, padding, dilation, _ = geometry
     grads = _images(transforms.from_points_transposed(_rows(grad)), transforms, grad)
@@ -174,8 +176,7 @@ def _add_gradients(
         else x.new_empty(_POINTS * transforms.items * transforms.tiles, x.shape[3] * x.shape[1])
     )
     values = _images(rows, transforms, x)
-    # Each gradient takes the place of the values it belongs to, unless second derivatives will want
-    # these.
+    # Each gradient overwrites the values that it belongs to, unless second derivatives need these.
     value_grads = torch.empty_like(values) if torch.is_grad_enabled() else values
     for point, kernel in enumerate(kernels):
         value_grad, kernel_grad, _ = torch.ops.aten.convolution_backward(
@@ -203,14 +204,15 @@ def _add_gradients(
 
 
 class _SparseMatrix:
-    """Applied to a matrix, it gives weighted sums of a few of its rows.
+    """Sparse matrix, to be multiplied with dense matrices.
 
-    PyTorch has a fast function for that on CPUs, made for tables of embeddings.
+    The products are weighted sums of a few rows of the dense matrix, for which PyTorch has a fast
+    CPU function, made for embedding tables.
 
     Args:
-        rows: of the entries.
-        columns: of the entries.
-        weights: the entries.
+        rows: row index of each entry.
+        columns: column index of each entry.
+        weights: value of each entry.
         size: number of rows.
     """
 
@@ -236,7 +238,7 @@ class _SparseMatrix:
 
 
 class _Transforms(NamedTuple):
-    """Between rows, [items x time], and values at the points, [points x items x tiles]."""
+    """Transforms between rows [items x time] and values at points [points x items x tiles]."""
 
     items: int
     tiles: int
@@ -248,9 +250,9 @@ class _Transforms(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def _transforms(items: int, length: int, padding: int, dilation: int) -> _Transforms:
-    """For items of `length` rows, between `padding` rows of zeros.
+    """Create the transforms for items of `length` rows, with `padding` rows of zeros on each side.
 
-    Rows that are `dilation` apart are convolved with each other; tiles are of such rows.
+    The rows of a tile are `dilation` apart, like the taps of the kernel.
     """
     out_length = length + 2 * padding - (_TAPS - 1) * dilation
     per_phase = -(-out_length // (dilation * _TILE))
@@ -259,56 +261,57 @@ def _transforms(items: int, length: int, padding: int, dilation: int) -> _Transf
     def entries(
         matrix: np.ndarray, shift: int, rows: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of a matrix [points, rows of a tile]: indices of values and of rows, and the weights."""
+        """Expand a matrix [points, rows of a tile] to all tiles.
+
+        Returns:
+            Index of the value, index of the row, and weight of each nonzero entry.
+        """
         point, item, tile, step = np.meshgrid(
             *map(np.arange, (_POINTS, items, tiles, matrix.shape[1])), indexing='ij'
         )
         row = tile // per_phase + dilation * (tile % per_phase * _TILE + step) - shift
         used = (row >= 0) & (row < rows) & (matrix[point, step] != 0)
-        return (
-            ((point * items + item) * tiles + tile)[used],
-            (item * rows + row)[used],
-            matrix[point, step][used],
-        )
+        value_index = (point * items + item) * tiles + tile
+        row_index = item * rows + row
+        return value_index[used], row_index[used], matrix[point, step][used]
 
     values = _POINTS * items * tiles
-    to_value, of_row, weights = entries(_BT, padding, length)
-    of_value, to_row, back_weights = entries(_AT.T, 0, out_length)
+    in_value, in_row, in_weights = entries(_BT, padding, length)
+    out_value, out_row, out_weights = entries(_AT.T, 0, out_length)
     return _Transforms(
         items,
         tiles,
-        _SparseMatrix(to_value, of_row, weights, values),
-        _SparseMatrix(of_row, to_value, weights, items * length),
-        _SparseMatrix(to_row, of_value, back_weights, items * out_length),
-        _SparseMatrix(of_value, to_row, back_weights, values),
+        to_points=_SparseMatrix(in_value, in_row, in_weights, values),
+        to_points_transposed=_SparseMatrix(in_row, in_value, in_weights, items * length),
+        from_points=_SparseMatrix(out_row, out_value, out_weights, items * out_length),
+        from_points_transposed=_SparseMatrix(out_value, out_row, out_weights, values),
     )
 
 
 def _chunks(x: torch.Tensor, geometry: Geometry) -> Iterator[tuple[slice, _Transforms]]:
-    """Consecutive items, as many at a time as the cache takes, and their transforms."""
-    size = max(1, _CHUNK // (x[0].numel() * x.element_size() * _POINTS // _TILE))
+    """Yield slices of as many items as fit into the cache, and their transforms."""
+    size = max(1, _CHUNK_BYTES // (x[0].numel() * x.element_size() * _POINTS // _TILE))
     for start in range(0, len(x), size):
         part = slice(start, min(start + size, len(x)))
-        yield (
-            part,
-            _transforms(part.stop - start, x.shape[2], geometry.padding[0], geometry.dilation[0]),
-        )
+        items = part.stop - start
+        yield part, _transforms(items, x.shape[2], geometry.padding[0], geometry.dilation[0])
 
 
 def _at_points(weight: torch.Tensor) -> list[torch.Tensor]:
-    """The kernel [O, C, 3, K] at each point: [O, C, 1, K]."""
+    """Evaluate the kernel [O, C, 3, K] at each point: [O, C, 1, K]."""
     kernels = torch.einsum('pt,octf->pocf', _G, weight)
     return [kernel.unsqueeze(2).contiguous(memory_format=torch.channels_last) for kernel in kernels]
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
-    """The rows of channels-last images, [items x time, frequency x channels]."""
+    """Return the rows of channels-last images, [items x time, frequency x channels]."""
     return x.permute(0, 2, 3, 1).flatten(0, 1).flatten(1)
 
 
 def _images(rows: torch.Tensor, transforms: _Transforms, like: torch.Tensor) -> torch.Tensor:
-    """Values as channels-last images [points, items, C, tiles, F], with the channels and the width
-    of others.
+    """Reshape values to channels-last images [points, items, C, tiles, F].
+
+    The number of channels C and the width F are those of `like`.
     """
     return rows.view(
         _POINTS, transforms.items, transforms.tiles, like.shape[3], like.shape[1]

@@ -1,5 +1,6 @@
-"""Reconstruction losses `loss(estimate, reference)` and their balancer. L1 and L2 come from
-`torch.nn`.
+"""Reconstruction losses `loss(estimate, reference)` and their balancer.
+
+L1 and L2 losses are those of `torch.nn`.
 """
 
 from audiocodec.losses.balancer import Balancer

@@ -1,4 +1,4 @@
-"""The loss balancer of EnCodec (arXiv 2210.13438, section 3.4)."""
+"""Loss balancer of EnCodec (arXiv 2210.13438, section 3.4)."""
 
 import math
 from collections.abc import Mapping
@@ -10,18 +10,17 @@ from audiocodec.utils.distrib import all_reduce_mean_, world_size
 
 
 class Balancer(nn.Module):
-    """Combines losses by their gradients at the output of the model, so that a weight is a share of
-    the gradient.
+    """Rescales the gradients of losses so that each weight is a fraction of the total gradient.
 
-    With g_i the gradient of loss i at the output and <.> an exponential moving average over the
-    updates, the model gets
+    With g_i the gradient of loss i at the output of the model and <.> an exponential moving average
+    over the updates, the gradient passed to the model is
 
         G = sum_i R w_i / (sum_j w_j) g_i / <|g_i|>      with R the total norm
 
-    (equation 5), so that the scale of a loss does not matter. Without `balance_grads`, G = sum_i
-    w_i g_i.
+    (equation 5), which does not depend on the scales of the losses. Without `balance_grads`,
+    G = sum_i w_i g_i.
 
-    The averages are state, one buffer per loss, equal on every worker.
+    The averages are part of the state, one buffer per loss, with the same values on every worker.
 
     Example:
         >>> balancer = Balancer({'l1': 1., 'l2': 3.})
@@ -32,28 +31,27 @@ class Balancer(nn.Module):
         1.000
 
     Args:
-        weights: weight of each loss, not negative, at least one positive.
-        balance_grads: whether to rescale the gradients; if not, the weights multiply them as they
-            are.
-        total_norm: norm of the sum of the rescaled gradients, were they aligned (R).
+        weights: weight of each loss; not negative, and at least one positive.
+        balance_grads: whether to rescale the gradients; otherwise they are only multiplied by the
+            weights.
+        total_norm: norm R of the sum of the rescaled gradients if they were aligned.
         ema_decay: decay of the averages of the norms, in (0, 1]; 1: the mean over all calls.
-        per_batch_item: whether the norm is averaged over the items of the batch and not taken over
-            all of it.
-        epsilon: added to the averages that divide.
-        reference_batch_size: scale the gradient to that of a batch of so many items, whatever the
-            batch of all workers holds. The rescaled gradient grows with the batch: with
-            `per_batch_item` it is a sum of one of norm R for each item. A loss beside it, such as
-            the commitment, is a mean over the items and does not, so that their ratio would follow
-            the batch size. None: as the batch is, the definition of the paper.
-        monitor: whether `metrics` holds, after a call, the share of each loss in the sum of the
-            norms before rescaling, as `ratio_NAME`.
+        per_batch_item: whether to average the norms of the items instead of taking one norm over
+            the whole batch.
+        epsilon: added to the averages in denominators.
+        reference_batch_size: scale the gradient to that of a batch of this size, for any number of
+            items on all workers. The rescaled gradient grows with the batch: with `per_batch_item`
+            it is the sum of a gradient of norm R per item. An extra loss such as the commitment is
+            a mean over the items and does not grow, so that their ratio would depend on the batch
+            size. None: no scaling, as defined in the paper.
+        monitor: whether to store in `metrics`, at each call, the fraction of each loss in the sum
+            of the norms before rescaling, as `ratio_NAME`.
 
     Buffers:
-        norm_NAME: [2], the decayed sum of the norms of the gradient of that loss, and of their
-            number.
+        norm_NAME: [2], decayed sum of the gradient norms of the loss, and of their number.
 
     Raises:
-        ValueError: weights or figures out of range.
+        ValueError: a weight or another argument out of range.
     """
 
     def __init__(
@@ -70,16 +68,16 @@ class Balancer(nn.Module):
         super().__init__()
         _check_weights(weights)
         if not (total_norm > 0 and math.isfinite(total_norm)):
-            raise ValueError(f'total_norm must be positive and finite, got {total_norm}.')
+            raise ValueError(f'total_norm must be positive and finite, got {total_norm}')
         if not 0 < ema_decay <= 1:
             raise ValueError(
-                f'ema_decay must be in (0, 1] (1: the mean over all updates), got {ema_decay}.'
+                f'ema_decay must be in (0, 1] (1: the mean over all updates), got {ema_decay}'
             )
         if not epsilon >= 0:
-            raise ValueError(f'epsilon must not be negative, got {epsilon}.')
+            raise ValueError(f'epsilon must not be negative, got {epsilon}')
         if reference_batch_size is not None and reference_batch_size < 1:
             raise ValueError(
-                f'reference_batch_size must be at least 1, or null, got {reference_batch_size}.'
+                f'reference_batch_size must be at least 1, or null, got {reference_batch_size}'
             )
         self.weights = dict(weights)
         self.balance_grads = balance_grads
@@ -97,47 +95,47 @@ class Balancer(nn.Module):
         self,
         losses: Mapping[str, torch.Tensor],
         input: torch.Tensor,
-        beside: torch.Tensor | None = None,
-        shares: Mapping[str, float] | None = None,
+        extra_loss: torch.Tensor | None = None,
+        weight_factors: Mapping[str, float] | None = None,
     ) -> torch.Tensor:
-        """Send the combined gradient of the losses through `input` into the model.
+        """Backpropagate the combined gradient of the losses through `input` into the model.
 
         Args:
-            losses: scalar losses, each with a weight; a loss that is missing this time leaves the
-                balance of the others as it is. The same names on every worker. They are detached,
-                in place: what they were computed from would otherwise stay in memory as long as
-                they.
-            input: what the losses depend on the model through, usually `wav_hat` [B, C, T].
-            beside: a scalar, weighted loss that reaches the model without passing through `input`
-                (the commitment loss). Its gradient is added as it is, in the same pass: the encoder
-                is gone through once, not twice.
-            shares: factors of the weights of some losses this time; 1 for the others. The averages
-                do not depend on them.
+            losses: scalar losses, each with a weight, the same names on every worker. Losses may be
+                missing; the others keep their balance. All are detached in place, as their graphs
+                would otherwise stay in memory as long as the losses.
+            input: output of the model from which the losses are computed, usually `wav_hat`
+                [B, C, T].
+            extra_loss: scalar, weighted loss whose gradient does not pass through `input` (the
+                commitment loss). Its gradient is added unchanged in the same backward pass, so that
+                the encoder is traversed only once.
+            weight_factors: factors for the weights of some losses in this call; 1 for the others.
+                They do not affect the averages.
 
         Returns:
-            Scalar, the sum of the losses times the factors applied to their gradients; without
-            graph.
+            Scalar without graph: the sum of the losses, each times the factor applied to its
+            gradient.
 
         Raises:
             ValueError: a loss is unknown, not scalar, or does not depend on `input`.
         """
         names = self._check_losses(losses, input)
-        # Within autocast, even the backward of what was computed in float32 would run in half
-        # precision.
+        # Under autocast, the backward pass of float32 operations would run in half precision, too.
         with torch.autocast(input.device.type, enabled=False):
             grads = [_gradient(name, losses[name], input) for name in names]
         for loss in losses.values():
+            # Free the graph of the loss before the backward pass of the model. Views cannot be
+            # detached in place.
             if not loss._is_view():
-                # lets go of its graph, and of what it holds, before the model's own backward
                 loss.detach_()
         averages = self._averaged_norms(names, grads)
         self.metrics = {}
         if self.monitor:
-            self.metrics = {
-                f'ratio_{name}': ratio for name, ratio in zip(names, averages / averages.sum())
-            }
+            ratios = averages / averages.sum()
+            self.metrics = {f'ratio_{name}': ratio for name, ratio in zip(names, ratios)}
 
-        weights = {name: self.weights[name] * (shares or {}).get(name, 1.0) for name in names}
+        factors = weight_factors or {}
+        weights = {name: self.weights[name] * factors.get(name, 1.0) for name in names}
         total_weight = sum(weights.values())
         total_norm = self.total_norm * self._batch_factor(input.shape[0])
         total_grad = torch.zeros_like(grads[0])
@@ -148,18 +146,19 @@ class Balancer(nn.Module):
                 scale = weights[name] / total_weight * total_norm / (self.epsilon + average)
             total_grad.addcmul_(grad, scale)
             effective_loss += scale * losses[name].detach()
-        roots, root_grads = [input], [total_grad.to(input.dtype)]
-        if beside is not None and beside.requires_grad:
-            roots, root_grads = [*roots, beside], [*root_grads, torch.ones_like(beside)]
+        roots = [input]
+        root_grads = [total_grad.to(input.dtype)]
+        if extra_loss is not None and extra_loss.requires_grad:
+            roots.append(extra_loss)
+            root_grads.append(torch.ones_like(extra_loss))
         torch.autograd.backward(roots, root_grads)
         return effective_loss
 
     def _batch_factor(self, batch_size: int) -> float:
-        """What brings the rescaled gradient of a worker's batch to that of `reference_batch_size`
-        items.
+        """Return the factor that scales the rescaled gradient to `reference_batch_size` items.
 
-        Beside a loss that is a mean over N items, a sum of N gradients of norm R each is N times as
-        large as it would be for one item; a gradient of norm R over the whole batch, in which each
+        Relative to a loss that is a mean over N items, a sum of N gradients of norm R each is N
+        times as large as for one item. A gradient of norm R over the whole batch, in which each
         item has R / sqrt(N), is sqrt(N) times as large.
         """
         if self.reference_batch_size is None:
@@ -168,48 +167,42 @@ class Balancer(nn.Module):
         return ratio if self.per_batch_item else math.sqrt(ratio)
 
     def _check_losses(self, losses: Mapping[str, torch.Tensor], input: torch.Tensor) -> list[str]:
-        """Names of the losses in the order of the weights, equal on every worker."""
+        """Check the losses; return their names in the order of the weights, as on every worker."""
         for name, loss in losses.items():
             if name not in self.weights:
                 raise ValueError(
-                    f'the balancer has no weight for the loss {name!r}; it has weights for '
-                    f'{", ".join(self.weights)}.'
+                    f'the balancer has no weight for the loss {name!r}: it has weights for '
+                    f'{", ".join(self.weights)}'
                 )
             if loss.numel() != 1:
                 raise ValueError(
                     f'the loss {name!r} must be a scalar, got the shape {list(loss.shape)}: '
-                    'average it.'
+                    'average it'
                 )
         if sum(self.weights[name] for name in losses) <= 0:
             raise ValueError(
-                'the balancer needs at least one loss with a positive weight, got '
-                f'{sorted(losses)}.'
+                f'the balancer needs at least one loss with a positive weight, got {sorted(losses)}'
             )
         if not input.requires_grad:
             raise ValueError(
-                'the input of the balancer does not require grad: it must be the output of a model '
-                'in '
-                'training, neither detached nor computed under no_grad.'
+                'the input of the balancer does not require grad: pass the output of a model in '
+                'training, neither detached nor computed under no_grad'
             )
         if self.per_batch_item and input.dim() < 2:
             raise ValueError(
-                f'per_batch_item needs an input of shape [B, ...], got {list(input.shape)}.'
+                f'per_batch_item needs an input of shape [B, ...], got {list(input.shape)}'
             )
         return [name for name in self.weights if name in losses]
 
     def _averaged_norms(self, names: list[str], grads: list[torch.Tensor]) -> torch.Tensor:
-        """Fold the norms of the gradients into the averages and return these, [len(names)]."""
-        # Norms of the gradients that the losses of the whole batch, of all workers, would have: a
-        # mean over N times the items has an Nth of the gradient at each. So the state and the
-        # update are those of one worker with that batch.
+        """Update the averages with the norms of the gradients and return them, [len(names)]."""
+        # The norms are those of losses over the global batch of all workers, so that state and
+        # update equal those of one worker with that batch: a mean over N times as many items has
+        # 1 / N of the gradient at each item.
         workers = world_size()
         if self.per_batch_item:
-            norms = (
-                torch.stack(
-                    [torch.linalg.vector_norm(grad.flatten(1), dim=1).mean() for grad in grads]
-                )
-                / workers
-            )
+            item_norms = [torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in grads]
+            norms = torch.stack([norm.mean() for norm in item_norms]) / workers
             all_reduce_mean_([norms])
         else:
             squares = torch.stack([grad.square().sum() for grad in grads]) / workers
@@ -218,23 +211,23 @@ class Balancer(nn.Module):
         buffers = [self.get_buffer(f'norm_{name}') for name in names]
         previous = torch.stack(buffers)
         updated = previous * self.ema_decay + torch.stack([norms, torch.ones_like(norms)], dim=-1)
-        # One NaN must not stay in the averages for ever: the caller skips that update, and so do
-        # they. All of them: of a broken output some losses have a finite gradient.
+        # A NaN would stay in the averages forever. The caller skips an update that is not finite;
+        # the averages skip it, too, all of them: some losses of a broken output may have finite
+        # gradients.
         updated = torch.where(norms.isfinite().all(), updated, previous)
         torch._foreach_copy_(buffers, list(updated.unbind()))
         return updated[:, 0] / updated[:, 1]
 
 
 def _gradient(name: str, loss: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
-    """Gradient of one loss at `input`, in float32. The graph is kept: losses share parts of it."""
+    """Return the gradient of a loss at `input` in float32; keep the graph, which losses share."""
     grad = None
     if loss.requires_grad:
         (grad,) = torch.autograd.grad(loss, [input], retain_graph=True, allow_unused=True)
     if grad is None:
         raise ValueError(
-            f'the loss {name!r} does not depend on the input of the balancer, so it has no '
-            'gradient to '
-            'balance: compute it from that very tensor, or leave it out.'
+            f'the loss {name!r} does not depend on the input of the balancer: compute it from '
+            'that tensor, or leave it out'
         )
     return grad.float()
 
@@ -243,14 +236,14 @@ def _check_weights(weights: Mapping[str, float]) -> None:
     for name, weight in weights.items():
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(
-                f'the weight of the loss {name!r} must be finite and not negative, got {weight}.'
+                f'the weight of the loss {name!r} must be finite and not negative, got {weight}'
             )
         if not name or '.' in name:
             raise ValueError(
-                'the name of a loss must not be empty nor hold a dot (it names a buffer), got '
-                f'{name!r}.'
+                'the name of a loss must not be empty or contain a dot (it names a buffer), got '
+                f'{name!r}'
             )
     if not sum(weights.values()) > 0:
         raise ValueError(
-            f'the balancer needs at least one loss with a positive weight, got {dict(weights)}.'
+            f'the balancer needs at least one loss with a positive weight, got {dict(weights)}'
         )

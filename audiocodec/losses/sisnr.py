@@ -1,4 +1,4 @@
-"""Scale-invariant signal-to-noise ratio as a loss."""
+"""Scale-invariant signal-to-noise ratio (SI-SNR) as a loss."""
 
 import torch
 from torch import nn
@@ -7,19 +7,19 @@ from audiocodec.dsp.sisnr import EPSILON, segment_samples, si_snr
 
 
 class SISNR(nn.Module):
-    """The negated SI-SNR in dB: lower is better (see `audiocodec.dsp.si_snr`).
+    """Negated SI-SNR in dB: lower is better (see `audiocodec.dsp.si_snr`).
 
     Args:
-        sample_rate: Hz.
-        segment: seconds of a segment; None: each signal is one segment.
-        overlap: fraction of a segment shared with the next, in [0, 1).
+        sample_rate: sample rate in Hz.
+        segment: seconds per segment; None: each signal is one segment.
+        overlap: fraction by which consecutive segments overlap, in [0, 1).
         epsilon: energy per sample added to every energy.
 
     Raises:
         ValueError: a segment without samples, or an overlap that leaves no stride.
     """
 
-    higher_is_better = True  # of what is reported
+    higher_is_better = True  # refers to the reported value
 
     def __init__(
         self,
@@ -43,11 +43,11 @@ class SISNR(nn.Module):
             reference: [B, C, T].
 
         Returns:
-            Scalar, -dB, the mean over the batch.
+            Scalar, the negated SI-SNR in dB, averaged over the batch.
         """
         return -si_snr(estimate, reference, self.segment_length, self.overlap, self.epsilon).mean()
 
     @staticmethod
     def reported(loss: torch.Tensor) -> torch.Tensor:
-        """What is logged for a value of the loss: SI-SNR in dB, higher is better."""
+        """Convert a value of the loss to the value in logs: SI-SNR in dB, higher is better."""
         return -loss

@@ -1,8 +1,7 @@
-"""Losses between spectrograms. All are computed in float32, whatever autocast says.
+"""Spectral losses, computed in float32 also under autocast.
 
-A spectrogram of the estimate is computed once per FFT size and serves all terms. That of the
-reference is computed apart and not together with it in one batch: without a graph it costs no
-backward.
+The spectrogram of the estimate is computed once per FFT size for all terms. That of the reference
+is not computed in the same batch: on its own it has no graph and takes no backward pass.
 """
 
 import math
@@ -20,14 +19,14 @@ class MelSpectrogramL1Loss(nn.Module):
     """L1 distance between (log10) mel spectrograms.
 
     Args:
-        sample_rate: Hz.
-        n_fft: samples of the FFT.
+        sample_rate: sample rate in Hz.
+        n_fft: FFT size in samples.
         hop_length: samples between frames.
-        win_length: samples of the Hann window.
-        n_mels: mel bands.
-        f_min: lowest frequency, Hz.
-        f_max: highest frequency, Hz; None: half the sample rate.
-        log: whether to compare log10(floor_level + mel) and not mel.
+        win_length: length of the Hann window in samples.
+        n_mels: number of mel bands.
+        f_min: lowest frequency in Hz.
+        f_max: highest frequency in Hz; None: half the sample rate.
+        log: whether to compare log10(floor_level + mel) instead of mel.
         normalized: whether to divide the power by the energy of the window.
         floor_level: power added before the logarithm.
     """
@@ -64,36 +63,35 @@ class MelSpectrogramL1Loss(nn.Module):
             Scalar.
         """
         check_pair(estimate, reference)
-        mel_est, mel_ref = self.melspec(estimate), self.melspec(reference)
+        mel_est = self.melspec(estimate)
+        mel_ref = self.melspec(reference)
         if self.log:
-            mel_est, mel_ref = (
-                torch.log10(self.floor_level + mel_est),
-                torch.log10(self.floor_level + mel_ref),
-            )
+            mel_est = torch.log10(self.floor_level + mel_est)
+            mel_ref = torch.log10(self.floor_level + mel_ref)
         return F.l1_loss(mel_est, mel_ref)
 
 
 class MultiScaleMelSpectrogramLoss(nn.Module):
-    """L1 between mel spectrograms plus L2 between their log10, summed over FFT sizes (EnCodec,
-    section 3.4).
+    """L1 distance of mel spectrograms plus L2 distance of their log10, summed over FFT sizes.
 
-    With S the mel spectrograms for an FFT of 2^i samples and a hop of a quarter of it, the loss is
+    See EnCodec, section 3.4. With S_i the mel spectrogram for an FFT of 2^i samples and a hop of a
+    quarter of it, the loss is
 
         sum_i (|S_i(est) - S_i(ref)|_1 + alpha_i |log S_i(est) - log S_i(ref)|_2^2)
         / sum_i (1 + alpha_i)
 
-    the last only if `normalized`; both norms are means.
+    where both norms are means. The denominator applies only if `normalized`.
 
     Args:
-        sample_rate: Hz.
+        sample_rate: sample rate in Hz.
         range_start: log2 of the first FFT size.
-        range_end: log2 of the FFT size after the last.
-        n_mels: mel bands at every scale; the smallest FFTs leave some empty.
-        f_min: lowest frequency, Hz.
-        f_max: highest frequency, Hz; None: half the sample rate.
+        range_end: log2 of the last FFT size, plus 1.
+        n_mels: number of mel bands at every scale; with the smallest FFTs, some are empty.
+        f_min: lowest frequency in Hz.
+        f_max: highest frequency in Hz; None: half the sample rate.
         normalized: whether to divide the power by the energy of the window, and the sum by the sum
             of its weights.
-        alphas: whether alpha_i is sqrt(2^i - 1) and not 1.
+        alphas: whether alpha_i is sqrt(2^i - 1) instead of 1.
         floor_level: power added before the logarithm.
     """
 
@@ -114,7 +112,7 @@ class MultiScaleMelSpectrogramLoss(nn.Module):
         if not 2 <= range_start < range_end:
             raise ValueError(
                 f'FFT sizes 2^range_start .. 2^(range_end - 1) need 2 <= range_start < range_end, '
-                f'got range_start={range_start} and range_end={range_end}.'
+                f'got range_start={range_start} and range_end={range_end}'
             )
         sizes = [2**i for i in range(range_start, range_end)]
         self.melspecs = nn.ModuleList(
@@ -138,35 +136,34 @@ class MultiScaleMelSpectrogramLoss(nn.Module):
         check_pair(estimate, reference)
         loss = torch.zeros((), device=estimate.device)
         for melspec, alpha in zip(self.melspecs, self.alphas):
-            mel_est, mel_ref = melspec(estimate), melspec(reference)
-            log_est, log_ref = (
-                torch.log10(self.floor_level + mel_est),
-                torch.log10(self.floor_level + mel_ref),
-            )
+            mel_est = melspec(estimate)
+            mel_ref = melspec(reference)
+            log_est = torch.log10(self.floor_level + mel_est)
+            log_ref = torch.log10(self.floor_level + mel_ref)
             loss = loss + F.l1_loss(mel_est, mel_ref) + alpha * F.mse_loss(log_est, log_ref)
         return loss / self.total
 
 
 class MRSTFTLoss(nn.Module):
-    """Multi-resolution STFT loss: spectral convergence and log magnitude (Parallel WaveGAN, arXiv
-    1910.11480, eq. 6).
+    """Multi-resolution STFT loss: spectral convergence and log magnitude.
 
-    Each term is averaged over the resolutions. Frames are centred on the mirrored signal. The log
-    magnitudes are compared by L1, and the spectral convergence is one ratio of Frobenius norms over
-    the whole batch.
+    See Parallel WaveGAN, arXiv 1910.11480, eq. 6. Each term is averaged over the resolutions.
+    Frames are centered, with reflected padding at the ends of the signal. The log magnitudes are
+    compared by L1. The spectral convergence is a single ratio of Frobenius norms over the whole
+    batch.
 
     Args:
-        n_ffts: samples of each FFT.
+        n_ffts: FFT sizes in samples.
         hop_lengths: samples between frames, one per FFT.
-        win_lengths: samples of the window, one per FFT.
-        window: name of the window in torch, such as 'hann_window'.
+        win_lengths: window lengths in samples, one per FFT.
+        window: name of a window function in torch, such as 'hann_window'.
         factor_sc: weight of the spectral convergence.
         factor_mag: weight of the log magnitudes.
         normalized: whether to scale the STFT by 1 / sqrt(n_fft).
-        epsilon: added to norms and to magnitudes before the logarithm.
+        epsilon: added to norms, and to magnitudes before the logarithm.
 
     Raises:
-        ValueError: lists of different lengths, an unknown window or impossible sizes.
+        ValueError: lists of different lengths, an unknown window or invalid sizes.
     """
 
     def __init__(
@@ -184,7 +181,7 @@ class MRSTFTLoss(nn.Module):
         if not len(n_ffts) == len(hop_lengths) == len(win_lengths) > 0:
             raise ValueError(
                 f'n_ffts, hop_lengths and win_lengths must have one entry per resolution, '
-                f'got {list(n_ffts)}, {list(hop_lengths)} and {list(win_lengths)}.'
+                f'got {list(n_ffts)}, {list(hop_lengths)} and {list(win_lengths)}'
             )
         self.magnitudes = nn.ModuleList(
             _Magnitude(*sizes, window, normalized)
@@ -208,7 +205,8 @@ class MRSTFTLoss(nn.Module):
         convergence = torch.zeros((), device=estimate.device)
         log_magnitude = torch.zeros((), device=estimate.device)
         for magnitude in self.magnitudes:
-            mag_est, mag_ref = magnitude(estimate), magnitude(reference)
+            mag_est = magnitude(estimate)
+            mag_ref = magnitude(reference)
             convergence = convergence + (
                 torch.linalg.vector_norm(mag_ref - mag_est)
                 / (torch.linalg.vector_norm(mag_ref) + self.epsilon)
@@ -222,7 +220,7 @@ class MRSTFTLoss(nn.Module):
 
 
 class _Magnitude(nn.Module):
-    """Magnitudes of the centred STFT: [..., T] -> [N, 1 + T // hop_length, n_fft // 2 + 1]."""
+    """Magnitudes of the centered STFT: [..., T] to [N, 1 + T // hop_length, n_fft // 2 + 1]."""
 
     window: torch.Tensor
 
@@ -232,9 +230,9 @@ class _Magnitude(nn.Module):
         super().__init__()
         if not window.endswith('_window') or not hasattr(torch, window):
             names = sorted(name for name in dir(torch) if name.endswith('_window'))
-            raise ValueError(f'window must be one of {", ".join(names)}, got {window!r}.')
+            raise ValueError(f'window must be one of {", ".join(names)}, got {window!r}')
         if hop_length < 1:
-            raise ValueError(f'hop_length must be at least 1, got {hop_length}.')
+            raise ValueError(f'hop_length must be at least 1, got {hop_length}')
         self.n_fft = n_fft
         self.hop_length = hop_length
         values = fft_window(getattr(torch, window)(win_length), n_fft)
@@ -248,13 +246,13 @@ class _Magnitude(nn.Module):
                 wav.float().reshape(-1, wav.shape[-1]), self.n_fft // 2, self.n_fft // 2
             )
             power = power_spectrum(flat.unfold(-1, self.n_fft, self.hop_length) * self.window)
-            # The slope of the square root is infinite at 0: below this power the magnitude is held
-            # and has no gradient.
+            # The gradient of the square root is infinite at 0: below this power the magnitude is
+            # constant and has no gradient.
             return power.clamp(min=1e-7).sqrt()
 
 
 def _check_floor(floor_level: float) -> None:
     if not floor_level > 0:
         raise ValueError(
-            f'floor_level must be positive (silence has no logarithm), got {floor_level}.'
+            f'floor_level must be positive (silence has no logarithm), got {floor_level}'
         )

@@ -1,4 +1,4 @@
-"""Figures of merit for the evaluate stage, added up over batches and workers."""
+"""Metrics of the evaluate stage, accumulated over batches and workers."""
 
 from audiocodec.metrics.base import MeanMetric, Metric
 from audiocodec.metrics.mel import MelDistance

@@ -1,4 +1,4 @@
-"""Distance between mel spectrograms as a metric."""
+"""Mel spectrogram distance as a metric."""
 
 import torch
 
@@ -7,16 +7,17 @@ from audiocodec.metrics.base import MeanMetric, without_padding
 
 
 class MelDistance(MeanMetric):
-    """Mean |difference| of log10 mel spectrograms, lower is better: the loss `mel`, without
-    padding, item by item.
+    """Mean absolute difference of log10 mel spectrograms; lower is better.
+
+    This is the loss `mel`, computed per item and without padding.
 
     Args:
-        sample_rate: Hz.
-        n_fft: samples of the FFT.
+        sample_rate: sample rate in Hz.
+        n_fft: FFT size in samples.
         hop_length: samples between frames.
-        n_mels: mel bands.
-        f_min: lowest frequency, Hz.
-        f_max: highest frequency, Hz; None: half the sample rate.
+        n_mels: number of mel bands.
+        f_min: lowest frequency in Hz.
+        f_max: highest frequency in Hz; None: half the sample rate.
         floor_level: power added before the logarithm.
     """
 
@@ -35,7 +36,7 @@ class MelDistance(MeanMetric):
         super().__init__()
         if not floor_level > 0:
             raise ValueError(
-                f'floor_level must be positive (silence has no logarithm), got {floor_level}.'
+                f'floor_level must be positive (silence has no logarithm), got {floor_level}'
             )
         self.melspec = MelSpectrogram(sample_rate, n_fft, hop_length, None, n_mels, f_min, f_max)
         self.floor_level = floor_level
@@ -44,7 +45,10 @@ class MelDistance(MeanMetric):
     def measure(
         self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Distance of each item, [B]; NaN for an item without samples (see `Metric.measure`)."""
+        """Return the distance of each item, [B]; NaN for one without samples.
+
+        See `Metric.measure`.
+        """
         self.melspec.to(reference.device)
         items = without_padding(estimate, reference, lengths)
         return torch.stack([self._score(*item) for item in items])

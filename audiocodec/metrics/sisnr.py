@@ -1,4 +1,4 @@
-"""Scale-invariant signal-to-noise ratio as a metric."""
+"""Scale-invariant signal-to-noise ratio (SI-SNR) as a metric."""
 
 import torch
 
@@ -7,13 +7,14 @@ from audiocodec.metrics.base import MeanMetric, without_padding
 
 
 class SISNR(MeanMetric):
-    """SI-SNR in dB, higher is better: the mean over half-overlapping segments (see
-    `audiocodec.dsp.si_snr`).
+    """SI-SNR in dB, averaged over overlapping segments; higher is better.
+
+    See `audiocodec.dsp.si_snr`.
 
     Args:
-        sample_rate: Hz.
-        segment: seconds of a segment; None: each item is one segment.
-        overlap: fraction of a segment shared with the next, in [0, 1).
+        sample_rate: sample rate in Hz.
+        segment: seconds per segment; None: each item is one segment.
+        overlap: fraction by which consecutive segments overlap, in [0, 1).
         epsilon: energy per sample added to every energy.
 
     Raises:
@@ -41,7 +42,10 @@ class SISNR(MeanMetric):
     def measure(
         self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """SI-SNR of each item, [B] dB; NaN for an item without samples (see `Metric.measure`)."""
+        """Return the SI-SNR of each item, [B] in dB; NaN for one without samples.
+
+        See `Metric.measure`.
+        """
         items = without_padding(estimate, reference, lengths)
         return torch.cat([self._score(*item) for item in items])
 

@@ -1,4 +1,4 @@
-"""Several metrics run together."""
+"""Suite of metrics."""
 
 import pickle
 from collections.abc import Mapping
@@ -12,13 +12,15 @@ from audiocodec.utils.failures import Failures
 
 
 class MetricSuite:
-    """Runs several metrics. One that fails on a batch misses that batch, is reported once, and
-    never ends the run.
+    """Runs several metrics.
+
+    A metric that fails on a batch skips that batch. Its failure is reported once and never ends the
+    run.
 
     Args:
-        metrics: the metrics by the name their figure is reported under (a metric with several
-            figures reports each as NAME_FIGURE). The same on every worker.
-        failures: where failures are reported; None: only here, as `failures`.
+        metrics: metrics by name, the same on every worker. A metric with a single value is reported
+            under its name here, one with several values as NAME_VALUE.
+        failures: collects the failures; None: a new object, in the attribute `failures`.
     """
 
     def __init__(self, metrics: Mapping[str, Metric], failures: Failures | None = None) -> None:
@@ -37,7 +39,7 @@ class MetricSuite:
         """Measure a batch with every metric; may run in another process (see `Metric.measure`).
 
         Returns:
-            What `add` takes: the measurement of each metric that did not fail.
+            The argument of `add`: the measurement of each metric that did not fail.
         """
         measured = {}
         for name, metric in self.metrics.items():
@@ -46,41 +48,43 @@ class MetricSuite:
         return measured
 
     def add(self, measured: Mapping[str, torch.Tensor]) -> None:
-        """Add what `measure` returned for a batch."""
+        """Add the result of `measure` for a batch."""
         for name, measurement in measured.items():
             with self.failures.caught(f'metric {name}'):
                 self.metrics[name].add(measurement)
 
     def compute(self) -> dict[str, float]:
-        """Returns the figures over all workers, all of which call it, without those that one of
-        them failed to give.
+        """Return the values over all workers; every worker must call it.
 
-        There is one collective, in which every worker takes part whatever fails.
+        A metric is left out if its partial result is missing on any worker. There is a single
+        collective, in which every worker takes part even if its metrics fail.
         """
         partials: dict[str, Any] = {}
         for name, metric in self.metrics.items():
             with self.failures.caught(f'metric {name}'):
                 partial = metric.partial()
-                pickle.dumps(partial)  # what cannot be sent fails here, not in the collective
+                pickle.dumps(
+                    partial
+                )  # results that cannot be sent fail here, not in the collective
                 partials[name] = partial
         workers = all_gather_object(partials)
-        figures = {}
+        values = {}
         for name, metric in self.metrics.items():
             if not all(name in worker for worker in workers):
                 continue
             with self.failures.caught(f'metric {name}'):
                 computed = metric.combine([worker[name] for worker in workers])
-                for figure, value in computed.items():
-                    figures[name if len(computed) == 1 else f'{name}_{figure}'] = value
-        return figures
+                for key, value in computed.items():
+                    values[name if len(computed) == 1 else f'{name}_{key}'] = value
+        return values
 
     def reset(self) -> None:
-        """Forget all measurements."""
+        """Discard all measurements."""
         for name, metric in self.metrics.items():
             with self.failures.caught(f'metric {name}'):
                 metric.reset()
 
-    def higher_is_better(self, figure: str) -> bool:
-        """Whether a figure that `compute` returns is better the higher it is."""
-        names = [name for name in self.metrics if figure == name or figure.startswith(f'{name}_')]
+    def higher_is_better(self, key: str) -> bool:
+        """Return whether higher values are better, for a key of the result of `compute`."""
+        names = [name for name in self.metrics if key == name or key.startswith(f'{name}_')]
         return bool(names) and self.metrics[max(names, key=len)].higher_is_better

@@ -1,4 +1,4 @@
-"""ViSQOL, through the binary of https://github.com/google/visqol (arXiv 2004.09584)."""
+"""ViSQOL, computed by the binary of https://github.com/google/visqol (arXiv 2004.09584)."""
 
 import csv
 import logging
@@ -17,34 +17,33 @@ from audiocodec.utils.failures import warn_once
 
 logger = logging.getLogger(__name__)
 
-# What each mode of the binary listens at, Hz.
+# Sample rate of the input in each mode of the binary, in Hz.
 SAMPLE_RATES = {'audio': 48000, 'speech': 16000}
-# The models that map similarity to quality in audio mode, the best first; a clone of the repository
-# has both.
+# Models that map similarity to quality in audio mode, the best first. A clone of the repository
+# contains both.
 AUDIO_MODELS = ('tcdaudio14_aacvopus_coresv_svrnsim_n.68_g.01_c1.model', 'libsvm_nu_svr_model.txt')
 
 
 class ViSQOL(MeanMetric):
-    """Mean opinion score as the official ViSQOL binary predicts it, from 1 to about 4.75 (speech
-    mode: 5).
+    """Mean opinion score (MOS) predicted by the official ViSQOL binary.
 
-    The binary runs once per batch. An item for which it gives no score is left out, with one
-    warning per run.
+    Scores range from 1 to about 4.75 (speech mode: 5). The binary runs once per batch. Items
+    without a score are left out, with one warning per run.
 
     Args:
-        sample_rate: of the signals, Hz.
-        bin: folder of the install, a clone of the repository in which the binary was built: it
-            holds `bazel-bin/visqol` and `model/`.
-        mode: 'audio' (48 kHz, music and any sound) or 'speech' (16 kHz, with voice activity
+        sample_rate: sample rate of the signals in Hz.
+        bin: folder of the installation: a clone of the repository with the compiled binary, which
+            contains `bazel-bin/visqol` and `model/`.
+        mode: 'audio' (48 kHz, for music and general audio) or 'speech' (16 kHz, with voice activity
             detection).
-        model: file in `model/` that maps similarity to quality; None: the best known one in audio
-            mode, and the binary's own choice in speech mode.
-        pad_with_silence: whether to add half a second of silence on both sides, as ViSQOL's
-            guidelines advise for audio that begins or ends abruptly.
-        timeout: seconds after which a run is given up.
+        model: file in `model/` that maps similarity to quality; None: the best known model in audio
+            mode, and the default of the binary in speech mode.
+        pad_with_silence: whether to add half a second of silence on both sides, which ViSQOL's
+            guidelines recommend for audio that begins or ends abruptly.
+        timeout: timeout of a run of the binary in seconds.
 
     Raises:
-        ValueError: no such mode, folder, binary or model.
+        ValueError: unknown mode, or missing folder, binary or model.
     """
 
     name = 'visqol'
@@ -61,9 +60,7 @@ class ViSQOL(MeanMetric):
     ) -> None:
         super().__init__()
         if mode not in SAMPLE_RATES:
-            raise ValueError(
-                f'ViSQOL: mode must be one of {", ".join(SAMPLE_RATES)}, got {mode!r}.'
-            )
+            raise ValueError(f'ViSQOL: mode must be one of {", ".join(SAMPLE_RATES)}, got {mode!r}')
         self.mode = mode
         self.folder, self.binary = _find_binary(bin)
         self.model = _find_model(self.folder, mode, model)
@@ -76,8 +73,9 @@ class ViSQOL(MeanMetric):
     def measure(
         self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Score each item, [B]; NaN where the binary gives no score (see `Metric.measure`)."""
-        estimate, reference = estimate.detach().float().cpu(), reference.detach().float().cpu()
+        """Score each item, [B]; NaN for one without a score (see `Metric.measure`)."""
+        estimate = estimate.detach().float().cpu()
+        reference = reference.detach().float().cpu()
         scores = torch.full((len(reference),), torch.nan, dtype=torch.float64)
         with tempfile.TemporaryDirectory(prefix='visqol_') as folder:
             pairs = {}
@@ -96,21 +94,22 @@ class ViSQOL(MeanMetric):
             warn_once(
                 logger,
                 f'{self.binary} items',
-                f'ViSQOL gave no score for {len(pairs) - len(by_name)} of '
-                f'{len(pairs)} items; such items are left out of the mean.',
+                f'ViSQOL returned no score for {len(pairs) - len(by_name)} of '
+                f'{len(pairs)} items; such items are left out of the mean',
             )
         return scores
 
     def _write(self, path: Path, wav: torch.Tensor) -> None:
-        """Write a signal [C, T] at the rate of the mode; the binary mixes the channels down."""
+        """Write a signal [C, T] at the sample rate of the mode; the binary downmixes it to mono."""
         wav = F.pad(self.resample(wav), (self.padding, self.padding)).clamp(-0.99, 0.99)
         soundfile.write(path, wav.T.numpy(), self.sample_rate, subtype='PCM_16')
 
     def _run(self, folder: Path, pairs: list[tuple[Path, Path]]) -> dict[str, float]:
-        """Run the binary; return scores by name of the degraded file, none after a failure."""
+        """Run the binary; return scores by name of the degraded file, empty after a failure."""
         if not pairs:
             return {}
-        inputs, results = folder / 'input.csv', folder / 'results.csv'
+        inputs = folder / 'input.csv'
+        results = folder / 'results.csv'
         lines = [
             'reference,degraded',
             *(f'{reference},{degraded}' for reference, degraded in pairs),
@@ -128,7 +127,7 @@ class ViSQOL(MeanMetric):
         if self.model is not None:
             command += ['--similarity_to_quality_model', str(self.model)]
         try:
-            # The binary looks for its own default models below the current folder.
+            # The binary searches its default models relative to the working directory.
             done = subprocess.run(
                 command,
                 cwd=self.folder,
@@ -147,18 +146,20 @@ class ViSQOL(MeanMetric):
             warn_once(
                 logger,
                 f'{self.binary} run',
-                f'ViSQOL failed, its figure is missing ({self.binary}): {error}',
+                f'ViSQOL failed, its score is missing ({self.binary}): {error}',
             )
             return {}
 
 
 def _read_scores(path: Path, names: list[str]) -> dict[str, float]:
-    """Read the binary's table: one row per pair, in order; a pair that the binary cannot compare
-    has none.
+    """Read the table of results.
+
+    It has one row per pair, in order, but none for pairs that the binary could not compare.
     """
     with open(path, newline='') as file:
         rows = list(csv.DictReader(file))
     try:
+        # With all rows, their order identifies the pairs; otherwise the file names do.
         if len(rows) != len(names):
             names = [Path(row['degraded']).name for row in rows]
         return {name: float(row['moslqo']) for name, row in zip(names, rows)}
@@ -169,38 +170,37 @@ def _read_scores(path: Path, names: list[str]) -> dict[str, float]:
 
 
 def _find_binary(bin: str | Path | None) -> tuple[Path, Path]:
-    """Folder of the install, and the binary in it."""
+    """Return the folder of the installation and the binary in it."""
     if not bin:
         raise ValueError(
-            'ViSQOL: bin must be the folder of a ViSQOL install, with bazel-bin/visqol and model/ '
-            'in it '
-            f'(https://github.com/google/visqol says how to build it), got {bin!r}.'
+            f'ViSQOL: bin must be the folder of a ViSQOL installation, got {bin!r}: it contains '
+            'bazel-bin/visqol and model/ (build it as described in '
+            'https://github.com/google/visqol)'
         )
     folder = Path(bin).expanduser().absolute()
     binary = folder / 'bazel-bin' / 'visqol'
     if not folder.is_dir():
         raise ValueError(
-            f'ViSQOL: bin must be the folder of a ViSQOL install, but there is no folder {folder}.'
+            f'ViSQOL: bin must be the folder of a ViSQOL installation, but {folder} does not exist'
         )
     if not binary.is_file():
         raise ValueError(
-            f'ViSQOL: no binary at {binary}: bin must be the folder that holds bazel-bin/visqol, '
-            f'got {bin!s}.'
+            f'ViSQOL: no binary at {binary}: bin must be the folder that contains '
+            f'bazel-bin/visqol, got {bin!s}'
         )
     if not os.access(binary, os.X_OK):
-        raise ValueError(f'ViSQOL: {binary} is not executable: chmod +x it, or build it again.')
+        raise ValueError(f'ViSQOL: {binary} is not executable: chmod +x it, or build it again')
     return folder, binary
 
 
 def _find_model(folder: Path, mode: str, model: str | None) -> Path | None:
-    """The file that maps similarity to quality, if one is to be named to the binary."""
+    """Return the similarity-to-quality model to pass to the binary, or None for its default."""
     if model is not None:
         path = folder / 'model' / model
         if not path.is_file():
             raise ValueError(
                 f'ViSQOL: no model at {path}: model must be the name of a file in the folder '
-                'model/ of '
-                f'the install, got {model!r}.'
+                f'model/ of the installation, got {model!r}'
             )
         return path
     known = [folder / 'model' / name for name in AUDIO_MODELS] if mode == 'audio' else []

@@ -1,4 +1,4 @@
-"""Layers and networks that codecs are built of."""
+"""Layers and networks of neural codecs."""
 
 from audiocodec.modules.activation import make_activation
 from audiocodec.modules.conv import (

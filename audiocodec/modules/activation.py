@@ -1,4 +1,4 @@
-"""Activations by the name of their class."""
+"""Activation functions, created by class name."""
 
 import inspect
 from collections.abc import Mapping
@@ -12,8 +12,9 @@ from audiocodec.utils import config
 
 
 class _ELU(torch.autograd.Function):
-    """ELU that keeps its result for the gradient: the layer behind it keeps that too, the argument
-    is free to go.
+    """ELU that saves its output, not its input, for the backward pass.
+
+    The next layer saves that same tensor as its input, so the input of the ELU can be freed.
     """
 
     @staticmethod
@@ -30,7 +31,7 @@ class _ELU(torch.autograd.Function):
 
 
 class ELU(nn.ELU):
-    """`torch.nn.ELU`, which keeps one tensor less from its forward to its backward pass."""
+    """`torch.nn.ELU` that saves one tensor less for the backward pass."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Map [...] to [...]."""
@@ -44,20 +45,22 @@ class ELU(nn.ELU):
         return _ELU.apply(input, self.alpha)
 
     def overwrite(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [...] to [...], in place where its gradient allows it."""
+        """Map [...] to [...], in place.
+
+        A negative alpha gives a new tensor: its gradient cannot be computed from the output.
+        """
         return F.elu(x, self.alpha, inplace=True) if self.alpha >= 0 else self(x)
 
 
 def activation_class(name: str) -> type[nn.Module]:
-    """Finds the class of an activation.
+    """Return the class of an activation.
 
     Args:
-        name: of a class in `torch.nn`, such as LeakyReLU, or the dotted name of any other, such as
-            `my_codec.Snake`.
+        name: a class of `torch.nn`, such as LeakyReLU, or the dotted name of another class, such
+            as `my_codec.Snake`.
 
     Raises:
-        ValueError: there is no such class, or it may not be named (see
-            `utils.config.allow_targets`).
+        ValueError: the class does not exist or is not allowed (see `utils.config.allow_targets`).
     """
     if isinstance(name, str) and '.' in name:
         cls = config.locate(name)
@@ -65,9 +68,8 @@ def activation_class(name: str) -> type[nn.Module]:
         cls = getattr(nn, name, None) if isinstance(name, str) else None
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise ValueError(
-            f'activation={name!r} is not a module of torch.nn: use for instance ELU, LeakyReLU or '
-            'Tanh, '
-            'or the dotted name of a class of your own.'
+            f'activation={name!r} is not a module of torch.nn: use ELU, LeakyReLU or Tanh, for '
+            'instance, or the dotted name of your own class'
         )
     return ELU if cls is nn.ELU else cls
 
@@ -75,36 +77,38 @@ def activation_class(name: str) -> type[nn.Module]:
 def make_activation(
     name: str, params: Mapping[str, Any] | None = None, channels: int | None = None
 ) -> nn.Module:
-    """Makes an activation, ELU in a form that takes less memory.
+    """Create an activation; ELU in a variant that takes less memory.
 
     Args:
         name: see `activation_class`.
         params: arguments of the class.
-        channels: of the signal, for a class that takes an argument of that name, with parameters
-            for each channel.
+        channels: channels of the signal, passed on to a class that takes an argument `channels`
+            (one with parameters per channel).
 
     Returns:
         A module that maps [B, channels, T] to the same shape.
 
     Raises:
-        ValueError: there is no such class, or it does not take these parameters.
+        ValueError: unknown class, parameters that it does not accept, or an output of another
+            shape.
     """
-    cls, arguments = activation_class(name), dict(params or {})
+    cls = activation_class(name)
+    arguments = dict(params or {})
     if channels is not None and 'channels' in inspect.signature(cls).parameters:
         arguments.setdefault('channels', channels)
     try:
-        made = cls(**arguments)
+        activation = cls(**arguments)
         example = torch.zeros(1, channels or 2, 1)
-        with torch.no_grad():  # many take any value and fail over it later
-            shape = made(example).shape
+        # Many constructors accept any value and fail only when they are called.
+        with torch.no_grad():
+            shape = activation(example).shape
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ValueError(
             f'parameters {arguments} do not fit the activation {name}: {error}'
         ) from error
     if shape != example.shape:
         raise ValueError(
-            f'activation={name!r} makes {list(shape)} of a signal of shape {list(example.shape)}: '
-            'it must '
-            'keep the shape.'
+            f'activation={name!r} maps the shape {list(example.shape)} to {list(shape)}: it must '
+            'keep the shape'
         )
-    return made
+    return activation

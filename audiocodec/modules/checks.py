@@ -11,11 +11,11 @@ def require_int(name: str, value: Any, minimum: int = 1) -> None:
         ValueError: not an integer, or below `minimum`.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise ValueError(f'{name}={value!r}: expected an integer >= {minimum}.')
+        raise ValueError(f'{name}={value!r}: expected an integer >= {minimum}')
 
 
 def require_ints(name: str, values: Any, minimum: int = 1) -> tuple[int, ...]:
-    """Check a non-empty sequence of integers, and return it as a tuple.
+    """Check a non-empty sequence of integers and return it as a tuple.
 
     Raises:
         ValueError: not a sequence, empty, or an item that is not an integer >= `minimum`.
@@ -28,5 +28,5 @@ def require_ints(name: str, values: Any, minimum: int = 1) -> tuple[int, ...]:
     if not items or any(
         not isinstance(item, int) or isinstance(item, bool) or item < minimum for item in items
     ):
-        raise ValueError(f'{name}={values!r}: expected a non-empty list of integers >= {minimum}.')
+        raise ValueError(f'{name}={values!r}: expected a non-empty list of integers >= {minimum}')
     return items

@@ -1,6 +1,4 @@
-"""Convolutions with normalisation, and with the padding that keeps time aligned between encoder and
-decoder.
-"""
+"""Normalized convolutions, padded so that encoder and decoder stay aligned in time."""
 
 import math
 from collections.abc import Mapping
@@ -19,14 +17,14 @@ PAD_MODES = ('constant', 'reflect', 'replicate', 'circular')
 
 
 class NormConv1d(nn.Module):
-    """`torch.nn.Conv1d` followed or parametrised by a normalisation.
+    """`torch.nn.Conv1d` with normalized weights or with a normalization layer after it.
 
     Args:
-        *args: of `torch.nn.Conv1d`.
-        causal: refuse normalisations that see the future.
+        *args: arguments of `torch.nn.Conv1d`.
+        causal: refuse normalizations that see the future.
         norm: one of `norm.CONV_NORMS`.
-        norm_kwargs: arguments of the normalisation.
-        **kwargs: of `torch.nn.Conv1d`.
+        norm_kwargs: arguments of the normalization.
+        **kwargs: arguments of `torch.nn.Conv1d`.
     """
 
     def __init__(
@@ -45,16 +43,15 @@ class NormConv1d(nn.Module):
         """Map [B, C_in, T] to [B, C_out, T_out].
 
         Args:
-            x: see above.
-            zeros: to add on both sides, without a copy, instead of the padding of the convolution.
+            x: [B, C_in, T].
+            zeros: number of zeros to pad on both sides instead of the padding of the convolution.
+                The convolution pads them itself, without a copy of x.
         """
         return self.norm(self.conv(x, zeros))
 
 
 class NormConv2d(nn.Module):
-    """`torch.nn.Conv2d` followed or parametrised by a normalisation; arguments as in `NormConv1d`,
-    never causal.
-    """
+    """`torch.nn.Conv2d` with a normalization; arguments as in `NormConv1d`, never causal."""
 
     def __init__(
         self,
@@ -73,9 +70,7 @@ class NormConv2d(nn.Module):
 
 
 class NormConvTranspose1d(nn.Module):
-    """`torch.nn.ConvTranspose1d` followed or parametrised by a normalisation; arguments as in
-    `NormConv1d`.
-    """
+    """`torch.nn.ConvTranspose1d` with a normalization; arguments as in `NormConv1d`."""
 
     def __init__(
         self,
@@ -95,10 +90,10 @@ class NormConvTranspose1d(nn.Module):
 
 
 def pad1d(x: torch.Tensor, paddings: tuple[int, int], mode: str = 'constant') -> torch.Tensor:
-    """Pad the last dimension, whatever its length.
+    """Pad the last dimension of an input of any length.
 
-    Reflection needs more samples than it pads, and a circular padding as many. A shorter input is
-    first completed with zeros on its right, and the result is cut by as many samples.
+    Reflection needs at least one sample more than it pads, circular padding as many as it pads. A
+    shorter input is first extended with zeros on the right, which are cut off again afterwards.
 
     Args:
         x: [..., T], T >= 1.
@@ -129,28 +124,28 @@ def unpad1d(x: torch.Tensor, paddings: tuple[int, int]) -> torch.Tensor:
 
 
 class StreamableConv1d(nn.Module):
-    """Convolution that gives exactly ceil(T / stride) frames.
+    """Convolution with exactly ceil(T / stride) output frames.
 
-    The effective kernel, k = (kernel_size - 1) * dilation + 1, overlaps the previous frames by k -
-    stride samples. These are padded on the left if causal, else on both sides, an odd one on the
-    left. When T is no multiple of the stride, the right is padded further until the last window is
-    full: frame t of a causal convolution ends with sample (t + 1) * stride - 1.
+    Windows of the effective kernel, k = (kernel_size - 1) * dilation + 1, overlap by k - stride
+    samples. A causal convolution pads that many samples on the left. Others pad half of them on
+    each side, with an odd one on the left. If T is not a multiple of the stride, the right side is
+    padded further until the last window is full. Frame t of a causal convolution ends with sample
+    (t + 1) * stride - 1.
 
-    With `reflect` and `circular`, the padding on the left repeats samples that come later: a causal
-    convolution sees nothing of the future from its first frame on only with `constant` and
-    `replicate`.
+    With `reflect` and `circular`, the left padding repeats later samples. A causal convolution is
+    therefore causal from its first frame on only with `constant` and `replicate`.
 
     Args:
-        in_channels: channels in.
-        out_channels: channels out.
-        kernel_size: in samples.
+        in_channels: input channels.
+        out_channels: output channels.
+        kernel_size: taps of the kernel.
         stride: samples per frame.
         dilation: samples between the taps of the kernel.
-        groups: of `torch.nn.Conv1d`.
-        bias: of `torch.nn.Conv1d`.
-        causal: whether frames see no later samples.
+        groups: see `torch.nn.Conv1d`.
+        bias: see `torch.nn.Conv1d`.
+        causal: whether frames depend on no later samples.
         norm: one of `norm.CONV_NORMS`.
-        norm_kwargs: arguments of the normalisation.
+        norm_kwargs: arguments of the normalization.
         pad_mode: one of `PAD_MODES`.
 
     Raises:
@@ -184,14 +179,13 @@ class StreamableConv1d(nn.Module):
             require_int(name, value)
         if pad_mode not in PAD_MODES:
             raise ValueError(
-                f'pad_mode={pad_mode!r} is unknown: choose one of {", ".join(PAD_MODES)}.'
+                f'pad_mode={pad_mode!r} is unknown: choose one of {", ".join(PAD_MODES)}'
             )
         self.padding_total = (kernel_size - 1) * dilation + 1 - stride
         if self.padding_total < 0:
             raise ValueError(
                 f'kernel_size={kernel_size} with dilation={dilation} skips samples at '
-                f'stride={stride}: '
-                f'the kernel must cover at least the stride.'
+                f'stride={stride}: the kernel must cover at least the stride'
             )
         self.conv = NormConv1d(
             in_channels,
@@ -213,17 +207,19 @@ class StreamableConv1d(nn.Module):
         """Map [B, in_channels, T] to [B, out_channels, ceil(T / stride)].
 
         Args:
-            x: see above.
-            activation: of x, before the convolution. It is computed behind the padding: that adds
-                zeros, which an ELU leaves zero, or repeats samples. The copy that padding makes is
-                then all that the gradient needs.
+            x: [B, in_channels, T].
+            activation: applied to x before the convolution. It is computed after the padding, with
+                the same result: ELU keeps padded zeros zero, and other modes repeat samples. The
+                padded copy is then the only tensor saved for the backward pass.
         """
         extra = -x.shape[-1] % self.stride
         right = 0 if self.causal else self.padding_total // 2
         left = self.padding_total - right
         zeros = None
         if self.pad_mode == 'constant' and left == right:
-            zeros, left, right = left, 0, 0
+            # The convolution pads symmetric zeros itself, without a copy of x.
+            zeros = left
+            left = right = 0
         padded = pad1d(x, (left, right + extra), self.pad_mode)
         if activation is not None:
             padded = activation(x) if padded is x else activation.overwrite(padded)
@@ -231,41 +227,40 @@ class StreamableConv1d(nn.Module):
 
 
 class Layers(nn.Sequential):
-    """Layers one after the other; each ELU is left to the `StreamableConv1d` behind it, if there is
-    one.
-    """
+    """Sequential layers; an ELU before a `StreamableConv1d` is computed by the convolution."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map what the first layer takes to what the last one gives."""
+        """Map the input of the first layer to the output of the last."""
         layers = list(self)
-        left = None
+        pending = None  # the ELU that the next layer computes
         for layer, following in zip(layers, [*layers[1:], None]):
             if isinstance(layer, ELU) and isinstance(following, StreamableConv1d):
-                left = layer
-            elif left is not None:
-                x, left = layer(x, left), None
+                pending = layer
+            elif pending is not None:
+                x = layer(x, pending)
+                pending = None
             else:
                 x = layer(x)
         return x
 
 
 class StreamableConvTranspose1d(nn.Module):
-    """Transposed convolution that gives exactly T * stride samples.
+    """Transposed convolution with exactly T * stride output samples.
 
-    The kernel_size - stride samples too many are trimmed: on both sides, an odd one on the left; if
-    causal, ceil(trim_right_ratio * (kernel_size - stride)) of them on the right and the others on
-    the left. What is trimmed on the left is how far, in samples, the output looks ahead.
+    The kernel_size - stride excess samples are trimmed. A causal convolution trims
+    ceil(trim_right_ratio * (kernel_size - stride)) of them on the right and the rest on the left.
+    Others trim half of them on each side, with an odd one on the left. The number of samples
+    trimmed on the left is the lookahead of the output.
 
     Args:
-        in_channels: channels in.
-        out_channels: channels out.
-        kernel_size: in samples, at least the stride.
+        in_channels: input channels.
+        out_channels: output channels.
+        kernel_size: taps of the kernel, at least the stride.
         stride: samples per frame.
-        causal: whether samples see no later frames.
+        causal: whether samples depend on no later frames.
         norm: one of `norm.CONV_NORMS`.
-        trim_right_ratio: share of the trimming done on the right, in [0, 1]; other than 1 only if
-            causal.
-        norm_kwargs: arguments of the normalisation.
+        trim_right_ratio: fraction trimmed on the right, in [0, 1]; must be 1 unless causal.
+        norm_kwargs: arguments of the normalization.
 
     Raises:
         ValueError: an argument out of range.
@@ -294,18 +289,17 @@ class StreamableConvTranspose1d(nn.Module):
         trimmed = kernel_size - stride
         if trimmed < 0:
             raise ValueError(
-                f'kernel_size={kernel_size} leaves gaps at stride={stride}: use at least the '
-                'stride.'
+                f'kernel_size={kernel_size} leaves gaps at stride={stride}: it must be at least '
+                'the stride'
             )
         if not 0.0 <= trim_right_ratio <= 1.0:
             raise ValueError(
-                f'trim_right_ratio={trim_right_ratio!r}: expected a number from 0 to 1.'
+                f'trim_right_ratio={trim_right_ratio!r}: expected a number from 0 to 1'
             )
         if not causal and trim_right_ratio != 1.0:
             raise ValueError(
-                f'trim_right_ratio={trim_right_ratio!r} needs causal=True: without it both sides '
-                'are '
-                f'trimmed alike, and only 1.0 is accepted.'
+                f'trim_right_ratio={trim_right_ratio!r} needs causal=True: a non-causal '
+                'convolution trims both sides equally and accepts only 1.0'
             )
         right = math.ceil(trimmed * trim_right_ratio) if causal else trimmed // 2
         self.trims = (trimmed - right, right)

@@ -1,4 +1,4 @@
-"""LSTM over the time of a convolutional tensor."""
+"""LSTM over the time axis of convolutional features."""
 
 import torch
 from torch import nn
@@ -7,11 +7,10 @@ from audiocodec.modules.checks import require_int
 
 
 class StreamableLSTM(nn.Module):
-    """Unidirectional LSTM that takes and returns the layout of convolutions, and starts from a zero
-    state.
+    """Unidirectional LSTM on [B, C, T], starting from a zero state.
 
     Args:
-        dimension: channels in and out.
+        dimension: input and output channels.
         num_layers: stacked layers.
         skip: whether to add the input to the output.
     """
@@ -32,11 +31,11 @@ class StreamableLSTM(nn.Module):
         return y.permute(1, 2, 0)
 
     def _run(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [T, B, dimension] to [T, B, dimension]; on a CPU by the kernels of training, also
-        without gradients.
+        """Map [T, B, dimension] to [T, B, dimension].
 
-        There, PyTorch would then take other kernels, which round differently: nearly tied codes
-        would change between training and inference.
+        On a CPU without gradients, PyTorch would use other kernels than in training. They round
+        differently, so that nearly tied codes would differ between training and inference.
+        Enabling gradients selects the kernels of training.
         """
         if x.device.type != 'cpu' or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self.lstm(x)[0]

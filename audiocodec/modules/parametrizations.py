@@ -1,8 +1,7 @@
-"""Pickles parametrized modules (`torch.nn.utils.parametrize`), and folds their weights into plain
-ones.
+"""Pickling and folding of parametrized modules (`torch.nn.utils.parametrize`).
 
-PyTorch gives a parametrized module a class of its own, which refuses to be pickled; weight_norm
-registers a local function with it, which cannot be.
+PyTorch gives each parametrized module its own class, which refuses to be pickled. weight_norm also
+registers a local function as a hook, which cannot be pickled.
 """
 
 from collections.abc import Sequence
@@ -12,37 +11,36 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-_HOOKS = '_load_state_dict_pre_hooks'  # where `nn.Module` keeps them
+_HOOKS = '_load_state_dict_pre_hooks'  # attribute of `nn.Module`
 
 
 class PicklableModule(nn.Module):
-    """A module that can be pickled although parts of it, of whatever class, are parametrized."""
+    """Module that can be pickled even if submodules, of any class, are parametrized."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Reduces as any module does, after `make_picklable`."""
+        """Reduce like any module, after `make_picklable`."""
         make_picklable(self)
         return super().__reduce_ex__(protocol)
 
 
 def make_picklable(module: nn.Module) -> None:
-    """Allows pickling of a module, its parts, and the copies of both.
+    """Make a module, its submodules and the copies of both picklable.
 
-    What is unpickled has the same state dict, and computes and trains alike. One thing is lost:
-    with weight_norm, a module also loads the names of the older `torch.nn.utils.weight_norm`
-    (`weight_g`), which its pickles do not.
+    The unpickled module has the same state dict, and computes and trains identically. One thing is
+    lost: a module with weight_norm can also load the keys of the older
+    `torch.nn.utils.weight_norm` (`weight_g`), an unpickled one cannot.
     """
     for part in module.modules():
         if parametrize.is_parametrized(part):
-            # the class is that of this part and its copies alone
+            # No other module has this class: only this one and its copies.
             type(part).__reduce_ex__ = _reduce  # type: ignore[method-assign, assignment]
 
 
 def fold(module: nn.Module) -> None:
-    """Replaces the parametrized weights of a module, not those of its parts, by what they evaluate
-    to, in place.
+    """Replace the parametrized weights of a module by their values, in place.
 
-    `torch.nn.utils.parametrize.remove_parametrizations` would break every copy of the module: a
-    module and its copies share the class that it undoes.
+    Submodules are not changed. `torch.nn.utils.parametrize.remove_parametrizations` would break
+    every copy of the module, because it modifies the class that the copies share.
     """
     if not parametrize.is_parametrized(module):
         return
@@ -56,8 +54,10 @@ def fold(module: nn.Module) -> None:
 
 
 def _reduce(module: nn.Module, protocol: Any) -> tuple[Any, ...]:
-    """`__reduce_ex__` of a parametrized module: `_empty`, its arguments, and the state for
-    `__setstate__`.
+    """Implement `__reduce_ex__` of a parametrized module.
+
+    Returns:
+        `_empty`, its arguments, and the state for `__setstate__`.
     """
     assert isinstance(module.parametrizations, nn.ModuleDict)
     plain: Any = parametrize.type_before_parametrizations(module)
@@ -67,10 +67,10 @@ def _reduce(module: nn.Module, protocol: Any) -> tuple[Any, ...]:
 
 
 def _empty(plain: type[nn.Module], names: Sequence[str]) -> nn.Module:
-    """Makes a module of class `plain` with only the properties of parametrized tensors."""
+    """Create a module of class `plain` that has only the properties of parametrized tensors."""
     module = plain.__new__(plain)
     nn.Module.__init__(module)
-    for name in names:  # the state will replace both tensor and parametrization
+    for name in names:  # __setstate__ replaces both the tensor and the parametrization
         module.register_parameter(name, nn.Parameter(torch.empty(0)))
         parametrize.register_parametrization(module, name, nn.Identity(), unsafe=True)
     make_picklable(module)
@@ -78,7 +78,7 @@ def _empty(plain: type[nn.Module], names: Sequence[str]) -> nn.Module:
 
 
 def _other_hooks(hooks: dict[int, Any]) -> dict[int, Any]:
-    """Returns the hooks without that of weight_norm."""
+    """Return the hooks except that of weight_norm."""
     return type(hooks)(
         (key, hook)
         for key, hook in hooks.items()

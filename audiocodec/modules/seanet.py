@@ -1,5 +1,6 @@
-"""SEANet: the convolutional encoder and decoder of EnCodec (arXiv 2009.02095, 2107.03312,
-2210.13438).
+"""SEANet, the convolutional encoder and decoder of EnCodec.
+
+See arXiv 2009.02095, 2107.03312 and 2210.13438.
 """
 
 import math
@@ -19,21 +20,21 @@ from audiocodec.modules.norm import check_norm
 
 
 class SEANetResnetBlock(nn.Module):
-    """Residual block: activation and convolution, as many times as there are kernels, around a skip
-    connection.
+    """Residual block: an activation and a convolution per kernel size, with a skip connection.
 
     Args:
-        dim: channels in and out.
-        kernel_sizes: kernel of each convolution, in samples.
+        dim: input and output channels.
+        kernel_sizes: kernel size of each convolution.
         dilations: dilation of each convolution.
-        activation: class in `torch.nn`, or dotted name of any other (see `activation_class`).
-        activation_params: its arguments.
+        activation: class of `torch.nn`, or dotted name of another class (see `activation_class`).
+        activation_params: arguments of the activation.
         norm: one of `norm.CONV_NORMS`.
-        norm_params: arguments of the normalisation.
-        causal: whether outputs see no later inputs.
+        norm_params: arguments of the normalization.
+        causal: whether outputs depend on no later inputs.
         pad_mode: one of `conv.PAD_MODES`.
-        compress: the branch has dim // compress channels inside.
-        true_skip: skip by the identity, rather than by a convolution of kernel 1.
+        compress: the inner convolutions have dim // compress channels.
+        true_skip: whether the skip connection is the identity rather than a convolution of kernel
+            size 1.
     """
 
     def __init__(
@@ -54,12 +55,12 @@ class SEANetResnetBlock(nn.Module):
         require_int('compress', compress)
         if len(kernel_sizes) != len(dilations):
             raise ValueError(
-                f'kernel_sizes={kernel_sizes} and dilations={dilations} must have the same length.'
+                f'kernel_sizes={kernel_sizes} and dilations={dilations} must have the same length'
             )
         if dim < compress:
             raise ValueError(
                 f'compress={compress} leaves no channel in a residual block of {dim}: '
-                f'lower compress, or raise n_filters.'
+                'lower compress or raise n_filters'
             )
         conv = partial(
             StreamableConv1d, norm=norm, norm_kwargs=norm_params, causal=causal, pad_mode=pad_mode
@@ -80,11 +81,11 @@ class SEANetResnetBlock(nn.Module):
 
 
 class _SEANet(nn.Module):
-    """What encoder and decoder share: their checked figures, and the making of their layers.
+    """Base class of encoder and decoder: checks arguments and creates layers.
 
-    A network is a first convolution, one stage per ratio, and a last convolution: `n_blocks` in
-    all. They are counted by `outer` from the waveform on: 1 is the convolution that touches it,
-    `n_blocks` the one that touches the latents.
+    A network has `n_blocks` blocks: a first convolution, one stage per ratio, and a last
+    convolution. The index `outer` counts them from the waveform: block 1 is the convolution at the
+    waveform, block `n_blocks` the one at the latents.
     """
 
     def __init__(
@@ -127,18 +128,17 @@ class _SEANet(nn.Module):
         if n_residual_layers > 1 and (n_residual_layers - 1) * math.log2(dilation_base) > 20:
             raise ValueError(
                 f'n_residual_layers={n_residual_layers}, dilation_base={dilation_base}: the last '
-                'block '
-                'would skip more than a million samples between two that it reads.'
+                'residual block would have a dilation of more than a million samples'
             )
         self.ratios = require_ints('ratios', ratios)
         self.n_blocks = len(self.ratios) + 2
         if disable_norm_outer_blocks not in range(self.n_blocks + 1):
             raise ValueError(
-                f'disable_norm_outer_blocks={disable_norm_outer_blocks!r}: {len(self.ratios)} '
-                'ratios make '
-                f'{self.n_blocks} blocks, so an integer from 0 to {self.n_blocks} is accepted.'
+                f'disable_norm_outer_blocks={disable_norm_outer_blocks!r}: expected an integer '
+                f'from 0 to {self.n_blocks}, the number of blocks with {len(self.ratios)} ratios'
             )
-        check_norm(norm)  # disable_norm_outer_blocks may leave it unused
+        # Checked here because disable_norm_outer_blocks may leave it unused.
+        check_norm(norm)
         self.channels = channels
         self.dimension = dimension
         self.n_filters = n_filters
@@ -162,14 +162,14 @@ class _SEANet(nn.Module):
         self._residual_kernel_size = residual_kernel_size
 
     def _norm_kwargs(self, outer: int) -> dict[str, Any]:
-        """Arguments of a convolution that say how it is normalised in the block `outer`."""
-        norm, norm_kwargs = (
-            ('none', None) if outer <= self.disable_norm_outer_blocks else self._norm
-        )
+        """Return the normalization arguments of a convolution in the block `outer`."""
+        if outer <= self.disable_norm_outer_blocks:
+            return {'norm': 'none', 'norm_kwargs': None}
+        norm, norm_kwargs = self._norm
         return {'norm': norm, 'norm_kwargs': norm_kwargs}
 
     def _residual_blocks(self, width: int, outer: int) -> list[nn.Module]:
-        """The residual blocks of one stage, with growing dilation."""
+        """Create the residual blocks of one stage, with increasing dilation."""
         norm = self._norm_kwargs(outer)
         return [
             self._block(
@@ -184,34 +184,35 @@ class _SEANet(nn.Module):
 
 
 class SEANetEncoder(_SEANet):
-    """Encoder: waveform to latents, one frame per `hop_length` samples, `hop_length` being the
-    product of the ratios.
+    """Encoder from waveform to latents.
+
+    One frame spans `hop_length` samples, the product of the ratios.
 
     Args:
         channels: channels of the waveform.
         dimension: channels of the latents.
         n_filters: channels after the first convolution; they double at every stage.
         n_residual_layers: residual blocks per stage.
-        ratios: strides in the order of the *decoder*: the encoder goes through them from the last
-            to the first.
-        activation: class in `torch.nn`, or dotted name of any other (see `activation_class`).
-        activation_params: its arguments.
+        ratios: strides in the order of the *decoder*: the encoder applies them in reverse.
+        activation: class of `torch.nn`, or dotted name of another class (see `activation_class`).
+        activation_params: arguments of the activation.
         norm: one of `norm.CONV_NORMS`.
-        norm_params: arguments of the normalisation (time_group_norm).
-        kernel_size: kernel of the first convolution, in samples.
-        last_kernel_size: kernel of the last convolution, in frames.
-        residual_kernel_size: kernel of the residual blocks.
-        dilation_base: the j-th residual block of a stage is dilated by dilation_base ** j.
-        causal: whether frame t sees only samples before (t + 1) * hop_length. Strictly so with pad
-            modes `constant` and `replicate`; the others repeat samples of the future in the padding
-            before the first sample.
+        norm_params: arguments of the normalization (time_group_norm).
+        kernel_size: kernel size of the first convolution, in samples.
+        last_kernel_size: kernel size of the last convolution, in frames.
+        residual_kernel_size: kernel size of the residual blocks.
+        dilation_base: the j-th residual block of a stage has the dilation dilation_base ** j.
+        causal: whether frame t depends only on samples before (t + 1) * hop_length. Strictly so
+            with pad modes `constant` and `replicate`; the others repeat future samples in the
+            padding before the first sample.
         pad_mode: one of `conv.PAD_MODES`.
-        true_skip: residual blocks skip by the identity, rather than by a convolution of kernel 1.
-        compress: residual blocks have their channels divided by this inside.
+        true_skip: whether the skip connection of residual blocks is the identity rather than a
+            convolution of kernel size 1.
+        compress: factor by which residual blocks reduce their inner channels.
         lstm: LSTM layers before the last convolution, 0 for none.
-        disable_norm_outer_blocks: normalisation is left out of this many blocks from the waveform
-            on, where the blocks are the first convolution, every stage, and the last convolution.
-        init: initial weights, one of `init.INITS`.
+        disable_norm_outer_blocks: number of blocks without normalization, counted from the
+            waveform. The blocks are the first convolution, each stage, and the last convolution.
+        init: weight initialization, one of `init.INITS`.
 
     Raises:
         ValueError: an argument out of range.
@@ -286,7 +287,7 @@ class SEANetEncoder(_SEANet):
 
 
 class SEANetDecoder(_SEANet):
-    """Decoder: latents to waveform, `hop_length` samples per frame; the mirror of `SEANetEncoder`.
+    """Decoder from latents to waveform, the mirror image of `SEANetEncoder`.
 
     Args:
         channels: channels of the waveform.
@@ -294,27 +295,28 @@ class SEANetDecoder(_SEANet):
         n_filters: channels before the last convolution; they halve at every stage.
         n_residual_layers: residual blocks per stage.
         ratios: strides, from the latents to the waveform.
-        activation: class in `torch.nn`, or dotted name of any other (see `activation_class`).
-        activation_params: its arguments.
-        final_activation: of the waveform, such as Tanh; None for none.
-        final_activation_params: its arguments.
+        activation: class of `torch.nn`, or dotted name of another class (see `activation_class`).
+        activation_params: arguments of the activation.
+        final_activation: activation of the waveform, such as Tanh; None for none.
+        final_activation_params: arguments of the final activation.
         norm: one of `norm.CONV_NORMS`.
-        norm_params: arguments of the normalisation (time_group_norm).
-        kernel_size: kernel of the first convolution, in frames.
-        last_kernel_size: kernel of the last convolution, in samples.
-        residual_kernel_size: kernel of the residual blocks.
-        dilation_base: the j-th residual block of a stage is dilated by dilation_base ** j.
-        causal: whether sample t sees only frames up to t // hop_length (see `SEANetEncoder`, and
-            trim_right_ratio).
+        norm_params: arguments of the normalization (time_group_norm).
+        kernel_size: kernel size of the first convolution, in frames.
+        last_kernel_size: kernel size of the last convolution, in samples.
+        residual_kernel_size: kernel size of the residual blocks.
+        dilation_base: the j-th residual block of a stage has the dilation dilation_base ** j.
+        causal: whether sample t depends only on frames up to t // hop_length (see `SEANetEncoder`
+            and `trim_right_ratio`).
         pad_mode: one of `conv.PAD_MODES`.
-        true_skip: residual blocks skip by the identity, rather than by a convolution of kernel 1.
-        compress: residual blocks have their channels divided by this inside.
+        true_skip: whether the skip connection of residual blocks is the identity rather than a
+            convolution of kernel size 1.
+        compress: factor by which residual blocks reduce their inner channels.
         lstm: LSTM layers after the first convolution, 0 for none.
-        disable_norm_outer_blocks: normalisation is left out of this many blocks from the waveform
-            on, where the blocks are the last convolution, every stage, and the first convolution.
-        trim_right_ratio: share of the trimming of transposed convolutions done on the right, if
-            causal: below 1, the decoder looks ahead.
-        init: initial weights, one of `init.INITS`.
+        disable_norm_outer_blocks: number of blocks without normalization, counted from the
+            waveform. The blocks are the last convolution, each stage, and the first convolution.
+        trim_right_ratio: fraction of the trimming of transposed convolutions done on the right;
+            causal only. Below 1, the decoder has a lookahead.
+        init: weight initialization, one of `init.INITS`.
 
     Raises:
         ValueError: an argument out of range.

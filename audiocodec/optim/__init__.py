@@ -1,4 +1,4 @@
-"""Moving average of a model's weights, and learning rate schedules."""
+"""Averaged (EMA) weights and learning rate schedules."""
 
 from audiocodec.optim.ema import ModuleEMA
 from audiocodec.optim.schedules import (

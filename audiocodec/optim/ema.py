@@ -9,23 +9,22 @@ from torch import nn
 
 
 class ModuleEMA:
-    """Keeps the moving average of what a module learns, and lends it to the module for validation
-    and export.
+    """Averages the weights of a module, and swaps the averages in for validation and export.
 
-    Averaged are the parameters and the floating buffers that the module's `state_dict` holds
-    (codebooks are buffers). Integer and boolean buffers have no mean, nor have those of a
-    parametrization, such as the singular vectors of a spectral norm, which would lose their length:
-    within `averaged()` they are the module's own, up to date.
+    Parameters and floating-point buffers in the module's `state_dict` are averaged (codebooks are
+    buffers). Not averaged are integer and boolean buffers, and buffers of parametrizations: the
+    singular vectors of a spectral norm would no longer have unit length. Within `averaged()`, these
+    have the module's current values.
 
     With `unbias`, the n-th average is sum_k decay^(n - k) w_k / sum_k decay^(n - k): the first
-    update replaces the initial weights, and the average is a mean of few updates until there are
-    many. Without, the initial weights fade by `decay` with every update.
+    update replaces the initial weights, and early averages are means of the few updates so far.
+    Otherwise, the weight of the initial values decreases by the factor `decay` in every update.
 
     Args:
-        module: the module to average, on its final device.
+        module: module to average, on its final device.
         decay: decay per update of the average, in [0, 1).
-        every: `step()` updates the average on every such call.
-        unbias: whether to forget the initial weights at once.
+        every: number of calls of `step` per update of the average.
+        unbias: whether the first update replaces the initial weights.
 
     Raises:
         ValueError: `decay` or `every` out of range, or a module with nothing to average.
@@ -35,9 +34,9 @@ class ModuleEMA:
         self, module: nn.Module, decay: float = 0.99, every: int = 1, unbias: bool = True
     ) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f'decay must be in [0, 1), got {decay}.')
+            raise ValueError(f'decay must be in [0, 1), got {decay}')
         if every < 1:
-            raise ValueError(f'every must be at least 1, got {every}.')
+            raise ValueError(f'every must be at least 1, got {every}')
         self.module = module
         self.decay = decay
         self.every = every
@@ -48,9 +47,10 @@ class ModuleEMA:
         self.averages = {name: value.clone() for name, value in self._live().items()}
         if not self.averages:
             raise ValueError(
-                f'{type(module).__name__} has neither parameters nor floating buffers to average.'
+                f'{type(module).__name__} has neither parameters nor floating-point buffers to '
+                'average'
             )
-        self._lent = False
+        self._swapped_in = False
 
     def restart(self) -> None:
         """Start over from the module's current weights, as after loading them."""
@@ -58,8 +58,8 @@ class ModuleEMA:
         self.averages = {name: value.clone() for name, value in self._live().items()}
 
     def step(self) -> None:
-        """Take the current weights into the average; called after every update of the module."""
-        assert not self._lent, (
+        """Add the current weights to the average; to be called after every update of the module."""
+        assert not self._swapped_in, (
             'the module holds its averaged weights: step() would average them with themselves'
         )
         self.calls += 1
@@ -74,36 +74,39 @@ class ModuleEMA:
 
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
-        """Put the averaged weights into the module, in place, and its own back at the end, also
-        after an error.
+        """Swap the averaged weights into the module, in place; restore its own at the end.
+
+        They are also restored after an error.
 
         Yields:
             The module.
         """
-        assert not self._lent, 'averaged() is already in use: the module holds its averaged weights'
+        assert not self._swapped_in, (
+            'averaged() is already in use: the module holds its averaged weights'
+        )
         live = self._live()
         targets = [live[name] for name in self.averages]
         own = [target.clone() for target in targets]
-        self._lent = True
+        self._swapped_in = True
         try:
             torch._foreach_copy_(targets, list(self.averages.values()))
             yield self.module
         finally:
             torch._foreach_copy_(targets, own)
-            self._lent = False
+            self._swapped_in = False
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages (not copied) and the counters."""
+        """Return the averages (not copied) and the counters."""
         return {'averages': dict(self.averages), 'count': self.count, 'calls': self.calls}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state.
+        """Load a state.
 
         Args:
-            state: what `state_dict()` returned.
+            state: result of `state_dict()`.
 
         Raises:
-            ValueError: the state is of another module.
+            ValueError: the state belongs to another module.
         """
         averages = state['averages']
         wrong = [
@@ -111,15 +114,13 @@ class ModuleEMA:
             for name in self.averages.keys() & averages.keys()
             if self.averages[name].shape != averages[name].shape
         ]
-        missing, unexpected = (
-            self.averages.keys() - averages.keys(),
-            averages.keys() - self.averages.keys(),
-        )
+        missing = self.averages.keys() - averages.keys()
+        unexpected = averages.keys() - self.averages.keys()
         if wrong or missing or unexpected:
             raise ValueError(
-                f'the averaged weights are not those of this {type(self.module).__name__}: '
+                f'the averaged weights do not fit this {type(self.module).__name__}: '
                 f'missing {sorted(missing)}, unexpected {sorted(unexpected)}, '
-                f'of another shape {sorted(wrong)}.'
+                f'of another shape {sorted(wrong)}'
             )
         for name, value in self.averages.items():
             value.copy_(averages[name])
@@ -127,8 +128,9 @@ class ModuleEMA:
         self.calls = state['calls']
 
     def _live(self) -> dict[str, torch.Tensor]:
-        """The module's own tensors to average, by name. Looked up each time: a module may bind a
-        new tensor.
+        """Return the module's current tensors by name.
+
+        They are looked up in each call because a module may replace a tensor.
         """
         return {
             name: getattr(owner, attribute).detach()
@@ -137,13 +139,15 @@ class ModuleEMA:
 
 
 def _averaged_attributes(module: nn.Module) -> dict[str, tuple[nn.Module, str]]:
-    """Where each tensor to average is held, by its name in the module's state_dict; shared tensors
-    once.
+    """Return owner and attribute of each tensor to average, by its key in the state dict.
+
+    Shared tensors appear once.
     """
     owners = {}
     seen: set[int] = set()
     for prefix, owner in module.named_modules():
         tensors = [*owner.named_parameters(recurse=False)]
+        # Buffers of parametrizations are not averaged, see `ModuleEMA`.
         if 'parametrizations' not in prefix.split('.'):
             tensors += owner.named_buffers(recurse=False)
         for attribute, value in tensors:

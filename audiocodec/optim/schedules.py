@@ -1,6 +1,6 @@
-"""Learning rate schedules counted in updates, with warm-up; `advance` is called after every update.
+"""Learning rate schedules with warm-up, to be advanced after every update (see `advance`).
 
-A constant schedule needs none; for steps and exponentials see `torch.optim.lr_scheduler`.
+For step and exponential schedules, see `torch.optim.lr_scheduler`.
 """
 
 import math
@@ -13,10 +13,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 def advance(schedule: LRScheduler) -> None:
-    """Moves a schedule on by one update, whether or not the optimizer has run in it.
+    """Advance a schedule by one update, even if the optimizer has skipped it.
 
-    PyTorch warns of a schedule that steps before its optimizer ever has. Here it may: an update
-    whose gradient is not finite is counted and skipped, and discriminators may start later than the
+    PyTorch warns if a schedule steps before its optimizer. That is expected here: updates with
+    non-finite gradients are counted but skipped, and discriminators may start later than the
     generator.
     """
     if schedule.last_epoch > 0:
@@ -30,28 +30,27 @@ def advance(schedule: LRScheduler) -> None:
 
 
 class _Schedule(LRScheduler):
-    """A learning rate that is a function of the base rate and of the number of updates done."""
+    """Learning rate as a function of the base rate and the number of updates."""
 
     @abstractmethod
     def rate(self, lr: float, step: int) -> float:
-        """The learning rate after `step` updates, for the base rate `lr`."""
+        """Return the learning rate after `step` updates, for the base rate `lr`."""
 
     def get_lr(self) -> list[float | torch.Tensor]:
-        """The learning rate of each parameter group."""
+        """Return the learning rate of each parameter group."""
         return [self.rate(float(lr), self.last_epoch) for lr in self.base_lrs]
 
 
 class CosineSchedule(_Schedule):
-    """Linear warm-up from 0, then half a cosine down to a fraction of the base rate, which then
-    stays.
+    """Linear warm-up from 0, then half a cosine down to a fraction of the base rate.
 
     Args:
         optimizer: the optimizer whose rates are set.
-        total_steps: updates until the end of the cosine.
+        total_steps: updates until the end of the cosine; the rate is constant afterwards.
         warmup_steps: updates until the base rate is reached.
-        lr_min_ratio: last rate divided by the base rate.
-        cycle_length: half periods of the cosine, as the share of the updates after warm-up that one
-            takes.
+        lr_min_ratio: final rate divided by the base rate.
+        cycle_length: length of half a period of the cosine, as a fraction of the updates after
+            warm-up.
     """
 
     def __init__(
@@ -83,14 +82,14 @@ class CosineSchedule(_Schedule):
 
 
 class PolynomialDecaySchedule(_Schedule):
-    """A rate of 0, then linear warm-up, then a polynomial down to a final rate, which then stays.
+    """A rate of 0, then linear warm-up, then polynomial decay to a final rate.
 
     Args:
         optimizer: the optimizer whose rates are set.
         warmup_steps: updates from 0 to the base rate.
-        total_steps: updates until the final rate is reached.
+        total_steps: updates until the final rate is reached; the rate is constant afterwards.
         end_lr: final rate.
-        zero_lr_warmup_steps: updates before the warm-up, with a rate of 0.
+        zero_lr_warmup_steps: updates with a rate of 0 before the warm-up.
         power: exponent of the polynomial; 1: linear.
     """
 
@@ -131,7 +130,7 @@ class PolynomialDecaySchedule(_Schedule):
 
 
 class InverseSquareRootSchedule(_Schedule):
-    """Linear warm-up, then a decay as one over the square root of the updates.
+    """Linear warm-up, then decay with the inverse square root of the number of updates.
 
     Args:
         optimizer: the optimizer whose rates are set.
@@ -146,7 +145,7 @@ class InverseSquareRootSchedule(_Schedule):
             'warmup_steps',
             warmup_steps,
             warmup_steps >= 1,
-            'at least 1 (the decay is scaled by its root)',
+            'at least 1 (the decay is scaled by its square root)',
         )
         _check(
             'warmup_init_lr',
@@ -160,14 +159,14 @@ class InverseSquareRootSchedule(_Schedule):
 
     def rate(self, lr: float, step: int) -> float:
         """See `_Schedule.rate`."""
-        step += 1  # the decay has no value at 0: updates are counted from 1 here
+        step += 1  # count from 1, because the decay is not defined at 0
         if step < self.warmup_steps:
             return self.warmup_init_lr + (lr - self.warmup_init_lr) * step / self.warmup_steps
         return lr * math.sqrt(self.warmup_steps / step)
 
 
 class LinearWarmupSchedule(_Schedule):
-    """Linear warm-up, then the base rate.
+    """Linear warm-up, then a constant rate.
 
     Args:
         optimizer: the optimizer whose rates are set.
@@ -208,4 +207,4 @@ def _check_steps(warmup_steps: int, total_steps: int, before: int = 0) -> None:
 
 def _check(name: str, value: float | None, valid: bool, accepted: str) -> None:
     if not valid:
-        raise ValueError(f'{name} must be {accepted}, got {value}.')
+        raise ValueError(f'{name} must be {accepted}, got {value}')

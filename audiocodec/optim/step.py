@@ -1,25 +1,26 @@
-"""Steps of optimizers that leave out an update without asking the device."""
+"""Optimizer steps that can be skipped without synchronizing with the device."""
 
 import torch
 
 
 def step_if(optimizer: torch.optim.Optimizer, ok: torch.Tensor) -> None:
-    """`optimizer.step()`, unless `ok` is false: then parameters, moments and step counts stay as
-    they are.
+    """Call `optimizer.step()` if `ok` is true.
 
-    Fused optimizers of PyTorch decide it on the device, by the flag that `torch.amp.GradScaler`
-    hands them; for others the host reads `ok`, and so waits for the device.
+    Otherwise parameters, moments and step counts are not changed. PyTorch's fused optimizers decide
+    this on the device, by the flag that `torch.amp.GradScaler` sets. For others, the host reads
+    `ok` and therefore waits for the device.
 
     Args:
-        optimizer: its gradients are ready.
+        optimizer: optimizer whose parameters have their gradients.
         ok: 0-d, boolean.
     """
     if getattr(optimizer, '_step_supports_amp_scaling', False):
-        flagged = optimizer  # of these two attributes PyTorch's own type knows nothing
-        flagged.grad_scale, flagged.found_inf = None, (~ok).float()  # type: ignore[attr-defined]
+        # The attributes that GradScaler sets, which the type of optimizers does not declare.
+        optimizer.grad_scale = None  # type: ignore[attr-defined]
+        optimizer.found_inf = (~ok).float()  # type: ignore[attr-defined]
         try:
             optimizer.step()
         finally:
-            del flagged.grad_scale, flagged.found_inf  # type: ignore[attr-defined]
+            del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
     elif bool(ok):
         optimizer.step()

@@ -1,4 +1,4 @@
-"""Quantizers: from continuous latents to codes and back."""
+"""Quantizers between continuous latents and codes."""
 
 from audiocodec.quantization.base import BaseQuantizer, NoQuantizer, QuantizedResult
 from audiocodec.quantization.codes import check_codes

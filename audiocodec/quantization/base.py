@@ -1,4 +1,4 @@
-"""What every quantizer offers, and the one that does nothing."""
+"""Interface of all quantizers, and the quantizer of continuous autoencoders."""
 
 import math
 from abc import ABC, abstractmethod
@@ -9,14 +9,14 @@ from torch import nn
 
 
 class QuantizedResult(NamedTuple):
-    """What a quantizer makes of a batch of latents.
+    """Quantized batch of latents.
 
     Attributes:
-        latents: float [B, D, T], quantized; carries the gradient to the encoder.
-        codes: int64 [B, K, T], K the number of codebooks used for this batch.
-        bandwidth: 0-d, kbps of the codes.
-        commitment_loss: 0-d, pulls the encoder towards the codebooks.
-        metrics: 0-d tensors, and 1-d ones [K] of figures of each codebook, left on the device.
+        latents: float [B, D, T], quantized; passes the gradient on to the encoder.
+        codes: int64 [B, K, T], with K the number of codebooks used for this batch.
+        bandwidth: 0-d, of the codes, in kbps.
+        commitment_loss: 0-d, pulls the latents of the encoder towards the codebook entries.
+        metrics: tensors on the device: scalars (0-d), or one value per codebook [K].
     """
 
     latents: torch.Tensor
@@ -27,7 +27,7 @@ class QuantizedResult(NamedTuple):
 
 
 class BaseQuantizer(nn.Module, ABC):
-    """Turns latents [B, D, T] into codes [B, K, T] and back.
+    """Converts latents [B, D, T] into codes [B, K, T] and back.
 
     Args:
         dimension: number of channels D of the latents.
@@ -40,13 +40,13 @@ class BaseQuantizer(nn.Module, ABC):
         super().__init__()
         if dimension < 1:
             raise ValueError(
-                f'dimension={dimension}: a quantizer needs latents of at least 1 channel.'
+                f'dimension={dimension}: a quantizer needs latents with at least 1 channel'
             )
         self._dimension = dimension
 
     @abstractmethod
     def forward(self, latents: torch.Tensor, frame_rate: float) -> QuantizedResult:
-        """Quantize a batch; in training mode, also learn from it.
+        """Quantize a batch; in training mode, also update the codebooks.
 
         Args:
             latents: float [B, D, T].
@@ -55,11 +55,11 @@ class BaseQuantizer(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Codes, int64 [B, num_codebooks, T], of latents [B, D, T]."""
+        """Return the codes, int64 [B, num_codebooks, T], of latents [B, D, T]."""
 
     @abstractmethod
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Latents [B, D, T] of codes [B, K, T], with 1 <= K <= total_codebooks."""
+        """Return the latents [B, D, T] of codes [B, K, T], with 1 <= K <= total_codebooks."""
 
     @property
     def dimension(self) -> int:
@@ -69,12 +69,12 @@ class BaseQuantizer(nn.Module, ABC):
     @property
     @abstractmethod
     def cardinality(self) -> int:
-        """Entries of each codebook."""
+        """Number of entries per codebook."""
 
     @property
     @abstractmethod
     def total_codebooks(self) -> int:
-        """Number of codebooks there are."""
+        """Total number of codebooks."""
 
     @property
     @abstractmethod
@@ -86,15 +86,16 @@ class BaseQuantizer(nn.Module, ABC):
         """Use the first `n` codebooks, 1 <= n <= total_codebooks."""
 
     def settle_statistics(self) -> None:
-        """Make, in place, what is learnt from fit weights that come from elsewhere. By default,
-        there is nothing.
+        """Adapt training statistics, in place, to weights loaded from elsewhere.
+
+        Does nothing by default.
         """
 
     def drop_statistics(self) -> None:
-        """Let go, in place, of what only training needs. By default, there is nothing."""
+        """Free the statistics that only training needs, in place. Does nothing by default."""
 
     def bandwidth(self, frame_rate: float) -> float:
-        """Kilobits per second of the codes at `frame_rate` (Hz), with the codebooks in use."""
+        """Return the bandwidth in kbps of the codebooks in use at `frame_rate` (Hz)."""
         if self.num_codebooks == 0:
             return 0.0
         return self.num_codebooks * math.log2(self.cardinality) * frame_rate / 1000
@@ -103,26 +104,25 @@ class BaseQuantizer(nn.Module, ABC):
         if latents.dim() != 3 or latents.shape[1] != self.dimension:
             raise ValueError(
                 f'latents of shape {tuple(latents.shape)}: expected [batch, {self.dimension}, '
-                'frames], the quantizer '
-                f'having dimension={self.dimension}.'
+                f'frames] for a quantizer with dimension={self.dimension}'
             )
         if not latents.is_floating_point():
             raise ValueError(
-                f'latents of type {latents.dtype}: expected floating point; codes go to decode().'
+                f'latents of type {latents.dtype}: expected floating point; pass codes to decode()'
             )
 
 
 class NoQuantizer(BaseQuantizer):
-    """Passes the latents through: a continuous autoencoder.
+    """Identity, for a continuous autoencoder.
 
-    Its codes are empty, [B, 0, T]; its bandwidth and commitment loss are 0.
+    The codes are empty, [B, 0, T]; bandwidth and commitment loss are 0.
 
     Args:
         dimension: number of channels D of the latents.
     """
 
     def forward(self, latents: torch.Tensor, frame_rate: float) -> QuantizedResult:
-        """Return the latents as they are."""
+        """Return the latents unchanged."""
         self._check_latents(latents)
         codes = torch.empty(
             latents.shape[0], 0, latents.shape[2], dtype=torch.int64, device=latents.device
@@ -133,13 +133,13 @@ class NoQuantizer(BaseQuantizer):
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
         """Raise ValueError: there are no codes."""
         raise ValueError(
-            'This model is a continuous autoencoder (NoQuantizer): it has latents but no codes.'
+            'this model is a continuous autoencoder (NoQuantizer): it has latents but no codes'
         )
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Raise ValueError: there are no codes."""
         raise ValueError(
-            'This model is a continuous autoencoder (NoQuantizer): it decodes latents, not codes.'
+            'this model is a continuous autoencoder (NoQuantizer): it decodes latents, not codes'
         )
 
     @property
@@ -158,8 +158,8 @@ class NoQuantizer(BaseQuantizer):
         return 0
 
     def set_num_codebooks(self, n: int) -> None:
-        """Raise ValueError for any number but 0."""
+        """Raise ValueError for any number except 0."""
         if n != 0:
             raise ValueError(
-                f'{n} codebooks asked of a continuous autoencoder (NoQuantizer), which has none.'
+                f'cannot use {n} codebooks: a continuous autoencoder (NoQuantizer) has none'
             )

@@ -1,5 +1,6 @@
-"""Residual codebooks learnt by exponential moving averages: all levels in stacked tensors, updated
-together.
+"""Residual codebooks learned by exponential moving averages.
+
+All levels are stacked in the same tensors and updated together.
 """
 
 from typing import Any, NamedTuple
@@ -17,27 +18,26 @@ from audiocodec.quantization.kmeans import (
 )
 from audiocodec.utils import distrib
 
-# Purposes of the shared random streams.
-_DRAW_EMBED, _DRAW_SAMPLES, _DRAW_KMEANS, _DRAW_REVIVAL = (
-    0x52565101,
-    0x52565102,
-    0x52565103,
-    0x52565104,
-)
+# Identifiers of the random streams, see `distrib.shared_generator`.
+_DRAW_EMBED = 0x52565101
+_DRAW_SAMPLES = 0x52565102
+_DRAW_KMEANS = 0x52565103
+_DRAW_REVIVAL = 0x52565104
 
-# A share of the average entry's cluster size below which an entry counts as unused, and as dead if
-# nothing else is set.
-UNUSED_SHARE = 0.1
-# The moving averages reach back over this share of a codebook's updates so far, but over at least
-# so many, and at most over the 1 / (1 - decay) that they have in the long run.
-YOUTH_SHARE, SHORTEST_WINDOW = 0.1, 5
-# Updates that a codebook of unknown age is taken to have had: enough for the long run of any decay
-# in use.
-MATURE = 2**20
-# Of the moving average that tells usage. It reaches back over some ten updates: over more, entries
-# that drifting latents have left behind would seem to be in use.
+# An entry whose cluster size is below this fraction of the average counts as unused; it also counts
+# as dead if no other threshold is set.
+UNUSED_FRACTION = 0.1
+# Window of the moving averages: SHORTEST_WINDOW updates plus this fraction of the updates so far,
+# up to the final 1 / (1 - decay).
+WARMUP_FRACTION = 0.1
+SHORTEST_WINDOW = 5
+# Number of updates assumed for a codebook that does not store it: enough to reach the final window
+# of any decay in use.
+UPDATES_WHEN_UNKNOWN = 2**20
+# Decay of the average from which usage is computed: a window of about ten updates. With a longer
+# window, entries left behind by drifting latents would appear to be in use.
 USAGE_DECAY = 0.9
-# K-means sees at most this many vectors for each entry.
+# Maximum number of vectors per entry that k-means runs on.
 KMEANS_SAMPLES_PER_ENTRY = 16
 
 
@@ -47,8 +47,8 @@ class ResidualCodes(NamedTuple):
     Attributes:
         codes: int64 [K, N].
         quantized: [N, D], sum of the chosen entries.
-        errors: [K], mean square of what remains after each level.
-        remainders: [N, D], sum over the levels of what remains after each.
+        errors: [K], mean square of the residual after each level.
+        remainders: [N, D], sum of the residuals after each level.
     """
 
     codes: torch.Tensor
@@ -57,13 +57,13 @@ class ResidualCodes(NamedTuple):
     remainders: torch.Tensor
 
 
-class _Tally:
-    """What one update needs to know of the batch, of fixed shapes whatever the data.
+class _BatchStats:
+    """Statistics of a batch for one update, in tensors of fixed shapes.
 
     Attributes:
-        counts: [K, bins], vectors assigned to each entry.
+        counts: [K, bins], number of vectors assigned to each entry.
         sums: [K, bins, D], their sums.
-        candidates: [K, bins, D], for each entry a vector that it could restart from, or None.
+        candidates: [K, bins, D], a vector from which each entry could restart, or None.
     """
 
     def __init__(self, like: torch.Tensor, valid: torch.Tensor, draws: torch.Tensor | None) -> None:
@@ -74,11 +74,11 @@ class _Tally:
         self._draws = draws
 
     def add(self, level: int, residual: torch.Tensor, codes: torch.Tensor) -> None:
-        """Count the vectors [N, D] that reached a level."""
+        """Add the residuals [N, D] at a level and the codes [N] assigned to them."""
         self.counts[level].index_add_(0, codes, self._valid)
         self.sums[level].index_add_(0, codes, residual * self._valid[:, None])
         if self.candidates is not None and self._draws is not None:
-            _share_of_rows(residual, self._draws[level], out=self.candidates[level])
+            _local_rows(residual, self._draws[level], out=self.candidates[level])
 
     def reduce(self) -> None:
         """Sum over the workers, in one collective."""
@@ -87,18 +87,18 @@ class _Tally:
         )
 
 
-def _share_of_rows(
+def _local_rows(
     rows: torch.Tensor, indices: torch.Tensor, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """This worker's share of some rows of the batch of all workers: zeros for the rows of others.
+    """Select rows of the global batch; rows of other workers are zeros.
 
     Args:
-        rows: [N, D], the same N on every worker; the global batch has them in order of rank.
+        rows: [N, D], the same N on every worker. The global batch concatenates them by rank.
         indices: int64 [M], into the global batch.
-        out: where to put the result.
+        out: output tensor.
 
     Returns:
-        [M, D], to be summed over the workers.
+        [M, D]; its sum over the workers holds the selected rows.
     """
     if distrib.world_size() == 1:
         return torch.index_select(rows, 0, indices, out=out)
@@ -110,7 +110,7 @@ def _share_of_rows(
 
 
 def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Move without waiting for the device."""
+    """Copy to a device without waiting for it."""
     return (
         tensor.pin_memory().to(device, non_blocking=True)
         if device.type == 'cuda'
@@ -119,40 +119,40 @@ def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 class Codebooks(nn.Module):
-    """K codebooks; each quantizes what the ones before it left over (SoundStream, arXiv 2107.03312,
-    algorithm 1).
+    """K residual codebooks: each quantizes the residual of the previous ones.
 
-    Entries follow the mean of the vectors assigned to them by exponential moving averages (VQ-VAE,
-    arXiv 1711.00937, appendix A.1) with Laplace-smoothed counts.
+    See SoundStream, arXiv 2107.03312, algorithm 1. Entries follow the mean of the vectors assigned
+    to them by exponential moving averages (VQ-VAE, arXiv 1711.00937, appendix A.1) with
+    Laplace-smoothed counts.
 
-    The averages begin short and grow to what `decay` says (with 0.99 in some thousand updates). The
-    latents of a model that has just started to learn drift, and change their scale, within a few
-    updates. Entries that follow a hundred updates behind are left aside: the few at the near end
-    take all vectors, and as the averages remember the others for as long, none of them is found
-    dead.
+    The window of the averages starts short and grows until it matches `decay` (with 0.99, after
+    about a thousand updates). At the beginning of training, the latents drift and change their
+    scale within a few updates. Entries lagging by 100 updates stop being selected; a few take all
+    the vectors. Long averages would also remember the old counts of the others, so that none of
+    them would be found dead.
 
     Args:
         levels: number of codebooks K.
-        bins: entries of each.
+        bins: entries per codebook.
         dimension: channels D of an entry.
-        decay: of the moving averages in the long run, in [0, 1).
-        dead_share: entries with less than this share of the average entry's cluster size are
-            replaced, see `ResidualVectorQuantizer`; 0: never.
-        kmeans_iters: iterations of k-means for the first batch; 0: keep the random entries.
-        epsilon: of the Laplace smoothing.
-        seed: of the initial entries, of k-means and of the vectors that replace dead entries.
+        decay: final decay of the moving averages, in [0, 1).
+        dead_fraction: entries with a cluster size below this fraction of the average are replaced,
+            see `ResidualVectorQuantizer`; 0: never.
+        kmeans_iters: iterations of k-means on the first batch; 0: keep the random entries.
+        epsilon: constant of the Laplace smoothing.
+        seed: seed of the initial entries, of k-means and of the vectors that replace dead entries.
 
     Buffers:
         embed: [K, bins, D], the entries.
-        embed_avg: [K, bins, D], moving average of the sum of the vectors assigned to an entry in
-            one update.
+        embed_avg: [K, bins, D], moving average of the sum of the vectors assigned to an entry per
+            update.
         cluster_size: [K, bins], moving average of their number, over the batch of all workers.
-        inited: [K], 1 once the entries of a level are initialised.
-        usage: [K, bins], moving average, over some ten updates, of the share of the vectors that an
-            entry takes. Unlike `cluster_size` it is not reset when an entry is replaced: one that
-            is replaced again and again without being used shows.
-        dead: [K], share of the entries found dead at the latest update of the level.
-        updates: int64, number of training updates: the age of the averages, and the counter of the
+        inited: [K], 1 once the entries of a level are initialized.
+        usage: [K, bins], moving average, over about ten updates, of the fraction of the vectors
+            assigned to an entry. It is not reset when an entry is replaced, unlike `cluster_size`,
+            so that entries that are replaced repeatedly without being used can be identified.
+        dead: [K], fraction of dead entries at the latest update of the level.
+        updates: int64, number of training updates; determines the window of the averages and the
             random draws.
     """
 
@@ -170,25 +170,25 @@ class Codebooks(nn.Module):
         bins: int,
         dimension: int,
         decay: float = 0.99,
-        dead_share: float = UNUSED_SHARE,
+        dead_fraction: float = UNUSED_FRACTION,
         kmeans_iters: int = 10,
         epsilon: float = 1e-5,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.bins, self.dimension = bins, dimension
-        self.decay, self.dead_share, self.kmeans_iters, self.epsilon = (
-            decay,
-            dead_share,
-            kmeans_iters,
-            epsilon,
-        )
+        self.bins = bins
+        self.dimension = dimension
+        self.decay = decay
+        self.dead_fraction = dead_fraction
+        self.kmeans_iters = kmeans_iters
+        self.epsilon = epsilon
         self.seed = seed
-        # A new entry gets as many updates to be used, before it is dead, as the averages about
-        # reach back over, and follows its vectors faster than one with the average cluster size. On
-        # log-mel frames of speech and music, 2 and 3 did slightly better than 10.
-        self.restart_share = min(1.0, 3 * (dead_share or UNUSED_SHARE))
-        # Uniform of variance 2 / D: a norm of about sqrt(2) whatever D.
+        # A restarted entry gets this fraction of the average cluster size, three times the
+        # threshold. An unused one is then dead again after about one window of the averages, and a
+        # used one follows its vectors faster than an average entry. On log-mel frames of speech and
+        # music, factors of 2 and 3 were slightly better than 10.
+        self.restart_fraction = min(1.0, 3 * (dead_fraction or UNUSED_FRACTION))
+        # Uniform with variance 2 / D: a norm of about sqrt(2) for any D.
         embed = torch.empty(levels, bins, dimension)
         embed.uniform_(
             -((6 / dimension) ** 0.5),
@@ -202,16 +202,17 @@ class Codebooks(nn.Module):
         self.register_buffer('usage', torch.zeros(levels, bins))
         self.register_buffer('dead', torch.zeros(levels))
         self.register_buffer('updates', torch.zeros((), dtype=torch.int64))
-        # What the host knows of `updates` and `inited`, so that reading them does not wait for the
-        # device.
+        # Copies of `updates` and `inited` on the host: reading the buffers would synchronize with
+        # the device. None or False: not known, read the buffer.
         self._updates: int | None = 0
-        self._all_inited = kmeans_iters == 0
+        self._all_initialized = kmeans_iters == 0
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Load; statistics that a foreign checkpoint lacks start from its cluster sizes, and it
-        counts as mature.
+        """Load a state, with defaults for statistics that checkpoints of other programs lack.
+
+        Usage starts from the cluster sizes, and `updates` from `UPDATES_WHEN_UNKNOWN`.
         """
         sizes = state_dict.get(prefix + 'cluster_size')
         if sizes is not None:
@@ -219,31 +220,34 @@ class Codebooks(nn.Module):
                 prefix + 'usage', sizes / sizes.sum(-1, keepdim=True).clamp(min=self.epsilon)
             )
             state_dict.setdefault(prefix + 'dead', torch.zeros_like(self.dead))
-            state_dict.setdefault(prefix + 'updates', torch.full_like(self.updates, MATURE))
+            state_dict.setdefault(
+                prefix + 'updates', torch.full_like(self.updates, UPDATES_WHEN_UNKNOWN)
+            )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._updates, self._all_inited = None, False
+        self._updates = None
+        self._all_initialized = False
 
     @torch.no_grad()
     def settle_statistics(self) -> None:
-        """Make the statistics fit the entries, which are another run's: the next updates move them,
-        and replace none.
+        """Adapt the statistics to entries loaded from another run.
 
-        The entries of a file may be averages over many updates, and its statistics those of one, or
-        zeros. Entries that were hardly used get as much time to find vectors in other data as
-        restarted ones. Where the sizes of a level say nothing, it starts as if every entry had been
-        chosen once in an update. The averages are not short at first.
+        The next updates then move the entries and replace none. A file may hold entries averaged
+        over many updates, but statistics of a single update, or zeros. Rarely used entries get as
+        much time to be selected in new data as restarted ones. If the mean cluster size of a level
+        is zero or not finite, all of its entries start with a size of 1. The window of the averages
+        does not start short again.
         """
         mean = self.cluster_size.mean(-1, keepdim=True)
         known = (mean > 0) & mean.isfinite()
         self.cluster_size.copy_(
-            torch.where(known, torch.maximum(self.cluster_size, self.restart_share * mean), 1)
+            torch.where(known, torch.maximum(self.cluster_size, self.restart_fraction * mean), 1)
         )
         self.embed_avg.copy_(self.embed * self.cluster_size[..., None])
-        self.updates.clamp_(min=MATURE)
+        self.updates.clamp_(min=UPDATES_WHEN_UNKNOWN)
         self._updates = None
 
     def drop_statistics(self) -> None:
-        """Keep the entries alone, to encode and decode with: nothing can be learnt any more."""
+        """Free all buffers except the entries; the codebooks can no longer be trained."""
         for name in ('embed_avg', 'cluster_size', 'inited', 'usage', 'dead', 'updates'):
             setattr(self, name, None)
 
@@ -251,7 +255,7 @@ class Codebooks(nn.Module):
         return distrib.shared_generator(self.seed, *numbers)
 
     def count(self) -> int:
-        """Number of training updates so far."""
+        """Return the number of training updates so far."""
         if self._updates is None:
             self._updates = int(self.updates)
         return self._updates
@@ -259,11 +263,11 @@ class Codebooks(nn.Module):
     @torch.no_grad()
     def encode(self, vectors: torch.Tensor, levels: int) -> ResidualCodes:
         """Quantize vectors [N, D] with the first `levels` codebooks."""
-        return self._quantize(vectors, levels, levels, tally=None)
+        return self._quantize(vectors, levels, levels, batch_stats=None)
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Sum of the entries, [N, D], of codes int64 [K, N]."""
+        """Return the sum of the entries, [N, D], of codes int64 [K, N]."""
         quantized = self.embed.new_zeros(codes.shape[1], self.dimension)
         for level, indices in enumerate(codes):
             quantized += F.embedding(indices, self.embed[level])
@@ -271,44 +275,43 @@ class Codebooks(nn.Module):
 
     @torch.no_grad()
     def learn(self, vectors: torch.Tensor, levels: int, used: int) -> ResidualCodes:
-        """Quantize vectors [N, D] as `encode` does with `used` codebooks, then move the first
-        `levels` towards them.
+        """Quantize vectors [N, D] with `used` codebooks, then update the first `levels` codebooks.
 
-        Vectors that are not finite are not learnt from, and make the errors NaN.
-        Collective: every worker calls it, with the same shapes.
+        Non-finite vectors are excluded from the update and make the errors NaN. Collective: every
+        worker must call it, with the same shapes.
         """
         valid = vectors.square().sum(1).isfinite()
         vectors = torch.where(valid[:, None], vectors, 0)
         draws = None
-        if self.dead_share:
+        if self.dead_fraction:
             generator = self._generator(_DRAW_REVIVAL, self.count())
             draws = spread_indices(
                 distrib.world_size() * len(vectors), (levels, self.bins), generator
             )
             draws = _to_device(draws, vectors.device)
-        tally = _Tally(self.embed[:levels], valid, draws)
-        found = self._quantize(vectors, levels, used, tally)
-        tally.reduce()
-        self._update(tally, levels)
-        if self._all_inited:  # their age, else, would not be that of the entries
+        batch_stats = _BatchStats(self.embed[:levels], valid, draws)
+        result = self._quantize(vectors, levels, used, batch_stats)
+        batch_stats.reduce()
+        self._update(batch_stats, levels)
+        # Count only updates since the k-means initialization, which creates the entries.
+        if self._all_initialized:
             self._updates = self.count() + 1
             self.updates += 1
-        return found._replace(errors=torch.where(valid.all(), found.errors, torch.nan))
+        return result._replace(errors=torch.where(valid.all(), result.errors, torch.nan))
 
     def _quantize(
-        self, vectors: torch.Tensor, levels: int, used: int, tally: _Tally | None
+        self, vectors: torch.Tensor, levels: int, used: int, batch_stats: _BatchStats | None
     ) -> ResidualCodes:
-        """Quantize with `used` levels; count what reaches any of `levels`."""
-        residual, quantized, remainders = (
-            vectors,
-            torch.zeros_like(vectors),
-            torch.zeros_like(vectors),
-        )
-        codes, errors = [], []
+        """Quantize with the first `used` levels; add statistics of the first `levels` levels."""
+        residual = vectors
+        quantized = torch.zeros_like(vectors)
+        remainders = torch.zeros_like(vectors)
+        codes = []
+        errors = []
         for level in range(levels):
             indices = nearest(residual, self.embed[level])
-            if tally is not None:
-                tally.add(level, residual, indices)
+            if batch_stats is not None:
+                batch_stats.add(level, residual, indices)
             entries = F.embedding(indices, self.embed[level])
             residual = residual - entries
             if level >= used:
@@ -319,78 +322,80 @@ class Codebooks(nn.Module):
             errors.append(residual.square().mean())
         return ResidualCodes(torch.stack(codes), quantized, torch.stack(errors), remainders)
 
-    def _update(self, tally: _Tally, levels: int) -> None:
-        """Moving averages, then the entries, of the first `levels` codebooks."""
-        size, average = self.cluster_size[:levels], self.embed_avg[:levels]
-        new = max(1 - self.decay, 1 / (SHORTEST_WINDOW + YOUTH_SHARE * self.count()))
-        size.mul_(1 - new).add_(tally.counts, alpha=new)
-        average.lerp_(tally.sums, new)
-        shares = tally.counts / tally.counts.sum(-1, keepdim=True).clamp(min=1)
-        self.usage[:levels].lerp_(shares, 1 - min(self.decay, USAGE_DECAY))
+    def _update(self, batch_stats: _BatchStats, levels: int) -> None:
+        """Update the moving averages, then the entries, of the first `levels` codebooks."""
+        size = self.cluster_size[:levels]  # views: the in-place operations change the buffers
+        average = self.embed_avg[:levels]
+        counts = batch_stats.counts
+        new = max(1 - self.decay, 1 / (SHORTEST_WINDOW + WARMUP_FRACTION * self.count()))
+        size.mul_(1 - new).add_(counts, alpha=new)
+        average.lerp_(batch_stats.sums, new)
+        fractions = counts / counts.sum(-1, keepdim=True).clamp(min=1)
+        self.usage[:levels].lerp_(fractions, 1 - min(self.decay, USAGE_DECAY))
 
         total = size.sum(-1, keepdim=True)
         smoothed = (size + self.epsilon) / (total + self.bins * self.epsilon) * total
-        dead = size < (self.dead_share or UNUSED_SHARE) * total / self.bins
+        dead = size < (self.dead_fraction or UNUSED_FRACTION) * total / self.bins
         self.dead[:levels] = dead.to(size.dtype).mean(-1)
-        if tally.candidates is not None:
-            # The three go together: an entry put in `embed` alone would be overwritten from
-            # `embed_avg` at once.
-            restart = (self.restart_share * total / self.bins).expand_as(size)
+        if batch_stats.candidates is not None:
+            # Entry, average and count are reset together: an entry changed in `embed` alone would
+            # be overwritten from `embed_avg` at once.
+            restart = (self.restart_fraction * total / self.bins).expand_as(size)
             size.copy_(torch.where(dead, restart, size))
             smoothed = torch.where(dead, restart, smoothed)
-            torch.where(
-                dead[..., None], tally.candidates.mul_(restart[..., None]), average, out=average
-            )
+            restarted = batch_stats.candidates.mul_(restart[..., None])
+            torch.where(dead[..., None], restarted, average, out=average)
         torch.div(average, smoothed[..., None], out=self.embed[:levels])
 
     @torch.no_grad()
-    def initialise(self, vectors: torch.Tensor) -> None:
-        """Run k-means, once, for the levels not initialised yet, in order, on the residuals of
-        vectors [N, D].
+    def initialize(self, vectors: torch.Tensor) -> None:
+        """Initialize, once, all uninitialized levels by k-means on the residuals of vectors [N, D].
 
-        A sample of the batch of all workers is used, equal on each of them. Nothing happens if it
-        is not finite. Collective: every worker calls it, with the same shapes.
+        K-means runs on a sample of the global batch, the same on every worker. Nothing happens if
+        the sample is not finite. Collective: every worker must call it, with the same shapes.
         """
         if self.inited is None:
             raise ValueError(
-                'codebooks without statistics cannot be trained: train the model that '
-                'for_inference() was '
-                'called on, not the copy.'
+                'codebooks without statistics cannot be trained: train the original model, not the '
+                'copy that for_inference() returned'
             )
-        if self._all_inited:
+        if self._all_initialized:
             return
         missing = (self.inited == 0).tolist()
         if any(missing):
             samples, scale = self._gather_samples(vectors)
             if not samples.isfinite().all():
                 return
-            self._initialise_levels(samples, scale, missing)
-            # The results are equal already, unless the sums of a GPU's atomic operations differ.
+            self._initialize_levels(samples, scale, missing)
+            # The workers have the same results already, except for the order in which atomic
+            # operations of GPUs add up sums.
             distrib.broadcast_(
                 [self.embed, self.embed_avg, self.cluster_size, self.usage, self.inited]
             )
-        self._all_inited = True
+        self._all_initialized = True
 
     def _gather_samples(self, vectors: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """At most KMEANS_SAMPLES_PER_ENTRY vectors an entry of the batch of all workers, and its
-        size over theirs.
+        """Draw at most `KMEANS_SAMPLES_PER_ENTRY` vectors per entry from the global batch.
+
+        Returns:
+            The samples, and the size of the batch divided by their number.
         """
         total = distrib.world_size() * len(vectors)
         number = min(total, KMEANS_SAMPLES_PER_ENTRY * self.bins)
         indices = spread_indices(total, (number,), self._generator(_DRAW_SAMPLES))
-        samples = _share_of_rows(vectors, indices.to(vectors.device))
+        samples = _local_rows(vectors, indices.to(vectors.device))
         distrib.all_reduce_sum_([samples])
         return samples, total / number
 
-    def _initialise_levels(self, samples: torch.Tensor, scale: float, missing: list[bool]) -> None:
+    def _initialize_levels(self, samples: torch.Tensor, scale: float, missing: list[bool]) -> None:
         residuals = samples
-        for level, wanted in enumerate(missing):
-            if not wanted:
+        for level, is_missing in enumerate(missing):
+            if not is_missing:
                 residuals = residuals - self.embed[level][nearest(residuals, self.embed[level])]
                 continue
             embed, residuals, counts = self._kmeans_level(residuals, level)
-            # Entries without vectors get the time to find some that revived entries get.
-            sizes = scale * counts.clamp(min=self.restart_share * len(samples) / self.bins)
+            # Entries without vectors get as much time to be selected as restarted ones.
+            sizes = scale * counts.clamp(min=self.restart_fraction * len(samples) / self.bins)
             self.embed[level] = embed
             self.cluster_size[level] = sizes
             self.embed_avg[level] = embed * sizes[:, None]
@@ -400,44 +405,46 @@ class Codebooks(nn.Module):
     def _kmeans_level(
         self, samples: torch.Tensor, level: int
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Entries [bins, D] for samples [N, D] of a level, the residuals [N, D] for the next, and
-        counts [bins].
+        """Run k-means on the samples [N, D] of a level.
+
+        Returns:
+            Entries [bins, D], residuals [N, D] for the next level, and counts [bins].
         """
         generator = self._generator(_DRAW_KMEANS, level)
-        # With fewer than two samples a cluster the means would be the samples themselves.
+        # With fewer than two samples per cluster, the means would be the samples themselves.
         clusters = max(1, min(self.bins, len(samples) // 2))
         means, codes = kmeans(samples, clusters, self.kmeans_iters, generator)
         residuals = (
             left_out_residuals(samples, means, codes) if clusters > 1 else samples - means[codes]
         )
         if clusters < self.bins:
-            # The other entries are made up: a mean, and a residual that occurs.
+            # Synthesize the remaining entries: a mean plus the residual of some other sample.
             first, second = spread_indices(len(samples), (2, self.bins - clusters), generator).to(
                 samples.device
             )
             second = second[torch.randperm(len(second), generator=generator).to(second.device)]
             means = torch.cat([means, means[codes[first]] + residuals[second]])
         if level > 0:
-            # An entry at zero: at first, no level makes any vector worse.
+            # A zero entry: initially, no level increases the error of any vector.
             means[means.square().sum(-1).argmin()] = 0
         codes = nearest(samples, means)
         return means, residuals, cluster_sums(samples, codes, self.bins)[0]
 
     def stats(self) -> dict[str, torch.Tensor]:
-        """Figures of each level, [K], on the device.
+        """Return statistics of each level, [K], on the device; empty after `drop_statistics`.
 
         Returns:
-            'usage': share of the entries that took at least UNUSED_SHARE of an average entry's
-            vectors lately; 'perplexity': of the entries' shares, between 1 and bins; 'dead': share
-            of the entries that were dead at the latest update of the level; 'revived': share that
-            was replaced then. Nothing after `drop_statistics`.
+            'usage': fraction of the entries that recently took at least UNUSED_FRACTION of the
+            average number of vectors; 'perplexity': of the entries' fractions of the vectors,
+            between 1 and bins; 'dead': fraction of dead entries at the latest update of the level;
+            'revived': fraction replaced in that update.
         """
         if self.usage is None:
             return {}
-        shares = self.usage / self.usage.sum(-1, keepdim=True).clamp(min=self.epsilon)
+        fractions = self.usage / self.usage.sum(-1, keepdim=True).clamp(min=self.epsilon)
         return {
-            'usage': (shares >= UNUSED_SHARE / self.bins).to(shares.dtype).mean(-1),
-            'perplexity': torch.special.entr(shares).sum(-1).exp(),
+            'usage': (fractions >= UNUSED_FRACTION / self.bins).to(fractions.dtype).mean(-1),
+            'perplexity': torch.special.entr(fractions).sum(-1).exp(),
             'dead': self.dead.clone(),
-            'revived': self.dead.clone() if self.dead_share else torch.zeros_like(self.dead),
+            'revived': self.dead.clone() if self.dead_fraction else torch.zeros_like(self.dead),
         }

@@ -1,13 +1,15 @@
-"""Nearest neighbours, sums per cluster and k-means, without a samples x clusters x dimension
-temporary.
+"""Nearest neighbors, cluster sums and k-means in bounded memory.
+
+No temporary tensor has the size samples x clusters x dimension.
 """
 
 import torch
 
-# Distances held at once. Four megabytes stay in a CPU's cache; a GPU wants few and large kernels.
+# Distances in memory at a time. Four megabytes fit into a CPU's cache; a GPU is faster with a few
+# large kernels.
 _CPU_CHUNK = 2**20
 _GPU_CHUNK = 2**26
-# Distances of which a CPU finds the minimum in one go.
+# Size of the groups in which the minimum is searched on a CPU, see `_first_minimum`.
 _GROUP = 64
 
 
@@ -18,17 +20,17 @@ def nearest(
     exclude: torch.Tensor | None = None,
     chunk: int | None = None,
 ) -> torch.Tensor:
-    """Index of the entry of `embed` at the smallest Euclidean distance from each vector, the first
-    of equals.
+    """Return the index of the nearest entry of each vector; ties go to the lowest index.
 
-    From |x - e|² = |x|² - 2 x·e + |e|², of which |x|² is the same for every entry.
+    The Euclidean distance, |x - e|² = |x|² - 2 x·e + |e|², is compared without the term |x|², which
+    is the same for all entries.
 
     Args:
         vectors: [N, D].
         embed: [bins, D].
-        norms: [bins], |e|² of each entry; computed when not given.
-        exclude: int64 [N], an entry that each vector may not choose.
-        chunk: number of vectors compared at once; by default as many as bounded memory allows.
+        norms: [bins], |e|² of each entry; computed if not given.
+        exclude: int64 [N], one entry per vector that it must not choose.
+        chunk: vectors compared at a time; by default limited by `_CPU_CHUNK` or `_GPU_CHUNK`.
 
     Returns:
         int64 [N].
@@ -37,14 +39,14 @@ def nearest(
         norms = embed.square().sum(-1)
     if chunk is None:
         chunk = max(1, (_CPU_CHUNK if vectors.device.type == 'cpu' else _GPU_CHUNK) // len(embed))
-    # One piece of memory for all chunks: fresh memory costs a CPU as much as finding the minima.
-    memory = torch.empty(
+    # All chunks share one buffer: allocating memory takes a CPU as long as finding the minima.
+    buffer = torch.empty(
         min(chunk, len(vectors)), len(embed), dtype=vectors.dtype, device=vectors.device
     )
     indices = []
     for start in range(0, len(vectors), chunk):
         part = vectors[start : start + chunk]
-        distances = torch.addmm(norms, part, embed.t(), alpha=-2, out=memory[: len(part)])
+        distances = torch.addmm(norms, part, embed.t(), alpha=-2, out=buffer[: len(part)])
         if exclude is not None:
             distances.scatter_(1, exclude[start : start + chunk, None], float('inf'))
         indices.append(_first_minimum(distances))
@@ -54,10 +56,11 @@ def nearest(
 
 
 def _first_minimum(rows: torch.Tensor) -> torch.Tensor:
-    """Index of the smallest value of each row, the first of equals, int64 [N] of [N, M].
+    """Return the index of the minimum of each row, int64 [N] of [N, M].
 
-    A CPU takes 15 times as long to find where a minimum is as to find the minimum. So first the
-    minima of groups, then the first group that has the smallest, then where in that group.
+    Ties go to the lowest index. On a CPU, finding the index of a minimum takes 15 times as long as
+    finding its value. The CPU path therefore computes the minimum of each group, selects the first
+    group with the smallest one, and searches the index within that group only.
     """
     if rows.device.type != 'cpu' or rows.shape[1] % _GROUP:
         return rows.min(dim=1).indices  # faster than argmin
@@ -71,7 +74,7 @@ def _first_minimum(rows: torch.Tensor) -> torch.Tensor:
 def cluster_sums(
     vectors: torch.Tensor, codes: torch.Tensor, bins: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Number and sum of the vectors assigned to each entry.
+    """Return the number and the sum of the vectors assigned to each entry.
 
     Args:
         vectors: [N, D].
@@ -79,7 +82,7 @@ def cluster_sums(
         bins: number of entries.
 
     Returns:
-        Counts [bins] and sums [bins, D], of the type of `vectors`.
+        Counts [bins] and sums [bins, D], with the dtype of `vectors`.
     """
     counts = vectors.new_zeros(bins).index_add_(0, codes, vectors.new_ones(len(codes)))
     sums = vectors.new_zeros(bins, vectors.shape[1]).index_add_(0, codes, vectors)
@@ -87,13 +90,16 @@ def cluster_sums(
 
 
 def spread_indices(n: int, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-    """Random positions below `n`, one in each of `shape[-1]` equal parts of [0, n): distinct when
-    there are enough.
+    """Draw indices below `n` by stratified sampling.
+
+    [0, n) is split into `shape[-1]` equal parts with one index in each. The indices are distinct if
+    n >= shape[-1].
 
     Args:
         n: number of positions to draw from.
-        shape: of the result; the draws along its last dimension are spread, the others independent.
-        generator: on the CPU.
+        shape: shape of the result. Draws are stratified along its last dimension and independent
+            along the others.
+        generator: random generator on the CPU.
 
     Returns:
         int64 of the given shape, on the CPU.
@@ -110,17 +116,18 @@ def kmeans(
     generator: torch.Generator,
     chunk: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lloyd's algorithm, from means drawn among the samples.
+    """Run Lloyd's algorithm, starting from randomly drawn samples.
 
-    An empty cluster is moved to a randomly drawn sample. The search ends when no sample changes its
-    cluster.
+    An empty cluster is moved to a randomly drawn sample. The algorithm stops early when no sample
+    changes its cluster.
 
     Args:
         samples: [N, D].
         clusters: number of clusters.
-        iterations: the most updates of the means.
-        generator: on the CPU; the same state of it and the same samples give the same clusters.
-        chunk: number of samples compared at once, see `nearest`.
+        iterations: maximum number of updates of the means.
+        generator: random generator on the CPU; with the same state and the same samples, the
+            clusters are the same.
+        chunk: samples compared at a time, see `nearest`.
 
     Returns:
         Means [clusters, D] and the cluster of each sample, int64 [N].
@@ -129,12 +136,14 @@ def kmeans(
     def draw() -> torch.Tensor:
         return samples[spread_indices(len(samples), (clusters,), generator).to(samples.device)]
 
-    means, previous = draw(), None
+    means = draw()
+    previous = None
     for _ in range(iterations):
         codes = nearest(samples, means, chunk=chunk)
         if previous is not None and torch.equal(codes, previous):
             return means, codes
         counts, sums = cluster_sums(samples, codes, clusters)
+        # Drawn in every iteration, so that the random stream does not depend on the data.
         means = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], draw())
         previous = codes
     return means, nearest(samples, means, chunk=chunk)
@@ -143,16 +152,16 @@ def kmeans(
 def left_out_residuals(
     samples: torch.Tensor, means: torch.Tensor, codes: torch.Tensor
 ) -> torch.Tensor:
-    """What each sample differs by from the clusters that the other samples would have formed.
+    """Return the residual of each sample to the clusters that the other samples would have formed.
 
-    A mean of few samples is pulled towards each of them, so that the plain residuals of the samples
-    that made the clusters are smaller than those of new ones, and codebooks made for them too small
-    for anything else: with five samples a cluster, eight levels lost 4 dB on new log-mel frames of
-    speech and music.
+    The mean of a few samples is biased towards each of them. The plain residuals of the samples
+    that formed the clusters are therefore smaller than those of new samples, and codebooks fitted
+    to them are too small for new data: with five samples per cluster, eight levels lost 4 dB on new
+    log-mel frames of speech and music.
 
-    Without sample x, the mean m of its cluster of s samples would be m - (x - m) / (s - 1), hence
-    its residual (x - m) s / (s - 1). A sample alone in its cluster would have gone to the nearest
-    other mean.
+    Without sample x, the mean m of its cluster of s samples would be m - (x - m) / (s - 1), which
+    makes its residual (x - m) s / (s - 1). The only sample of a cluster would have been assigned to
+    the nearest other mean.
 
     Args:
         samples: [N, D].
@@ -164,7 +173,7 @@ def left_out_residuals(
     """
     counts = cluster_sums(samples, codes, len(means))[0][codes]
     residuals = (samples - means[codes]) * (counts / (counts - 1).clamp(min=1))[:, None]
-    alone = (counts == 1).nonzero()[:, 0]
-    others = nearest(samples[alone], means, exclude=codes[alone])
-    residuals[alone] = samples[alone] - means[others]
+    single = (counts == 1).nonzero()[:, 0]
+    others = nearest(samples[single], means, exclude=codes[single])
+    residuals[single] = samples[single] - means[others]
     return residuals

@@ -10,49 +10,47 @@ from audiocodec.quantization.codebook import Codebooks
 from audiocodec.quantization.codes import check_codes
 from audiocodec.utils import distrib
 
-_DRAW_DROPOUT = 0x52565105  # purpose of the shared random stream
+_DRAW_DROPOUT = 0x52565105  # identifies the random stream, see `distrib.shared_generator`
 
-# `threshold_ema_dead_code` counts vectors in a batch that has this many for each entry of a
-# codebook.
+# `threshold_ema_dead_code` refers to a batch with this many vectors per codebook entry.
 VECTORS_PER_CODE = 20
 
 
 class ResidualVectorQuantizer(BaseQuantizer):
-    """Residual vector quantization with codebooks learnt by moving averages (EnCodec, arXiv
-    2210.13438, section 3.2).
+    """Residual vector quantizer with codebooks learned by moving averages.
 
-    In training mode, `forward` updates the codebooks, on all workers together: N workers with
-    batches of B learn what one worker with a batch of N x B learns. The first such batch
-    initialises every codebook by k-means. Random draws depend on `seed` and on a counter that is
-    part of the state. Computed in float32, also under autocast.
+    See EnCodec, arXiv 2210.13438, section 3.2. In training mode, `forward` updates the codebooks on
+    all workers together: N workers with batches of B train exactly like one worker with a batch of
+    N x B. The first training batch initializes every codebook by k-means. Random draws depend on
+    `seed` and on a counter that is part of the state. All computations are in float32, also under
+    autocast.
 
-    Dead codes. A code that few vectors choose is replaced by a vector of the current batch (of its
-    level's residuals). `threshold_ema_dead_code` says how few: that number of vectors, of a batch
-    that has 20 vectors for each code. With `cluster_size` the moving average of the number of
-    vectors that choose a code in an update, a code is replaced when
-        cluster_size < threshold_ema_dead_code / 20 * mean of cluster_size over the codebook,
-    hence 2 means a tenth of what the average code gets, whatever the batch, the number of workers
-    and the size of the codebook. (Read literally, as a number of vectors in whatever batch there
-    is, 2 is 43 % of the average with 64 x 1 s at 75 frames/s and 1024 codes, and 128 % of it with
-    50 frames/s and 2048 codes.)
+    Dead codes: a code that few vectors choose is replaced by a vector of the current batch (a
+    residual at its level). `threshold_ema_dead_code` sets the limit, as a number of vectors in a
+    batch with 20 vectors per code. With `cluster_size` the moving average of the number of vectors
+    that choose a code in an update, a code is replaced if
+        cluster_size < threshold_ema_dead_code / 20 * mean of cluster_size over the codebook.
+    The default of 2 is thus a tenth of the average, for any batch size, number of workers and
+    codebook size. (As an absolute number of vectors per batch, 2 would be 43 % of the average with
+    64 x 1 s at 75 frames/s and 1024 codes, and 128 % of it at 50 frames/s with 2048 codes.)
 
     Args:
         dimension: channels D of the latents.
         n_q: number of codebooks.
-        q_dropout: in training, use a number of codebooks drawn uniformly from 1 to `num_codebooks`,
-            for each batch. The others learn from the batch too: what reaches them does not depend
-            on the draw, and the last one, drawn once in `num_codebooks` updates, could not keep up
-            with the latents.
-        bins: entries of each codebook.
-        decay: of the moving averages, in [0, 1); they begin shorter, see `Codebooks`.
-        kmeans_init: initialise the codebooks by k-means on the first training batch; otherwise they
-            start random. Before that batch they are random as well.
+        q_dropout: in training, use for each batch a number of codebooks drawn uniformly from 1 to
+            `num_codebooks`. Unused codebooks learn from the batch, too: their residuals do not
+            depend on the draw, and the last codebook, used in one of `num_codebooks` updates, could
+            not keep up with the latents otherwise.
+        bins: entries per codebook.
+        decay: decay of the moving averages, in [0, 1); they start shorter, see `Codebooks`.
+        kmeans_init: initialize the codebooks by k-means on the first training batch. Without it,
+            and before that batch, they are random.
         kmeans_iters: iterations of k-means.
         threshold_ema_dead_code: when to replace a code, see above, in [0, 20); 0: never.
-        seed: of everything that is drawn.
+        seed: seed of all random draws.
 
     Raises:
-        ValueError: an argument is out of range; the message names all that are.
+        ValueError: arguments out of range; the message names all of them.
     """
 
     def __init__(
@@ -68,7 +66,7 @@ class ResidualVectorQuantizer(BaseQuantizer):
         seed: int = 0,
     ) -> None:
         super().__init__(dimension)
-        problems = [
+        checks = [
             (n_q < 1, f'n_q={n_q}: at least 1 codebook is needed'),
             (bins < 1, f'bins={bins}: a codebook needs at least 1 entry'),
             (not 0 <= decay < 1, f'decay={decay}: must be in [0, 1)'),
@@ -79,12 +77,13 @@ class ResidualVectorQuantizer(BaseQuantizer):
             (
                 not 0 <= threshold_ema_dead_code < VECTORS_PER_CODE,
                 f'threshold_ema_dead_code={threshold_ema_dead_code}: must be in [0, '
-                f'{VECTORS_PER_CODE}), 0 for never; '
-                f'at {VECTORS_PER_CODE} a code with the average number of vectors would be dead',
+                f'{VECTORS_PER_CODE}), 0 for never; at {VECTORS_PER_CODE} a code with the average '
+                'number of vectors would be dead',
             ),
         ]
-        if any(bad for bad, _ in problems):
-            raise ValueError('; '.join(text for bad, text in problems if bad) + '.')
+        problems = [message for is_wrong, message in checks if is_wrong]
+        if problems:
+            raise ValueError('; '.join(problems))
         self.q_dropout = q_dropout
         self.seed = seed
         self._num_codebooks = n_q
@@ -93,24 +92,24 @@ class ResidualVectorQuantizer(BaseQuantizer):
             bins,
             dimension,
             decay=decay,
-            dead_share=threshold_ema_dead_code / VECTORS_PER_CODE,
+            dead_fraction=threshold_ema_dead_code / VECTORS_PER_CODE,
             kmeans_iters=kmeans_iters if kmeans_init else 0,
             seed=seed,
         )
 
     @property
     def cardinality(self) -> int:
-        """Entries of each codebook."""
+        """Number of entries per codebook."""
         return self.codebooks.bins
 
     @property
     def total_codebooks(self) -> int:
-        """Number of codebooks there are."""
+        """Total number of codebooks."""
         return len(self.codebooks.embed)
 
     @property
     def num_codebooks(self) -> int:
-        """Number of codebooks in use; with `q_dropout`, the most that training uses."""
+        """Number of codebooks in use; with `q_dropout`, the maximum in training."""
         return self._num_codebooks
 
     def set_num_codebooks(self, n: int) -> None:
@@ -121,48 +120,50 @@ class ResidualVectorQuantizer(BaseQuantizer):
         """
         if not 1 <= n <= self.total_codebooks:
             raise ValueError(
-                f'{n} codebooks asked for: this quantizer can use 1 to {self.total_codebooks}.'
+                f'cannot use {n} codebooks: this quantizer can use 1 to {self.total_codebooks}'
             )
         self._num_codebooks = n
 
     def forward(self, latents: torch.Tensor, frame_rate: float) -> QuantizedResult:
         """Quantize a batch; in training mode, also update the codebooks.
 
-        The gradient with respect to the quantized latents reaches `latents` unchanged
-        (straight-through). The commitment loss is the mean over the codebooks used of mse(chosen
-        entry, residual); its gradient goes to the latents only.
+        The gradient of the quantized latents is passed on to `latents` unchanged
+        (straight-through). The commitment loss is the mean of mse(chosen entry, residual) over the
+        codebooks used; its gradient goes to the latents only.
 
         Args:
             latents: float [B, D, T], B and T at least 1.
-            frame_rate: Hz.
+            frame_rate: frames per second (Hz).
 
         Returns:
-            Latents in float32; codes and bandwidth of the codebooks used for this batch. Metrics:
-            of each codebook, [num_codebooks], 'usage', 'perplexity', 'dead' and 'revived' (see
-            `codebook_stats`); their means 'codebook_usage', in 0..1, 'codebook_perplexity', in
-            1..bins, 'dead_codes' and 'revived_codes', in 0..1, and the worst codebook's usage
-            'codebook_usage_min'. The mean of 'revived' over updates is what one update replaces: a
-            batch that was not learnt from counts as 0.
+            Latents in float32; codes and bandwidth of the codebooks used for this batch. Metrics
+            per codebook, [num_codebooks]: 'usage', 'perplexity', 'dead' and 'revived' (see
+            `codebook_stats`). Their means: 'codebook_usage', in 0..1, 'codebook_perplexity', in
+            1..bins, 'dead_codes' and 'revived_codes', in 0..1; and the lowest usage of a codebook,
+            'codebook_usage_min'. In eval mode 'revived' is 0, so that its mean over updates is the
+            fraction that one update replaces.
 
         Raises:
-            ValueError: the shape or type of the latents does not fit.
+            ValueError: latents of the wrong shape or type.
         """
         self._check_latents(latents)
         if latents.numel() == 0:
             raise ValueError(
                 f'latents of shape {tuple(latents.shape)}: at least one item and one frame are '
-                'needed.'
+                'needed'
             )
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.to(self.codebooks.embed.dtype)
             vectors = self._to_vectors(latents)
             if self.training:
-                self.codebooks.initialise(vectors)
+                self.codebooks.initialize(vectors)
                 found = self.codebooks.learn(vectors, self.num_codebooks, used=self._draw_active())
             else:
                 found = self.codebooks.encode(vectors, self.num_codebooks)
-            # Zeros that carry the gradient: the results are exactly those of encode and decode.
+            # Zeros that carry the gradient: adding them leaves the values exactly those of encode
+            # and decode.
             carrier = latents - latents.detach()
+            # Gradient of the commitment loss at the latents.
             pull = self._to_latents(found.remainders, len(latents)) * (
                 2 / (len(found.errors) * latents.numel())
             )
@@ -176,10 +177,10 @@ class ResidualVectorQuantizer(BaseQuantizer):
             )
 
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Codes, int64 [B, num_codebooks, T], of latents float [B, D, T].
+        """Return the codes, int64 [B, num_codebooks, T], of latents float [B, D, T].
 
         Raises:
-            ValueError: the shape or type of the latents does not fit.
+            ValueError: latents of the wrong shape or type.
         """
         self._check_latents(latents)
         with torch.autocast(latents.device.type, enabled=False):
@@ -189,11 +190,12 @@ class ResidualVectorQuantizer(BaseQuantizer):
             )
 
     def decode(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """Latents float [B, D, T] of codes [B, K, T], of the first K codebooks; see `check_codes`
-        for what they may be.
+        """Return the latents, float [B, D, T], of codes [B, K, T] of the first K codebooks.
+
+        See `check_codes` for the accepted types.
 
         Raises:
-            ValueError: not integers, wrong shape or device, too many codebooks, or a code out of
+            ValueError: not integers, wrong shape or device, too many codebooks, or a code outside
                 0..bins-1.
         """
         codes = check_codes(
@@ -202,27 +204,27 @@ class ResidualVectorQuantizer(BaseQuantizer):
         return self._to_latents(self.codebooks.decode(codes.transpose(0, 1).flatten(1)), len(codes))
 
     def codebook_stats(self) -> dict[str, torch.Tensor]:
-        """Figures of each codebook, [total_codebooks], on the device: 'usage', 'perplexity',
-        'dead', 'revived'.
+        """Return statistics of each codebook, [total_codebooks], on the device.
 
-        'usage' is the share of the entries that lately took at least a tenth of an average entry's
-        vectors and 'perplexity' that of the entries' shares, both over some ten training batches;
-        'dead' is the share of the entries below the threshold (a tenth of the average where
-        `threshold_ema_dead_code` is 0) at the latest update of the codebook, 'revived' the share
-        replaced then.
+        Returns:
+            'usage': fraction of the entries that took at least a tenth of the average number of
+            vectors per entry; 'perplexity': of the entries' fractions of the vectors; both over
+            about the last ten training batches. 'dead': fraction of the entries below the threshold
+            (a tenth of the average if `threshold_ema_dead_code` is 0) at the latest update of the
+            codebook; 'revived': fraction replaced in that update.
         """
         return self.codebooks.stats()
 
     def settle_statistics(self) -> None:
-        """Make the statistics fit the entries; see `Codebooks.settle_statistics`."""
+        """Adapt the statistics to the entries; see `Codebooks.settle_statistics`."""
         self.codebooks.settle_statistics()
 
     def drop_statistics(self) -> None:
-        """Keep what encodes and decodes; see `BaseQuantizer`."""
+        """Keep only what encoding and decoding need; see `BaseQuantizer`."""
         self.codebooks.drop_statistics()
 
     def _draw_active(self) -> int:
-        """Number of codebooks for this batch, equal on every worker."""
+        """Return the number of codebooks for this batch, the same on every worker."""
         if not self.q_dropout:
             return self.num_codebooks
         generator = distrib.shared_generator(self.seed, _DRAW_DROPOUT, self.codebooks.count())
@@ -235,9 +237,7 @@ class ResidualVectorQuantizer(BaseQuantizer):
         if not stats:
             return {}
         if not self.training:
-            stats[
-                'revived'
-            ].zero_()  # what was replaced at an earlier update has been reported with it
+            stats['revived'].zero_()  # reported in the update that replaced them
         return {
             **stats,
             'codebook_usage': stats['usage'].mean(),
@@ -248,13 +248,13 @@ class ResidualVectorQuantizer(BaseQuantizer):
         }
 
     def _to_vectors(self, latents: torch.Tensor) -> torch.Tensor:
-        """[B, D, T] to [B * T, D], without gradient."""
+        """Map [B, D, T] to [B * T, D], without gradient."""
         return latents.detach().transpose(1, 2).reshape(-1, self.dimension)
 
     def _to_latents(self, vectors: torch.Tensor, batch: int) -> torch.Tensor:
-        """[B * T, D] to [B, D, T]."""
+        """Map [B * T, D] to [B, D, T]."""
         return vectors.view(batch, -1, self.dimension).transpose(1, 2)
 
     def _to_codes(self, codes: torch.Tensor, batch: int) -> torch.Tensor:
-        """[K, B * T] to [B, K, T]."""
+        """Map [K, B * T] to [B, K, T]."""
         return codes.view(len(codes), batch, -1).transpose(0, 1).contiguous()

@@ -1,4 +1,4 @@
-"""How much of the codebooks a set of audio uses, counted from its codes."""
+"""Codebook usage, counted from the codes of a data set."""
 
 import torch
 
@@ -6,12 +6,11 @@ from audiocodec.utils import distrib
 
 
 class CodeUsage:
-    """Counts the codes of a set, level by level; on the device of the codes, without waiting for
-    it.
+    """Counts codes per level, on their device and without synchronizing with it.
 
     Args:
         levels: number of codebooks K.
-        bins: entries of each.
+        bins: entries per codebook.
     """
 
     def __init__(self, levels: int, bins: int) -> None:
@@ -24,21 +23,22 @@ class CodeUsage:
         self.counts[: len(flat)].scatter_add_(1, flat, torch.ones_like(flat))
 
     def compute(self, over_workers: bool = False) -> dict[str, torch.Tensor]:
-        """The figures of each level, float64 [K].
+        """Return the usage statistics of each level, float64 [K].
 
         Args:
-            over_workers: of the codes of all workers together; every worker must call it.
+            over_workers: count the codes of all workers together; every worker must call it.
 
         Returns:
-            'usage', the share of the entries that occur; 'perplexity', of the entries' frequencies,
-            between 1 and `bins`; 'frames', the codes counted. 0 where there were none.
+            'usage': fraction of the entries that occur; 'perplexity': of the entries' frequencies,
+            between 1 and `bins`; 'frames': number of codes counted. All are 0 for a level without
+            codes.
         """
         counts = self.counts.clone()
         if over_workers:
             distrib.all_reduce_sum_([counts])
         frames = counts.sum(1).double()
-        shares = counts.double() / frames.clamp(min=1)[:, None]
-        perplexity = torch.special.entr(shares).sum(1).exp()
+        frequencies = counts.double() / frames.clamp(min=1)[:, None]
+        perplexity = torch.special.entr(frequencies).sum(1).exp()
         return {
             'usage': (counts > 0).double().mean(1),
             'perplexity': perplexity.where(frames > 0, 0),

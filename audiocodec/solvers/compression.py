@@ -78,7 +78,7 @@ class CompressionSolver(StandardSolver):
         Returns:
             0-d tensors on the device: every loss, the codebooks' use, gradient norms.
         """
-        if self.adversaries.alone:
+        if self.adversaries.in_warmup:
             return self.catch_up(wav)
         with self.autocast():
             out = self.model(wav)
@@ -90,8 +90,8 @@ class CompressionSolver(StandardSolver):
         g_loss = self.balancer.backward(
             balanced,
             out.wav,
-            beside=self.commitment_weight * out.commitment_loss,
-            shares=dict.fromkeys(adversarial, self.adversaries.share),
+            extra_loss=self.commitment_weight * out.commitment_loss,
+            weight_factors=dict.fromkeys(adversarial, self.adversaries.warmup_weight),
         )
         update = self.update_model(g_loss, d_losses.get('d_grad_norm'))
         return {

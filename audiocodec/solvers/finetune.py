@@ -110,7 +110,7 @@ def start_from(trainee: Trainee, cfg: Mapping[str, Any], source: str) -> list[st
     ]
     if changed:
         lines.append(f'training options changed: {changed}')
-    if trainee.adversaries.alone:
+    if trainee.adversaries.in_warmup:
         lines.append(
             f'the discriminators train alone for the first {trainee.adversaries.warmup} updates; '
             'their weight then grows to its full value over as many again (adversarial.warmup)'
@@ -230,12 +230,10 @@ def take_discriminators(
             discriminator.load_state_dict(theirs)
             taken.append(name)
     if len(taken) == len(adversaries.discriminators):
-        adversaries.updates, adversaries.is_late = (
-            int(extras.get('updates', 0)),
-            bool(extras.get('is_late', False)),
-        )
+        adversaries.updates = int(extras.get('updates', 0))
+        adversaries.generator_pretrained = bool(extras.get('is_late', False))
     else:
-        adversaries.meet_trained_generator()
+        adversaries.start_warmup()
     return taken
 
 

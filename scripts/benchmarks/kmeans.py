@@ -50,16 +50,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(args.vectors, args.dimension, generator=generator).to(args.device)
 
-    def initialise() -> None:
+    def initialize() -> None:
         books = Codebooks(args.levels, args.bins, args.dimension, kmeans_iters=args.iterations).to(
             args.device
         )
-        books.initialise(vectors)
+        books.initialize(vectors)
 
     if args.device.startswith('cuda'):
         torch.cuda.reset_peak_memory_stats()
     resting = resting_bytes(args.device)
-    times = in_turn({'total': initialise}, args.steps, args.warmup, args.device)
+    times = in_turn({'total': initialize}, args.steps, args.warmup, args.device)
     peak = peak_bytes(args.device)  # before the plain one, which takes gigabytes
     result = {'peak_bytes': peak, 'bytes_above_rest': max(0, peak - resting)}
     if not args.plain:

@@ -13,20 +13,22 @@ from audiocodec.adversarial import (
     MultiScaleSTFTDiscriminator,
 )
 from audiocodec.adversarial.discriminators import MultiDiscriminator
-from audiocodec.adversarial.evaluate import with_known_gradient
+from audiocodec.adversarial.evaluate import (
+    logits_of_pair,
+    reference_features,
+    with_precomputed_gradient,
+)
 
 SGD = functools.partial(torch.optim.SGD, lr=0.0)
 
 
 class SharedTrunk(nn.Module):
-    """Two verdicts out of layers that they share; no `MultiDiscriminator`."""
+    """Discriminator with two outputs of shared layers; not a `MultiDiscriminator`."""
 
     def __init__(self):
         super().__init__()
-        self.trunk, self.heads = (
-            nn.Conv1d(1, 3, 5),
-            nn.ModuleList(nn.Conv1d(3, 1, 3) for _ in range(2)),
-        )
+        self.trunk = nn.Conv1d(1, 3, 5)
+        self.heads = nn.ModuleList(nn.Conv1d(3, 1, 3) for _ in range(2))
 
     def forward(self, wav):
         x = self.trunk(wav).tanh()
@@ -54,7 +56,7 @@ def batch():
 
 @pytest.mark.parametrize('kind', ['stft', 'period', 'scale', 'shared'])
 @pytest.mark.parametrize('normalize', [True, False])
-def test_the_generator_gets_the_gradients_of_all_at_once(kind, normalize):
+def test_gradients_of_the_generator_equal_those_of_one_graph(kind, normalize):
     trainer = AdversarialTrainer({'d': make(kind)}, optimizer=SGD, normalize=normalize)
     fake, real = batch()
     fake.requires_grad_()
@@ -77,15 +79,16 @@ def test_the_generator_gets_the_gradients_of_all_at_once(kind, normalize):
 
 @pytest.mark.parametrize('kind', ['stft', 'period', 'scale', 'shared'])
 @pytest.mark.parametrize('normalize', [True, False])
-def test_discriminators_get_the_gradients_of_all_at_once(kind, normalize):
+def test_gradients_of_discriminators_equal_those_of_one_graph(kind, normalize):
     discriminator = make(kind)
     fake, real = batch()
-    of_fake, of_real = discriminator(fake)[0], discriminator(real)[0]
+    fake_logits = discriminator(fake)[0]
+    real_logits = discriminator(real)[0]
     loss = sum(
         (1 + fakes).relu().mean() + (1 - reals).relu().mean()
-        for fakes, reals in zip(of_fake, of_real)
+        for fakes, reals in zip(fake_logits, real_logits)
     )
-    loss = loss / len(of_fake) if normalize else loss
+    loss = loss / len(fake_logits) if normalize else loss
     expected = torch.autograd.grad(loss, list(discriminator.parameters()))
     trainer = AdversarialTrainer({'d': discriminator}, optimizer=SGD, normalize=normalize)
     metrics = trainer.train_step(fake, real)
@@ -95,8 +98,8 @@ def test_discriminators_get_the_gradients_of_all_at_once(kind, normalize):
 
 
 @pytest.mark.parametrize('step', ['train_step', 'generator_losses'])
-def test_the_maps_of_only_one_are_in_memory(step):
-    kept, alive = [], []
+def test_maps_of_one_sub_discriminator_are_in_memory_at_a_time(step):
+    references, alive = [], []
 
     class Part(nn.Module):
         def __init__(self):
@@ -105,9 +108,9 @@ def test_the_maps_of_only_one_are_in_memory(step):
 
         def forward(self, wav):
             if wav.requires_grad or torch.is_grad_enabled():
-                alive.append(sum(reference() is not None for reference in kept))
+                alive.append(sum(reference() is not None for reference in references))
             x = self.conv(wav)
-            kept.append(weakref.ref(x))
+            references.append(weakref.ref(x))
             return x.mean(1), [x]
 
     trainer = AdversarialTrainer(
@@ -118,13 +121,39 @@ def test_the_maps_of_only_one_are_in_memory(step):
     assert alive == [0, 0, 0, 0]
 
 
-def test_a_known_gradient_lets_the_graph_go():
+def test_precomputed_gradient_frees_the_graph():
     source = torch.randn(3, requires_grad=True)
     leaf = source.detach().requires_grad_()
     inner = (2 * leaf).exp()
-    held = weakref.ref(inner)
-    loss = with_known_gradient(inner.sum(), leaf, source * 1)
+    reference = weakref.ref(inner)
+    loss = with_precomputed_gradient(inner.sum(), leaf, source * 1)
     del inner
-    assert held() is None
+    assert reference() is None
     loss.backward()
     torch.testing.assert_close(source.grad, 2 * (2 * source.detach()).exp())
+
+
+@pytest.mark.parametrize('kind', ['period', 'shared'])
+def test_logits_of_a_pair_equal_those_of_each(kind):
+    discriminator = make(kind)
+    fake, real = batch()
+    number, pairs = logits_of_pair(discriminator, fake, real)
+    pairs = list(pairs)
+    assert number == len(pairs) == 2
+    for (fake_logits, real_logits), fakes, reals in zip(
+        pairs, discriminator(fake)[0], discriminator(real)[0], strict=True
+    ):
+        torch.testing.assert_close(fake_logits, fakes, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(real_logits, reals, rtol=1e-4, atol=1e-6)
+
+
+def test_reference_features_have_no_graph_and_do_not_disable_gradients():
+    discriminator = make('period')
+    _, real = batch()
+    for maps, expected in zip(
+        reference_features(discriminator, real), discriminator(real)[1], strict=True
+    ):
+        assert torch.is_grad_enabled()
+        for ours, theirs in zip(maps, expected, strict=True):
+            assert not ours.requires_grad
+            torch.testing.assert_close(ours, theirs.detach())

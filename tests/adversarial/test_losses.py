@@ -30,7 +30,7 @@ def test_criteria_by_hand(name, generator, real, fake):
 
 
 @pytest.mark.parametrize('name', CRITERIA)
-def test_boundary_lies_where_real_and_fake_cost_the_same(name):
+def test_real_and_fake_losses_are_equal_at_the_boundary(name):
     criterion = get_criterion(name)
     boundary = torch.tensor([criterion.boundary])
     assert criterion.real(boundary) == criterion.fake(boundary)
@@ -52,7 +52,7 @@ def test_criteria_average_bfloat16_logits_in_float32():
     )
 
 
-def test_feature_matching_averages_layers_of_any_size_equally():
+def test_feature_matching_weights_layers_of_any_size_equally():
     fake = [torch.zeros(2, 3, 5), torch.zeros(2, 7)]
     real = [torch.full((2, 3, 5), 1.0), torch.full((2, 7), -4.0)]
     assert FeatureMatchingLoss()(fake, real).item() == 2.5
@@ -70,7 +70,7 @@ def test_feature_matching_is_float32_under_autocast():
 
 
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
-def test_default_distance_is_l1_with_its_gradients_in_the_format_of_the_maps(memory_format):
+def test_default_distance_is_l1_with_gradients_in_the_memory_format_of_the_maps(memory_format):
     torch.manual_seed(0)
     maps = [
         torch.randn(2, 3, 4, 5).contiguous(memory_format=memory_format).requires_grad_()

@@ -52,7 +52,7 @@ def parameters(trainer):
 
 
 class ForeignDiscriminator(nn.Module):
-    """Parametrized by itself, not by this package."""
+    """Discriminator parametrized directly with PyTorch."""
 
     def __init__(self):
         super().__init__()
@@ -68,7 +68,7 @@ class ForeignDiscriminator(nn.Module):
     'copied', [copy.deepcopy, lambda trainer: pickle.loads(pickle.dumps(trainer))]
 )
 @pytest.mark.parametrize('compiled', [False, True])
-def test_copies_train_alike_and_share_nothing(copied, compiled, assert_equal):
+def test_copies_train_identically_and_independently(copied, compiled, assert_equal):
     torch.manual_seed(0)
     discriminators = {
         **make_discriminators(),
@@ -118,10 +118,9 @@ def test_discriminators_learn_to_separate(criterion):
 
 
 @pytest.mark.parametrize('normalize', [True, False])
-def test_train_step_is_the_plain_update(normalize):
-    sgd = functools.partial(
-        torch.optim.SGD, lr=0.1
-    )  # Adam would blow up the rounding of gradients that cancel to 0
+def test_train_step_equals_a_plain_update(normalize):
+    # Not Adam, which would amplify the rounding errors of gradients that cancel to 0.
+    sgd = functools.partial(torch.optim.SGD, lr=0.1)
     trainer = make_trainer(normalize=normalize, optimizer=sgd)
     plain = nn.ModuleDict(make_discriminators())
     optimizer = sgd(plain.parameters())
@@ -145,7 +144,7 @@ def test_train_step_is_the_plain_update(normalize):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
-def test_generator_losses_are_the_plain_ones_with_gradient_through_fake_alone():
+def test_generator_losses_equal_plain_ones_with_a_gradient_for_fake_only():
     trainer = make_trainer()
     fake, real = batch()
     fake.requires_grad_()
@@ -179,7 +178,7 @@ def test_generator_losses_are_the_plain_ones_with_gradient_through_fake_alone():
     )
 
 
-def test_generator_losses_leave_gradients_and_frozen_parameters_as_they_are():
+def test_generator_losses_change_neither_gradients_nor_frozen_parameters():
     trainer = make_trainer()
     trainer.train_step(*batch())
     frozen = trainer.discriminators['stft'].discriminators[0].convs[0].conv.bias
@@ -198,12 +197,12 @@ def test_train_step_gives_the_generator_no_gradient():
     assert fake.grad is None
 
 
-def test_without_feature_loss_there_is_none():
+def test_without_feature_loss():
     trainer = make_trainer(feature_loss=None)
     assert list(trainer.generator_losses(*batch())) == ['adv_stft', 'adv_period']
 
 
-def test_without_discriminators_there_is_nothing_to_do():
+def test_without_discriminators():
     trainer = AdversarialTrainer({})
     assert trainer.train_step(*batch()) == {}
     assert trainer.generator_losses(*batch()) == {}
@@ -212,7 +211,7 @@ def test_without_discriminators_there_is_nothing_to_do():
     assert other.updates == 1
 
 
-def test_every_whole_number_is_a_period():
+def test_integer_every_is_a_period():
     trainer = make_trainer(every=3)
     trained = [bool(trainer.train_step(*batch(index))) for index in range(7)]
     assert trained == [True, False, False, True, False, False, True]
@@ -227,7 +226,7 @@ def test_a_skipped_update_changes_nothing_but_the_count():
     assert trainer.updates == 2
 
 
-def test_every_fraction_is_a_mean_drawn_from_seed_and_count():
+def test_fractional_every_draws_updates_from_seed_and_count():
     def draws(seed):
         trainer = make_trainer(every=2.5, seed=seed)
         trained = []
@@ -242,43 +241,53 @@ def test_every_fraction_is_a_mean_drawn_from_seed_and_count():
     assert abs(sum(first) / 400 - 0.4) < 0.08
 
 
-def test_start_and_warmup_hold_back_training_and_then_the_generator():
+def test_start_delays_training_and_warmup_delays_the_generator():
     trainer = make_trainer(start=2, warmup=1, every=2)
-    trained, seen = [], []
+    trained, has_losses = [], []
     for index in range(5):
         trained.append(bool(trainer.train_step(*batch(index))))
-        seen.append(bool(trainer.generator_losses(*batch(index))))
+        has_losses.append(bool(trainer.generator_losses(*batch(index))))
     assert trained == [False, False, True, False, True]
-    assert seen == [False, False, False, True, True]
+    assert has_losses == [False, False, False, True, True]
 
 
-@pytest.mark.parametrize('late', [False, True])
-def test_fresh_discriminators_beside_a_trained_generator_train_alone_and_gain_weight_slowly(late):
-    trainer = make_trainer(start=0 if late else 2, warmup=2)
-    if late:
+@pytest.mark.parametrize('pretrained', [False, True])
+def test_warmup_trains_new_discriminators_first_and_then_increases_their_weight(pretrained):
+    trainer = make_trainer(start=0 if pretrained else 2, warmup=2)
+    if pretrained:
         trainer.train_step(*batch())
-        trainer.meet_trained_generator()  # the count starts anew
-    alone, seen, shares = [], [], []
-    for index in range(6 if late else 8):
-        alone.append(trainer.alone)
+        trainer.start_warmup()
+        assert trainer.updates == 0
+    in_warmup, has_losses, weights = [], [], []
+    for index in range(6 if pretrained else 8):
+        in_warmup.append(trainer.in_warmup)
         trainer.train_step(*batch(index, length=200))
-        seen.append(bool(trainer.generator_losses(*batch(index, length=200))))
-        shares.append(trainer.share)
+        has_losses.append(bool(trainer.generator_losses(*batch(index, length=200))))
+        weights.append(trainer.warmup_weight)
         resumed = make_trainer(start=trainer.start, warmup=2)
         resumed.load_state_dict(trainer.state_dict())
-        assert (resumed.alone, resumed.share) == (trainer.alone, trainer.share)
-    before = [] if late else [False] * 2
-    assert alone == [*before, True, True, False, False, False, False]
-    assert seen == [*before, False, False, True, True, True, True]
-    assert shares[len(before) :] == [0, 0, 0.5, 1, 1, 1]
+        assert resumed.in_warmup == trainer.in_warmup
+        assert resumed.warmup_weight == trainer.warmup_weight
+    before = [] if pretrained else [False] * 2
+    assert in_warmup == [*before, True, True, False, False, False, False]
+    assert has_losses == [*before, False, False, True, True, True, True]
+    assert weights[len(before) :] == [0, 0, 0.5, 1, 1, 1]
 
 
-def test_from_scratch_nobody_waits():
+def test_checkpoints_store_the_warmup_under_its_first_name():
     trainer = make_trainer()
-    assert not trainer.alone
-    assert trainer.share == 1
+    trainer.start_warmup()
+    state = trainer.state_dict()['_extra_state']
+    assert state['is_late'] is True
+    assert 'generator_pretrained' not in state
+
+
+def test_there_is_no_warmup_from_scratch_or_without_discriminators():
+    trainer = make_trainer()
+    assert not trainer.in_warmup
+    assert trainer.warmup_weight == 1
     assert trainer.generator_losses(*batch())
-    assert not AdversarialTrainer({}, start=3).alone
+    assert not AdversarialTrainer({}, start=3).in_warmup
 
 
 def test_clipping_bounds_the_gradient_and_reports_the_norm_before():
@@ -308,15 +317,8 @@ def test_resume_is_bitwise_exact(tmp_path, every):
         history = []
         for index in updates:
             metrics = trainer.train_step(*batch(index))
-            history.append(
-                {
-                    **metrics,
-                    **{
-                        key: value.detach()
-                        for key, value in trainer.generator_losses(*batch(index)).items()
-                    },
-                }
-            )
+            losses = trainer.generator_losses(*batch(index))
+            history.append({**metrics, **{key: value.detach() for key, value in losses.items()}})
         return history
 
     whole = make()
@@ -324,7 +326,7 @@ def test_resume_is_bitwise_exact(tmp_path, every):
     torch.save(whole.state_dict(), tmp_path / 'state.th')
     expected = train(whole, range(4, 10))
     resumed = make()
-    train(resumed, range(2))  # what it did before must not matter
+    train(resumed, range(2))  # must not affect the result
     resumed.load_state_dict(torch.load(tmp_path / 'state.th', weights_only=True))
     history = train(resumed, range(4, 10))
     assert history == expected
@@ -337,21 +339,19 @@ def test_resume_is_bitwise_exact(tmp_path, every):
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-def test_a_loaded_state_is_not_shared_with_its_giver():
-    giver, taker = make_trainer(), make_trainer()
-    giver.train_step(*batch())
-    taker.load_state_dict(giver.state_dict())
-    before = giver.optimizer.state_dict()['state'][0]['exp_avg'].clone()
-    taker.train_step(*batch(1))
-    assert torch.equal(giver.optimizer.state_dict()['state'][0]['exp_avg'], before)
+def test_a_loaded_state_is_a_copy():
+    source, target = make_trainer(), make_trainer()
+    source.train_step(*batch())
+    target.load_state_dict(source.state_dict())
+    before = source.optimizer.state_dict()['state'][0]['exp_avg'].clone()
+    target.train_step(*batch(1))
+    assert torch.equal(source.optimizer.state_dict()['state'][0]['exp_avg'], before)
 
 
 def test_optimizer_state_does_not_depend_on_the_order_of_the_discriminators():
     discriminators = make_discriminators()
-    forward, backward = (
-        make_trainer(),
-        AdversarialTrainer(dict(reversed(make_discriminators().items())), ADAM),
-    )
+    forward = make_trainer()
+    backward = AdversarialTrainer(dict(reversed(make_discriminators().items())), ADAM)
     assert list(backward.discriminators) != list(discriminators)
     forward.train_step(*batch())
     backward.load_state_dict(forward.state_dict())
@@ -364,7 +364,7 @@ def test_optimizer_state_does_not_depend_on_the_order_of_the_discriminators():
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
-def test_a_discriminator_with_batch_statistics_sees_fake_and_real_apart():
+def test_batch_norms_get_fake_and_real_audio_in_separate_batches():
     class Plain(nn.Module):
         def __init__(self):
             super().__init__()
@@ -375,12 +375,11 @@ def test_a_discriminator_with_batch_statistics_sees_fake_and_real_apart():
 
     fake, real = torch.full((2, 1, 8), -1.0), torch.full((2, 1, 8), 1.0)
     metrics = AdversarialTrainer({'plain': Plain()}).train_step(fake, real)
-    assert (
-        metrics['d_plain'] == 2.0
-    )  # each is normalised to 0; together they would be told apart perfectly
+    # Both are normalized to 0. In one batch, they would be separated perfectly.
+    assert metrics['d_plain'] == 2.0
 
 
-def test_learning_under_autocast_keeps_float32_state():
+def test_training_under_autocast_keeps_float32_state():
     trainer = make_trainer()
     for index in range(3):
         fake, real = batch(index)
@@ -405,6 +404,7 @@ def test_learning_under_autocast_keeps_float32_state():
         ({'start': -1}, 'start=-1'),
         ({'warmup': -1}, 'warmup=-1'),
         ({'max_norm': 0.0}, 'max_norm=0.0'),
+        ({'lr_ratio': 0}, "lr_ratio=0: expected a number > 0, the ratio to the generator's rate"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(arguments, message):
@@ -482,8 +482,8 @@ def test_two_workers_equal_one_with_the_whole_batch(tmp_path):
         torch.testing.assert_close(first, value, rtol=1e-3, atol=1e-5)
 
 
-def test_the_rate_follows_a_schedule_counted_in_calls_and_resumes(assert_equal):
-    """Half a cosine over 8 calls; every second one trains, and the rate goes on all the same."""
+def test_schedule_counts_calls_and_resumes(assert_equal):
+    """Half a cosine over 8 calls, of which every second one trains."""
     schedule = functools.partial(CosineSchedule, total_steps=8, warmup_steps=0)
 
     def make():
@@ -492,7 +492,8 @@ def test_the_rate_follows_a_schedule_counted_in_calls_and_resumes(assert_equal):
     def rate(trainer):
         return trainer.optimizer.param_groups[0]['lr']
 
-    trainer, rates = make(), []
+    trainer = make()
+    rates = []
     for index in range(8):
         if index == 3:
             state = copy.deepcopy(trainer.state_dict())

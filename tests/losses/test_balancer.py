@@ -58,7 +58,7 @@ def test_three_calls_equal_those_of_audiocraft(name, parts):
         )
 
 
-def test_each_loss_has_the_share_of_its_weight_whatever_its_scale():
+def test_weights_are_fractions_of_the_gradient_for_any_scale_of_the_losses():
     losses, wav_hat = make_losses((1.0, 1000.0))
     grads = {name: grad_of(name, losses, wav_hat) for name in losses}
     Balancer({'l1': 3.0, 'l2': 1.0}, total_norm=2.0).backward(losses, wav_hat)
@@ -66,7 +66,7 @@ def test_each_loss_has_the_share_of_its_weight_whatever_its_scale():
     torch.testing.assert_close(wav_hat.grad, 2 * (0.75 * unit['l1'] + 0.25 * unit['l2']))
 
 
-def test_global_norm_is_taken_over_the_whole_batch():
+def test_global_norm_covers_the_whole_batch():
     losses, wav_hat = make_losses()
     Balancer({'l1': 1.0}, per_batch_item=False, total_norm=5.0).backward(
         {'l1': losses['l1']}, wav_hat
@@ -74,7 +74,7 @@ def test_global_norm_is_taken_over_the_whole_batch():
     assert wav_hat.grad.norm().item() == pytest.approx(5.0)
 
 
-def test_without_balance_the_gradient_is_that_of_the_weighted_sum():
+def test_unbalanced_gradient_equals_that_of_the_weighted_sum():
     losses, wav_hat = make_losses()
     expected = 0.5 * grad_of('l1', losses, wav_hat) + 2 * grad_of('l2', losses, wav_hat)
     effective_loss = Balancer({'l1': 0.5, 'l2': 2.0}, balance_grads=False).backward(losses, wav_hat)
@@ -103,7 +103,7 @@ def test_a_decay_of_one_is_the_mean_of_all_calls():
     assert wav_hat.grad.flatten(1).norm(dim=1).mean().item() == pytest.approx(6 / 3)
 
 
-def test_monitor_gives_shares_before_rescaling():
+def test_monitor_reports_fractions_before_rescaling():
     losses, wav_hat = make_losses()
     norms = {name: grad_of(name, losses, wav_hat).flatten(1).norm(dim=1).mean() for name in losses}
     balancer = Balancer({'l1': 1.0, 'l2': 1.0}, monitor=True)
@@ -148,7 +148,7 @@ def test_resuming_is_exact(done):
         assert torch.equal(grad, other)
 
 
-def test_a_missing_loss_leaves_the_others_in_balance_and_its_average_alone():
+def test_a_missing_loss_changes_neither_its_average_nor_the_balance_of_the_others():
     balancer = Balancer({'l1': 1.0, 'l2': 3.0})
     run(balancer, [0])
     before = balancer.state_dict()['norm_l2'].clone()
@@ -165,15 +165,15 @@ def test_a_nan_does_not_stay_in_the_averages():
     losses, wav_hat = make_losses((math.nan, 1.0))
     balancer.backward(losses, wav_hat)
     assert wav_hat.grad.isnan().any()
-    assert torch.equal(balancer.state_dict()['norm_l1'], before['norm_l1'])
-    assert torch.equal(
-        balancer.state_dict()['norm_l2'], before['norm_l2']
-    )  # the update is skipped as a whole
+    # The other average is not updated, either: the whole update is skipped.
+    for name, value in balancer.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 def test_under_autocast_gradients_stay_in_float32():
     reference = torch.randn(2, 1, 3000, generator=torch.Generator().manual_seed(1))
-    mel, grads = MelSpectrogramL1Loss(24000), []
+    mel = MelSpectrogramL1Loss(24000)
+    grads = []
     for enabled in (False, True):
         wav_hat = torch.randn(
             2, 1, 3000, generator=torch.Generator().manual_seed(0)
@@ -188,7 +188,7 @@ def test_losses_that_cannot_be_balanced_are_named():
     losses, wav_hat = make_losses()
     balancer = Balancer({'l1': 1.0, 'l2': 1.0, 'lone': 1.0})
     with pytest.raises(
-        ValueError, match=r'no weight for the loss .adv.; it has weights for l1, l2, lone'
+        ValueError, match=r'no weight for the loss .adv.: it has weights for l1, l2, lone'
     ):
         balancer.backward({'adv': losses['l1']}, wav_hat)
     with pytest.raises(ValueError, match=r'loss .lone. does not depend on the input'):
@@ -223,7 +223,7 @@ def test_bad_arguments_are_named(arguments, message):
         Balancer(**arguments)
 
 
-def test_the_effective_loss_is_scaled_as_its_gradient():
+def test_the_effective_loss_is_scaled_like_its_gradient():
     plain, halved = (
         Balancer({'l1': 3.0, 'l2': 1.0}, reference_batch_size=size).backward(*make_losses())
         for size in (None, 2)
@@ -231,7 +231,7 @@ def test_the_effective_loss_is_scaled_as_its_gradient():
     assert halved.item() == pytest.approx(plain.item() / 2, rel=1e-6)
 
 
-def test_the_example_holds():
+def test_the_docstring_example_is_correct():
     assert doctest.testmod(audiocodec_losses.balancer) == (0, 5)
 
 
@@ -256,7 +256,7 @@ def test_two_workers_balance_as_one(tmp_path, per_batch_item):
         losses, wav_hat = _sharded_losses(call, slice(None))
         whole.backward(losses, wav_hat)
     first, second = (torch.load(tmp_path / f'{rank}.th', weights_only=True) for rank in range(2))
-    # the gradients of the parameters are averaged over the workers afterwards
+    # Averaged, as the solver does with the gradients of the parameters.
     torch.testing.assert_close(torch.cat([first['grad'], second['grad']]) / 2, wav_hat.grad)
     for name, value in whole.state_dict().items():
         assert torch.equal(first['state'][name], second['state'][name])
@@ -275,30 +275,22 @@ def _work(rank, folder, per_batch_item):
     distributed.destroy_process_group()
 
 
-if __name__ == '__main__':
-    _work(int(sys.argv[1]), sys.argv[2], sys.argv[3] == 'True')
-
-
 def weight_gradient(balancer, items, commitment, **kwargs):
-    """Gradient, at a weight that multiplies every item, of balanced losses and of a commitment that
-    is a mean.
-    """
+    """Return the gradient of balanced losses and a commitment loss at a weight of all items."""
     weight = torch.ones((), requires_grad=True)
     wav_hat = weight * items
     losses = {
         'l1': F.l1_loss(wav_hat, torch.zeros_like(items)),
         'l2': F.mse_loss(wav_hat, 0.5 * items.roll(1, -1)),
     }
-    beside = commitment * (weight * items).square().mean() if commitment else None
-    balancer.backward(losses, wav_hat, beside=beside)
+    extra_loss = commitment * (weight * items).square().mean() if commitment else None
+    balancer.backward(losses, wav_hat, extra_loss=extra_loss)
     return weight.grad.item()
 
 
 @pytest.mark.parametrize('per_batch_item', [True, False])
-def test_commitment_weighs_the_same_at_every_batch_size(per_batch_item):
-    """Items of one kind, so that only their number differs: 8, as on each worker of the published
-    grids, to 64.
-    """
+def test_weight_of_the_commitment_does_not_depend_on_the_batch_size(per_batch_item):
+    """Batches repeat the 8 items of a worker in the published grids, up to a batch of 64."""
     eight = torch.randn(8, 1, 200, generator=torch.Generator().manual_seed(3))
     found = {}
     for repeats in (1, 2, 8):
@@ -311,18 +303,15 @@ def test_commitment_weighs_the_same_at_every_batch_size(per_batch_item):
     for balanced, both in found.values():
         assert balanced == pytest.approx(found[1][0], rel=1e-4)
         assert both == pytest.approx(found[1][1], rel=1e-4)
-    alone = weight_gradient(
+    # With 8 items, reference_batch_size=8 changes nothing.
+    unscaled = weight_gradient(
         Balancer({'l1': 3.0, 'l2': 1.0}, per_batch_item=per_batch_item), eight, 0.0
     )
-    assert found[1][0] == pytest.approx(
-        alone, rel=1e-6
-    )  # 8 items at once are the reference's own computation
+    assert found[1][0] == pytest.approx(unscaled, rel=1e-6)
 
 
-def test_the_recipes_compute_what_eight_workers_of_the_published_grids_do():
-    """Each of those balances its own 8 items by norms averaged over the workers; gradients are then
-    averaged.
-    """
+def test_reference_batch_size_equals_eight_workers_of_the_published_grids():
+    """Each worker balances its 8 items by norms averaged over the workers."""
     items = torch.randn(64, 1, 200, generator=torch.Generator().manual_seed(4))
     weights = {'l1': 3.0, 'l2': 1.0}
     gradients, norms = {}, {}
@@ -345,41 +334,42 @@ def test_the_recipes_compute_what_eight_workers_of_the_published_grids_do():
             published += (balanced * own).sum().item() / 8
     ours = weight_gradient(Balancer(weights, reference_batch_size=8), items, 0.0)
     assert ours == pytest.approx(published, rel=1e-4)
-    whole = weight_gradient(
-        Balancer(weights), items, 0.0
-    )  # 64 items at once, as the reference does on one worker
+    # Without it, as AudioCraft with 64 items on one worker.
+    whole = weight_gradient(Balancer(weights), items, 0.0)
     assert whole == pytest.approx(8 * published, rel=1e-4)
 
 
-def test_a_loss_beside_adds_its_own_gradient_in_the_same_pass():
-    signal, target = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), torch.ones(3, 2)
+def test_gradient_of_an_extra_loss_is_added_in_the_same_pass():
+    signal = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    target = torch.ones(3, 2)
 
     def gradient(combined):
         weight = torch.tensor([0.3, -0.2], requires_grad=True)
         latents = signal * weight
-        wav_hat, commitment = latents * 2, 0.7 * latents.square().mean()
-        if not combined:
+        wav_hat = latents * 2
+        commitment = 0.7 * latents.square().mean()
+        losses = {'l1': F.l1_loss(wav_hat, target)}
+        if combined:
+            Balancer({'l1': 1.0}).backward(losses, wav_hat, extra_loss=commitment)
+        else:
             commitment.backward(retain_graph=True)
-        Balancer({'l1': 1.0}).backward(
-            {'l1': F.l1_loss(wav_hat, target)}, wav_hat, beside=commitment if combined else None
-        )
+            Balancer({'l1': 1.0}).backward(losses, wav_hat)
         return weight.grad
 
     torch.testing.assert_close(gradient(combined=True), gradient(combined=False))
 
 
-def test_a_constant_beside_is_no_loss():
+def test_an_extra_loss_without_gradient_is_ignored():
     losses, wav_hat = make_losses()
-    Balancer({'l1': 1.0, 'l2': 1.0}).backward(losses, wav_hat, beside=torch.zeros(()))
+    Balancer({'l1': 1.0, 'l2': 1.0}).backward(losses, wav_hat, extra_loss=torch.zeros(()))
     assert wav_hat.grad is not None
 
 
-def test_shares_scale_weights_this_time_alone():
-    def gradient(balancer, shares=None):
+def test_weight_factors_apply_to_one_call():
+    def gradient(balancer, factors=None):
         wav_hat = torch.tensor([[[0.5, -0.25, 0.1]]], requires_grad=True)
-        balancer.backward(
-            {'l1': wav_hat.abs().sum(), 'l2': wav_hat.square().sum()}, wav_hat, shares=shares
-        )
+        losses = {'l1': wav_hat.abs().sum(), 'l2': wav_hat.square().sum()}
+        balancer.backward(losses, wav_hat, weight_factors=factors)
         return wav_hat.grad
 
     for balance in (True, False):
@@ -391,9 +381,10 @@ def test_shares_scale_weights_this_time_alone():
         )
 
 
-def test_the_graphs_of_the_losses_are_gone_before_the_model_is_gone_through():
+def test_graphs_of_the_losses_are_freed_before_the_backward_pass_of_the_model():
     weight = torch.ones(4, 1, 100, requires_grad=True)
-    losses, found = {}, []
+    losses = {}
+    graphs = []
 
     class Model(torch.autograd.Function):
         @staticmethod
@@ -402,13 +393,17 @@ def test_the_graphs_of_the_losses_are_gone_before_the_model_is_gone_through():
 
         @staticmethod
         def backward(ctx, grad):
-            found.extend(loss.grad_fn for loss in losses.values())
+            graphs.extend(loss.grad_fn for loss in losses.values())
             return grad
 
     wav_hat = Model.apply(weight)
     losses.update(l1=F.l1_loss(wav_hat, torch.zeros(4, 1, 100)), l2=wav_hat.square().mean())
     values = [loss.item() for loss in losses.values()]
     Balancer({'l1': 1.0, 'l2': 1.0}).backward(losses, wav_hat)
-    assert found == [None, None]
+    assert graphs == [None, None]
     assert [loss.item() for loss in losses.values()] == values
     assert weight.grad.abs().min() > 0
+
+
+if __name__ == '__main__':
+    _work(int(sys.argv[1]), sys.argv[2], sys.argv[3] == 'True')

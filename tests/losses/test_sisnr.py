@@ -5,7 +5,7 @@ from audiocodec.dsp.sisnr import si_snr
 from audiocodec.losses import SISNR
 
 
-def test_loss_is_the_negated_mean_in_db():
+def test_loss_is_the_negated_mean_si_snr_in_db():
     generator = torch.Generator().manual_seed(0)
     reference = torch.randn(3, 2, 4000, generator=generator)
     estimate = reference + 0.1 * torch.randn(3, 2, 4000, generator=generator)
@@ -14,7 +14,7 @@ def test_loss_is_the_negated_mean_in_db():
     assert -21 < loss.item() < -18
 
 
-def test_descent_raises_the_ratio():
+def test_gradient_descent_increases_the_ratio():
     generator = torch.Generator().manual_seed(0)
     reference = torch.randn(1, 1, 1000, generator=generator)
     estimate = torch.randn(1, 1, 1000, generator=generator).requires_grad_()

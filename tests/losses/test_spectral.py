@@ -45,10 +45,10 @@ def test_value_and_gradient_equal_those_of_audiocraft(name, parts):
     difference = (grad[..., ::97] - expected).abs() / expected.abs().max()
     assert value.item() == pytest.approx(parts[f'{name}.value'].item(), rel=1e-4)
     if name == 'mrstft':
-        # The gradient of |log a - log b| jumps where a crosses b. In a few bins of these signals a
-        # and b are so close that the rounding of the FFT, which depends on the processor, decides:
-        # these bins move a few samples. (With MKL_CBWR=COMPATIBLE in the environment, all samples
-        # are within 2e-7.)
+        # The gradient of |log a - log b| changes its sign where a crosses b. In a few bins of these
+        # signals a and b are so close that the rounding of the FFT, which depends on the processor,
+        # decides the sign. A few samples of the gradient then differ. (With MKL_CBWR=COMPATIBLE in
+        # the environment, all samples are within 2e-7.)
         assert (difference < 1e-4).float().mean() > 0.95
         assert difference.max() < 0.02
     else:
@@ -71,7 +71,7 @@ def test_bfloat16_autocast_changes_nothing(name, parts):
     'loss', [MelSpectrogramL1Loss(24000), MultiScaleMelSpectrogramLoss(24000), MRSTFTLoss()]
 )
 @pytest.mark.parametrize('shape', [(1, 1, 1), (1, 2, 37), (3, 1, 1001)])
-def test_any_length_and_zero_at_the_reference(loss, shape):
+def test_any_length_and_zero_loss_at_the_reference(loss, shape):
     wav = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     value, grad = value_and_grad(loss, wav, wav)
     assert value.item() == 0
@@ -91,21 +91,21 @@ def test_silence_has_a_finite_loss_and_gradient(loss):
     assert grad.isfinite().all()
 
 
-def test_log_mel_loss_of_a_gain_is_the_gain():
-    # In every band that holds power well over the floor, a gain of 6.02 dB moves log10 of the power
+def test_log_mel_loss_of_a_gain_is_the_log_of_the_gain():
+    # In every band with a power well above the floor, a gain of 6.02 dB changes log10 of the power
     # by log10(4).
     wav = torch.randn(1, 1, 24000, generator=torch.Generator().manual_seed(0))
     loss = MelSpectrogramL1Loss(24000, n_mels=40)
     assert loss(2 * wav, wav).item() == pytest.approx(math.log10(4), rel=1e-4)
 
 
-def test_mel_loss_grows_with_the_distance_of_tones():
+def test_mel_loss_increases_with_the_distance_of_tones():
     loss = MultiScaleMelSpectrogramLoss(24000, f_min=64, normalized=True, alphas=False)
     near, far = loss(tone(450.0), tone(440.0)), loss(tone(2000.0), tone(440.0))
     assert 0 < near < far / 2
 
 
-def test_no_warning_for_empty_mel_filters_and_others_pass():
+def test_empty_mel_filters_cause_no_warning_and_hide_no_other():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         loss = MultiScaleMelSpectrogramLoss(24000, f_min=64)
@@ -121,7 +121,7 @@ def test_losses_have_no_state():
         assert loss.state_dict() == {}
 
 
-def test_reference_gets_a_gradient_if_it_asks_for_one():
+def test_reference_gets_a_gradient_if_it_requires_one():
     reference = tone(440.0).requires_grad_()
     MelSpectrogramL1Loss(24000)(tone(500.0), reference).backward()
     assert reference.grad.norm() > 0

@@ -11,9 +11,8 @@ import torch
 from audiocodec.metrics import MetricSuite, ViSQOL
 from audiocodec.utils import failures
 
-# Obeys the command line of the official binary. The score is 5 less the relative error: it comes
-# from the files.
-STAND_IN = """\
+# Has the command line of the official binary. The score is 5 minus the relative error of the files.
+FAKE_BINARY = """\
     #!{python}
     import argparse, csv, json, os, sys
     import numpy as np
@@ -51,14 +50,14 @@ STAND_IN = """\
 
 
 @pytest.fixture(autouse=True)
-def _nothing_warned_before(monkeypatch):
+def _reset_warnings(monkeypatch):
     monkeypatch.setattr(failures, '_warned', set())
 
 
 def install(folder, then=''):
     program = folder / 'bazel-bin' / 'visqol'
     program.parent.mkdir(parents=True)
-    program.write_text(textwrap.dedent(STAND_IN).format(python=sys.executable, then=then))
+    program.write_text(textwrap.dedent(FAKE_BINARY).format(python=sys.executable, then=then))
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     (folder / 'model').mkdir()
     (folder / 'model' / 'libsvm_nu_svr_model.txt').touch()
@@ -81,7 +80,7 @@ def tones(channels=1, samples=24000):
     )
 
 
-def test_scores_come_from_the_files_item_by_item(tmp_path):
+def test_scores_are_computed_per_item_from_the_files(tmp_path):
     metric = ViSQOL(24000, bin=install(tmp_path))
     reference = tones()
     gains = torch.tensor([1.0, 0.5, 0.9]).view(3, 1, 1)
@@ -91,7 +90,7 @@ def test_scores_come_from_the_files_item_by_item(tmp_path):
     assert metric.compute() == {'visqol': pytest.approx(14.74 / 3, abs=1e-3)}
 
 
-def test_audio_mode_hears_48_khz_16_bit_and_a_model_of_the_install(tmp_path):
+def test_audio_mode_uses_48_khz_16_bit_and_a_model_of_the_installation(tmp_path):
     ViSQOL(24000, bin=str(install(tmp_path))).measure(tones(2), tones(2))
     (call,) = log_of(tmp_path)
     assert [file[:4] for file in call['files']] == [[48000, 48000, 2, 'PCM_16']] * 3
@@ -102,7 +101,7 @@ def test_audio_mode_hears_48_khz_16_bit_and_a_model_of_the_install(tmp_path):
     assert call['cwd'] == str(tmp_path)
 
 
-def test_speech_mode_hears_16_khz_and_keeps_the_model_of_the_binary(tmp_path):
+def test_speech_mode_uses_16_khz_and_the_default_model_of_the_binary(tmp_path):
     ViSQOL(24000, bin=install(tmp_path), mode='speech').measure(tones(), tones())
     (call,) = log_of(tmp_path)
     assert [file[:3] for file in call['files']] == [[16000, 16000, 1]] * 3
@@ -110,7 +109,7 @@ def test_speech_mode_hears_16_khz_and_keeps_the_model_of_the_binary(tmp_path):
     assert call['use_speech_mode'] is True
 
 
-def test_best_known_model_is_preferred_and_any_can_be_named(tmp_path):
+def test_best_known_model_is_the_default_and_any_can_be_chosen(tmp_path):
     install(tmp_path)
     best = tmp_path / 'model' / 'tcdaudio14_aacvopus_coresv_svrnsim_n.68_g.01_c1.model'
     best.touch()
@@ -119,7 +118,7 @@ def test_best_known_model_is_preferred_and_any_can_be_named(tmp_path):
     assert named == tmp_path / 'model' / 'libsvm_nu_svr_model.txt'
 
 
-def test_padding_is_not_measured_and_silence_is_added_on_demand(tmp_path):
+def test_padding_is_not_measured_and_silence_can_be_added(tmp_path):
     metric = ViSQOL(24000, bin=install(tmp_path), pad_with_silence=True)
     estimate, reference = tones(), tones()
     estimate[1, :, 6000:] = 1.0
@@ -144,9 +143,9 @@ def test_an_item_without_a_score_is_left_out_with_one_warning(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ('then', 'told'),
+    ('then', 'reason'),
     [
-        ('print("no such luck", file=sys.stderr); sys.exit(3)', 'exit code 3: no such luck'),
+        ('print("broken", file=sys.stderr); sys.exit(3)', 'exit code 3: broken'),
         ('sys.exit(0)', 'exit code 0'),
         (
             'open(args.results_csv, "w").write("a,b\\n1,2\\n"); sys.exit()',
@@ -155,28 +154,28 @@ def test_an_item_without_a_score_is_left_out_with_one_warning(tmp_path, caplog):
         ('import time; time.sleep(30)', 'timed out'),
     ],
 )
-def test_a_failing_binary_is_reported_once_and_its_figure_is_missing(tmp_path, caplog, then, told):
+def test_a_failing_binary_is_reported_once_and_its_score_is_missing(tmp_path, caplog, then, reason):
     suite = MetricSuite({'visqol': ViSQOL(24000, bin=install(tmp_path, then), timeout=2.0)})
     with caplog.at_level(logging.WARNING):
         for _ in range(2 if 'sleep' not in then else 1):
             suite.update(tones(), tones())
     assert suite.compute() == {}
     (message,) = [record.getMessage() for record in caplog.records]
-    assert told in message
+    assert reason in message
     assert str(tmp_path / 'bazel-bin' / 'visqol') in message
 
 
-def test_it_travels_to_another_process(tmp_path):
+def test_metric_can_be_pickled(tmp_path):
     metric = ViSQOL(24000, bin=install(tmp_path))
     assert pickle.loads(pickle.dumps(metric)).measure(tones(), tones()).tolist() == pytest.approx(
         [5.0] * 3, abs=1e-3
     )
 
 
-def test_a_wrong_install_is_refused_at_once(tmp_path):
+def test_a_wrong_installation_is_refused_at_once(tmp_path):
     with pytest.raises(ValueError, match=r'bin must be the folder .* got None'):
         ViSQOL(24000, bin=None)
-    with pytest.raises(ValueError, match=f'there is no folder {tmp_path}/nowhere'):
+    with pytest.raises(ValueError, match=f'{tmp_path}/nowhere does not exist'):
         ViSQOL(24000, bin=tmp_path / 'nowhere')
     with pytest.raises(ValueError, match=f'no binary at {tmp_path}/bazel-bin/visqol'):
         ViSQOL(24000, bin=tmp_path)

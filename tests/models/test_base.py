@@ -202,7 +202,7 @@ def test_codes_out_of_range_of_every_integer_type(form):
             for method in (model.decode, model.decode_latent):
                 with pytest.raises(
                     ValueError,
-                    match=f'codes go from {min(code, 0)} to {max(code, 0)}: '
+                    match=f'codes range from {min(code, 0)} to {max(code, 0)}: '
                     f'expected 0 to {BINS - 1}',
                 ):
                     method(codes)
@@ -213,8 +213,8 @@ def test_codes_out_of_range_of_every_integer_type(form):
     [
         (
             [[[1, 2]]],
-            r'codes are a list: expected integers \[B, K, T\] in a tensor or a numpy array; use '
-            r'torch.tensor',
+            r'codes are a list: expected a tensor or numpy array of integers \[B, K, T\]; convert '
+            r'lists with torch.tensor',
         ),
         (np.zeros((1, 2, 4)), 'codes have type float64: expected integers'),
         (np.zeros((1, 2, 4), dtype=bool), 'codes have type bool: expected integers'),

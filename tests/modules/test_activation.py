@@ -16,27 +16,27 @@ def test_activation_by_name():
 @pytest.mark.parametrize(
     ('name', 'params', 'message'),
     [
-        ('Elu', None, "activation='Elu' is not a module of torch.nn: use for instance ELU"),
+        ('Elu', None, "activation='Elu' is not a module of torch.nn: use ELU, LeakyReLU or Tanh"),
         ('functional', None, "activation='functional' is not a module"),
         (None, None, 'activation=None is not a module'),
         ('ReLU', {'alpha': 1.0}, "parameters {'alpha': 1.0} do not fit the activation ReLU"),
     ],
 )
-def test_activation_refuses(name, params, message):
+def test_unknown_activations_and_parameters_are_refused(name, params, message):
     with pytest.raises(ValueError, match=message):
         make_activation(name, params)
 
 
 @pytest.mark.parametrize('alpha', [1.0, 0.5])
-def test_elu_is_that_of_pytorch_and_keeps_only_its_result(alpha):
+def test_elu_equals_pytorch_and_saves_only_its_output(alpha):
     ours, plain = make_activation('ELU', {'alpha': alpha}), torch.nn.ELU(alpha)
     x = torch.linspace(-6, 3, 181).requires_grad_()
-    kept = []
+    saved = []
     with torch.autograd.graph.saved_tensors_hooks(
-        lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor
+        lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor
     ):
         y = ours(x)
-    assert [tensor.data_ptr() for tensor in kept] == [y.data_ptr()]
+    assert [tensor.data_ptr() for tensor in saved] == [y.data_ptr()]
     assert torch.equal(y, plain(x))
     weights = torch.randn(x.shape)
     (actual,) = torch.autograd.grad(y, x, weights)
@@ -57,7 +57,7 @@ SNAKE = '''
 import torch
 
 class Snake(torch.nn.Module):
-    """x + sin^2(a x) / a, with a parameter for each channel."""
+    """x + sin^2(a x) / a, with one parameter per channel."""
 
     def __init__(self, channels, init=1.):
         super().__init__()
@@ -77,7 +77,7 @@ def snake(tmp_path, monkeypatch):
     sys.modules.pop('wavy', None)
 
 
-def test_an_activation_of_ones_own_has_parameters_for_each_channel(snake):
+def test_custom_activation_has_parameters_per_channel(snake):
     options = {
         'n_filters': 4,
         'dimension': 8,
@@ -98,9 +98,9 @@ def test_an_activation_of_ones_own_has_parameters_for_each_channel(snake):
     assert decoder(encoder(wav)).shape == wav.shape
 
 
-def test_an_activation_of_ones_own_must_be_allowed_and_keep_the_shape(snake, monkeypatch):
+def test_custom_activation_must_be_allowed_and_keep_the_shape(snake, monkeypatch):
     with pytest.raises(
-        ValueError, match=r"activation='GLU' makes \[1, 2, 1\] of a signal of shape \[1, 4, 1\]"
+        ValueError, match=r"activation='GLU' maps the shape \[1, 4, 1\] to \[1, 2, 1\]"
     ):
         make_activation('GLU', {'dim': 1}, 4)
     monkeypatch.setattr(config, 'ALLOWED_PREFIXES', ['torch.nn.'])

@@ -36,7 +36,7 @@ def test_pad1d_values(mode, expected):
 @pytest.mark.parametrize(
     ('mode', 'paddings', 'expected'),
     [
-        ('reflect', (3, 0), (0, 0, 2, 1, 2)),  # reflection of 1 2 0 0, cut by the two zeros
+        ('reflect', (3, 0), (0, 0, 2, 1, 2)),  # reflection of 1 2 0 0, without the two zeros
         ('reflect', (1, 3), (2, 1, 2, 0, 0, 0)),  # 2, 1 2 0 0, 0 2 1
         ('circular', (3, 0), (1, 2, 0, 1, 2)),
         ('replicate', (3, 0), (1, 1, 1, 1, 2)),
@@ -58,7 +58,7 @@ def test_unpad1d():
 
 @pytest.mark.parametrize('causal', [False, True])
 @pytest.mark.parametrize('pad_mode', ['constant', 'reflect', 'replicate', 'circular'])
-def test_conv_gives_ceil_frames_for_every_length(causal, pad_mode):
+def test_conv_has_ceil_frames_for_every_length(causal, pad_mode):
     for (kernel_size, stride, dilation), length in itertools.product(
         [(1, 1, 1), (3, 1, 4), (4, 1, 1), (6, 3, 1), (10, 5, 1), (5, 2, 1)], range(1, 14)
     ):
@@ -73,10 +73,10 @@ def test_conv_gives_ceil_frames_for_every_length(causal, pad_mode):
     [
         (3, 1, True, 2),
         (3, 4, True, 2),
-        (4, 1, True, 3),  # the last tap meets the current sample
+        (4, 1, True, 3),  # the last tap is at the current sample
         (3, 1, False, 1),
         (3, 4, False, 1),
-        (4, 1, False, 2),  # an even kernel has its odd sample of padding on the left
+        (4, 1, False, 2),  # an even kernel has the odd sample of padding on the left
     ],
 )
 def test_conv_is_aligned_with_its_input(kernel_size, dilation, causal, tap):
@@ -86,7 +86,7 @@ def test_conv_is_aligned_with_its_input(kernel_size, dilation, causal, tap):
     assert torch.equal(conv(x), x)
 
 
-def test_strided_causal_conv_ends_its_frame_with_the_last_sample_and_completes_the_last_window():
+def test_strided_causal_conv_ends_frames_at_their_last_sample_and_pads_the_last_window():
     conv = StreamableConv1d(1, 1, 6, stride=3, causal=True, pad_mode='constant')
     set_taps(conv.conv.conv, 0, 0, 0, 0, 0, 1)
     assert torch.equal(conv(row(1, 2, 3, 4, 5, 6, 7)), row(3, 6, 0))
@@ -94,7 +94,7 @@ def test_strided_causal_conv_ends_its_frame_with_the_last_sample_and_completes_t
     assert torch.equal(conv(row(1, 2, 3, 4, 5, 6, 7)), row(6, 21, 22))
 
 
-def test_strided_conv_pads_both_sides_with_the_odd_sample_on_the_left():
+def test_strided_conv_pads_both_sides_and_the_odd_sample_on_the_left():
     conv = StreamableConv1d(1, 1, 6, stride=3, pad_mode='constant')
     set_taps(conv.conv.conv, 1, 1, 1, 1, 1, 1)  # windows start at -2, 1, 4
     assert torch.equal(conv(row(1, 2, 3, 4, 5, 6, 7)), row(10, 27, 18))
@@ -109,13 +109,13 @@ def test_strided_conv_pads_both_sides_with_the_odd_sample_on_the_left():
         (False, 1.0, (0, 1, 2, 3, 4, 5, 6, 0, 0)),
     ],
 )
-def test_transposed_conv_places_a_frame(causal, ratio, expected):
+def test_position_of_a_frame_after_a_transposed_conv(causal, ratio, expected):
     conv = StreamableConvTranspose1d(1, 1, 6, stride=3, causal=causal, trim_right_ratio=ratio)
     set_taps(conv.convtr.convtr, 1, 2, 3, 4, 5, 6)
     assert torch.equal(conv(row(0, 1, 0)), row(*expected))
 
 
-def test_transposed_conv_gives_stride_samples_per_frame():
+def test_transposed_conv_has_stride_samples_per_frame():
     for causal, (kernel_size, stride), length in itertools.product(
         (True, False), [(2, 1), (6, 3), (16, 8), (5, 5)], (1, 2, 5)
     ):
@@ -135,7 +135,7 @@ def test_transposed_conv_gives_stride_samples_per_frame():
         ({'norm': 'batch_norm'}, "norm='batch_norm' is unknown: choose one of none, weight_norm"),
     ],
 )
-def test_conv_refuses(kwargs, message):
+def test_conv_refuses_bad_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
         StreamableConv1d(**{'in_channels': 1, 'out_channels': 1, 'kernel_size': 3, **kwargs})
 
@@ -151,7 +151,7 @@ def test_conv_refuses(kwargs, message):
         ({'trim_right_ratio': 0.5}, 'trim_right_ratio=0.5 needs causal=True'),
     ],
 )
-def test_transposed_conv_refuses(kwargs, message):
+def test_transposed_conv_refuses_bad_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
         StreamableConvTranspose1d(
             **{'in_channels': 1, 'out_channels': 1, 'kernel_size': 4, 'stride': 2, **kwargs}
@@ -169,7 +169,7 @@ def test_norm_conv_passes_arguments_to_the_convolution():
 
 
 @pytest.mark.parametrize(('kernel_size', 'stride', 'length'), [(7, 1, 20), (8, 4, 21), (10, 5, 23)])
-def test_zeros_added_by_the_convolution_itself_are_those_of_a_padding(
+def test_zeros_padded_by_the_convolution_equal_explicit_padding(
     monkeypatch, kernel_size, stride, length
 ):
     layer = StreamableConv1d(3, 4, kernel_size, stride, pad_mode='constant', norm='weight_norm')
@@ -179,8 +179,7 @@ def test_zeros_added_by_the_convolution_itself_are_those_of_a_padding(
     torch.testing.assert_close(layer(x), layer.conv(padded))
 
 
-# ---- an ELU behind the padding
-# ---------------------------------------------------------------------------------------
+# ---- ELU after the padding
 
 
 def with_gradients(layers, x):
@@ -195,7 +194,7 @@ def with_gradients(layers, x):
 @pytest.mark.parametrize('length', [3, 10, 11])
 @pytest.mark.parametrize('causal', [True, False])
 @pytest.mark.parametrize('pad_mode', PAD_MODES)
-def test_layers_give_what_they_give_one_by_one(pad_mode, causal, length, alpha):
+def test_layers_equal_a_plain_sequential(pad_mode, causal, length, alpha):
     torch.manual_seed(0)
     conv = partial(StreamableConv1d, causal=causal, pad_mode=pad_mode)
     layers = Layers(
@@ -213,25 +212,26 @@ def test_layers_give_what_they_give_one_by_one(pad_mode, causal, length, alpha):
         ELU(alpha),
     )
     x = torch.randn(2, 3, length)
-    one_by_one = nn.Sequential(*layers)
+    sequential = nn.Sequential(*layers)
     for actual, expected in zip(
-        with_gradients(layers, x), with_gradients(one_by_one, x), strict=True
+        with_gradients(layers, x), with_gradients(sequential, x), strict=True
     ):
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
     with torch.no_grad():
-        kept = x.clone()
-        torch.testing.assert_close(layers(x), one_by_one(x), rtol=1e-5, atol=1e-6)
-        assert torch.equal(x, kept), 'the input was overwritten'
+        before = x.clone()
+        torch.testing.assert_close(layers(x), sequential(x), rtol=1e-5, atol=1e-6)
+        assert torch.equal(x, before), 'the input was overwritten'
 
 
-def test_padding_and_activation_keep_one_tensor():
-    layers, kept = Layers(ELU(), StreamableConv1d(1, 1, 7, causal=True, pad_mode='constant')), set()
+def test_padding_and_activation_save_one_tensor():
+    layers = Layers(ELU(), StreamableConv1d(1, 1, 7, causal=True, pad_mode='constant'))
+    saved = set()
 
-    def keep(tensor):
-        kept.add((tensor.untyped_storage().data_ptr(), tensor.shape))
+    def save(tensor):
+        saved.add((tensor.untyped_storage().data_ptr(), tensor.shape))
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         y = layers(torch.randn(1, 1, 100, requires_grad=True) + 0.0)
-    assert [shape for _, shape in kept if shape[-1] >= 100] == [(1, 1, 106)]
+    assert [shape for _, shape in saved if shape[-1] >= 100] == [(1, 1, 106)]
     assert y.shape == (1, 1, 100)

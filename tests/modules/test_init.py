@@ -14,7 +14,7 @@ def std_of_output(module, x):
 @pytest.mark.parametrize(
     ('network', 'size'), [(SEANetEncoder, (4, 1, 3200)), (SEANetDecoder, (4, 32, 200))]
 )
-def test_power_passes_through_only_with_lecun_normal(norm, network, size):
+def test_only_lecun_normal_preserves_the_power(norm, network, size):
     x = torch.randn(size, generator=torch.Generator().manual_seed(0))
     stds = {}
     for init in ('default', 'lecun_normal'):
@@ -29,7 +29,7 @@ def test_power_passes_through_only_with_lecun_normal(norm, network, size):
 @pytest.mark.parametrize(
     'conv', [torch.nn.Conv1d(16, 400, 7), torch.nn.ConvTranspose1d(16, 400, 8, stride=4)]
 )
-def test_a_convolution_of_white_noise_has_unit_variance(conv):
+def test_convolved_white_noise_has_unit_variance(conv):
     torch.manual_seed(0)
     initialize(conv, 'lecun_normal')
     with torch.no_grad():

@@ -22,7 +22,7 @@ def test_lstm_is_causal():
     assert difference[6:].min() > 0
 
 
-def test_lstm_refuses():
+def test_zero_layers_are_refused():
     with pytest.raises(ValueError, match='num_layers=0: expected an integer >= 1'):
         StreamableLSTM(4, num_layers=0)
 

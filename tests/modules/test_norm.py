@@ -31,7 +31,7 @@ def test_weight_norm_ignores_the_length_of_the_direction():
 @pytest.mark.parametrize(
     ('cls', 'dim'), [(NormConv1d, 0), (NormConv2d, 0), (NormConvTranspose1d, 1)]
 )
-def test_spectral_norm_brings_the_largest_singular_value_to_one(cls, dim):
+def test_spectral_norm_sets_the_largest_singular_value_to_one(cls, dim):
     torch.manual_seed(0)
     conv = cls(3, 4, 5, norm='spectral_norm')
     inner = conv.convtr if cls is NormConvTranspose1d else conv.conv
@@ -42,7 +42,7 @@ def test_spectral_norm_brings_the_largest_singular_value_to_one(cls, dim):
     ).item() == pytest.approx(1, abs=1e-4)
 
 
-def test_time_group_norm_normalises_channels_and_time_together_per_item():
+def test_time_group_norm_normalizes_channels_and_time_together_per_item():
     conv = NormConv1d(2, 6, 3, norm='time_group_norm')
     y = conv(100 * torch.randn(3, 2, 50) + 5)
     torch.testing.assert_close(y.mean(dim=(1, 2)), torch.zeros(3), atol=1e-5, rtol=0)
@@ -78,6 +78,6 @@ def test_time_group_norm_takes_arguments():
         ),
     ],
 )
-def test_norm_refuses(kwargs, message):
+def test_bad_norms_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         NormConv1d(1, 4, 3, **kwargs)

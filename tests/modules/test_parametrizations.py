@@ -23,7 +23,7 @@ class Parent(PicklableModule):
 
 
 def lstm():
-    """Two of its weights parametrized, one of them twice."""
+    """LSTM with two parametrized weights, one of them parametrized twice."""
     module = nn.LSTM(3, 4)
     parametrizations.weight_norm(module, 'weight_hh_l0')
     parametrize.register_parametrization(module, 'weight_ih_l0', Double())
@@ -45,7 +45,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize('name', PARTS)
-def test_pickles_compute_and_learn_the_same(name):
+def test_unpickled_modules_compute_and_train_identically(name):
     torch.manual_seed(0)
     parent = Parent(PARTS[name]())
     other = pickle.loads(pickle.dumps(parent))
@@ -65,7 +65,7 @@ def test_pickles_compute_and_learn_the_same(name):
     assert not torch.equal(parent.part(x), y)
 
 
-def test_properties_are_those_of_one_module_and_its_copies():
+def test_folding_a_copy_leaves_the_original_parametrized():
     parent = Parent(PARTS['weight_norm']())
     for other in (pickle.loads(pickle.dumps(parent)), copy.deepcopy(parent)):
         fold(other.part)
@@ -78,7 +78,7 @@ def test_properties_are_those_of_one_module_and_its_copies():
     torch.testing.assert_close(parent.part.weight, 2 * other.part.weight)
 
 
-def test_an_lstm_of_several_parametrizations():
+def test_lstm_with_several_parametrizations():
     torch.manual_seed(0)
     parent = Parent(lstm())
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_an_lstm_of_several_parametrizations():
         assert torch.equal(other.part(x)[0], parent.part(x)[0])
 
 
-def test_other_hooks_and_attributes_stay():
+def test_other_hooks_and_attributes_are_kept():
     part = PARTS['weight_norm']()
     part.register_load_state_dict_pre_hook(note_loading)
     part.register_forward_hook(add_one)

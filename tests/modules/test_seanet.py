@@ -46,7 +46,7 @@ def test_base_24khz_has_the_published_size():
     assert encoder.hop_length == decoder.hop_length == 320
 
 
-def test_defaults_are_the_field_s():
+def test_defaults_equal_those_of_audiocraft():
     encoder = SEANetEncoder()
     assert (encoder.channels, encoder.dimension, encoder.n_filters, encoder.n_residual_layers) == (
         1,
@@ -127,18 +127,17 @@ def test_causal_networks_do_not_see_the_future(norm, pad_mode):
         assert change[6 * start :].min() > 0
 
 
-def test_trim_right_ratio_below_one_looks_ahead_by_what_it_trims_on_the_left():
+def test_lookahead_equals_the_samples_trimmed_on_the_left():
     torch.manual_seed(0)
     decoder = SEANetDecoder(**{**SMALL, 'ratios': [4]}, causal=True, trim_right_ratio=0.25)
     change = perturbed(decoder, torch.randn(1, 6, 8), 5)
-    assert torch.equal(
-        change[:17], torch.zeros(17)
-    )  # frame 5 starts at sample 20: 3 of 4 trimmed on the left
+    # Frame 5 starts at sample 20: 3 of 4 samples are trimmed on the left.
+    assert torch.equal(change[:17], torch.zeros(17))
     assert change[17:].min() > 0
 
 
 @pytest.mark.parametrize('norm', ['none', 'weight_norm', 'spectral_norm', 'time_group_norm'])
-def test_networks_that_are_not_causal_see_the_future(norm):
+def test_non_causal_networks_see_the_future(norm):
     torch.manual_seed(0)
     encoder, decoder = (
         SEANetEncoder(**SMALL, norm=norm).eval(),
@@ -180,18 +179,18 @@ def test_every_combination_of_options_trains_all_its_parameters(causal, norm):
         y = model(x)
         assert y.abs().max() <= 1
         (y[..., :20] - x).square().mean().backward()
-        still = [
+        untrained = [
             name
             for name, parameter in model.named_parameters()
             if not parameter.grad.abs().max() > 0
         ]
-        assert still == [], (options, still)
+        assert untrained == [], (options, untrained)
 
 
 @pytest.mark.parametrize('cls', [SEANetEncoder, SEANetDecoder])
 def test_disable_norm_outer_blocks_counts_from_the_waveform(cls):
-    # blocks of SMALL, from the waveform: a convolution, two stages of 3 (strided, and two in a
-    # residual block), another
+    # Convolutions per block of SMALL, from the waveform: one, two stages of three (strided, and two
+    # in a residual block), one.
     sizes = [1, 3, 3, 1]
     for disabled in range(5):
         convs = convolutions(cls(**SMALL, norm='weight_norm', disable_norm_outer_blocks=disabled))
@@ -250,10 +249,13 @@ def test_true_skip_is_the_identity():
         ({'compress': 0}, 'compress=0'),
         ({'compress': 8}, 'compress=8 leaves no channel in a residual block of 4'),
         ({'lstm': -1}, 'lstm=-1: expected an integer >= 0'),
-        ({'disable_norm_outer_blocks': 5}, 'disable_norm_outer_blocks=5: 2 ratios make 4 blocks'),
+        (
+            {'disable_norm_outer_blocks': 5},
+            'disable_norm_outer_blocks=5: expected an integer from 0 to 4',
+        ),
     ],
 )
-def test_networks_refuse(cls, kwargs, message):
+def test_networks_refuse_bad_arguments(cls, kwargs, message):
     with pytest.raises(ValueError, match=message):
         cls(**{**SMALL, **kwargs})
 
@@ -266,11 +268,11 @@ def test_networks_refuse(cls, kwargs, message):
         ({'final_activation': 'tanh'}, "activation='tanh' is not a module"),
     ],
 )
-def test_decoder_refuses(kwargs, message):
+def test_decoder_refuses_bad_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
         SEANetDecoder(**SMALL, **kwargs)
 
 
-def test_resnet_block_refuses():
+def test_resnet_block_refuses_unequal_lists():
     with pytest.raises(ValueError, match='must have the same length'):
         SEANetResnetBlock(4, kernel_sizes=(3, 1), dilations=(1,))

@@ -64,7 +64,7 @@ def test_first_update_replaces_the_initial_weights_exactly():
     assert torch.equal(ema.averages['codebook'], history[0])
 
 
-def test_biased_average_lets_the_initial_weights_fade():
+def test_biased_average_includes_the_initial_weights():
     module = Module()
     initial = module.codebook.clone()
     ema = ModuleEMA(module, decay=0.9, unbias=False)
@@ -89,14 +89,14 @@ def test_a_constant_stays_exact():
     assert torch.equal(ema.averages['codebook'], module.codebook)
 
 
-def test_averaged_lends_the_averages_in_place_and_keeps_integers():
+def test_averaged_swaps_in_the_averages_in_place_and_keeps_integers():
     module = Module()
     ema = ModuleEMA(module, decay=0.5)
     run(module, ema, range(3))
     pointers = [value.data_ptr() for value in module.state_dict().values()]
     own = snapshot(module)
-    with ema.averaged() as lent:
-        assert lent is module
+    with ema.averaged() as swapped:
+        assert swapped is module
         for name, value in ema.averages.items():
             assert torch.equal(module.state_dict()[name], value)
             assert not torch.equal(own[name], value)
@@ -130,7 +130,7 @@ def test_own_weights_are_restored_bit_for_bit(fails):
         assert torch.equal(value, averages[name])
 
 
-def test_steps_and_nesting_while_lent_are_refused():
+def test_step_and_nesting_within_averaged_are_refused():
     ema = ModuleEMA(Module())
     with ema.averaged():
         with pytest.raises(AssertionError, match='step'):
@@ -162,7 +162,7 @@ def test_resuming_is_exact(done):
         assert torch.equal(resumed.averages[name], value)
 
 
-def test_a_buffer_bound_anew_is_followed():
+def test_a_replaced_buffer_is_averaged():
     module = Module()
     ema = ModuleEMA(module, decay=0.0)
     module.codebook = torch.full((4,), 5.0)

@@ -96,14 +96,14 @@ def test_cosine_stays_at_its_minimum_after_its_end():
     assert rates(schedule, 14)[10:] == pytest.approx([0.1] * 4)
 
 
-def test_short_cycles_come_back_to_the_base_rate():
+def test_short_cycles_return_to_the_base_rate():
     schedule = CosineSchedule(make_optimizer(), total_steps=20, warmup_steps=0, cycle_length=0.5)
     values = rates(schedule, 21)
     assert values[10] == pytest.approx(0.0)
     assert values[20] == pytest.approx(1.0)
 
 
-def test_polynomial_waits_warms_up_and_ends():
+def test_polynomial_schedule_with_zero_rate_and_warmup():
     schedule = PolynomialDecaySchedule(
         make_optimizer(),
         warmup_steps=4,
@@ -124,7 +124,7 @@ def test_without_warmup():
     assert rates(InverseSquareRootSchedule(make_optimizer(), 1, None), 4)[3] == pytest.approx(0.5)
 
 
-def test_a_run_may_be_nothing_but_warmup():
+def test_a_run_may_consist_of_warmup_only():
     assert rates(CosineSchedule(make_optimizer(), 1, 1), 3) == [0.0, 1.0, 0.0]
     assert rates(CosineSchedule(make_optimizer(), 1, 1, cycle_length=0.5), 3) == [0.0, 1.0, 0.0]
     assert rates(PolynomialDecaySchedule(make_optimizer(), 1, 1), 3) == [0.0, 1.0, 0.0]

@@ -1,5 +1,6 @@
-"""Trains a small quantizer as one of several workers. Usage: rvq_worker.py RANK WORLD_SIZE
-RENDEZVOUS OUTPUT.
+"""Train a small quantizer as one of several workers.
+
+Usage: rvq_worker.py RANK WORLD_SIZE RENDEZVOUS OUTPUT
 """
 
 import sys

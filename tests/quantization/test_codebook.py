@@ -17,7 +17,7 @@ def quantizer(dimension=8, n_q=4, bins=32, **kwargs):
 
 
 def residuals_db(quantizer, values):
-    """Mean square of what remains after 0, 1, ... codebooks, in dB."""
+    """Return the mean square of the residuals after 0, 1, ... codebooks, in dB."""
     codes = quantizer.encode(values)
     decoded = [quantizer.decode(codes[:, :n]) for n in range(1, codes.shape[1] + 1)]
     return [
@@ -26,10 +26,10 @@ def residuals_db(quantizer, values):
     ]
 
 
-# Initialisation
+# Initialization
 
 
-def test_residuals_fall_with_each_codebook_after_kmeans():
+def test_residuals_decrease_with_each_codebook_after_kmeans():
     rvq = quantizer(n_q=6, kmeans_iters=50)
     rvq(latents(frames=200), 75.0)
     for values in (latents(frames=200), latents(frames=200, seed=1)):
@@ -37,8 +37,8 @@ def test_residuals_fall_with_each_codebook_after_kmeans():
         assert all(after < before - 0.5 for before, after in pairwise(levels))
 
 
-def test_codebooks_fit_new_data_though_few_vectors_made_them():
-    # Three vectors for each entry: plain residuals of the training batch would vanish within a few
+def test_codebooks_made_from_few_vectors_fit_new_data():
+    # Three vectors per entry: the plain residuals of the training batch would vanish within a few
     # levels.
     rvq = quantizer(dimension=16, n_q=8, bins=64, kmeans_iters=50)
     rvq(latents(dimension=16, frames=48), 75.0)
@@ -47,10 +47,10 @@ def test_codebooks_fit_new_data_though_few_vectors_made_them():
     assert levels[0] - levels[-1] > 5
 
 
-def test_no_level_makes_a_vector_worse_at_first():
+def test_initially_no_level_increases_the_error():
     rvq = quantizer()
     with torch.no_grad():
-        rvq.codebooks.initialise(latents().transpose(1, 2).reshape(-1, 8))
+        rvq.codebooks.initialize(latents().transpose(1, 2).reshape(-1, 8))
     found = rvq.codebooks.encode(
         torch.randn(1000, 8, generator=torch.Generator().manual_seed(9)), 4
     )
@@ -58,7 +58,7 @@ def test_no_level_makes_a_vector_worse_at_first():
     assert all(after <= before for before, after in pairwise(found.errors))
 
 
-def test_every_codebook_is_initialised_on_the_first_batch_whatever_is_drawn():
+def test_every_codebook_is_initialized_on_the_first_batch_with_dropout():
     for seed in range(20):
         rvq = quantizer(q_dropout=True, seed=seed)
         if rvq(latents(), 75.0).codes.shape[1] == 1:
@@ -70,7 +70,7 @@ def test_every_codebook_is_initialised_on_the_first_batch_whatever_is_drawn():
     assert all(after < before for before, after in pairwise(levels))
 
 
-def test_initialisation_is_repeatable_and_independent_of_the_global_generator():
+def test_initialization_is_reproducible_and_independent_of_the_global_generator():
     states = []
     for global_seed, seed in [(0, 0), (1, 0), (0, 1)]:
         torch.manual_seed(global_seed)
@@ -78,14 +78,15 @@ def test_initialisation_is_repeatable_and_independent_of_the_global_generator():
         random = rvq.codebooks.embed.clone()
         rvq(latents(), 75.0)
         states.append((random, rvq.codebooks.embed))
-    for first, again, other in zip(*states):
-        assert torch.equal(first, again)
+    for first, repeated, other in zip(*states):
+        assert torch.equal(first, repeated)
         assert not torch.allclose(first, other)
 
 
-def test_initialisation_sees_a_sample_of_a_large_batch(monkeypatch):
+def test_initialization_runs_on_a_sample_of_a_large_batch(monkeypatch):
     monkeypatch.setattr(codebook, 'KMEANS_SAMPLES_PER_ENTRY', 5)
-    seen, kmeans = [], codebook.kmeans
+    seen = []
+    kmeans = codebook.kmeans
 
     def spy(samples, *args):
         seen.append(len(samples))
@@ -94,7 +95,7 @@ def test_initialisation_sees_a_sample_of_a_large_batch(monkeypatch):
     monkeypatch.setattr(codebook, 'kmeans', spy)
     rvq = quantizer(threshold_ema_dead_code=0, decay=0)
     with torch.no_grad():
-        rvq.codebooks.initialise(latents(frames=100).transpose(1, 2).reshape(-1, 8))
+        rvq.codebooks.initialize(latents(frames=100).transpose(1, 2).reshape(-1, 8))
     assert seen == [5 * 32] * 4
     # Cluster sizes are those of the whole batch.
     assert rvq.codebooks.cluster_size.sum(-1) == pytest.approx([400] * 4, rel=0.1)
@@ -103,7 +104,7 @@ def test_initialisation_sees_a_sample_of_a_large_batch(monkeypatch):
     )
 
 
-def test_initialisation_from_fewer_vectors_than_entries():
+def test_initialization_from_fewer_vectors_than_entries():
     rvq = quantizer(bins=256, kmeans_iters=50)
     rvq(latents(batch=1, frames=100), 75.0)
     assert rvq.codebooks.embed.isfinite().all()
@@ -117,7 +118,7 @@ def test_initialisation_from_fewer_vectors_than_entries():
     assert silent.codebooks.embed.isfinite().all()
 
 
-def test_evaluation_before_training_initialises_nothing():
+def test_evaluation_before_training_initializes_nothing():
     rvq = quantizer().eval()
     before = {name: value.clone() for name, value in rvq.state_dict().items()}
     result = rvq(latents(), 75.0)
@@ -127,14 +128,14 @@ def test_evaluation_before_training_initialises_nothing():
     assert result.codes.unique().numel() > 1
 
 
-def test_only_missing_levels_are_initialised():
+def test_only_missing_levels_are_initialized():
     source, rvq = quantizer(n_q=3), quantizer(n_q=3, seed=1, decay=0.999)
     source(latents(), 75.0)
     state = source.state_dict()
     state['codebooks.inited'] = torch.tensor([1.0, 0.0, 0.0])
     rvq.load_state_dict(state)
     with torch.no_grad():
-        rvq.codebooks.initialise(latents().transpose(1, 2).reshape(-1, 8))
+        rvq.codebooks.initialize(latents().transpose(1, 2).reshape(-1, 8))
     assert torch.equal(rvq.codebooks.embed[0], source.codebooks.embed[0])
     assert not torch.allclose(rvq.codebooks.embed[1], source.codebooks.embed[1])
     assert rvq.codebooks.inited.tolist() == [1, 1, 1]
@@ -152,10 +153,20 @@ def test_without_kmeans_the_random_entries_learn():
     assert after[-1] < before[-1] - 3
 
 
+def test_codebooks_without_statistics_cannot_be_trained():
+    rvq = quantizer()
+    rvq(latents(), 75.0)
+    rvq.drop_statistics()
+    assert rvq.eval().encode(latents()).shape == (4, 4, 50)
+    assert rvq.codebook_stats() == {}
+    with pytest.raises(ValueError, match='codebooks without statistics cannot be trained'):
+        rvq.train()(latents(), 75.0)
+
+
 # Learning
 
 
-def test_levels_left_out_are_not_touched():
+def test_unused_levels_are_not_changed():
     rvq = quantizer()
     rvq(latents(), 75.0)
     rvq.set_num_codebooks(2)
@@ -175,7 +186,7 @@ def test_levels_left_out_are_not_touched():
         (0.9, {0: 0.2, 40: 1 / 9, 60: 0.1}),
     ],
 )
-def test_the_averages_begin_short(decay, weights):
+def test_window_of_the_averages_starts_short(decay, weights):
     for updates, weight in weights.items():
         rvq = quantizer(decay=decay, threshold_ema_dead_code=0)
         rvq(latents(), 75.0)
@@ -195,7 +206,7 @@ def test_the_averages_begin_short(decay, weights):
         assert not torch.equal(rvq.codebooks.embed, embed)
 
 
-def test_codebooks_of_other_programs_are_not_young():
+def test_codebooks_of_other_programs_start_with_the_final_window():
     rvq = quantizer(threshold_ema_dead_code=0)
     rvq(latents(), 75.0)
     foreign = {
@@ -216,7 +227,7 @@ def test_codebooks_of_other_programs_are_not_young():
 
 
 def drifting(rvq, updates, speed):
-    """Train on latents that move by a part of their spread per update; the last ones."""
+    """Train on latents that drift by `speed` per update; return held-out latents at the end."""
     for update in range(updates):
         values = latents(batch=8, seed=update) + speed * update
         rvq(values, 75.0)
@@ -224,20 +235,19 @@ def drifting(rvq, updates, speed):
 
 
 @pytest.mark.parametrize('dropout', [False, True])
-def test_codebooks_keep_up_with_latents_that_drift(dropout):
+def test_codebooks_follow_drifting_latents(dropout):
     rvq = quantizer(n_q=6, bins=64, q_dropout=dropout)
     held_out = drifting(rvq, 60, 0.05)
     codes = rvq.eval().encode(held_out)
-    assert all(len(codes[:, level].unique()) > 40 for level in range(6)), (
-        'of 64, held-out latents use most'
-    )
+    used = [len(codes[:, level].unique()) for level in range(6)]
+    assert min(used) > 40, 'held-out latents use most of the 64 entries'
     assert all(after < before for before, after in pairwise(residuals_db(rvq, held_out)))
 
 
-def test_usage_is_that_of_late():
+def test_usage_covers_recent_updates_only():
     rvq = quantizer(bins=64, threshold_ema_dead_code=0, decay=0.999)
     rvq(latents(), 75.0)
-    rvq.codebooks.updates.fill_(codebook.MATURE)
+    rvq.codebooks.updates.fill_(codebook.UPDATES_WHEN_UNKNOWN)
     rvq.load_state_dict({name: value.clone() for name, value in rvq.state_dict().items()})
     for seed in range(40):
         result = rvq(latents(seed=seed) + 20, 75.0)
@@ -246,7 +256,7 @@ def test_usage_is_that_of_late():
     assert result.metrics['usage'][0] <= 1.5 * used
 
 
-def test_vectors_that_are_not_finite_leave_the_codebooks_sound():
+def test_non_finite_vectors_do_not_reach_the_codebooks():
     rvq, values = quantizer(decay=0.5), latents(seed=1)
     rvq(latents(), 75.0)
     values[0, 3, 7], values[1, 0, 0], values[2, 0, 0] = float('nan'), float('inf'), 1e30
@@ -255,11 +265,11 @@ def test_vectors_that_are_not_finite_leave_the_codebooks_sound():
     assert not result.commitment_loss.isfinite()
     assert not result.latents[0, 3, 7].isfinite()
     assert all(value.isfinite().all() for value in rvq.state_dict().values())
-    # The other vectors are learnt from as ever.
+    # The other vectors still update the codebooks.
     assert rvq.codebooks.cluster_size[0].sum() == pytest.approx(0.5 * size + 0.5 * 197, rel=1e-5)
 
 
-def test_a_first_batch_that_is_not_finite_initialises_nothing():
+def test_a_non_finite_first_batch_initializes_nothing():
     rvq, clean = quantizer(), quantizer()
     rvq(torch.full((4, 8, 50), float('nan')), 75.0)
     assert rvq.codebooks.inited.tolist() == [0, 0, 0, 0]
@@ -270,9 +280,7 @@ def test_a_first_batch_that_is_not_finite_initialises_nothing():
 
 
 def with_dead_entries(dead, **kwargs):
-    """A trained quantizer in which entries `dead` of every level are far away from everything and
-    unused.
-    """
+    """Return a trained quantizer with unused, far away entries `dead` at every level."""
     rvq = quantizer(**kwargs)
     rvq(latents(), 75.0)
     books = rvq.codebooks
@@ -282,7 +290,7 @@ def with_dead_entries(dead, **kwargs):
     return rvq
 
 
-def test_a_dead_code_is_put_on_a_vector_of_the_batch_stays_there_and_is_used():
+def test_a_dead_code_is_moved_to_a_vector_of_the_batch_and_is_used():
     dead = [3, 17]
     rvq = with_dead_entries(dead)
     books = rvq.codebooks
@@ -304,24 +312,24 @@ def test_a_dead_code_is_put_on_a_vector_of_the_batch_stays_there_and_is_used():
     mean = (sizes[:, alive].sum(-1) + 0.99 * 1e-3 * 2) / 32
     torch.testing.assert_close(sizes[:, dead], (0.3 * mean[:, None]).expand(4, 2))
 
-    # A code that the next update moves back to where it was would be far from everything again.
-    put = books.embed[:, dead].clone()
+    # If the next update moved the code back, it would be far away from all vectors again.
+    moved = books.embed[:, dead].clone()
     for _ in range(3):
         codes = rvq(values, 75.0).codes
         for level, entry in [(0, 3), (0, 17)]:
             assert (codes[:, level] == entry).any()
-    assert (books.embed[:, dead] - put).norm(dim=-1).max() < put.norm(dim=-1).max()
+    assert (books.embed[:, dead] - moved).norm(dim=-1).max() < moved.norm(dim=-1).max()
     assert books.dead.max() == 0
 
 
-def test_a_collapsed_codebook_comes_back_within_one_update():
+def test_a_collapsed_codebook_recovers_in_one_update():
     rvq = with_dead_entries(list(range(1, 32)))
     assert rvq(latents(seed=1), 75.0).codes.unique().tolist() == [0]
     assert rvq.codebooks.dead.tolist() == [31 / 32] * 4
     assert rvq(latents(seed=2), 75.0).codes[:, 0].unique().numel() > 25
 
 
-def test_dead_codes_stay_with_threshold_0_and_are_reported():
+def test_with_threshold_0_dead_codes_are_reported_but_not_replaced():
     rvq = with_dead_entries([5], threshold_ema_dead_code=0)
     rvq(latents(seed=1), 75.0)
     assert (rvq.codebooks.embed[:, 5] > 900).all()
@@ -332,28 +340,28 @@ def test_dead_codes_stay_with_threshold_0_and_are_reported():
 
 @pytest.mark.parametrize(('threshold', 'dead'), [(1.9, False), (2.1, True)])
 @pytest.mark.parametrize('repeats', [1, 4])
-def test_the_threshold_is_a_share_of_the_mean_whatever_the_batch(threshold, dead, repeats):
+def test_threshold_is_a_fraction_of_the_mean_for_any_batch_size(threshold, dead, repeats):
     rvq = quantizer(n_q=1, bins=4, kmeans_init=False, decay=0.5, threshold_ema_dead_code=threshold)
     # One entry takes 1 of 40 vectors: a tenth of the average entry's 10.
     corners = torch.tensor([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]]).repeat(1, 4)
     rvq.codebooks.embed[0] = corners
-    share = torch.tensor([13.0, 13.0, 13.0, 1.0])
-    rvq.codebooks.cluster_size[0] = share * repeats
-    rvq.codebooks.embed_avg[0] = corners * share[:, None] * repeats
-    values = corners[torch.arange(4).repeat_interleave(share.long())].repeat(repeats, 1)
+    counts = torch.tensor([13.0, 13.0, 13.0, 1.0])
+    rvq.codebooks.cluster_size[0] = counts * repeats
+    rvq.codebooks.embed_avg[0] = corners * counts[:, None] * repeats
+    values = corners[torch.arange(4).repeat_interleave(counts.long())].repeat(repeats, 1)
     rvq(values.t()[None], 75.0)
     assert rvq.codebooks.dead.item() == (0.25 if dead else 0)
 
 
-def test_stats_tell_codes_that_are_replaced_again_and_again_from_codes_in_use():
-    # Three places only: one entry at each is used, the others die and come back.
+def test_usage_excludes_codes_that_are_replaced_repeatedly():
+    # The latents take only three values: one entry at each is used, the others keep being replaced.
     rvq = quantizer(n_q=1, bins=32, decay=0.5, kmeans_init=False)
     places = latents(batch=1, frames=3)
     for _ in range(40):
         result = rvq(places.repeat(4, 1, 10), 75.0)
     stats = rvq.codebook_stats()
     sizes = rvq.codebooks.cluster_size
-    assert (sizes > 0.1 * sizes.mean()).all(), 'by their cluster sizes all seem to be in use'
+    assert (sizes > 0.1 * sizes.mean()).all(), 'cluster sizes do not tell them from used codes'
     assert 3 / 32 <= stats['usage'].item() < 0.5
     assert 3 <= stats['perplexity'].item() < 10
     assert (

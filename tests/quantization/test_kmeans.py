@@ -13,9 +13,9 @@ from audiocodec.quantization.kmeans import (
 
 def blobs(number, clusters=12, dimension=5, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    centres = 10 * torch.randn(clusters, dimension, generator=generator)
+    centers = 10 * torch.randn(clusters, dimension, generator=generator)
     labels = torch.arange(number) * clusters // number
-    return centres[labels] + 0.1 * torch.randn(number, dimension, generator=generator), labels
+    return centers[labels] + 0.1 * torch.randn(number, dimension, generator=generator), labels
 
 
 def generator(seed=0):
@@ -34,7 +34,7 @@ class LargestTensor(TorchDispatchMode):
 
 
 @pytest.mark.parametrize('bins', [30, 64, 256])  # no groups, one, several
-def test_nearest_is_the_brute_force_nearest_for_any_chunk(bins):
+def test_nearest_equals_brute_force_for_any_chunk_size(bins):
     vectors, embed = (
         torch.randn(101, 7, generator=generator()),
         torch.randn(bins, 7, generator=generator(1)),
@@ -46,15 +46,14 @@ def test_nearest_is_the_brute_force_nearest_for_any_chunk(bins):
 
 
 @pytest.mark.parametrize('bins', [30, 64, 256])
-def test_nearest_is_the_first_of_equals(bins):
-    entries = torch.randint(
-        -8, 8, (10, 7), generator=generator()
-    ).float()  # their distances are exact
+def test_ties_go_to_the_lowest_index(bins):
+    # Integers, so that distances are exact.
+    entries = torch.randint(-8, 8, (10, 7), generator=generator()).float()
     embed = entries.repeat(bins // 10 + 1, 1)[:bins]
     assert torch.equal(nearest(embed, embed), torch.arange(bins) % 10)
 
 
-def test_nearest_without_an_excluded_entry_is_the_second_nearest():
+def test_excluding_the_nearest_entry_gives_the_second_nearest():
     vectors, embed = (
         torch.randn(101, 7, generator=generator()),
         torch.randn(30, 7, generator=generator(1)),
@@ -64,7 +63,7 @@ def test_nearest_without_an_excluded_entry_is_the_second_nearest():
         assert torch.equal(nearest(vectors, embed, exclude=order[:, 0], chunk=chunk), order[:, 1])
 
 
-def test_cluster_sums_are_those_of_one_hot_codes():
+def test_cluster_sums_equal_products_with_one_hot_codes():
     vectors, codes = (
         torch.randn(50, 3, generator=generator()),
         torch.randint(0, 9, (50,), generator=generator()),
@@ -88,7 +87,7 @@ def test_spread_indices_are_distinct_and_cover_the_range_evenly():
 
 def test_kmeans_finds_separate_clusters():
     samples, labels = blobs(600)
-    # The blobs follow one another, hence the spread draws start one mean in each.
+    # The samples are sorted by blob, so that stratified sampling draws one initial mean from each.
     means, codes = kmeans(samples, 12, 50, generator())
     assert torch.equal(codes, labels)
     torch.testing.assert_close(
@@ -96,7 +95,7 @@ def test_kmeans_finds_separate_clusters():
     )
 
 
-def test_kmeans_ends_at_a_fixed_point_whatever_the_chunks():
+def test_kmeans_converges_to_a_fixed_point_for_any_chunk_size():
     samples = torch.randn(400, 4, generator=generator(2))
     means, codes = kmeans(samples, 16, 200, generator())
     assert torch.equal(codes, nearest(samples, means))
@@ -109,31 +108,31 @@ def test_kmeans_ends_at_a_fixed_point_whatever_the_chunks():
         torch.testing.assert_close(other_means, means)
 
 
-def test_kmeans_is_repeatable_and_depends_on_the_generator():
+def test_kmeans_is_reproducible_and_depends_on_the_generator():
     samples = torch.randn(200, 4, generator=generator(2))
-    first, again, other = (kmeans(samples, 16, 3, generator(seed))[0] for seed in (5, 5, 6))
-    assert torch.equal(first, again)
+    first, repeated, other = (kmeans(samples, 16, 3, generator(seed))[0] for seed in (5, 5, 6))
+    assert torch.equal(first, repeated)
     assert not torch.allclose(first, other)
 
 
-def test_kmeans_survives_more_clusters_than_distinct_samples():
+def test_kmeans_with_more_clusters_than_distinct_samples():
     samples = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 2.0]]).repeat(5, 1)
     means, codes = kmeans(samples, 10, 20, generator())
     assert means.isfinite().all()
     torch.testing.assert_close(means[codes], samples)
 
 
-def test_kmeans_never_holds_samples_x_clusters_x_dimension():
+def test_kmeans_memory_is_bounded():
     samples = torch.randn(20000, 16, generator=generator())
     with LargestTensor() as largest:
         kmeans(samples, 64, 2, generator())
     assert largest.numel <= max(samples.numel(), 2**20) < 20000 * 64
 
 
-def test_left_out_residuals_are_those_to_the_clusters_without_the_sample():
+def test_left_out_residuals_refer_to_clusters_without_the_sample():
     samples = torch.randn(60, 3, generator=generator(4))
     means, codes = kmeans(samples, 20, 100, generator())
-    assert 1 in codes.bincount(), 'the case must have a sample alone in its cluster'
+    assert 1 in codes.bincount(), 'the case must have a cluster with a single sample'
     found = left_out_residuals(samples, means, codes)
     for i, sample in enumerate(samples):
         mates = (codes == codes[i]) & (torch.arange(60) != i)
@@ -146,7 +145,7 @@ def test_left_out_residuals_are_those_to_the_clusters_without_the_sample():
 
 
 @pytest.mark.parametrize('per_cluster', [3, 6])
-def test_left_out_residuals_are_as_large_as_those_of_new_samples(per_cluster):
+def test_left_out_residuals_have_the_size_of_those_of_new_samples(per_cluster):
     clusters, dimension = 64, 16
     samples = torch.randn(clusters * per_cluster, dimension, generator=generator())
     new = torch.randn(2000, dimension, generator=generator(1))

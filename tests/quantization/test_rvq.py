@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from audiocodec.quantization import NoQuantizer, ResidualVectorQuantizer
+from audiocodec.quantization import ResidualVectorQuantizer
 
 PARITY = Path(__file__).parents[1] / 'fixtures' / 'parity'
 
@@ -75,7 +75,7 @@ def test_codes_equal_audiocraft_exactly(name):
 # Quantizing
 
 
-def test_decode_gives_exactly_the_latents_of_forward():
+def test_decode_equals_the_latents_of_forward_exactly():
     rvq, values = quantizer(), latents()
     rvq(values, 75.0)
     result = rvq.eval()(values, 75.0)
@@ -84,12 +84,11 @@ def test_decode_gives_exactly_the_latents_of_forward():
     before = {name: value.clone() for name, value in rvq.state_dict().items()}
     result = rvq.train()(values, 75.0)
     rvq.load_state_dict(before)
-    assert torch.equal(rvq.decode(result.codes), result.latents), (
-        'codes and latents come from before the update'
-    )
+    # In training mode, too, codes and latents belong to the entries before the update.
+    assert torch.equal(rvq.decode(result.codes), result.latents)
 
 
-def test_gradient_passes_straight_through():
+def test_straight_through_gradient():
     values = latents().requires_grad_()
     result = quantizer()(values, 75.0)
     weights = latents(seed=1)
@@ -97,12 +96,13 @@ def test_gradient_passes_straight_through():
     assert torch.equal(grad, weights)
 
 
-def test_commitment_loss_is_the_mean_over_levels_and_pulls_the_latents_to_the_entries():
+def test_commitment_loss_is_the_mean_over_levels_with_a_gradient_for_the_latents():
     rvq = quantizer(kmeans_init=False, n_q=3)
     embed = rvq.codebooks.embed.clone()
     values = latents().requires_grad_()
     result = rvq(values, 75.0)
-    residual, terms = values, []
+    residual = values
+    terms = []
     for level in range(3):
         entries = embed[level][result.codes[:, level]].transpose(1, 2)
         terms.append((entries - residual).square().mean())
@@ -150,7 +150,7 @@ def test_float32_under_autocast(mode):
     assert cast(values.bfloat16(), 75.0).latents.dtype == torch.float32
 
 
-def test_training_never_waits_for_the_device():
+def test_training_never_synchronizes_with_the_device():
     class Reads(TorchDispatchMode):
         number = 0
 
@@ -164,7 +164,7 @@ def test_training_never_waits_for_the_device():
     rvq, values = quantizer(), latents()
     with Reads() as reads:
         rvq(values, 75.0)
-    assert reads.number > 0, 'the first batch reads `inited`'
+    assert reads.number > 0, 'the first batch must read `inited`'
     with Reads() as reads:
         rvq(values, 75.0)
     assert reads.number == 0
@@ -180,9 +180,8 @@ def test_dropout_draws_every_number_of_codebooks_equally_often():
     drawn = torch.tensor([result.codes.shape[1] for result in results])
     counts = drawn.bincount(minlength=5)
     assert counts[0] == 0
-    assert (
-        (counts[1:] - 100).square() / 100
-    ).sum() < 16.3  # chi-squared, 3 degrees of freedom, 0.1 %
+    chi_squared = ((counts[1:] - 100).square() / 100).sum()
+    assert chi_squared < 16.3  # 3 degrees of freedom, 0.1 %
     assert all(
         result.bandwidth.item() == pytest.approx(n * 0.075)
         for result, n in zip(results, drawn.tolist())
@@ -213,27 +212,28 @@ def test_metrics_of_each_codebook_and_their_means():
     assert torch.equal(rvq.eval()(latents(), 75.0).metrics['perplexity'], stats['perplexity'][:2])
 
 
-def test_the_mean_of_revived_is_what_an_update_replaced():
-    rvq, total = quantizer(n_q=3, q_dropout=True, decay=0.5), torch.zeros(3)
+def test_revived_is_the_fraction_replaced_in_an_update():
+    rvq = quantizer(n_q=3, q_dropout=True, decay=0.5)
+    total = torch.zeros(3)
     books = rvq.codebooks
     for seed in range(12):
         before = books.embed_avg.clone()
         values = latents(seed=seed) + 0.3 * seed
         result = rvq(values, 75.0)
-        if seed > 0:  # k-means moves all
+        if seed > 0:  # in the first update, k-means moves all entries
             vectors = rvq._to_vectors(values)
-            moved = (books.embed[0][:, None] - vectors).abs().amax(-1).min(
-                -1
-            ).values < 1e-5  # onto data, exactly
-            replaced = moved & (books.embed_avg[0] != before[0]).any(-1)
+            distances = (books.embed[0][:, None] - vectors).abs().amax(-1).min(-1).values
+            is_vector = distances < 1e-5
+            replaced = is_vector & (books.embed_avg[0] != before[0]).any(-1)
             assert result.metrics['revived'][0] == replaced.float().mean()
         total += result.metrics['revived']
     assert total.min() > 0
     assert rvq.eval()(latents(seed=11), 75.0).metrics['revived'].tolist() == [0] * 3
 
 
-def test_codebooks_that_are_dropped_learn_all_the_same():
-    dropping, whole = quantizer(q_dropout=True), quantizer()
+def test_dropped_codebooks_learn_from_every_batch():
+    dropping = quantizer(q_dropout=True)
+    whole = quantizer()
     drawn = []
     for seed in range(8):
         values = latents(seed=seed)
@@ -290,24 +290,12 @@ def test_resuming_is_exact():
         ({'n_q': 0, 'bins': -3}, 'n_q=0.*; bins=-3'),
     ],
 )
-def test_arguments_out_of_range(settings, message):
+def test_arguments_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         ResidualVectorQuantizer(**settings)
 
 
-@pytest.mark.parametrize('kind', ['int8', 'int16', 'int32', 'uint8', 'uint16', 'uint32', 'uint64'])
-def test_codes_of_every_integer_type(kind):
-    rvq = quantizer().eval()
-    codes = rvq.encode(latents())
-    for stored in (codes.to(getattr(torch, kind)), codes.numpy().astype(kind)):
-        assert torch.equal(rvq.decode(stored), rvq.decode(codes))
-    with pytest.raises(ValueError, match='codes go from 32 to 32: expected 0 to 31'):
-        rvq.decode(torch.full((1, 1, 3), 32).to(getattr(torch, kind)))
-    with pytest.raises(ValueError, match='codes are on meta and the model on cpu'):
-        rvq.decode(codes.to(getattr(torch, kind)).to('meta'))
-
-
-def test_inputs_that_do_not_fit():
+def test_unsuitable_inputs_are_refused():
     rvq = quantizer()
     for shape in [(4, 7, 50), (8, 50), (1, 4, 8, 50)]:
         for method in (rvq.encode, lambda values: rvq(values, 75.0)):
@@ -317,37 +305,11 @@ def test_inputs_that_do_not_fit():
         rvq.encode(torch.zeros(4, 8, 50, dtype=torch.int64))
     with pytest.raises(ValueError, match='at least one item and one frame'):
         rvq(torch.zeros(4, 8, 0), 75.0)
-    for shape in [(4, 5, 50), (4, 0, 50), (4, 50)]:
-        with pytest.raises(ValueError, match='K from 1 to 4'):
-            rvq.decode(torch.zeros(shape, dtype=torch.int64))
-    for code in (-1, 32):
-        with pytest.raises(ValueError, match='expected 0 to 31'):
-            rvq.decode(torch.full((1, 1, 3), code))
-    with pytest.raises(ValueError, match='expected integers'):
-        rvq.decode(torch.zeros(1, 1, 3))
+    with pytest.raises(ValueError, match='K from 1 to 4'):
+        rvq.decode(torch.zeros(4, 5, 50, dtype=torch.int64))
+    with pytest.raises(ValueError, match='expected 0 to 31'):
+        rvq.decode(torch.full((1, 1, 3), 32))
     for number in (0, 5):
-        with pytest.raises(ValueError, match='1 to 4'):
+        with pytest.raises(ValueError, match=f'cannot use {number} codebooks: .* can use 1 to 4'):
             rvq.set_num_codebooks(number)
     assert rvq.num_codebooks == 4
-
-
-def test_no_quantizer_passes_latents_through():
-    none = NoQuantizer(8)
-    values = latents().requires_grad_()
-    result = none(values, 75.0)
-    assert result.latents is values
-    assert result.codes.shape == (4, 0, 50)
-    assert (result.bandwidth, result.commitment_loss) == (0, 0)
-    assert (
-        none.bandwidth(75.0) == none.num_codebooks == none.total_codebooks == none.cardinality == 0
-    )
-    assert none.dimension == 8
-    for method, argument in [
-        (none.encode, values),
-        (none.decode, result.codes),
-        (none.set_num_codebooks, 2),
-    ]:
-        with pytest.raises(ValueError, match='continuous autoencoder'):
-            method(argument)
-    with pytest.raises(ValueError, match='dimension=8'):
-        none(torch.zeros(4, 7, 50), 75.0)

@@ -12,12 +12,12 @@ WORKER = Path(__file__).with_name('rvq_worker.py')
 
 
 @pytest.fixture(scope='module')
-def alone():
+def single_worker():
     return runpy.run_path(str(WORKER))['train']()
 
 
 @pytest.mark.parametrize('world_size', [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_workers_learn_what_one_learns_from_the_whole_batch(alone, world_size, tmp_path):
+def test_workers_train_exactly_like_one_with_the_whole_batch(single_worker, world_size, tmp_path):
     command = [sys.executable, str(WORKER)]
     outputs = [tmp_path / f'{rank}.pt' for rank in range(world_size)]
     workers = [
@@ -31,10 +31,11 @@ def test_workers_learn_what_one_learns_from_the_whole_batch(alone, world_size, t
     finally:
         for worker in workers:
             worker.kill()
-    assert alone['revived'].min() > 0, 'the case must have dead codes at every level'
-    assert alone['active'].unique().tolist() == [1, 2, 3], 'the case must have dropped codebooks'
+    assert single_worker['revived'].min() > 0, 'the case must have dead codes at every level'
+    active = single_worker['active'].unique().tolist()
+    assert active == [1, 2, 3], 'the case must have dropped codebooks'
     states = [torch.load(output, weights_only=True) for output in outputs]
-    for name, expected in alone.items():
+    for name, expected in single_worker.items():
         for state in states:
             torch.testing.assert_close(
                 state[name], expected, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f'{n}: {m}'

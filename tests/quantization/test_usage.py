@@ -9,7 +9,7 @@ from audiocodec.quantization import CodeUsage
 def test_usage_and_perplexity_of_each_level_over_batches():
     usage = CodeUsage(levels=3, bins=4)
     usage.add(torch.tensor([[[0, 0, 1], [2, 2, 2], [0, 1, 2]], [[0, 0, 1], [2, 2, 2], [3, 0, 1]]]))
-    usage.add(torch.tensor([[[1, 1]]]))  # of the first level alone
+    usage.add(torch.tensor([[[1, 1]]]))  # the first level only
     assert usage.counts.tolist() == [[4, 4, 0, 0], [0, 0, 6, 0], [2, 2, 1, 1]]
     found = usage.compute()
     assert found['usage'].tolist() == [0.5, 0.25, 1.0]
@@ -18,7 +18,7 @@ def test_usage_and_perplexity_of_each_level_over_batches():
     assert found['perplexity'].tolist() == pytest.approx([2, 1, math.exp(entropy)])
 
 
-def test_nothing_counted_is_nothing_used():
+def test_without_codes_all_statistics_are_zero():
     found = CodeUsage(2, 4).compute(over_workers=True)
     assert {name: values.tolist() for name, values in found.items()} == {
         'usage': [0, 0],

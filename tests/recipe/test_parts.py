@@ -157,7 +157,7 @@ def test_the_two_configurations_are_right(plains):
         (
             'dataset.segment_duration',
             0.05,
-            '800 samples of audio are less than one STFT frame of n_fft=1024',
+            'audio of 800 samples is shorter than an STFT frame of n_fft=1024',
         ),
         (
             'dataset.segment_duration',
@@ -618,7 +618,7 @@ def test_unknown_keys_and_wrong_values_of_a_command_line_come_together():
         "adversarial=msdd: no such option; did you mean 'msd'?",
         "override 'logging.level=[x' cannot be read",
         'optim.lr=-1: expected a learning rate above 0',
-        'seanet.ratios=[1, 0]: expected a non-empty list of integers >= 1.',
+        'seanet.ratios=[1, 0]: expected a non-empty list of integers >= 1',
     ]
     assert len(error.value.problems) == len(expected)
     for start, problem in zip(expected, error.value.problems):

@@ -155,7 +155,7 @@ def test_without_optimizers_it_starts_from_averaged_weights(runs, trained):
         )
         assert solver.ema.count == 0
         assert all(torch.equal(value, state[name]) for name, value in solver.ema.averages.items())
-        assert not solver.adversaries.alone  # the discriminators are taken all the same
+        assert not solver.adversaries.in_warmup  # the discriminators are taken all the same
         assert torch.equal(solver.balancer.norm_l1, content['balancer']['norm_l1'])
 
 
@@ -168,7 +168,7 @@ def test_fresh_discriminators_train_alone_first_and_the_generator_stands_still(
         before = copied(solver.state_dict())
         losses = []
         for index in range(3):
-            assert solver.adversaries.alone
+            assert solver.adversaries.in_warmup
             losses.append(solver.run_step(batch(index)))
         after = solver.state_dict()
         for part in GENERATOR:
@@ -186,7 +186,7 @@ def test_fresh_discriminators_train_alone_first_and_the_generator_stands_still(
         assert solver.updates == 3
         assert solver.model.training
         metrics = solver.run_step(batch(3))
-        assert not solver.adversaries.alone
+        assert not solver.adversaries.in_warmup
         assert {'adv_msstftd', 'feat_msstftd', 'msspec'} <= metrics.keys()
         for part in GENERATOR:
             with pytest.raises(AssertionError):
@@ -215,7 +215,7 @@ def test_interrupted_while_they_are_alone_it_goes_on_where_it_was(runs, trained,
 def test_without_warmup_nothing_waits(runs, trained):
     with solver_of(runs, 'adversarial.warmup=0') as solver:
         solver.initialize_from(str(trained['compact']))
-        assert not solver.adversaries.alone
+        assert not solver.adversaries.in_warmup
         assert 'adv_msstftd' in solver.run_step(batch(0))
 
 
@@ -229,7 +229,7 @@ def test_what_does_not_fit_the_recipe_starts_afresh(runs, trained, caplog):
         'rvq.decay=0.9',
     ) as solver:
         solver.initialize_from(str(trained['bundle']))
-        assert solver.adversaries.alone
+        assert solver.adversaries.in_warmup
         assert solver.optimizer.state_dict()['state'] == {}
         assert [name for name, value in solver.balancer.named_buffers() if value.any()] == [
             'norm_l1'
@@ -247,7 +247,7 @@ def test_what_does_not_fit_the_recipe_starts_afresh(runs, trained, caplog):
         runs, 'adversarial.discriminators.msstftd.n_ffts=[256,512]'
     ) as solver:  # of the same shapes
         solver.initialize_from(str(trained['bundle']))
-        assert solver.adversaries.alone
+        assert solver.adversaries.in_warmup
 
 
 def test_discriminators_that_had_not_started_are_fresh(runs, trained, tmp_path):
@@ -259,7 +259,7 @@ def test_discriminators_that_had_not_started_are_fresh(runs, trained, tmp_path):
     checkpoint.save(content, tmp_path / 'early.th')
     with solver_of(runs) as solver:
         solver.initialize_from(str(tmp_path / 'early.th'))
-        assert solver.adversaries.alone
+        assert solver.adversaries.in_warmup
 
 
 @pytest.mark.parametrize('statistics', ['missing', 'zeros', 'of other entries'])

@@ -1,4 +1,4 @@
-"""Discriminators made of sub-discriminators that look at the waveform at different scales."""
+"""Discriminators composed of sub-discriminators at different scales of the waveform."""
 
 from audiocodec.adversarial.discriminators.base import MultiDiscriminator
 from audiocodec.adversarial.discriminators.mpd import MultiPeriodDiscriminator, PeriodDiscriminator

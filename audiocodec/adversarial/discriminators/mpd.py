@@ -13,21 +13,21 @@ from audiocodec.modules.conv import NormConv2d
 
 
 class PeriodDiscriminator(nn.Module):
-    """Convolutions along time over every `period`-th sample, with the same weights for every phase.
+    """Convolutions in time over every `period`-th sample, with the same weights for all phases.
 
     Args:
-        period: in samples.
+        period: period in samples.
         in_channels: channels of the audio.
         out_channels: channels of the logits.
-        n_layers: convolutions before the last one.
-        kernel_sizes: of these convolutions, and of the last one.
-        stride: of these convolutions but the last of them, which has stride 1.
-        filters: filters before the first layer's growth.
-        filters_scale: growth of the filters per layer, the first included.
-        max_filters: upper bound of the filters of any layer.
+        n_layers: number of inner convolutions, before the last one.
+        kernel_sizes: kernel size of the inner convolutions, and of the last one.
+        stride: stride of the inner convolutions; the last of them has a stride of 1.
+        filters: layer i, counted from 1, has filters * filters_scale ** i filters.
+        filters_scale: growth of the filters per layer.
+        max_filters: maximum number of filters per layer.
         norm: one of `audiocodec.modules.norm.CONV_NORMS`.
         activation: class of `torch.nn`.
-        activation_params: its arguments.
+        activation_params: arguments of the activation.
 
     Raises:
         ValueError: an argument out of range.
@@ -63,8 +63,8 @@ class PeriodDiscriminator(nn.Module):
         sizes = require_ints('kernel_sizes', kernel_sizes)
         if len(sizes) != 2:
             raise ValueError(
-                f'kernel_sizes={list(kernel_sizes)}: expected two, of the inner and the last '
-                'layers.'
+                f'kernel_sizes={list(kernel_sizes)}: expected two sizes, of the inner layers and '
+                'of the last layer'
             )
         self.period = period
         self.activation = layer_activation(
@@ -90,7 +90,7 @@ class PeriodDiscriminator(nn.Module):
         )
 
     def forward(self, wav: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Judge audio, reflected at its end up to a multiple of the period.
+        """Classify audio, padded at its end by reflection to a multiple of the period.
 
         Args:
             wav: [B, in_channels, T], T greater than -T mod period.
@@ -105,9 +105,8 @@ class PeriodDiscriminator(nn.Module):
         missing = -T % self.period
         if missing >= T:
             raise ValueError(
-                f'{T} samples of audio are too few for period={self.period}: use longer segments '
-                'or '
-                'smaller periods.'
+                f'audio of {T} samples is too short for period={self.period}: use longer segments '
+                'or smaller periods'
             )
         if missing:
             wav = F.pad(wav, (0, missing), 'reflect')
@@ -121,13 +120,13 @@ class PeriodDiscriminator(nn.Module):
 
 
 class MultiPeriodDiscriminator(MultiDiscriminator):
-    """Period discriminators, of which each sees another periodicity.
+    """Period discriminators with different periods.
 
     Args:
         in_channels: channels of the audio.
         out_channels: channels of the logits.
-        periods: in samples; primes overlap least.
-        **kwargs: of `PeriodDiscriminator`.
+        periods: periods in samples; primes overlap least.
+        **kwargs: arguments of `PeriodDiscriminator`.
 
     Raises:
         ValueError: an argument out of range.

@@ -1,5 +1,6 @@
-"""Multi-scale waveform discriminator (MelGAN, arXiv 1910.06711, section 2.2; HiFi-GAN, arXiv
-2010.05646).
+"""Multi-scale waveform discriminator.
+
+See MelGAN (arXiv 1910.06711, section 2.2) and HiFi-GAN (arXiv 2010.05646).
 """
 
 import math
@@ -20,20 +21,21 @@ class ScaleDiscriminator(nn.Module):
     Args:
         in_channels: channels of the audio.
         out_channels: channels of the logits.
-        kernel_sizes: two odd sizes: their product is the kernel of the first convolution, they
-            themselves those of the last two.
-        filters: of the first convolution.
-        max_filters: upper bound of the filters of any layer.
-        downsample_scales: factor per inner convolution: default stride, and growth of the filters.
-        inner_kernel_sizes: of the inner convolutions; default 10 * scale + 1.
-        groups: of the inner convolutions; default a quarter of their input channels.
-        strides: of the inner convolutions; default the scale.
-        paddings: of the inner convolutions; default 5 * scale.
+        kernel_sizes: two odd sizes: the kernel sizes of the last two convolutions. Their product
+            is the kernel size of the first convolution.
+        filters: filters of the first convolution.
+        max_filters: maximum number of filters per layer.
+        downsample_scales: one scale per inner convolution: the growth of the filters, and the
+            default stride.
+        inner_kernel_sizes: kernel sizes of the inner convolutions; default 10 * scale + 1.
+        groups: groups of the inner convolutions; default a quarter of their input channels.
+        strides: strides of the inner convolutions; default the scale.
+        paddings: paddings of the inner convolutions; default 5 * scale.
         norm: one of `audiocodec.modules.norm.CONV_NORMS`.
         activation: class of `torch.nn`.
-        activation_params: its arguments.
-        pad: class of `torch.nn` that pads the first convolution.
-        pad_params: its arguments.
+        activation_params: arguments of the activation.
+        pad: class of `torch.nn` that pads the input of the first convolution.
+        pad_params: arguments of the padding.
 
     Raises:
         ValueError: an argument out of range.
@@ -67,7 +69,7 @@ class ScaleDiscriminator(nn.Module):
             require_int(name, value)
         sizes = require_ints('kernel_sizes', kernel_sizes)
         if len(sizes) != 2 or not all(size % 2 for size in sizes):
-            raise ValueError(f'kernel_sizes={list(kernel_sizes)}: expected two odd sizes.')
+            raise ValueError(f'kernel_sizes={list(kernel_sizes)}: expected two odd sizes')
         scales = require_ints('downsample_scales', downsample_scales)
         inner = {
             name: _per_scale(name, values, len(scales), minimum)
@@ -101,10 +103,9 @@ class ScaleDiscriminator(nn.Module):
             group = group or max(channels // 4, 1)
             if channels % group or wider % group:
                 raise ValueError(
-                    f'groups={group} of an inner convolution: it must divide the {channels} '
-                    'channels that '
-                    f'come in and the {wider} that go out; see filters, downsample_scales, '
-                    'max_filters.'
+                    f'groups={group} of an inner convolution must divide its {channels} input '
+                    f'and {wider} output channels: change groups, filters, downsample_scales or '
+                    'max_filters'
                 )
             self.convs.append(
                 NormConv1d(
@@ -123,7 +124,7 @@ class ScaleDiscriminator(nn.Module):
         self.conv_post = NormConv1d(wider, out_channels, sizes[1], padding=sizes[1] // 2, norm=norm)
 
     def forward(self, wav: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Judge audio.
+        """Classify audio as real or fake.
 
         Args:
             wav: [B, in_channels, T].
@@ -136,9 +137,8 @@ class ScaleDiscriminator(nn.Module):
         """
         if wav.shape[-1] < self.min_length:
             raise ValueError(
-                f'{wav.shape[-1]} samples of audio are too few for the reflection of the first '
-                'layer: '
-                f'at least {self.min_length} are needed at every scale.'
+                f'audio of {wav.shape[-1]} samples is too short for the reflection padding of the '
+                f'first layer: at least {self.min_length} samples are needed at every scale'
             )
         features = []
         x = wav
@@ -150,17 +150,17 @@ class ScaleDiscriminator(nn.Module):
 
 
 class MultiScaleDiscriminator(MultiDiscriminator):
-    """Scale discriminators.
+    """Several scale discriminators, optionally of downsampled audio.
 
     Args:
         in_channels: channels of the audio.
         out_channels: channels of the logits.
-        downsample_factor: between one scale and the next, by average pooling.
-        scale_norms: norm per scale.
-        downsample: really pool between the scales, as in the papers. The field's recipes, and the
-            default, give every scale the audio at its full rate: there the pooled audio is computed
-            but not used.
-        **kwargs: of `ScaleDiscriminator`.
+        downsample_factor: factor of the average pooling between consecutive scales.
+        scale_norms: norm of each scale.
+        downsample: whether to pool between the scales, as in the papers. By default, all scales get
+            the audio at the full rate, as in AudioCraft, which computes the pooled audio but does
+            not use it.
+        **kwargs: arguments of `ScaleDiscriminator`.
 
     Raises:
         ValueError: an argument out of range.
@@ -191,20 +191,20 @@ class MultiScaleDiscriminator(MultiDiscriminator):
             else None
         )
 
-    def prepare(self, wav: torch.Tensor, turn: int) -> torch.Tensor:
-        """Pool the audio of the scale before, if that was asked for."""
-        return self.pool(wav) if self.pool is not None and turn else wav
+    def prepare(self, wav: torch.Tensor, position: int) -> torch.Tensor:
+        """Pool the input of the previous scale, with `downsample`."""
+        return self.pool(wav) if self.pool is not None and position else wav
 
 
 def _per_scale(
     name: str, values: Sequence[int] | None, count: int, minimum: int
 ) -> tuple[int | None, ...]:
-    """Returns an optional argument with one integer per scale; all None if it is not given."""
+    """Check an optional argument with one integer per scale; return Nones if it is not given."""
     if values is None:
         return (None,) * count
     if len(values) != count:
         raise ValueError(
-            f'{name}={list(values)}: expected {count}, one per scale of downsample_scales.'
+            f'{name}={list(values)}: expected {count} values, one per scale of downsample_scales'
         )
     return require_ints(name, values, minimum)
 
@@ -213,6 +213,6 @@ def _make_padding(name: str, padding: int, params: Mapping[str, Any] | None) -> 
     cls = getattr(nn, name, None)
     if not name.endswith('Pad1d') or cls is None:
         raise ValueError(
-            f'pad={name!r} is not a 1-D padding of torch.nn: use for instance ReflectionPad1d.'
+            f'pad={name!r} is not a 1-D padding of torch.nn: use ReflectionPad1d, for instance'
         )
     return cls(padding, **(params or {}))

@@ -12,30 +12,30 @@ from audiocodec.modules.conv import NormConv2d
 
 
 class STFTDiscriminator(nn.Module):
-    """2-D convolutions over a complex STFT, its real and imaginary parts as channels.
+    """2-D convolutions over a complex STFT, with real and imaginary parts as channels.
 
     Buffers:
         window: [win_length], not saved.
 
     Args:
-        filters: of the first convolution.
+        filters: filters of the first convolution.
         in_channels: channels of the audio.
         out_channels: channels of the logits.
-        n_fft: size of the FFT, in samples.
+        n_fft: FFT size in samples.
         hop_length: samples between frames.
-        win_length: Hann window, in samples, at most n_fft.
-        max_filters: upper bound of the filters of any layer.
-        filters_scale: growth of the filters from layer to layer.
-        kernel_size: of the inner convolutions, (time, frequency).
-        dilations: in time, of the inner convolutions, one convolution each.
-        stride: of the inner convolutions, (time, frequency).
-        normalized: divide the STFT by the L2 norm of the window.
+        win_length: length of the Hann window in samples, at most n_fft.
+        max_filters: maximum number of filters per layer.
+        filters_scale: growth of the filters per layer.
+        kernel_size: kernel size of the inner convolutions, (time, frequency).
+        dilations: dilation in time of each inner convolution.
+        stride: stride of the inner convolutions, (time, frequency).
+        normalized: whether to divide the STFT by the L2 norm of the window.
         norm: one of `audiocodec.modules.norm.CONV_NORMS`; the first convolution has none.
         activation: class of `torch.nn`.
-        activation_params: its arguments.
-        channels_last: memory format of the convolutions, which changes no value beyond rounding. On
-            a CPU they take about two thirds of the time so, and it is the format that tensor cores
-            work in.
+        activation_params: arguments of the activation.
+        channels_last: whether to convolve in the channels-last memory format. It changes values by
+            rounding only, takes about two thirds of the time on a CPU, and is the native format of
+            tensor cores.
 
     Raises:
         ValueError: an argument out of range.
@@ -74,10 +74,13 @@ class STFTDiscriminator(nn.Module):
             require_int(name, value)
         if win_length > n_fft:
             raise ValueError(
-                f'win_length={win_length} is longer than n_fft={n_fft}: it must be at most n_fft.'
+                f'win_length={win_length} is longer than n_fft={n_fft}: it must be at most n_fft'
             )
-        kernel, inner_stride = _pair('kernel_size', kernel_size), _pair('stride', stride)
-        self.n_fft, self.hop_length, self.win_length = n_fft, hop_length, win_length
+        kernel = _pair('kernel_size', kernel_size)
+        inner_stride = _pair('stride', stride)
+        self.n_fft = n_fft
+        self.hop_length = hop_length
+        self.win_length = win_length
         self.channels_last = channels_last
         self.activation = layer_activation(
             activation, {'negative_slope': 0.2} if activation_params is None else activation_params
@@ -114,10 +117,10 @@ class STFTDiscriminator(nn.Module):
         )
 
     def spectrum(self, wav: torch.Tensor) -> torch.Tensor:
-        """Map [B, C, T] to [B, 2 C, frames, n_fft // 2 + 1]: real parts of all channels, then
-        imaginary parts.
+        """Compute the STFT of [B, C, T] as [B, 2 C, frames, n_fft // 2 + 1].
 
-        In float32 at least, under autocast too.
+        The first C channels are the real parts, the others the imaginary parts. The precision is
+        at least float32, also under autocast.
         """
         B, C, _ = wav.shape
         dtype = torch.promote_types(wav.dtype, torch.float32)
@@ -132,30 +135,29 @@ class STFTDiscriminator(nn.Module):
                 return_complex=True,
             )
         _, bins, frames = spectrum.shape
-        # The transform lies in memory as [frames, bins, 2]: for mono that is the channels-last
-        # format, without a copy.
+        # The memory layout of the STFT is [frames, bins, 2]. For mono, this is the channels-last
+        # format already, without a copy.
         parts = torch.view_as_real(spectrum).view(B, C, bins, frames, 2).permute(0, 3, 2, 4, 1)
         image = parts.reshape(B, frames, bins, 2 * C).permute(0, 3, 1, 2)
         return image if self.channels_last else image.contiguous()
 
     def forward(self, wav: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Judge audio.
+        """Classify audio as real or fake.
 
         Args:
             wav: [B, in_channels, T], T >= n_fft.
 
         Returns:
-            Logits [B, out_channels, frames, bins]; feature maps of all layers but the last, [B,
-            filters, frames, bins].
+            Logits [B, out_channels, frames, bins]; feature maps of all layers except the last,
+            [B, filters, frames, bins].
 
         Raises:
-            ValueError: less audio than one frame.
+            ValueError: audio shorter than one frame.
         """
         if wav.shape[-1] < self.n_fft:
             raise ValueError(
-                f'{wav.shape[-1]} samples of audio are less than one STFT frame of '
-                f'n_fft={self.n_fft}: '
-                'use longer segments or smaller n_ffts.'
+                f'audio of {wav.shape[-1]} samples is shorter than an STFT frame of '
+                f'n_fft={self.n_fft}: use longer segments or smaller n_ffts'
             )
         x = self.spectrum(wav)
         features = []
@@ -169,18 +171,17 @@ class MultiScaleSTFTDiscriminator(MultiDiscriminator):
     """STFT discriminators at several resolutions.
 
     Args:
-        filters: of the first convolutions.
+        filters: filters of the first convolution of each scale.
         in_channels: channels of the audio.
         out_channels: channels of the logits.
-        sep_channels: judge every channel of the audio alone, as an item of the batch, instead of
-            all together.
-        n_ffts: size of the FFT per scale, in samples.
-        hop_lengths: samples between frames, per scale.
-        win_lengths: window per scale, in samples.
-        **kwargs: of `STFTDiscriminator`.
+        sep_channels: whether to classify each audio channel separately, as an item of the batch.
+        n_ffts: FFT size of each scale, in samples.
+        hop_lengths: samples between frames, for each scale.
+        win_lengths: window length of each scale, in samples.
+        **kwargs: arguments of `STFTDiscriminator`.
 
     Raises:
-        ValueError: an argument out of range, or scales given in different numbers.
+        ValueError: an argument out of range, or lists of different lengths.
     """
 
     arguments_of = STFTDiscriminator
@@ -199,43 +200,41 @@ class MultiScaleSTFTDiscriminator(MultiDiscriminator):
         if not len(n_ffts) == len(hop_lengths) == len(win_lengths):
             raise ValueError(
                 f'n_ffts={list(n_ffts)}, hop_lengths={list(hop_lengths)} and '
-                f'win_lengths={list(win_lengths)}: expected one of each per scale.'
+                f'win_lengths={list(win_lengths)}: expected one of each per scale'
             )
         require_int('in_channels', in_channels)
-        super().__init__(
-            [
-                STFTDiscriminator(
-                    filters,
-                    1 if sep_channels else in_channels,
-                    out_channels,
-                    n_fft=n_fft,
-                    hop_length=hop_length,
-                    win_length=win_length,
-                    **kwargs,
-                )
-                for n_fft, hop_length, win_length in zip(n_ffts, hop_lengths, win_lengths)
-            ],
-            in_channels,
-            turns=sorted(
-                range(len(n_ffts)),
-                reverse=True,  # most bins per sample first
-                key=lambda index: (n_ffts[index] // 2 + 1) / hop_lengths[index],
-            ),
-        )
+        discriminators = [
+            STFTDiscriminator(
+                filters,
+                1 if sep_channels else in_channels,
+                out_channels,
+                n_fft=n_fft,
+                hop_length=hop_length,
+                win_length=win_length,
+                **kwargs,
+            )
+            for n_fft, hop_length, win_length in zip(n_ffts, hop_lengths, win_lengths)
+        ]
+
+        def bins_per_sample(index: int) -> float:
+            return (n_ffts[index] // 2 + 1) / hop_lengths[index]
+
+        order = sorted(range(len(n_ffts)), reverse=True, key=bins_per_sample)
+        super().__init__(discriminators, in_channels, order)
         self.sep_channels = sep_channels
 
-    def prepare(self, wav: torch.Tensor, turn: int) -> torch.Tensor:
-        """Turn channels into items, once, if they are judged alone."""
-        return wav.reshape(-1, 1, wav.shape[-1]) if self.sep_channels and turn == 0 else wav
+    def prepare(self, wav: torch.Tensor, position: int) -> torch.Tensor:
+        """Move channels to the batch dimension, once, with `sep_channels`."""
+        return wav.reshape(-1, 1, wav.shape[-1]) if self.sep_channels and position == 0 else wav
 
 
 def _pair(name: str, values: Sequence[int]) -> tuple[int, int]:
     pair = require_ints(name, values)
     if len(pair) != 2:
-        raise ValueError(f'{name}={list(values)}: expected two integers, for time and frequency.')
+        raise ValueError(f'{name}={list(values)}: expected two integers, for time and frequency')
     return pair[0], pair[1]
 
 
 def _padding(kernel: tuple[int, int], dilation: int = 1) -> tuple[int, int]:
-    """Padding that keeps the size under stride 1, for odd kernels dilated in time."""
+    """Return the padding that keeps the size at stride 1, for odd kernels dilated in time."""
     return (kernel[0] - 1) * dilation // 2, (kernel[1] - 1) // 2

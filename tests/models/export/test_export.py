@@ -5,7 +5,7 @@ import torch
 import yaml
 
 from audiocodec.models import CompressionModel, EncodecModel, export
-from audiocodec.quantization.codebook import MATURE
+from audiocodec.quantization.codebook import UPDATES_WHEN_UNKNOWN
 from audiocodec.run import checkpoint
 from audiocodec.utils import config
 
@@ -58,7 +58,7 @@ def test_a_compact_model_trains_on(make_codec, tmp_path):
     moved = (books.embed[0] - before[0]).norm(dim=-1) / before[0].norm(dim=-1)
     assert 0 < moved.max() < 1  # entries follow the data, and none was thrown away
     assert (
-        int(books.updates) == MATURE + 3
+        int(books.updates) == UPDATES_WHEN_UNKNOWN + 3
     )  # the averages are as long as those of a codebook that is not new
 
 
