@@ -288,7 +288,7 @@ def test_a_format_that_cannot_hold_the_rate_is_named(plains):
         sample_rate=96000,
         **{'generate.audio.format': 'mp3', 'datasource.max_sample_rate': 96000},
     )
-    assert found == ['generate.audio.format=mp3: MP3 cannot hold 1 channels at 96000 Hz']
+    assert found == ['generate.audio.format=mp3: MP3 does not support 1 channels at 96000 Hz']
 
 
 def test_everything_is_said_at_once(plains):
