@@ -1,4 +1,4 @@
-"""The entry point of `dora run`, `dora grid` and `dora launch`, and the same for notebooks."""
+"""Entry point of `dora run`, `dora grid` and `dora launch`, and their functions for notebooks."""
 
 import logging
 import sys
@@ -27,32 +27,31 @@ logger = logging.getLogger(__name__)
 def show_config_errors(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """An `excepthook`: what a user can fix is a message, everything else keeps its traceback."""
+    """An `excepthook` that shows errors a user can fix as messages, others with their traceback."""
     if isinstance(error, ConfigError | RunError):
         print(f'Error: {error}', file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
 
+# Only under Dora's command: other programs that import this module keep their own hook.
 _command = Path(sys.argv[0])
 if _command.name == 'dora' or _command.parts[-2:] == ('dora', '__main__.py'):
-    sys.excepthook = show_config_errors  # under Dora's command alone, not in other programs
+    sys.excepthook = show_config_errors
 
 
 def get_solver(cfg: DictConfig) -> 'StandardSolver':
     """Check a configuration and build its solver, within the current experiment.
 
     Raises:
-        ConfigError: everything that is wrong with the configuration, before any training.
+        ConfigError: with every problem of the configuration, before any training.
     """
+    # Imported here so that commands that do not train, such as `dora info`, start sooner.
     from audiocodec.recipe.parts import build_parts
     from audiocodec.solvers import SOLVERS
 
-    config.allow_targets(*cfg.allow_targets)
     if cfg.solver not in SOLVERS:
-        raise ConfigError(
-            f'solver={cfg.solver}: there is no such solver (there are: {", ".join(SOLVERS)})'
-        )
+        raise ConfigError(f'solver={cfg.solver}: no such solver (available: {", ".join(SOLVERS)})')
     return SOLVERS[cfg.solver](cfg, build_parts(cfg))
 
 
@@ -65,18 +64,17 @@ def get_solver_from_xp(xp: XP, override_cfg: Mapping[str, Any] | None = None) ->
             `{'dataset': {'batch_size': 8}}`, `{'dataset.batch_size': 8}`.
 
     Raises:
-        ConfigError: for keys that do not exist, and values that are not accepted.
+        ConfigError: keys that do not exist, or values that are not accepted.
     """
     values = dict(config.leaf_items(override_cfg or {}))
-    if values:  # composed again, so that what refers to a value follows it
-        changed = main.get_xp(
-            [*xp.argv, *main.value_to_argv(values), f'dora.dir={spell(str(xp.dora.dir))}']
-        )
+    if values:
+        # Composed again, so that interpolations follow the new values.
+        folder = f'dora.dir={spell(str(xp.dora.dir))}'
+        changed = main.get_xp([*xp.argv, *main.value_to_argv(values), folder])
         xp = XP(dora=xp.dora, cfg=changed.cfg, argv=xp.argv, delta=xp.delta, sig=xp.sig)
-    xp.cfg.execute_only, xp.cfg.show = (
-        None,
-        False,
-    )  # the experiment's last command may have asked for one stage alone
+    # The experiment's last command may have run a single stage.
+    xp.cfg.execute_only = None
+    xp.cfg.show = False
     with xp.enter(stack=True):
         solver = get_solver(xp.cfg)
         solver.restore()
@@ -86,9 +84,7 @@ def get_solver_from_xp(xp: XP, override_cfg: Mapping[str, Any] | None = None) ->
 def get_solver_from_sig(
     sig: str, override_cfg: Mapping[str, Any] | None = None
 ) -> 'StandardSolver':
-    """Build the solver of the experiment with signature `sig` and load its last checkpoint (see
-    above).
-    """
+    """Build the solver of an experiment by signature; see `get_solver_from_xp`."""
     return get_solver_from_xp(main.get_xp_from_sig(sig), override_cfg)
 
 
@@ -98,7 +94,7 @@ def _codec_main(run: Callable[[DictConfig], None]) -> CodecMain:
     )
 
 
-@_codec_main  # Dora pickles it by this name
+@_codec_main  # Dora pickles the result by this name
 def main(cfg: DictConfig) -> None:
     """Run the experiment that Dora has entered."""
     from audiocodec.run.launch import find_place

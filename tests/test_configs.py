@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 
 from audiocodec import train
 from audiocodec.recipe.parts import build_parts
-from audiocodec.recipe.rules import ACCEPTED, SECTIONS
 from audiocodec.utils.config import ConfigError, build
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -211,39 +210,6 @@ def test_the_published_warm_up_is_that_of_the_published_length():
     assert (cfg.optim.schedule.total_steps, cfg.optim.schedule.warmup_steps) == (400000, 1000)
     shorter = compose('solver=compression/debug', 'schedule=cosine', 'optim.total_updates=99')
     assert shorter.optim.schedule.total_steps == 99
-
-
-def test_every_key_is_checked_by_a_rule_or_by_a_component():
-    cfg = compose()
-    assert [
-        key
-        for key in (*ACCEPTED, *SECTIONS)
-        if OmegaConf.select(cfg, key, default='absent') == 'absent'
-    ] == []
-    built = {
-        'model',
-        'encoder',
-        'decoder',
-        'quantizer',
-        'adversarial',
-        'losses',
-        'balancer',
-        'metrics',
-        'dataset',
-        'seanet',
-        'rvq',
-        'slurm',
-        'dora',
-        'optim.optimizer',
-        'optim.schedule',
-        'evaluate.metrics',
-    }
-    keys = [key for key, _ in flat(OmegaConf.to_container(cfg, resolve=True))]
-    assert [
-        key
-        for key in keys
-        if key not in ACCEPTED and not any(key.startswith(f'{part}.') for part in built)
-    ] == []
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,12 @@ from audiocodec.utils.errors import RunError
 
 
 class CodecMain(HydraMain):
-    """Dora's main, with the messages and folders of this project.
+    """Dora's main with the messages and folders of this project.
 
     - All problems of the overrides are raised at once, in a `ConfigError`.
-    - Experiments go to `dora.dir`, else to `paths.experiments_folder()`; grids come from
+    - Experiments are in `dora.dir`, by default `paths.experiments_folder()`; grids are in
       `paths.grid_package()`.
-    - The configuration is composed once; Hydra's own main would compose it again.
+    - The configuration is composed only once; Hydra's own main would compose it again.
     """
 
     def _get_dora(self) -> dora.conf.DoraConfig:
@@ -40,17 +40,16 @@ class CodecMain(HydraMain):
         return super()._get_dora()
 
     def get_xp(self, argv: Sequence[str]) -> XP:
-        """Return the experiment that a list of overrides stands for.
+        """Return the experiment of a list of overrides.
 
         Raises:
-            ConfigError: with all unknown groups, unknown keys and unreadable values; then also with
-                the problems that `build_parts` reports of the other overrides.
+            ConfigError: unknown groups or keys, or unreadable values. The message then also lists
+                the problems that `build_parts` reports for the other overrides.
         """
         composed = compose(self.full_config_path, argv)
         if composed.problems:
-            raise ConfigError(
-                dict.fromkeys([*composed.problems.values(), *_value_problems(composed)])
-            )
+            problems = [*composed.problems.values(), *_value_problems(composed)]
+            raise ConfigError(dict.fromkeys(problems))
         where = self.dora
         delta = signature_delta(composed.root, composed.cfg, where.is_excluded)
         with readable_errors():
@@ -64,7 +63,7 @@ class CodecMain(HydraMain):
         return XP(dora=where, cfg=cfg, argv=list(composed.argv), delta=delta)
 
     def init_xp(self, xp: XP) -> XP:
-        """Make the experiment's folder, and save the overrides for `get_argv_from_sig`.
+        """Create the experiment's folder and save the overrides for `get_argv_from_sig`.
 
         Raises:
             RunError: the folder cannot be written to.
@@ -84,7 +83,7 @@ class CodecMain(HydraMain):
         """Return the overrides that an experiment was last run or initialized with.
 
         Raises:
-            ConfigError: there is no such experiment; the message lists the folders searched.
+            ConfigError: no such experiment; the message lists the folders searched.
         """
         return cast(list[str], json.loads((self._folder_of(sig) / '.argv.json').read_text()))
 
@@ -93,16 +92,16 @@ class CodecMain(HydraMain):
         for folder in places:
             if (folder / '.argv.json').exists():
                 return folder
+        searched = ' or '.join(str(folder.parent) for folder in places)
         raise ConfigError(
-            f'no experiment with signature {sig!r} under '
-            f'{" or ".join(str(folder.parent) for folder in places)}: run it first, or set '
+            f'no experiment with signature {sig!r} under {searched}: run it first, or set '
             'AUDIOCODEC_DORA_DIR to where it was run'
         )
 
     def value_to_argv(self, arg: Any) -> list[str]:
         """Turn the overrides of a grid (strings, mappings, lists of these) into arguments.
 
-        Dora's own version escapes strings to ASCII, which Hydra does not read back.
+        Dora's own version escapes strings to ASCII, which Hydra does not undo.
         """
         if isinstance(arg, Mapping):
             groups = self._config_groups
@@ -114,10 +113,11 @@ class CodecMain(HydraMain):
     def get_xp_from_sig(self, sig: str) -> XP:
         """Return the experiment with a signature, in the folder where it is found.
 
-        It keeps its signature even if the same overrides would give another one today.
+        It keeps its signature even if the same overrides now have another one, because the
+        recipes have changed.
 
         Raises:
-            ConfigError: as `get_argv_from_sig`.
+            ConfigError: see `get_argv_from_sig`.
         """
         xp = self.get_xp(self.get_argv_from_sig(sig))
         xp.cfg.dora.dir = str(self._folder_of(sig).parent.parent)
@@ -132,7 +132,7 @@ class CodecMain(HydraMain):
     def get_slurm_config(self) -> dora.conf.SlurmConfig:
         """Read Slurm's options from the configuration.
 
-        Dora must name a partition: by default, the cluster's own default.
+        Dora requires a partition; without one, the cluster's default is looked up.
         """
         slurm = super().get_slurm_config()
         if not slurm.partition and shutil.which('sinfo'):
@@ -144,7 +144,7 @@ class CodecMain(HydraMain):
         return slurm
 
     def get_name_parts(self, xp: XP) -> OrderedDict[str, Any]:
-        """Name an experiment in Dora's tables: the typed overrides that are in the signature."""
+        """Name an experiment in Dora's tables by the typed overrides that are in the signature."""
         named = ((key_of(argument), argument.partition('=')[2]) for argument in xp.argv)
         return OrderedDict((key, value) for key, value in named if not self.dora.is_excluded(key))
 
@@ -156,11 +156,11 @@ class CodecMain(HydraMain):
 
 
 def _value_problems(composed: Composed) -> list[str]:
-    """Return the problems of the well-formed overrides, where others are malformed.
+    """Return the problems of the valid overrides when others are malformed.
 
-    Problems of other keys are left out: they may follow from the malformed ones.
+    Problems of other keys are left out: they may be caused by the malformed overrides.
     """
-    from audiocodec.recipe.parts import build_parts
+    from audiocodec.recipe.parts import build_parts  # only needed here, and slow to import
 
     keys = [key_of(argument) for argument in composed.argv if argument not in composed.problems]
     try:

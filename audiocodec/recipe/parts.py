@@ -1,7 +1,7 @@
-"""Check a configuration and build its parts: every problem in one error, before data or a GPU.
+"""Check a configuration and build its parts, and report every problem in one error.
 
-Each rule stands where the component checks it, once. Parts are built on the CPU, and run once on a
-short signal, so that what does not work together is reported now and not after the data was read.
+Most checks are those of the components' own constructors: parts are built on the CPU, then run once
+on a short signal, which shows whether they work together before any data is read.
 """
 
 import os
@@ -34,19 +34,20 @@ from audiocodec.utils.eval_mode import eval_mode
 SIGNAL_LENGTH = 8192
 # More parameter tensors than this are a mistake in the configuration.
 MAX_PARAMETERS = 20000
-SEED_PURPOSE = 0  # of the seed that initial weights are drawn from
+# Distinguishes the seed of the initial weights from those of stages and updates.
+SEED_PURPOSE = 0
 
 
 class Parts(NamedTuple):
-    """What a configuration builds, on the CPU.
+    """Components of a configuration, on the CPU.
 
     Attributes:
         model: the codec.
-        adversaries: its discriminators, with their optimizer.
-        losses: functions of the reconstruction, those that are only reported included.
-        weights: of the losses that are not off, by name.
-        balancer: weighs the gradients of the trained losses.
-        metrics: those of the evaluation, by name.
+        adversaries: the discriminators with their optimizer.
+        losses: losses between reconstruction and original, including those only reported.
+        weights: weights by name of all losses that are not off.
+        balancer: balances the gradients of the trained losses.
+        metrics: evaluation metrics by name.
     """
 
     model: CompressionModel
@@ -58,20 +59,24 @@ class Parts(NamedTuple):
 
     @property
     def trained(self) -> list[str]:
-        """Names of the losses that are trained and not only reported."""
+        """Names of the losses that are trained, in contrast to those only reported."""
         return [name for name in self.losses if self.weights[name] > 0]
 
 
 def build_parts(cfg: DictConfig) -> Parts:
-    """Check a composed configuration, and build its parts from its seed.
+    """Check a composed configuration and build its parts; its seed determines the initial weights.
 
     Raises:
-        ConfigError: with every problem: its key, its value and what is accepted.
+        ConfigError: with every problem: key, value and what is accepted.
     """
-    plain, problems, is_sound = rule_problems(cfg)
+    plain, problems, can_build = rule_problems(cfg)
+    targets = plain.get('allow_targets', ())
+    if ACCEPTED['allow_targets'].check(targets):
+        config.allow_targets(*targets)
     parts = None
-    if is_sound:
-        if ACCEPTED['seed'].check(plain['seed']):
+    if can_build:
+        # With an invalid seed, building shows the other problems.
+        if ACCEPTED['seed'].check(plain.get('seed')):
             seed_everything(plain['seed'], SEED_PURPOSE)
         builder = _Builder(plain)
         parts = builder.build()
@@ -82,13 +87,13 @@ def build_parts(cfg: DictConfig) -> Parts:
 
 
 class _Builder:
-    """Builds parts, and collects what they report.
+    """Builds parts and collects the problems that they report.
 
     Args:
-        plain: a configuration whose sections have the right form.
+        plain: a configuration in which all sections are mappings.
 
     Attributes:
-        problems: found so far, each beginning with the key that a user sets.
+        problems: messages, each beginning with the key that the user sets.
     """
 
     def __init__(self, plain: dict[str, Any]) -> None:
@@ -101,16 +106,16 @@ class _Builder:
 
     def build(self) -> Parts | None:
         """Return the parts; None if one of them could not be built."""
-        with _bounded():
+        with _limited_size():
             schedule_works = self._check_optimizer()
-            # Initial weights are drawn in this order.
+            # The order is fixed: initial weights are drawn from one generator.
             model = self._build_model()
             adversaries = self._build_adversaries(schedule_works)
             losses = self._build_losses()
             weights = self._weights()
             balancer = self._make('balancer', Balancer, weights=self._balanced(weights))
             metrics = self._build_metrics()
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):  # the checks must not change the draws of the run
             self._run_parts(model, adversaries, losses)
             self._check_dataset()
             self._check_writing()
@@ -119,7 +124,7 @@ class _Builder:
         return Parts(model, adversaries, nn.ModuleDict(losses), weights, balancer, metrics)
 
     def _make(self, key: str, kind: type | None, node: Any = None, **runtime: Any) -> Any:
-        """Build the node at a key, which must make a `kind`; None if it cannot be."""
+        """Build the node at a key, which must be a `kind`; None after a problem."""
         node = config.select(self.plain, key) if node is None else node
         try:
             made = config.build(node, key, **runtime)
@@ -128,19 +133,23 @@ class _Builder:
             return None
         if kind is not None and not isinstance(made, kind):
             self._found.append(
-                f'{key}._target_={node["_target_"]}: makes a {type(made).__name__}, where a '
-                f'{kind.__name__} is needed'
+                f'{key}._target_={node["_target_"]}: expected {kind.__name__}, got '
+                f'{type(made).__name__}'
             )
             return None
         return made
 
     def _run(self, key: str, node: Mapping[str, Any], run: Callable[[], Any]) -> None:
-        """Run a part of this package or of PyTorch; those of others may take long."""
-        if not config.is_own(node):
+        """Run a part of this package or of PyTorch, and note its error.
+
+        Parts that contain components of other packages are not run: those may be slow, or need a
+        GPU.
+        """
+        if not all(config.is_own(component) for _, component in config.targets(node)):
             return
         try:
             run()
-        except Exception as error:  # whatever a part raises is what it reports
+        except Exception as error:  # components may raise anything
             self._found.append(f'{key}: {config.reported(node, error)}')
 
     # ---- building
@@ -148,21 +157,23 @@ class _Builder:
     def _build_model(self) -> Any:
         if not any(mismatches(self.plain)):
             return self._make('model', CompressionModel)
+        # The mismatch is reported already; build only the parts, for their own problems.
         for name, part in self.plain['model'].items():
             if isinstance(part, Mapping):
                 self._make(f'model.{name}', None)
         return None
 
     def _build_adversaries(self, schedule_works: bool) -> Any:
+        # What is reported already is left to its default, so that it is not reported twice.
         node = dict(self.plain['adversarial'])
-        if not self._works_as_optimizer(node.get('optimizer')):
-            node.pop('optimizer')  # the rest with the default, so that nothing is reported twice
+        if not self._check_adversarial_optimizer(node.get('optimizer')):
+            node.pop('optimizer')
         if not schedule_works and node.get('schedule') == self.plain['optim']['schedule']:
-            node.pop('schedule')  # it has been reported as `optim.schedule`
+            node.pop('schedule')
         return self._make('adversarial', AdversarialTrainer, node)
 
-    def _works_as_optimizer(self, node: Any) -> bool:
-        """True if the discriminators' optimizer steps; else it has been reported."""
+    def _check_adversarial_optimizer(self, node: Any) -> bool:
+        """Step the discriminators' optimizer on a dummy parameter; False after a problem."""
         if not isinstance(node, Mapping):
             return True
         before = len(self._found)
@@ -179,22 +190,24 @@ class _Builder:
         return {name: loss for name, loss in losses.items() if loss is not None}
 
     def _weights(self) -> dict[str, float]:
+        """Return the weights of all losses that are not off."""
         nodes = self.plain['losses'].items()
         weights = {name: node.get('weight') for name, node in nodes if isinstance(node, Mapping)}
         return {name: weight for name, weight in weights.items() if weight is not None}
 
     def _balanced(self, weights: Mapping[str, Any]) -> dict[str, float]:
-        """The balancer's weights: each trained loss, and two terms for each discriminator."""
-        losses, found = self.plain['losses'], {}
+        """Return the balancer's weights: trained losses, and two terms per discriminator."""
+        balanced = {}
         for name, weight in weights.items():
-            if '_target_' in losses[name] and _is_positive(weight):
-                found[name] = weight
+            if '_target_' in self.plain['losses'][name] and _is_positive(weight):
+                balanced[name] = weight
         for name in self.plain['adversarial'].get('discriminators') or ():
             for term in ('adv', 'feat'):
                 weight = weights.get(term, 0.0)
                 if _is_positive(weight):
-                    found[f'{term}_{name}'] = weight
-        return found or {'none': 1.0}  # that nothing is trained is reported by a rule
+                    balanced[f'{term}_{name}'] = weight
+        # A balancer needs a loss. That there is none is reported by a rule.
+        return balanced or {'none': 1.0}
 
     def _build_metrics(self) -> dict[str, Metric]:
         metrics = {}
@@ -209,7 +222,8 @@ class _Builder:
         modules = [part for part in (model, adversaries, *losses.values()) if part is not None]
         with torch.no_grad(), eval_mode(*modules):
             if model is not None:
-                self._run('model', self.plain['model'], lambda: self._run_model(model))
+                self._check_audio_format(model)
+                self._run('model', self.plain['model'], partial(_run_model, model))
             wav = _short_signal(self.plain)
             if wav is None:
                 return
@@ -226,25 +240,21 @@ class _Builder:
                     partial(_run_discriminator, discriminator, adversaries, wav),
                 )
 
-    def _run_model(self, model: CompressionModel) -> None:
+    def _check_audio_format(self, model: CompressionModel) -> None:
         for name in ('sample_rate', 'channels'):
             value, expected = getattr(model, name), self.plain[name]
             if value != expected:
-                raise ValueError(f'its {name} is {value}, which must agree with {name}={expected}')
-        wav = torch.zeros(1, model.channels, model.hop_length)
-        wav_hat = model(wav).wav
-        if wav_hat.shape != wav.shape:
-            raise ValueError(
-                f'of a frame of shape {list(wav.shape)} it makes {list(wav_hat.shape)}'
-            )
+                self._found.append(
+                    f'model: its {name} is {value}, which must agree with {name}={expected}'
+                )
 
     def _check_optimizer(self) -> bool:
-        """Step optimizer and schedule on a parameter of their own; False if the schedule fails."""
+        """Step optimizer and schedule on a dummy parameter; False if the schedule fails."""
         optim, before = self.plain['optim'], len(self._found)
         optimizer = self._make('optim.optimizer', torch.optim.Optimizer, params=[_parameter()])
         factory = self._make('optim.schedule', None)
         if optimizer is not None and factory is not None:
-            made: list[Any] = []
+            made: list[Any] = []  # stays empty for a schedule of another package
             self._run('optim.schedule', optim['schedule'], lambda: made.append(factory(optimizer)))
             self._run('optim.optimizer', optim['optimizer'], optimizer.step)
             if len(self._found) == before:
@@ -255,7 +265,7 @@ class _Builder:
     # ---- data
 
     def _check_dataset(self) -> None:
-        """Build the dataset of each split on a made-up recording."""
+        """Build the dataset of each split on a fictitious recording."""
         for split in SPLITS:
             own = self.plain['dataset'][split]
             options = {**self.plain['dataset'], **own}
@@ -265,13 +275,12 @@ class _Builder:
                 config.build(node, 'dataset', **_recording(options))
             except ConfigError as error:
                 for problem in error.problems:
-                    name = problem.removeprefix('dataset.').split('=')[0].split(':')[0]
-                    if name in own:
-                        problem = f'dataset.{split}.{problem.removeprefix("dataset.")}'
-                    self._found.append(problem)
+                    rest = problem.removeprefix('dataset.')
+                    name = rest.split('=')[0].split(':')[0]
+                    self._found.append(f'dataset.{split}.{rest}' if name in own else problem)
 
     def _check_writing(self) -> None:
-        """Write a sample in the format of the generated ones."""
+        """Write a sample in the format of the generate stage."""
         keys = ('generate.audio.format', 'generate.audio.strategy', 'sample_rate', 'channels')
         values = [config.select(self.plain, key) for key in keys]
         if not all(ACCEPTED[key].check(value) for key, value in zip(keys, values)):
@@ -294,10 +303,17 @@ def _is_component(node: Any) -> bool:
     return isinstance(node, Mapping) and '_target_' in node
 
 
+def _run_model(model: CompressionModel) -> None:
+    wav = torch.zeros(1, model.channels, model.hop_length)
+    wav_hat = model(wav).wav
+    if wav_hat.shape != wav.shape:
+        raise ValueError(f'it turns a frame of shape {list(wav.shape)} into {list(wav_hat.shape)}')
+
+
 def _run_loss(loss: nn.Module, wav: torch.Tensor) -> None:
     value = loss(wav + 0.1, wav)
     if value.numel() != 1:
-        raise ValueError(f'a loss is one number, this one has the shape {list(value.shape)}')
+        raise ValueError(f'a loss must be a scalar, this one has shape {list(value.shape)}')
 
 
 def _run_discriminator(
@@ -309,12 +325,14 @@ def _run_discriminator(
 
 
 def _parameter() -> nn.Parameter:
+    """Return a dummy parameter with a gradient."""
     parameter = nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
     return parameter
 
 
 def _recording(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of a dataset with one recording, which its filters accept."""
     longest = options.get('max_audio_duration')
     seconds = longest if isinstance(longest, int | float) and longest > 0 else 1e6
     meta = AudioMeta('recording.wav', seconds, 48000)
@@ -322,7 +340,7 @@ def _recording(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _short_signal(plain: Mapping[str, Any]) -> torch.Tensor | None:
-    """Noise, no longer than a training segment; None if that length is wrong itself."""
+    """Return noise no longer than a training segment; None if that length is invalid."""
     seconds = {**plain['dataset'], **plain['dataset']['train']}.get('segment_duration')
     try:
         samples = SIGNAL_LENGTH if seconds is None else round(seconds * plain['sample_rate'])
@@ -334,25 +352,29 @@ def _short_signal(plain: Mapping[str, Any]) -> torch.Tensor | None:
 
 
 def _typed_key(plain: Mapping[str, Any], problem: str) -> str:
-    """Name the key that the user sets: encoder and decoder copy `seanet`, the quantizer `rvq`."""
+    """Name the key that the user sets: encoder and decoder copy `seanet`, the quantizer `rvq`.
+
+    `model.encoder.n_filters=0: ...` becomes `seanet.n_filters=0: ...`, unless the encoder has a
+    value of its own.
+    """
     for part, section in (('encoder', 'seanet'), ('decoder', 'seanet'), ('quantizer', 'rvq')):
         rest = problem.removeprefix(f'model.{part}')
         if rest == problem or rest[0] not in '.:':
             continue
         name = rest[1:].split('=')[0].split(' ')[0]
         value = config.select(plain['model'][part], name)
-        for shared in (section, 'seanet'):
-            copied = config.select(plain, f'{shared}.{name}')
-            if rest[0] == ':' or copied == value is not MISSING:
+        for shared in (section, 'seanet'):  # the quantizer copies seanet.dimension
+            is_copy = value is not MISSING and config.select(plain, f'{shared}.{name}') == value
+            if is_copy or rest[0] == ':':
                 return (shared if isinstance(plain.get(shared), Mapping) else part) + rest
         return part + rest
     return problem
 
 
 @contextmanager
-def _bounded() -> Iterator[None]:
-    """Refuse, before memory is filled, more parameters than this machine holds."""
-    # A parameter comes with its gradient and, mostly, two moments.
+def _limited_size() -> Iterator[None]:
+    """Stop building parts that are larger than this machine's memory can train."""
+    # Each parameter needs a gradient and, with most optimizers, two moments.
     limit = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 4
     total = number = 0
 
@@ -360,13 +382,17 @@ def _bounded() -> Iterator[None]:
         nonlocal total, number
         number += 1
         total += 0 if parameter is None else parameter.numel() * parameter.element_size()
+        problem = None
         if total > limit:
-            raise RuntimeError(
-                f'with more than {limit / 4e9:.1f} billion parameters, an update takes more '
+            problem = (
+                f'with more than {limit / 4e9:.1f} billion parameters, an update needs more '
                 'memory than this machine has'
             )
-        if number > MAX_PARAMETERS:
-            raise RuntimeError(f'there are more than {MAX_PARAMETERS} weights and biases')
+        elif number > MAX_PARAMETERS:
+            problem = f'more than {MAX_PARAMETERS} parameter tensors'
+        if problem is not None:
+            total = number = 0  # the parts built next are not at fault
+            raise RuntimeError(problem)
 
     hook = register_module_parameter_registration_hook(count)
     try:

@@ -1,3 +1,5 @@
+"""Description of recipes: latency, rates, receptive fields, updates and hours."""
+
 import pytest
 import torch
 
@@ -50,23 +52,22 @@ def test_the_latency_is_when_the_last_sample_that_counts_has_come(overrides):
     ]
     assert describe.look_ahead(model) == max(latest)
     assert describe.latency(model).startswith(
-        f'{1000 * (max(latest) + 1) / 16000:.4g} ms, {max(latest) + 1} samples: a frame'
+        f'{1000 * (max(latest) + 1) / 16000:.4g} ms, {max(latest) + 1} samples: one frame'
     )
 
 
 def test_latency_in_words():
-    assert describe.latency(make()[1]) == '20 ms, 320 samples: a frame, nothing after it'
+    assert describe.latency(make()[1]) == '20 ms, 320 samples: one frame, no lookahead'
     assert (
-        describe.latency(make('seanet.lstm=1')[1])
-        == '20 ms, 320 samples: a frame, nothing after it'
+        describe.latency(make('seanet.lstm=1')[1]) == '20 ms, 320 samples: one frame, no lookahead'
     )
-    assert ', and 2 samples after it' in describe.latency(
+    assert ' one frame and 2 samples of lookahead' in describe.latency(
         make('decoder.trim_right_ratio=0.75', 'seanet.ratios=[8]')[1]
     )
     _, stereo = make('dset=audio/example', 'seanet.n_filters=2', recipe='encodec_stereo_48khz')
-    assert describe.latency(stereo) == 'the whole item: it is renormalised'
+    assert describe.latency(stereo) == 'the whole item: its loudness is normalized'
     assert rows(describe.reach_rows(stereo))['receptive field'].endswith(
-        'as its norm averages over all time'
+        'since its norm averages over all time'
     )
 
 
@@ -90,37 +91,37 @@ def test_rates_are_exact():
     [
         (
             [],
-            '20 an epoch, 280 in 14 epochs; 8 x 1 s an update',
-            '0.04444 h an epoch, 0.6222 h in all',
+            '20 per epoch, 280 in 14 epochs; 8 x 1 s per update',
+            '0.04444 h per epoch, 0.6222 h in total',
         ),
         (
             ['dataset.segment_duration=2.5', 'dataset.batch_size=36', 'optim.epochs=2'],
-            '20 an epoch, 40 in 2 epochs; 36 x 2.5 s an update',
-            '0.5 h an epoch, 1 h in all',
+            '20 per epoch, 40 in 2 epochs; 36 x 2.5 s per update',
+            '0.5 h per epoch, 1 h in total',
         ),
         (
             ['optim.updates_per_epoch=null', 'dataset.train.num_samples=81'],
-            '10 an epoch, 140 in 14 epochs; 8 x 1 s an update',
-            '0.02222 h an epoch, 0.3111 h in all',
+            '10 per epoch, 140 in 14 epochs; 8 x 1 s per update',
+            '0.02222 h per epoch, 0.3111 h in total',
         ),
         (
             ['dataset.train.num_samples=81'],
-            '10 an epoch, 140 in 14 epochs; 8 x 1 s an update',
-            '0.02222 h an epoch, 0.3111 h in all',
+            '10 per epoch, 140 in 14 epochs; 8 x 1 s per update',
+            '0.02222 h per epoch, 0.3111 h in total',
         ),
         (
             ['+dataset.train.batch_size=4'],
-            '20 an epoch, 280 in 14 epochs; 4 x 1 s an update',
-            '0.02222 h an epoch, 0.3111 h in all',
+            '20 per epoch, 280 in 14 epochs; 4 x 1 s per update',
+            '0.02222 h per epoch, 0.3111 h in total',
         ),
         (
             ['optim.updates_per_epoch=null'],
-            'one pass over the data an epoch, 14 epochs; 8 x 1 s an update',
+            'one pass over the data per epoch, 14 epochs; 8 x 1 s per update',
             None,
         ),
         (
             ['dataset.segment_duration=null'],
-            '20 an epoch, 280 in 14 epochs; 8 whole files an update',
+            '20 per epoch, 280 in 14 epochs; 8 whole files per update',
             None,
         ),
     ],

@@ -1,6 +1,4 @@
-"""Another class in place of the one that the files name: its arguments do not stay, except those it
-takes.
-"""
+"""Replaced classes: arguments of the old class are dropped unless the new one takes them."""
 
 import pytest
 import torch

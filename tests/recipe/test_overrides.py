@@ -1,6 +1,4 @@
-"""Overrides as people type them: odd letters in paths, keys that the YAML does not spell out,
-deleted keys.
-"""
+"""Overrides as typed: unusual characters in paths, keys missing in the YAML files, deleted keys."""
 
 import json
 
@@ -141,10 +139,10 @@ def test_strings_of_components_are_taken_literally_too():
     [
         (
             'optim.lr=1e-3,2e-3',
-            'optim.lr=1e-3,2e-3: these are several values, and a run takes one; a file in grids/',
+            'optim.lr=1e-3,2e-3: a run takes one value per key; put a list in brackets',
         ),
         ('seed=[1', 'cannot be read: '),
-        ('seanet.ratios=8,5', 'these are several values'),
+        ('seanet.ratios=8,5', 'a run takes one value per key; put a list in brackets, [...]'),
         ('seanet.ratios=[8,é]', """If the value is a string, quote it: 'seanet.ratios="[8,é]"'"""),
         ('word', "override 'word': expected key=value, e.g. dataset.batch_size=16"),
     ],
@@ -198,7 +196,7 @@ def test_an_argument_that_the_class_takes_needs_no_plus(argument, key, value):
         ('+optim.lr=1', '+optim.lr=1: the key optim.lr exists; type optim.lr=1'),
         ('~optim.lrr', "there is no key 'optim.lrr'"),
         ('losses={}', 'losses={}: changes nothing'),
-        ('rvq={}', 'rvq={}: changes nothing; set keys in it, e.g. rvq.n_q=...'),
+        ('rvq={}', 'rvq={}: changes nothing; set keys of the section, e.g. rvq.n_q=...'),
         ('seanet=3', "seanet=3: 'seanet' is a section"),
         ('model.encoder=null', "model.encoder=null: 'model.encoder' is a section"),
         ('model.quantizer={}', 'model.quantizer={}: changes nothing'),

@@ -238,7 +238,7 @@ def test_what_does_not_fit_the_recipe_starts_afresh(runs, trained, caplog):
         'loaded: averaged weights, balance of l1; newly initialized: optimizer, running average, '
         'discriminator' in caplog.text
     )
-    assert 'training options changed: rvq.decay=0.9 (there 0.99)' in caplog.text
+    assert 'training options changed: rvq.decay=0.9 (checkpoint: 0.99)' in caplog.text
     assert (
         'the discriminators train alone for the first 300 updates; their weight then grows'
         in caplog.text
