@@ -177,7 +177,10 @@ def _metric_problems(plain: Mapping[str, Any]) -> Iterator[str]:
     for name, enabled in plain['evaluate']['metrics'].items():
         if name not in plain['metrics']:
             hint = config.nearest(name, plain['metrics'])
-            yield f'evaluate.metrics.{name}={enabled}: there is no metrics.{name} section{hint}'
+            yield (
+                f'evaluate.metrics.{name}={enabled}: there is no metrics.{name}{hint}; define it '
+                f"with 'metrics.{name}={{_target_: my_package.MyMetric}}'"
+            )
         if not SWITCH.check(enabled):
             yield f'evaluate.metrics.{name}={enabled}: expected {SWITCH.accepted}'
     for name, node in plain['metrics'].items():
@@ -186,6 +189,8 @@ def _metric_problems(plain: Mapping[str, Any]) -> Iterator[str]:
                 f'metrics.{name}={node!r}: expected a section; turn a metric off with '
                 f'evaluate.metrics.{name}=false'
             )
+        elif name not in plain['evaluate']['metrics']:
+            yield (f'metrics.{name}: is not switched on or off; add evaluate.metrics.{name}=true')
 
 
 def mismatches(plain: Mapping[str, Any]) -> Iterator[str]:

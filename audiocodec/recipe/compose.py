@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 import audiocodec.recipe.resolvers  # noqa: F401 - registers what the files refer to
 from audiocodec.recipe.inheritance import drop_inherited
 from audiocodec.recipe.overrides import Override, apply, key_of, problem, read, repeats, typed_keys
+from audiocodec.recipe.rules import ACCEPTED
 from audiocodec.utils import config, paths
 from audiocodec.utils.config import ConfigError
 
@@ -78,12 +79,25 @@ def compose(folder: Path, argv: Sequence[str]) -> Composed:
     root = _files(folder, stamp, ('~solver',))
     valid_choices = tuple(choice for choice in choices if problems[choice] is None)
     cfg = _files(folder, stamp, valid_choices).copy()
+    _allow_targets(cfg, values)
     drop_inherited(cfg, config.unresolved(root))
     overrides = _apply_values(cfg, values, options, problems)
     spelled = {override.argument: override.spelled() for override in overrides}
     found = {argument: text for argument in argv if (text := problems[argument]) is not None}
     found.update(_contradictions(root, cfg))
     return Composed(root, cfg, [spelled.get(argument, argument) for argument in argv], found)
+
+
+def _allow_targets(cfg: DictConfig, arguments: Sequence[str]) -> None:
+    """Allow the packages of `allow_targets`: whose arguments are checked next may be of theirs."""
+    allowed = [cfg.get('allow_targets')]
+    for argument in arguments:
+        if key_of(argument) == 'allow_targets':
+            with suppress(ValueError):  # reported with the other overrides
+                allowed.append(read(argument, config.unresolved(cfg)).value)
+    for targets in map(config.to_plain, allowed):
+        if ACCEPTED['allow_targets'].check(targets):
+            config.allow_targets(*targets)
 
 
 def config_groups(folder: Path) -> list[str]:

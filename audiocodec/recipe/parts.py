@@ -4,6 +4,7 @@ Most checks are those of the components' own constructors: parts are built on th
 on a short signal, which shows whether they work together before any data is read.
 """
 
+import copy
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ from audiocodec.data import SPLITS, AudioMeta, write_audio
 from audiocodec.losses import Balancer
 from audiocodec.metrics.base import Metric
 from audiocodec.models import CompressionModel
+from audiocodec.quantization import BaseQuantizer, QuantizedResult
 from audiocodec.recipe.check import mismatches, rule_problems
 from audiocodec.recipe.rules import ACCEPTED, LOADING
 from audiocodec.run.device import seed_everything
@@ -86,18 +88,40 @@ def build_parts(cfg: DictConfig) -> Parts:
     return parts
 
 
+def check_on_device(parts: Parts, cfg: DictConfig, device: torch.device) -> None:
+    """Run the parts that contain components of other packages on a short signal.
+
+    `build_parts` does not: those components may need the device of the run.
+
+    Args:
+        parts: on `device`.
+        cfg: the configuration that they are built from.
+        device: of the run.
+
+    Raises:
+        ConfigError: with what each of them reports.
+    """
+    builder = _Builder(config.to_plain(cfg), device)
+    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
+        builder.run_parts(parts.model, parts.adversaries, dict(parts.losses.items()))
+    if builder.problems:
+        raise ConfigError(builder.problems)
+
+
 class _Builder:
     """Builds parts and collects the problems that they report.
 
     Args:
         plain: a configuration in which all sections are mappings.
+        device: where components of other packages are run; None: only the others are.
 
     Attributes:
         problems: messages, each beginning with the key that the user sets.
     """
 
-    def __init__(self, plain: dict[str, Any]) -> None:
+    def __init__(self, plain: dict[str, Any], device: torch.device | None = None) -> None:
         self.plain = plain
+        self.device = device
         self._found: list[str] = []
 
     @property
@@ -116,7 +140,7 @@ class _Builder:
             balancer = self._make('balancer', Balancer, weights=self._balanced(weights))
             metrics = self._build_metrics()
         with torch.random.fork_rng(devices=[]):  # the checks must not change the draws of the run
-            self._run_parts(model, adversaries, losses)
+            self.run_parts(model, adversaries, losses)
             self._check_dataset()
             self._check_writing()
         if model is None or adversaries is None or balancer is None:
@@ -140,12 +164,12 @@ class _Builder:
         return made
 
     def _run(self, key: str, node: Mapping[str, Any], run: Callable[[], Any]) -> None:
-        """Run a part of this package or of PyTorch, and note its error.
+        """Run a part and note its error.
 
-        Parts that contain components of other packages are not run: those may be slow, or need a
-        GPU.
+        Parts that contain components of other packages may need a GPU: see `check_on_device`.
         """
-        if not all(config.is_own(component) for _, component in config.targets(node)):
+        is_own = all(config.is_own(component) for _, component in config.targets(node))
+        if is_own == (self.device is not None):
             return
         try:
             run()
@@ -218,15 +242,24 @@ class _Builder:
 
     # ---- running on a short signal
 
-    def _run_parts(self, model: Any, adversaries: Any, losses: Mapping[str, nn.Module]) -> None:
+    def run_parts(self, model: Any, adversaries: Any, losses: Mapping[str, nn.Module]) -> None:
+        """Run each part on a short signal, in eval mode."""
         modules = [part for part in (model, adversaries, *losses.values()) if part is not None]
         with torch.no_grad(), eval_mode(*modules):
             if model is not None:
                 self._check_audio_format(model)
-                self._run('model', self.plain['model'], partial(_run_model, model))
+                quantizer = getattr(model, 'quantizer', None)
+                node = self.plain['model'].get('quantizer')
+                before = len(self._found)
+                if isinstance(quantizer, BaseQuantizer) and _is_component(node):
+                    run = partial(_run_quantizer, quantizer, model.frame_rate, self.device)
+                    self._run('model.quantizer', node, run)
+                if len(self._found) == before:
+                    self._run('model', self.plain['model'], partial(_run_model, model))
             wav = _short_signal(self.plain)
             if wav is None:
                 return
+            wav = wav.to(self.device or 'cpu')
             for name, loss in losses.items():
                 node = self.plain['losses'][name]
                 self._run(f'losses.{name}', node, partial(_run_loss, loss, wav))
@@ -304,16 +337,65 @@ def _is_component(node: Any) -> bool:
 
 
 def _run_model(model: CompressionModel) -> None:
-    wav = torch.zeros(1, model.channels, model.hop_length)
+    device = next((tensor.device for tensor in model.parameters()), None)
+    wav = torch.zeros(1, model.channels, model.hop_length, device=device)
     wav_hat = model(wav).wav
     if wav_hat.shape != wav.shape:
         raise ValueError(f'it turns a frame of shape {list(wav.shape)} into {list(wav_hat.shape)}')
 
 
 def _run_loss(loss: nn.Module, wav: torch.Tensor) -> None:
-    value = loss(wav + 0.1, wav)
+    wav = wav.repeat(2, 1, 1)  # one number per item is a mistake
+    with torch.enable_grad():
+        value = loss((wav + 0.1).requires_grad_(), wav)
+    called = 'called as loss(wav_hat, wav), a loss must return a 0-d tensor'
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f'{called}, it returned {type(value).__name__}')
     if value.numel() != 1:
-        raise ValueError(f'a loss must be a scalar, this one has shape {list(value.shape)}')
+        raise ValueError(f'{called}, it returned the shape {list(value.shape)}')
+
+
+def _run_quantizer(
+    quantizer: BaseQuantizer, frame_rate: float, device: torch.device | None
+) -> None:
+    """Check the results of a quantizer of another package, in training mode, on a copy."""
+    if device is None:  # ours have tests
+        return
+    quantizer = copy.deepcopy(quantizer).train()
+    latents = torch.randn(2, quantizer.dimension, 7, device=device, requires_grad=True)
+    with torch.enable_grad():
+        found = quantizer(latents, frame_rate)
+    if not isinstance(found, QuantizedResult):
+        raise ValueError(
+            'forward must return audiocodec.quantization.QuantizedResult(latents, codes, '
+            f'bandwidth, commitment_loss, metrics), it returned {type(found).__name__}'
+        )
+    if found.latents.shape != latents.shape:
+        raise ValueError(
+            f'forward turns latents of shape {list(latents.shape)} into {list(found.latents.shape)}'
+        )
+    if not found.latents.requires_grad:
+        raise ValueError(
+            'forward must return latents that pass the gradient on, e.g. '
+            'latents + (quantized - latents).detach()'
+        )
+    for name in ('bandwidth', 'commitment_loss'):
+        value = getattr(found, name)
+        if not isinstance(value, torch.Tensor) or value.dim():
+            shape = f' of shape {list(value.shape)}' if isinstance(value, torch.Tensor) else ''
+            raise ValueError(f'{name} must be a 0-d tensor, it is {type(value).__name__}{shape}')
+    if not quantizer.total_codebooks:
+        return
+    expected = (2, quantizer.num_codebooks, 7)
+    for name, codes in (('forward', found.codes), ('encode', quantizer.eval().encode(latents))):
+        if codes.dtype != torch.int64 or codes.dim() != 3 or codes.shape[::2] != expected[::2]:
+            raise ValueError(
+                f'{name} must give codes int64 {list(expected)}, it gives {codes.dtype} '
+                f'{list(codes.shape)}'
+            )
+    decoded = quantizer.decode(codes)
+    if decoded.shape != latents.shape:
+        raise ValueError(f'decode must give {list(latents.shape)}, it gives {list(decoded.shape)}')
 
 
 def _run_discriminator(
@@ -365,10 +447,16 @@ def _typed_key(plain: Mapping[str, Any], problem: str) -> str:
         value = config.select(plain['model'][part], name)
         for shared in (section, 'seanet'):  # the quantizer copies seanet.dimension
             is_copy = value is not MISSING and config.select(plain, f'{shared}.{name}') == value
-            if is_copy or rest[0] == ':':
+            if is_copy or (rest[0] == ':' and shared == section and _copies(plain, part, section)):
                 return (shared if isinstance(plain.get(shared), Mapping) else part) + rest
         return part + rest
     return problem
+
+
+def _copies(plain: Mapping[str, Any], part: str, section: str) -> bool:
+    """True if a part of the model has options of a shared section."""
+    shared = plain.get(section)
+    return isinstance(shared, Mapping) and any(key in plain['model'][part] for key in shared)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from audiocodec.models import CompressionModel, pretrained
 from audiocodec.optim import ModuleEMA, advance
 from audiocodec.optim.step import step_if
 from audiocodec.recipe.describe import describe
-from audiocodec.recipe.parts import Parts
+from audiocodec.recipe.parts import Parts, check_on_device
 from audiocodec.run.averager import Averager
 from audiocodec.run.device import peak_memory
 from audiocodec.solvers import finetune, precision
@@ -53,6 +53,7 @@ class CompressionSolver(StandardSolver):
         self.trained = parts.trained
         self.commitment_weight = parts.weights.get('commitment', 0.0)
         self.balancer = parts.balancer.to(self.device)
+        check_on_device(parts, cfg, self.device)
         self.optimizer = config.build(cfg.optim.optimizer, params=list(self.model.parameters()))
         self.schedule = config.build(cfg.optim.schedule)(self.optimizer)
         self.register_stateful('model', 'adversaries', 'balancer', 'optimizer', 'schedule')

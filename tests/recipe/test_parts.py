@@ -165,11 +165,15 @@ def test_the_two_configurations_are_right(plains):
             'x',
             "dataset.train.segment_duration='x': expected a finite number or null",
         ),
-        ('dataset.min_segment_ratio', 2, 'dataset.min_segment_ratio=2: expected 0 to 1'),
+        (
+            'dataset.min_segment_ratio',
+            2,
+            'dataset.min_segment_ratio=2: expected a fraction in [0, 1]',
+        ),
         (
             'dataset.permutation_on_files',
             True,
-            'dataset.permutation_on_files=true takes every file equally',
+            'dataset.permutation_on_files=true uses every file equally',
         ),
         (
             'dataset.valid.bach_size',
@@ -188,8 +192,8 @@ def test_the_two_configurations_are_right(plains):
         (
             'losses.l1.reduction',
             'none',
-            'losses.l1: torch.nn.L1Loss does not work with weight=0.1, reduction=none: a loss '
-            'must be a scalar, this one has shape',
+            'losses.l1: torch.nn.L1Loss does not work with weight=0.1, reduction=none: called '
+            'as loss(wav_hat, wav), a loss must return a 0-d tensor, it returned the shape [2, 1, ',
         ),
         (
             'losses.msspec._target_',

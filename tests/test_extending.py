@@ -1,0 +1,163 @@
+"""The examples of docs/extending.md, trained as a user would, and the mistakes that one makes."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from audiocodec import train
+from audiocodec.recipe.parts import build_parts
+from audiocodec.utils import config
+from audiocodec.utils.config import ConfigError
+
+PAGE = (Path(__file__).parents[1] / 'docs' / 'extending.md').read_text()
+SHORT = [
+    'device=cpu',
+    'num_threads=1',
+    'optim.epochs=1',
+    'optim.updates_per_epoch=2',
+    'dataset.batch_size=2',
+    'dataset.segment_duration=0.25',
+    'dataset.num_workers=0',
+    'dataset.valid.num_samples=2',
+    'dataset.evaluate.num_samples=2',
+    'generate.every=null',
+    'seanet.n_filters=2',
+]
+
+
+def blocks(language):
+    return re.findall(rf'^```{language}\n(.*?)^```', PAGE, re.S | re.M)
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    """A folder with the page's module and recipe."""
+    folder = tmp_path_factory.mktemp('extending')
+    (folder / 'mycodec.py').write_text('\n\n'.join(blocks('python')))
+    recipe = folder / 'config' / 'solver' / 'compression' / 'mine.yaml'
+    recipe.parent.mkdir(parents=True)
+    recipe.write_text(blocks('yaml')[0])
+    return folder
+
+
+COMMANDS = [line for block in blocks('bash') for line in block.splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', range(len(COMMANDS)))
+def test_command(number, place):
+    root = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        COMMANDS[number].replace(' solver', f' {" ".join(SHORT)} solver', 1),
+        shell=True,
+        cwd=place,
+        env={
+            **os.environ,
+            'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}',
+            'PYTHONPATH': os.pathsep.join([root, str(place)]),
+            'DORA_PACKAGE': 'audiocodec',
+            'AUDIOCODEC_DORA_DIR': str(place / 'outputs'),
+            'OMP_NUM_THREADS': '1',
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    if 'lsd' in COMMANDS[number] or 'mine' in COMMANDS[number]:
+        histories = [path.read_text() for path in place.glob('outputs/xps/*/history.json')]
+        assert any('"lsd"' in text for text in histories) or 'lsd ' in done.stderr
+
+
+@pytest.fixture
+def mycodec(place, tmp_path, monkeypatch):
+    """The page's module with further classes; composes with overrides and returns the problems."""
+
+    def problems(classes, *overrides):
+        (tmp_path / 'mine.py').write_text((place / 'mycodec.py').read_text() + '\n\n' + classes)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(config, 'ALLOWED_PREFIXES', list(config.ALLOWED_PREFIXES))
+        sys.modules.pop('mine', None)
+        argv = ['solver=compression/debug', *SHORT, 'allow_targets=[mine.]', *overrides]
+        xp = train.main.get_xp([*argv, f'dora.dir={tmp_path}/xps'])
+        try:
+            with xp.enter():
+                train.get_solver(xp.cfg)
+        except ConfigError as error:
+            return error.problems
+        return []
+
+    return problems
+
+
+FSQ = ('quantizer._target_=mine.Wrong', 'quantizer.levels=[5,5,5]')
+
+
+@pytest.mark.parametrize(
+    ('change', 'expected'),
+    [
+        ('', []),
+        ('return tuple(found)', 'forward must return audiocodec.quantization.QuantizedResult'),
+        ('return found._replace(latents=found.latents.detach())', 'that pass the gradient on'),
+        (
+            'return found._replace(commitment_loss=latents[:, 0, 0])',
+            'commitment_loss must be a 0-d',
+        ),
+        ('return found._replace(commitment_loss=0.0)', 'commitment_loss must be a 0-d'),
+        ('return found._replace(codes=found.codes.float())', 'forward must give codes int64'),
+        ('return found._replace(latents=found.latents[:, :3])', 'into [2, 3, 7]'),
+    ],
+)
+def test_a_quantizer_is_checked_before_training(mycodec, change, expected):
+    body = f'        {change}\n' if change else ''
+    classes = (
+        'class Wrong(FSQ):\n'
+        '    def forward(self, latents, frame_rate):\n'
+        '        found = super().forward(latents, frame_rate)\n'
+        f'{body}        return found\n'
+    )
+    found = mycodec(classes, *FSQ)
+    if not expected:
+        assert found == []
+    else:
+        assert len(found) == 1
+        assert found[0].startswith('quantizer: ')
+        assert expected in found[0]
+
+
+@pytest.mark.parametrize(
+    ('body', 'expected'),
+    [
+        ('return (wav_hat - wav).abs().mean(2)', 'it returned the shape [2, 1]'),
+        ('return 0.5', 'it returned float'),
+        ('raise KeyError("x")', "'x'"),
+    ],
+)
+def test_a_loss_is_checked_before_training(mycodec, body, expected):
+    classes = f'class Wrong(nn.Module):\n    def forward(self, wav_hat, wav):\n        {body}\n'
+    (found,) = mycodec(classes, 'losses.wrong={_target_: mine.Wrong, weight: 1.0}')
+    assert found.startswith('losses.wrong: mine.Wrong does not work with')
+    assert expected in found
+
+
+def test_a_metric_without_a_switch_is_reported(mycodec):
+    (found,) = mycodec('', 'metrics.lsd={_target_: mine.LogSpectralDistance}')
+    assert found == 'metrics.lsd: is not switched on or off; add evaluate.metrics.lsd=true'
+
+
+def test_classes_are_known_while_overrides_are_checked(tmp_path, place, monkeypatch):
+    """The arguments of a class replaced are dropped, its own are accepted, whoever allows it."""
+    monkeypatch.syspath_prepend(place)
+    monkeypatch.setattr(config, 'ALLOWED_PREFIXES', list(config.ALLOWED_PREFIXES))
+    overrides = ['quantizer._target_=mycodec.FSQ', 'quantizer.levels=[3]', 'losses.logcosh.scale=3']
+    loss = 'losses.logcosh={_target_: mycodec.LogCosh, weight: 1.0}'
+    cfg = train.main.get_xp(
+        ['solver=compression/debug', loss, *overrides, 'allow_targets=[mycodec.]']
+    ).cfg
+    assert dict(cfg.quantizer) == {'_target_': 'mycodec.FSQ', 'dimension': 32, 'levels': [3]}
+    assert cfg.losses.logcosh.scale == 3
+    assert build_parts(cfg).model.cardinality == 3
