@@ -184,6 +184,7 @@ class AdversarialTrainer(PicklableModule):
         """
         _check_pair(fake, real)
         metrics = self._update(fake, real) if self.optimizer is not None and self._is_due() else {}
+        # Skipped updates count, too, so that the schedule stays aligned with the generator's.
         self.updates += 1
         if self.schedule is not None:
             advance(self.schedule)
