@@ -1,6 +1,6 @@
 .PHONY: install lint format types test test-all debug clean
 
-install:        ## a virtual environment with the package and the developers' tools
+install:        ## create .venv with the package and the development tools
 	python3 -m venv .venv && .venv/bin/pip install -e '.[dev]'
 
 lint:
@@ -14,7 +14,7 @@ format:
 types:
 	mypy
 
-test:           ## the fast ones; all: make test-all
+test:           ## fast tests only; all of them: make test-all
 	pytest -n auto
 
 test-all:

@@ -3,6 +3,8 @@ is imported.
 """
 
 import ast
+import collections
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +28,7 @@ FLOORS = [
 FACADES = {'utils.export': 'models'}
 # framework -> rooms that may use it
 FRAMEWORKS = {
-    'dora': {'solvers', 'train', 'run.launch', 'recipe.check'},  # launchers, Slurm's options
+    'dora': {'solvers', 'train', 'run.launch', 'recipe.check', 'recipe.experiment'},
     'flashy': {'solvers', 'train'},
     'hydra': {'utils.config', 'recipe'},
     'torchaudio': set(),
@@ -38,16 +40,24 @@ def room(path):
     return parts[0]
 
 
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
 def imported_names(path, tree):
-    """Absolute dotted names of all imports of a file, function-level and relative ones included."""
-    package = ('audiocodec', *path.relative_to(PACKAGE).parent.parts)
-    for node in ast.walk(tree):
+    """Absolute dotted names of all imports of a file, those inside functions included."""
+    return imported_from(path, ast.walk(tree))
+
+
+def imported_from(path, nodes):
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = '.'.join(package[: len(package) - node.level + 1]) if node.level else ''
-            module = '.'.join(part for part in (base, node.module or '') if part)
-            yield from (f'{module}.{alias.name}' for alias in node.names)
+            assert not node.level, f'{path}: imports are absolute'
+            for alias in node.names:
+                name = f'{node.module}.{alias.name}'
+                is_module = PACKAGE.parent.joinpath(*name.split('.')).with_suffix('.py').exists()
+                yield name if is_module else node.module
 
 
 def allowed_rooms(name):
@@ -105,3 +115,27 @@ def test_what_an_import_does_not_bring(module, absent):
         [sys.executable, '-c', code], capture_output=True, text=True, check=True
     ).stdout.strip()
     assert found == '[]'
+
+
+def test_a_folder_holds_at_most_twelve_files():
+    sizes = collections.Counter(path.parent for path in PACKAGE.rglob('*.py'))
+    assert {folder: size for folder, size in sizes.items() if size > 12} == {}
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """Imports inside functions are left out: `CompressionModel.get_pretrained` needs one."""
+    graph = {}
+    for path in SOURCES:
+        parts = ('audiocodec', *path.relative_to(PACKAGE).with_suffix('').parts)
+        if parts[-1] != '__init__':  # those only hand names on
+            tree = ast.parse(path.read_text())
+            late = [node for node in ast.walk(tree) if isinstance(node, FUNCTIONS)]
+            inside = {id(child) for node in late for child in ast.walk(node)}
+            nodes = [node for node in ast.walk(tree) if id(node) not in inside]
+            graph['.'.join(parts)] = set(imported_from(path, nodes))
+    modules = {
+        name: {target for target in found if target in graph} for name, found in graph.items()
+    }
+    order = graphlib.TopologicalSorter(modules)
+    order.prepare()  # raises CycleError with the files of a circle
+    assert order.is_active()

@@ -80,6 +80,6 @@ def test_it_runs_from_top_to_bottom(experiment, monkeypatch, tmp_path, capsys):
     assert (found['sounds']['decoded'] - found['sounds']['noise']).abs().max() > 0
     assert sorted(found['at_bandwidth']) == [1, 2, 4, 6]
     assert (
-        '16000 Hz, 2 channel(s), 100 frames a second of 6 tokens out of 16: 2.4 kbps'
+        '16000 Hz, 2 channel(s), 100 frames/s of 6 tokens out of 16: 2.4 kbps'
         in capsys.readouterr().out
     )

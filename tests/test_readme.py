@@ -115,7 +115,7 @@ def test_command(number, place):
         assert re.search(r'latency +13\.33 ms', done.stdout)
         assert '1.5 (2)' in done.stdout
         assert '24 (32)' in done.stdout
-    if 'make_manifest' in command:
+    if 'audiocodec manifest' in command:
         assert (place / 'manifests' / 'mine.jsonl.gz').exists()
     if 'optim.epochs=3' in command:
         assert 'resuming at epoch 3' in done.stderr

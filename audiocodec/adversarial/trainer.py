@@ -129,10 +129,6 @@ class AdversarialTrainer(PicklableModule):
             group['lr'] *= lr_ratio
         self.schedule = schedule(self.optimizer) if self.optimizer and schedule else None
 
-    def broadcast(self) -> None:
-        """Copy the discriminators of the first worker to all others; call once before training."""
-        distrib.broadcast_([*self.parameters(), *self.buffers()])
-
     def start_warmup(self) -> None:
         """Restart the count of updates, with a warm-up of new discriminators.
 

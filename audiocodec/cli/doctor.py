@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         write_bytes(Path(args.json), content.encode())
         print(f'\nreport: {args.json}')
     if args.clean:
-        kept = report.cleaned(args.exclude, args.fix_manifest)
+        kept = report.cleaned(args.exclude, fix=args.fix_manifest)
         save_manifest(kept, args.clean, relative=not args.absolute)
         excluded = len(report.files) - len(kept)
         print(f'\n{args.clean}: {summarize(kept)}; {excluded} files left out')

@@ -1,8 +1,7 @@
-"""Audio files: what they hold, reading a stretch of one by seeking, writing; and conversion of rate
-and channels.
+"""Audio files: metadata, reading with seeking, writing, conversion of sample rate and channels.
 
-Everything goes through soundfile (libsndfile): WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF. Whatever
-is wrong with a file comes out as one ValueError that names it.
+Everything goes through soundfile (libsndfile): WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF. Every
+problem with a file raises a ValueError that names it.
 """
 
 import math
@@ -23,19 +22,20 @@ from audiocodec.dsp.loudness import normalize
 from audiocodec.dsp.resample import resample, resampler
 
 EXTENSIONS = ('.wav', '.flac', '.ogg', '.oga', '.opus', '.mp3', '.aif', '.aiff')
-SAMPLE_RATES, MAX_CHANNELS = (1_000, 768_000), 64  # Hz; outside of these, the header is wrong
-LOUDEST = (
-    10.0  # absolute sample; beyond, they are not scaled to [-1, 1] (decoded loud music reaches 2)
-)
-_BLOCK = 2**20  # frames decoded at a time: a header may promise more than there is memory
-_MP3_REACH = (
-    12 * 1152
-)  # samples; a frame may use bits of those before it (511 bytes), which must then be decoded too
-_OGG_TAIL = 2 * 65307  # bytes: the two largest possible last pages
-_SYSTEM_ERROR = 2  # libsndfile's code for what the system refused: no space, no permission
+# Headers beyond these limits are taken as damaged.
+SAMPLE_RATES = (1_000, 768_000)  # Hz
+MAX_CHANNELS = 64
+# absolute sample value above which audio is not scaled to [-1, 1] (decoded loud music reaches 2)
+LOUDEST = 10.0
+_BLOCK = 2**20  # frames decoded at a time: a damaged header may claim more than fits in memory
+# samples to decode before the first one wanted: an MP3 frame may use up to 511 bytes of earlier
+# frames (the bit reservoir)
+_MP3_REACH = 12 * 1152
+_OGG_TAIL = 2 * 65307  # bytes: two pages of the largest size
+_SYSTEM_ERROR = 2  # libsndfile's code for errors of the system: no space, no permission
 
-# How each suffix is written: format, subtype and further options of soundfile. (LAME makes MP3 of
-# constant rate 5 % too quiet below 32 kHz.)
+# Format, subtype and further options of soundfile for each suffix. MP3 uses a variable bit rate:
+# LAME writes constant-rate MP3 5 % too quiet below 32 kHz.
 _WRITERS: dict[str, tuple[str, str, dict[str, float | str]]] = {
     '.wav': ('WAV', 'PCM_16', {}),
     '.flac': ('FLAC', 'PCM_16', {}),
@@ -46,7 +46,7 @@ _WRITERS: dict[str, tuple[str, str, dict[str, float | str]]] = {
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file holds: sample rate (Hz), frames (samples per channel) and channels."""
+    """Sample rate (Hz), frames (samples per channel) and channels of a file."""
 
     sample_rate: int
     frames: int
@@ -59,17 +59,18 @@ class AudioInfo:
 
 
 class _Silence:
-    """Nothing that C code prints reaches the standard error: libmpg123 comments on every seek into
-    an MP3.
+    """Suppresses what C code prints on standard error: libmpg123 warns at every seek in an MP3.
 
-    Only file descriptor 2 is turned away, and only while a file is being read. Safe with threads.
+    Redirects file descriptor 2 only, and only while a file is being read. Thread-safe.
     """
 
-    lock, depth, saved = threading.Lock(), 0, -1
+    lock = threading.Lock()
+    depth = 0
+    saved = -1
 
     @classmethod
     @contextmanager
-    def kept(cls) -> Iterator[None]:
+    def active(cls) -> Iterator[None]:
         with cls.lock:
             cls.depth += 1
             if cls.depth == 1:
@@ -78,7 +79,7 @@ class _Silence:
                     null = os.open(os.devnull, os.O_WRONLY)
                     os.dup2(null, 2)
                     os.close(null)
-                except OSError:  # no standard error to keep quiet
+                except OSError:  # standard error is closed
                     cls.saved = -1
         try:
             yield
@@ -92,35 +93,34 @@ class _Silence:
 
 
 class _Reader(soundfile.SoundFile):
-    """Goes on reading where the last read ended.
+    """Sound file that continues reading where the last read ended, without seeking.
 
-    soundfile seeks there after every read of a file that it takes for seekable, upon which an MP3
-    decoder lacks the bits that the next frames borrow from those before: noise at the beginning of
-    every block.
+    soundfile seeks to the end of the last read after every read of a seekable file. In an MP3 this
+    empties the bit reservoir, and every block would begin with noise.
     """
 
     def seekable(self) -> bool:
-        """No; `seek` works all the same."""
+        """Return False; `seek` works nevertheless."""
         return False
 
 
 @contextmanager
 def open_audio(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
-    """A file open for reading; whatever fails inside becomes a ValueError that names it."""
+    """Open a file for reading; errors of reading inside become a ValueError that names it."""
     path = os.fspath(path)
     if not os.path.isfile(path):
         raise ValueError(f'{path}: {"is not a file" if os.path.exists(path) else "no such file"}')
     try:
         name = _as_bytes(path)
-        with _Silence.kept(), _Reader(name) as file:
+        with _Silence.active(), _Reader(name) as file:
             low, high = SAMPLE_RATES
             if not low <= file.samplerate <= high:
                 raise ValueError(
-                    f'{path}: its header gives {file.samplerate} Hz; expected {low} to {high}'
+                    f'{path}: the header says {file.samplerate} Hz; expected {low} to {high}'
                 )
             if file.channels > MAX_CHANNELS:
                 raise ValueError(
-                    f'{path}: its header gives {file.channels} channels; expected at most '
+                    f'{path}: the header says {file.channels} channels; expected at most '
                     f'{MAX_CHANNELS}'
                 )
             yield file
@@ -128,20 +128,19 @@ def open_audio(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
         reason = (
             str(error).removeprefix(f'Error opening {name!r}: ').rstrip('.') or type(error).__name__
         )
-        if (
-            'not a regular file' in reason
-        ):  # libsndfile's word for an MP3 without a frame; it is a file, see above
+        # libsndfile reports an MP3 without frames in these words, although it is a regular file
+        if 'not a regular file' in reason:
             reason = 'Format not recognised'
         raise ValueError(f'{path}: cannot be read as audio: {reason}') from error
 
 
 def audio_info(path: str | os.PathLike[str], check_end: bool = False) -> AudioInfo:
-    """Sample rate, length and channels of a file.
+    """Return sample rate, length and channels of a file.
 
     Args:
         path: the file.
-        check_end: also read its last samples, and raise when a file is cut short. The length of an
-            MP3 without a length in its header is an estimate; with this it is measured.
+        check_end: also read the last samples, and raise if the file is truncated. The length of an
+            MP3 without a length in its header is an estimate; with this option it is measured.
 
     Raises:
         ValueError: no such file, not audio, empty, or (with `check_end`) truncated.
@@ -154,17 +153,15 @@ def audio_info(path: str | os.PathLike[str], check_end: bool = False) -> AudioIn
             file.seek(frames - 1)
             if len(decode(file, 1)) < 1:
                 raise ValueError(
-                    f'{os.fspath(path)}: is cut short: its header gives {frames} samples'
+                    f'{os.fspath(path)}: is truncated: the header says {frames} samples'
                 )
         if frames <= 0:
-            raise ValueError(f'{os.fspath(path)}: holds no samples')
+            raise ValueError(f'{os.fspath(path)}: contains no samples')
         return AudioInfo(file.samplerate, frames, file.channels)
 
 
 def _measured_frames(file: soundfile.SoundFile) -> int:
-    """Length of an MP3 by decoding its end or, when there is nothing where the end should be, all
-    of it.
-    """
+    """Measure the length of an MP3: decode its expected end or, if nothing is there, all of it."""
     position = max(0, file.frames - 2 * 1152)
     file.seek(position)
     found = len(decode(file, 4 * 1152))
@@ -179,46 +176,45 @@ def _measured_frames(file: soundfile.SoundFile) -> int:
 def read_audio(
     path: str | os.PathLike[str], start: int = 0, frames: int = -1
 ) -> tuple[torch.Tensor, int]:
-    """Read a stretch of a file by seeking: the samples are those of reading all of it and cutting.
+    """Read a segment of a file by seeking; bit-identical to slicing the whole file.
 
     Args:
         path: the file.
         start: first sample.
-        frames: number of samples; fewer come back where the file ends; -1 for all that follow.
+        frames: number of samples, fewer at the end of the file; -1 for the rest of the file.
 
     Returns:
         float32 [C, T] and the sample rate (Hz).
 
     Raises:
-        ValueError: no such file, not audio, cut short, or `start` at or behind its end.
+        ValueError: no such file, not audio, truncated, or `start` at or after its end.
     """
     with open_audio(path) as file:
         total = file.frames
         if not 0 <= start < total:
             raise ValueError(
-                f'{os.fspath(path)}: cannot read from sample {start}: it holds {total} samples'
+                f'{os.fspath(path)}: cannot read from sample {start}: it has {total} samples'
             )
-        return _read(
-            file, start, total - start if frames < 0 else min(frames, total - start)
-        ), file.samplerate
+        frames = total - start if frames < 0 else min(frames, total - start)
+        return _read(file, start, frames), file.samplerate
 
 
 def _read(file: soundfile.SoundFile, start: int, frames: int) -> torch.Tensor:
-    """Samples [start, start + frames) of an open file, float32 [C, T]."""
+    """Return samples [start, start + frames) of an open file, float32 [C, T]."""
     position = _decode_from(file, start)
     file.seek(position)
     data = decode(file, start - position + frames)[start - position :]
-    # the length of an MP3 may be an estimate; everything else has to hold what its header says
+    # the length of an MP3 may be an estimate; other files must contain what their header says
     if len(data) < frames and (file.format != 'MP3' or len(data) == 0):
         raise ValueError(
-            f'{os.fsdecode(file.name)}: is cut short: {len(data)} of {frames} samples from sample '
+            f'{os.fsdecode(file.name)}: is truncated: {len(data)} of {frames} samples from sample '
             f'{start}'
         )
     return torch.from_numpy(data.T.copy())
 
 
 def decode(file: soundfile.SoundFile, frames: int) -> np.ndarray:
-    """The next frames of an open file, float32 [T, C], as many as there are."""
+    """Decode the next frames of an open file, float32 [T, C]; fewer at its end."""
     blocks = [file.read(min(frames, _BLOCK), dtype='float32', always_2d=True)]
     left = frames - len(blocks[0])
     while left > 0 and len(blocks[-1]):
@@ -228,26 +224,23 @@ def decode(file: soundfile.SoundFile, frames: int) -> np.ndarray:
 
 
 def _decode_from(file: soundfile.SoundFile, start: int) -> int:
-    """Where to begin decoding so that the sample at `start` comes out as in reading from the
-    beginning.
-    """
+    """Return where to begin decoding so that `start` decodes as in reading from the beginning."""
     if file.format == 'MP3':
         return max(0, start - _MP3_REACH)
     if file.format == 'OGG' and file.subtype == 'VORBIS' and start > 0:
-        # libvorbisfile counts the samples of the last page back from its end, wrongly so when the
-        # encoder trimmed it: a seek into the last page lands some hundred samples off. Enter from
-        # the page before.
+        # libvorbisfile counts the samples of the last page back from its end, which is wrong when
+        # the encoder trimmed it: a seek into the last page lands a few hundred samples off. Start
+        # in the page before.
         last_page = file.frames - _ogg_last_page(file.name)
         return max(0, min(start, last_page - 1))
     return start
 
 
 def _ogg_last_page(path: str | bytes) -> int:
-    """Number of samples in the last page of an OGG stream; a very large number when all of it is
-    one page.
+    """Return the number of samples in the last page of an OGG stream; 2^62 if it is the only page.
 
-    An OGG page (RFC 3533, section 6) begins with 'OggS', version 0, flags, the 64-bit count of
-    samples at its end (-1: no packet ends in it) and the 32-bit number of its stream.
+    An OGG page (RFC 3533, section 6) begins with 'OggS', version 0, flags, the 64-bit position in
+    samples of its end (-1: no packet ends in it) and the 32-bit number of its stream.
     """
     with open(path, 'rb') as file:
         size = file.seek(0, os.SEEK_END)
@@ -273,19 +266,18 @@ def read_segment(
     sample_rate: int,
     channels: int | None = None,
 ) -> torch.Tensor:
-    """A stretch of a file at another sample rate and number of channels, without converting the
-    rest of it.
+    """Read a segment of a file and convert its sample rate and channels.
 
-    The result is that of converting the whole file and cutting: the resampling filter sees the
-    samples around the stretch.
+    The result equals converting the whole file and slicing: the resampling filter sees the samples
+    around the segment.
 
     Args:
         path: the file.
         start: first sample, counted at `sample_rate`.
-        frames: number of samples at `sample_rate`; fewer come back where the file ends; -1 for all
-            that follow.
-        sample_rate: of the result (Hz).
-        channels: of the result; None to keep the file's.
+        frames: number of samples at `sample_rate`, fewer at the end of the file; -1 for the rest
+            of the file.
+        sample_rate: sample rate of the result (Hz).
+        channels: channels of the result; None to keep those of the file.
 
     Returns:
         float32 [C, T], T <= frames.
@@ -309,40 +301,38 @@ def read_segment(
         frames = min(frames, filters.length(first + wav.shape[-1]) - start)
         if frames <= 0:
             raise ValueError(
-                f'{os.fspath(path)}: is cut short: it ends before {start / sample_rate:.2f} s'
+                f'{os.fspath(path)}: is truncated: it ends before {start / sample_rate:.2f} s'
             )
     if channels == 1:
-        wav = convert_channels(wav, 1)  # here, and not behind the filter: less to filter
+        wav = convert_channels(wav, 1)  # before the filter: fewer channels to filter
     wav = filters.segment(wav, start, frames)
     return wav if channels is None else convert_channels(wav, channels)
 
 
 def check_samples(wav: torch.Tensor, path: str | os.PathLike[str]) -> None:
-    """Raise a ValueError that names the file when its samples cannot be trained on: NaN, Inf, or
-    not in [-1, 1].
-    """
+    """Raise a ValueError that names the file if samples are NaN, Inf, or far outside [-1, 1]."""
     loudest = wav.abs().max().item() if wav.numel() else 0.0
-    if not loudest <= LOUDEST:
+    if not loudest <= LOUDEST:  # written so that NaN fails too
         what = (
             f'a sample of {loudest:.4g}; expected -1 to 1'
             if math.isfinite(loudest)
             else 'NaN or Inf'
         )
-        raise ValueError(f'{os.fspath(path)}: holds {what}')
+        raise ValueError(f'{os.fspath(path)}: contains {what}')
 
 
 def convert_channels(wav: torch.Tensor, channels: int) -> torch.Tensor:
-    """Mono by averaging the channels, or mono repeated on every channel.
+    """Average all channels to mono, or repeat mono on every channel.
 
     Args:
         wav: [..., C, T].
-        channels: of the result.
+        channels: channels of the result.
 
     Returns:
         [..., channels, T].
 
     Raises:
-        ValueError: neither side is mono and the numbers differ: there is no one way to do it.
+        ValueError: the numbers differ and neither is 1: no conversion is the obvious one.
     """
     current = wav.shape[-2]
     if current == channels:
@@ -351,7 +341,9 @@ def convert_channels(wav: torch.Tensor, channels: int) -> torch.Tensor:
         return wav.mean(-2, keepdim=True)
     if current == 1 and channels > 1:
         return wav.repeat(*[1] * (wav.dim() - 2), channels, 1)
-    raise ValueError(f'cannot make {channels} channels of {current}: only to and from mono')
+    raise ValueError(
+        f'cannot convert {current} channels to {channels}: only to and from mono is supported'
+    )
 
 
 def convert_audio(wav: torch.Tensor, from_rate: int, to_rate: int, channels: int) -> torch.Tensor:
@@ -359,9 +351,9 @@ def convert_audio(wav: torch.Tensor, from_rate: int, to_rate: int, channels: int
 
     Args:
         wav: [..., C, T] at `from_rate` (Hz).
-        from_rate: of `wav`.
-        to_rate: of the result.
-        channels: of the result.
+        from_rate: sample rate of `wav`.
+        to_rate: sample rate of the result.
+        channels: channels of the result.
 
     Returns:
         [..., channels, T * to_rate // from_rate].
@@ -378,12 +370,12 @@ def write_audio(
     strategy: str = 'clip',
     headroom_db: float | None = None,
 ) -> Path:
-    """Write a file, whole or not at all, in the format that its suffix names.
+    """Write an audio file atomically, in the format of its suffix.
 
-    WAV and FLAC are written with 16 bits, OGG as Vorbis, MP3 at the best variable rate.
+    WAV and FLAC are written with 16 bits, OGG as Vorbis, MP3 at the best variable bit rate.
 
     Args:
-        path: ends in .wav, .flac, .ogg or .mp3; missing folders are made.
+        path: ends in .wav, .flac, .ogg or .mp3; missing folders are created.
         wav: [C, T] or [T], floating point, on any device.
         sample_rate: in Hz.
         strategy: level, see `loudness.normalize`: clip, peak, rms, loudness or none.
@@ -393,14 +385,14 @@ def write_audio(
         The path written.
 
     Raises:
-        ValueError: unknown suffix or strategy, wrong shape, NaN or Inf, a rate or channels that the
-            format cannot hold.
-        OSError: the disk is full, the folder not writable.
+        ValueError: unknown suffix or strategy, wrong shape, NaN or Inf, or a sample rate or number
+            of channels that the format does not support.
+        OSError: the disk is full or the folder is not writable.
     """
     path = Path(path)
     if path.suffix.lower() not in _WRITERS:
         raise ValueError(
-            f'{path}: cannot write {path.suffix or "a file without suffix"}; '
+            f'{path}: cannot write {path.suffix or "a file without a suffix"}; '
             f'use one of {", ".join(_WRITERS)}'
         )
     wav = wav.detach().float().cpu()
@@ -410,21 +402,20 @@ def write_audio(
             f'{path}: expected audio of shape [channels, samples], got {list(wav.shape)}'
         )
     if not wav.isfinite().all():
-        raise ValueError(f'{path}: the audio to write holds NaN or Inf')
+        raise ValueError(f'{path}: the audio to write contains NaN or Inf')
     data = normalize(wav, sample_rate, strategy, headroom_db).T.contiguous().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         with _created(path, temporary, sample_rate, len(wav)) as file:
-            for begin in range(
-                0, len(data), 2**16
-            ):  # libvorbis puts on the stack what it gets in one piece
+            # in pieces: libvorbis copies what it gets in one call to the stack
+            for begin in range(0, len(data), 2**16):
                 file.write(data[begin : begin + 2**16])
         os.replace(temporary, path)
     except RuntimeError as error:  # libsndfile does not say why
         free = shutil.disk_usage(path.parent).free / 1e6
         raise OSError(
-            f'{path}: could not be written ({free:.1f} MB free there): {error}'
+            f'{path}: could not be written ({free:.1f} MB free on the disk): {error}'
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -432,7 +423,7 @@ def write_audio(
 
 
 def _created(path: Path, temporary: Path, sample_rate: int, channels: int) -> soundfile.SoundFile:
-    """A new file at `temporary`, in the format of the suffix of `path`."""
+    """Create a file at `temporary`, in the format of the suffix of `path`."""
     name, subtype, options = _WRITERS[path.suffix.lower()]
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f'{path.parent}: is not writable')
@@ -444,10 +435,10 @@ def _created(path: Path, temporary: Path, sample_rate: int, channels: int) -> so
         if error.code == _SYSTEM_ERROR:
             raise
         raise ValueError(
-            f'{path}: {name} cannot hold {channels} channels at {sample_rate} Hz'
+            f'{path}: {name} does not support {channels} channels at {sample_rate} Hz'
         ) from error
 
 
 def _as_bytes(path: str | os.PathLike[str]) -> str | bytes:
-    """The name of a file for libsndfile; where it need not be text, its bytes."""
+    """Return a path for libsndfile: bytes on POSIX, where names need not be valid text."""
     return os.fsencode(path) if os.name == 'posix' else os.fspath(path)

@@ -1,6 +1,4 @@
-"""Files that cannot be read while a loader runs: each named once, counted, and a run with too many
-of them stopped.
-"""
+"""Unreadable files during training: counted, each logged once, and an error if there are many."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,62 +11,59 @@ from audiocodec.utils import distrib
 logger = logging.getLogger(__name__)
 
 MAX_FRACTION = 0.01
-_GRACE = (
-    10  # bad files that never stop a run, however few the others: one among twenty is no reason
-)
-_NAMED = 5  # in the error
+_GRACE = 10  # bad files that never stop a run: one of twenty is not a reason to stop
+_NAMED = 5  # files named in the error
 
 
 class BadFiles:
-    """Counts what a loader skipped, one pass over the data (an epoch) at a time.
+    """Counter of the files that a loader skipped in a pass over the data (an epoch).
 
-    Every draw of an unreadable file is stood in for by another draw (see `dataset.AudioDataset`). A
-    pass is given up when more than `max_fraction` of its draws so far were of unreadable files, and
-    these are more than ten files.
+    Every unreadable file is replaced by another random file (see `dataset.AudioDataset`). A pass
+    fails when more than `max_fraction` of its draws so far hit unreadable files, and these are more
+    than ten files.
 
-    Each worker (rank) judges by its own draws, a fair sample of all, so that nothing needs to be
-    communicated when one gives up. `sync` puts the workers' counts together, and each file's name
-    into the first one's log.
+    Each worker (rank) decides by its own draws, which are a fair sample of all draws, so that a
+    failing worker need not communicate. `sync` adds up the counts of all workers, and logs the
+    files of all of them on the first.
 
     Args:
-        max_fraction: share of the draws, 0 to 1. At 1 a run is never stopped, at 0 by the first bad
-            file.
-        named: files that were named already; several loaders that share it name a file once.
+        max_fraction: fraction of the draws, in [0, 1]. 1 never stops a run, 0 stops it at the first
+            bad file.
+        named: files that are already in the log; loaders that share this set log a file once.
 
     Raises:
-        ValueError: if `max_fraction` is not from 0 to 1.
+        ValueError: if `max_fraction` is not in [0, 1].
     """
 
     def __init__(self, max_fraction: float = MAX_FRACTION, named: set[str] | None = None) -> None:
         if not 0 <= max_fraction <= 1:
             raise ValueError(
-                f'max_bad_fraction={max_fraction}: expected a share of the draws, 0 to 1'
+                f'max_bad_fraction={max_fraction}: expected a fraction of the draws in [0, 1]'
             )
         self.max_fraction = max_fraction
         self._named = set() if named is None else named
         self.start_pass()
 
     def start_pass(self) -> None:
-        """Count from zero; what was named before is not named again."""
-        self._shared, self._own = _Counts(), _Counts()
+        """Reset the counts; files that were logged before are not logged again."""
+        self._shared = _Counts()  # of all workers, up to the last `sync`
+        self._own = _Counts()  # of this worker, since then
 
     def update(self, infos: Sequence[SegmentInfo]) -> None:
         """Count a batch.
 
         Raises:
-            ValueError: too many files cannot be read; lists some, with the reasons.
+            ValueError: too many files cannot be read; lists some of them with the reasons.
         """
         skipped = [one for info in infos for one in info.skipped]
         self._own.add(len(infos), skipped)
         for path, reason in skipped:
             self._name(path, reason)
         if skipped:
-            self._judge()
+            self._check_limit()
 
     def sync(self) -> None:
-        """Put the counts of all workers together; every worker must call it (before `metrics`, or
-        saving state).
-        """
+        """Add up the counts of all workers. Collective; call it before saving state."""
         for counts in distrib.all_gather_object(self._own):
             self._shared.merge(counts)
         self._own = _Counts()
@@ -77,25 +72,22 @@ class BadFiles:
                 self._name(path, reason)
 
     def metrics(self) -> dict[str, float]:
-        """Number of different files skipped in this pass, over all workers; every worker must call
-        it.
-        """
+        """Return the number of distinct files skipped in this pass by all workers. Collective."""
         self.sync()
         return {'skipped_files': float(len(self._shared.files))}
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts of this pass: those of all workers at the latest `sync`, and this worker's
-        since then.
-        """
+        """Return the counts of this pass: all workers' at the last `sync`, and this one's since."""
         return {'shared': self._shared.state_dict(), 'own': self._own.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` gave: go on in the middle of a pass."""
-        self._shared, self._own = _Counts.of(state['shared']), _Counts.of(state['own'])
+        """Restore the counts, to continue in the middle of a pass."""
+        self._shared = _Counts.of(state['shared'])
+        self._own = _Counts.of(state['own'])
 
     @staticmethod
     def merge(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The state of one worker that had all the draws of several."""
+        """Merge the states of several workers into that of one with all their draws."""
         own = _Counts()
         for state in states:
             own.merge(_Counts.of(state['own']))
@@ -106,23 +98,25 @@ class BadFiles:
             self._named.add(path)
             logger.warning('Skipped: %s', printable(reason))
 
-    def _judge(self) -> None:
+    def _check_limit(self) -> None:
         files = {**self._shared.files, **self._own.files}
-        bad, draws = self._shared.bad + self._own.bad, self._shared.draws + self._own.draws
-        if len(files) <= (_GRACE if self.max_fraction else 0) or bad <= self.max_fraction * draws:
+        bad = self._shared.bad + self._own.bad
+        draws = self._shared.draws + self._own.draws
+        grace = _GRACE if self.max_fraction else 0
+        if len(files) <= grace or bad <= self.max_fraction * draws:
             return
         reasons = '\n'.join(f'  {reason}' for _, reason in list(files.values())[:_NAMED])
         raise ValueError(
-            f'{bad} of {draws} draws ({bad / draws:.1%}) met a file that cannot be read '
-            f'({len(files)} different ones), '
+            f'{bad} of {draws} draws ({bad / draws:.1%}) hit unreadable files '
+            f'({len(files)} distinct files), '
             f'more than dataset.max_bad_fraction={self.max_fraction:g}. Among them:\n{reasons}\n'
-            'audiocodec doctor SOURCE --clean OUT.jsonl.gz finds them all, and writes a manifest '
-            'of the others.'
+            'Run audiocodec doctor SOURCE --clean OUT.jsonl.gz to find them all and write a '
+            'manifest of the others'
         )
 
 
 class _Counts:
-    """Draws, and for every file skipped how often and why."""
+    """Number of draws, and for every skipped file how often and why."""
 
     def __init__(self) -> None:
         self.draws = 0
@@ -130,17 +124,17 @@ class _Counts:
 
     @property
     def bad(self) -> int:
-        """Draws of unreadable files."""
+        """Number of draws that hit unreadable files."""
         return sum(times for times, _ in self.files.values())
 
     def add(self, items: int, skipped: Sequence[Skipped]) -> None:
-        """Count some items and what was skipped for them."""
+        """Count items, and the files skipped for them."""
         self.draws += items + len(skipped)
         for path, reason in skipped:
             self.files[path] = (self.files.get(path, (0, ''))[0] + 1, reason)
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts, in lists and dicts."""
+        """Return the counts as lists and dicts."""
         return {
             'draws': self.draws,
             'files': {path: list(count) for path, count in self.files.items()},
@@ -148,7 +142,7 @@ class _Counts:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> '_Counts':
-        """What `state_dict` gave."""
+        """Restore counts from a `state_dict`."""
         counts = cls()
         counts.draws = state['draws']
         counts.files = {path: (times, why) for path, (times, why) in state['files'].items()}

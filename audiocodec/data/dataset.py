@@ -1,5 +1,6 @@
-"""Datasets of audio segments. An item is a function of (seed, epoch, index) and the list of files,
-of nothing else.
+"""Datasets of audio segments.
+
+An item depends only on (seed, epoch, index) and the list of files.
 """
 
 import logging
@@ -22,12 +23,12 @@ from audiocodec.data.shards import check_shards, is_address, read_stored
 logger = logging.getLogger(__name__)
 
 _MASK = (1 << 63) - 1
-_MAX_DRAWS = 100  # files tried for one item before the data counts as broken
-_ITEM, _PERMUTATION = 0, 1  # purposes of random draws
+_MAX_DRAWS = 100  # files tried for one item before giving up
+_ITEM, _PERMUTATION = 0, 1  # part of the seed: keeps the two random streams independent
 
 
 class Skipped(NamedTuple):
-    """A file that could not be read, and why, in a sentence that names it."""
+    """A file that could not be read, and the reason, as a sentence that names it."""
 
     path: str
     reason: str
@@ -35,17 +36,17 @@ class Skipped(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SegmentInfo:
-    """Where an item comes from.
+    """Origin of an item.
 
     Attributes:
-        meta: its file.
-        seek_time: where in the file it begins, in seconds.
-        n_frames: true length in samples at `sample_rate`, padding excluded.
-        total_frames: length in samples, padding included.
-        sample_rate: of the item (Hz).
-        channels: of the item.
-        epoch: of the draw; 0 for sets that do not change from epoch to epoch.
-        index: of the item in its epoch: distinct over all workers.
+        meta: manifest entry of its file.
+        seek_time: start of the segment in the file, in seconds.
+        n_frames: length in samples at `sample_rate`, without padding.
+        total_frames: length in samples, with padding.
+        sample_rate: sample rate of the item (Hz).
+        channels: number of channels of the item.
+        epoch: epoch of the draw; 0 for datasets that do not change from epoch to epoch.
+        index: index of the item in its epoch, unique across workers.
         skipped: unreadable files drawn before this one, see `bad_files.BadFiles`.
     """
 
@@ -65,8 +66,10 @@ Batch = torch.Tensor | tuple[torch.Tensor, list[SegmentInfo]]
 
 
 class FileTable(Sequence[AudioMeta]):
-    """A list of files in a few arrays: some 60 bytes and the path each, shared between processes,
-    never copied.
+    """List of files stored in a few arrays: about 60 bytes per file, plus its path.
+
+    Loader processes share the arrays. A list of objects would be copied page by page, because
+    reading an object writes its reference count.
     """
 
     def __init__(self, metas: Sequence[AudioMeta]) -> None:
@@ -93,7 +96,8 @@ class FileTable(Sequence[AudioMeta]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         begin = int(self._ends[index - 1]) if index else 0
-        weight, amplitude = float(self.weight[index]), float(self._amplitude[index])
+        weight = float(self.weight[index])
+        amplitude = float(self._amplitude[index])
         return AudioMeta(
             os.fsdecode(self._paths[begin : int(self._ends[index])].tobytes()),
             float(self.duration[index]),
@@ -106,42 +110,43 @@ class FileTable(Sequence[AudioMeta]):
 
 
 class AudioDataset(Dataset[torch.Tensor | Sample]):
-    """Segments drawn at random from files, or whole files.
+    """Dataset of segments drawn at random from files, or of whole files.
 
-    With a `segment_duration`, item `index` draws a file with chance proportional to duration x
-    weight and an offset in it, uniformly such that at least `min_segment_ratio` of the segment is
-    audio; the rest is padded with zeros, and `SegmentInfo.n_frames` tells the true length. Files
-    too short for that are left out, unless all are. Without it, item `index` is a whole file.
+    With `segment_duration`, item `index` is a random segment of a random file. The probability of
+    a file is proportional to duration x weight. The offset is uniform over the positions where at
+    least `min_segment_ratio` of the segment is audio; the rest is padded with zeros, and
+    `SegmentInfo.n_frames` is the length without padding. Files too short for that are left out,
+    unless all of them are. Without `segment_duration`, item `index` is a whole file.
 
-    Another draw stands in for a file that cannot be read, for whole files too: sets keep their
-    number of items, and no other item changes. `SegmentInfo.skipped` names such files.
+    An unreadable file is replaced by another random file, also when items are whole files. The
+    number of items stays the same, and no other item changes. `SegmentInfo.skipped` names the
+    unreadable files.
 
-    Items are addressed by `index` (in the epoch given to `set_epoch`) or by `(epoch, index)`, which
-    needs no state and is how loader processes get them. Sets with `shuffle=False` do not depend on
-    the epoch.
+    Items are addressed by `index` (in the epoch given to `set_epoch`) or by `(epoch, index)`.
+    Loader processes use the second form, which needs no state. Datasets with `shuffle=False` do
+    not depend on the epoch.
 
     Args:
         meta: the files (see `index.load_source`).
-        sample_rate: of the items (Hz); files are resampled.
-        channels: of the items; mono is made by averaging, and repeated for more channels.
+        sample_rate: sample rate of the items (Hz); files are resampled.
+        channels: channels of the items; down-mixed to mono by averaging, or mono repeated.
         segment_duration: seconds; None for whole files.
-        num_samples: items per epoch; None for the number of files. Of whole files, at most that
-            many are taken, evenly spaced in the list.
-        shuffle: draw anew in every epoch.
-        permutation_on_files: go through all files in random order, epoch after epoch, before any
-            comes again. Needs `sample_on_duration=False` and `sample_on_weight=False`.
+        num_samples: items per epoch; None for the number of files. With whole files, at most this
+            many files are used, evenly spaced in the list.
+        shuffle: draw new segments in every epoch.
+        permutation_on_files: go through all files in random order before repeating any, across
+            epochs. Needs `sample_on_duration=False` and `sample_on_weight=False`.
         min_segment_ratio: see above.
-        sample_on_duration: chance proportional to duration; otherwise all files alike.
-        sample_on_weight: chance proportional to the manifest's weight.
+        sample_on_duration: draw files in proportion to their duration; otherwise uniformly.
+        sample_on_weight: draw files in proportion to their weight in the manifest.
         min_audio_duration: seconds; shorter files are left out.
         max_audio_duration: seconds; longer files are left out.
-        pad: pad items to the segment's length; otherwise they are only padded to the longest of
-            their batch.
-        return_info: items are (wav, SegmentInfo) instead of wav.
-        seed: of all draws.
+        pad: pad items to the segment length; otherwise only to the longest item of the batch.
+        return_info: return (wav, SegmentInfo) instead of wav.
+        seed: seed of all random draws.
 
     Raises:
-        ValueError: arguments that contradict each other, or no file left.
+        ValueError: the arguments contradict each other, or no file is left.
     """
 
     def __init__(
@@ -167,44 +172,48 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
                 f'segment_duration={segment_duration}: expected seconds, or null for whole files'
             )
         if not 0 <= min_segment_ratio <= 1:
-            raise ValueError(f'min_segment_ratio={min_segment_ratio}: expected 0 to 1')
+            raise ValueError(
+                f'min_segment_ratio={min_segment_ratio}: expected a fraction in [0, 1]'
+            )
         if num_samples is not None and num_samples < 1:
             raise ValueError(
                 f'num_samples={num_samples}: expected at least 1, or null for the number of files'
             )
         if permutation_on_files and (sample_on_duration or sample_on_weight):
             raise ValueError(
-                'permutation_on_files=true takes every file equally often: '
+                'permutation_on_files=true uses every file equally often: '
                 'set sample_on_duration=false and sample_on_weight=false'
             )
-        self.sample_rate, self.channels, self.pad, self.return_info = (
-            sample_rate,
-            channels,
-            pad,
-            return_info,
-        )
-        self.segment_duration, self.min_segment_ratio = segment_duration, min_segment_ratio
-        self.shuffle, self.permutation_on_files = shuffle, permutation_on_files
-        self.sample_on_duration, self.sample_on_weight = sample_on_duration, sample_on_weight
-        self.seed, self.epoch = seed, 0
+        self.sample_rate = sample_rate
+        self.channels = channels
+        self.segment_duration = segment_duration
+        self.min_segment_ratio = min_segment_ratio
+        self.shuffle = shuffle
+        self.permutation_on_files = permutation_on_files
+        self.sample_on_duration = sample_on_duration
+        self.sample_on_weight = sample_on_weight
+        self.pad = pad
+        self.return_info = return_info
+        self.seed = seed
+        self.epoch = 0
         check_shards((one.path for one in meta), sample_rate, channels)
         self.files = FileTable(self._usable(meta, min_audio_duration, max_audio_duration))
         self.num_samples = len(self.files) if num_samples is None else num_samples
         if segment_duration is None:
             self.num_samples = min(self.num_samples, len(self.files))
-        self._chances = self._cumulative_chances()
+        self._cumulative_weights = self._sum_weights()
         self._reported: set[str] = set()
 
     def _usable(
         self, metas: Sequence[AudioMeta], shortest: float | None, longest: float | None
     ) -> list[AudioMeta]:
-        """The files to draw from."""
+        """Return the files to draw from."""
         low = 0.0 if shortest is None else shortest
         high = math.inf if longest is None else longest
         kept = [meta for meta in metas if meta.duration > 0 and low <= meta.duration <= high]
         if not kept:
             raise ValueError(
-                f'no file to draw from: none of {len(metas)} lasts {low} to {high} s '
+                f'no file to draw from: none of {len(metas)} files is {low} to {high} s long '
                 '(min_audio_duration, max_audio_duration)'
             )
         if self.segment_duration is not None:
@@ -212,30 +221,30 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
             kept = [meta for meta in kept if meta.duration >= needed] or kept
         if len(kept) < 0.9 * len(metas):
             logger.warning(
-                '%d of %d files are too short or too long to draw from, and left out.',
+                '%d of %d files are left out: too short or too long',
                 len(metas) - len(kept),
                 len(metas),
             )
         return kept
 
-    def _cumulative_chances(self) -> np.ndarray | None:
-        """Running sum of the files' chances; None when all are alike."""
+    def _sum_weights(self) -> np.ndarray | None:
+        """Return the cumulative sampling weights of the files; None for uniform sampling."""
         if not (self.sample_on_duration or self.sample_on_weight):
             return None
-        chances = np.ones(len(self.files))
+        weights = np.ones(len(self.files))
         if self.sample_on_duration:
-            chances *= self.files.duration
+            weights *= self.files.duration
         if self.sample_on_weight:
-            chances *= np.nan_to_num(self.files.weight, nan=1.0)
-        if not chances.sum() > 0:
+            weights *= np.nan_to_num(self.files.weight, nan=1.0)
+        if not weights.sum() > 0:
             raise ValueError('no file to draw from: every weight is 0')
-        return np.cumsum(chances)
+        return np.cumsum(weights)
 
     def __len__(self) -> int:
         return self.num_samples
 
     def set_epoch(self, epoch: int) -> None:
-        """Epoch of the items addressed by a bare index."""
+        """Set the epoch of items addressed by a bare index."""
         self.epoch = epoch
 
     def __getitem__(self, key: int | tuple[int, int]) -> torch.Tensor | Sample:
@@ -269,14 +278,14 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
                 tuple(skipped),
             )
         raise ValueError(
-            f'{_MAX_DRAWS} files drawn in a row cannot be read; the last: {skipped[-1].reason} '
+            f'{_MAX_DRAWS} files in a row cannot be read; the last: {skipped[-1].reason} '
             '(audiocodec doctor finds the others)'
         )
 
     def _draw(
         self, rng: np.random.Generator, epoch: int, index: int, draw: int
     ) -> tuple[AudioMeta, int, int]:
-        """A file, and the first sample and number of samples to read from it (-1: all)."""
+        """Draw a file, and the first sample and number of samples to read from it (-1: all)."""
         if self.segment_duration is None:
             place = (
                 index * len(self.files) // len(self)
@@ -286,20 +295,24 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
             return self.files[place], 0, -1
         frames = round(self.segment_duration * self.sample_rate)
         meta = self.files[self._draw_file(rng, epoch, index, draw)]
+        # 1e-6: a duration in seconds, times the rate, may fall just below a whole number of samples
         length = int(meta.duration * self.sample_rate + 1e-6)
         latest = max(0, length - math.ceil(frames * self.min_segment_ratio))
         return meta, int(rng.random() * (latest + 1)), frames
 
     def _draw_file(self, rng: np.random.Generator, epoch: int, index: int, draw: int) -> int:
-        """Index of a file. Draws after the first stand in for an unreadable file, and are not part
-        of a permutation.
+        """Draw the index of a file.
+
+        Draws after the first replace an unreadable file and are not part of a permutation.
         """
         if self.permutation_on_files and draw == 0:
-            turn, place = divmod(epoch * len(self) + index, len(self.files))
-            return int(_permutation(len(self.files), self.seed & _MASK, turn)[place])
-        if self._chances is None:
+            pass_number, place = divmod(epoch * len(self) + index, len(self.files))
+            return int(_permutation(len(self.files), self.seed & _MASK, pass_number)[place])
+        # min(): rounding may land exactly on the end of the last interval
+        if self._cumulative_weights is None:
             return min(int(rng.random() * len(self.files)), len(self.files) - 1)
-        where = np.searchsorted(self._chances, rng.random() * self._chances[-1], side='right')
+        target = rng.random() * self._cumulative_weights[-1]
+        where = np.searchsorted(self._cumulative_weights, target, side='right')
         return min(int(where), len(self.files) - 1)
 
     def _read(self, path: str, start: int, frames: int) -> torch.Tensor:
@@ -319,10 +332,10 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
                 logger.warning('Skipped: %s', printable(reason))
 
     def collate(self, samples: Sequence[torch.Tensor | Sample]) -> Batch:
-        """Make a batch of items, padded with zeros to the longest.
+        """Collate items into a batch, padded with zeros to the longest.
 
         Returns:
-            wav [B, C, T], or with `return_info` (wav, list of B SegmentInfo whose `total_frames` is
+            wav [B, C, T], or with `return_info` (wav, list of B SegmentInfo with `total_frames`
             T).
         """
         wavs = [sample if isinstance(sample, torch.Tensor) else sample[0] for sample in samples]
@@ -338,6 +351,6 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
 
 
 @lru_cache(4)
-def _permutation(files: int, seed: int, turn: int) -> np.ndarray:
-    """Order of the files in turn number `turn`."""
-    return np.random.default_rng((seed, _PERMUTATION, turn)).permutation(files)
+def _permutation(files: int, seed: int, pass_number: int) -> np.ndarray:
+    """Return the order of the files in one pass over all of them."""
+    return np.random.default_rng((seed, _PERMUTATION, pass_number)).permutation(files)

@@ -1,8 +1,7 @@
-"""From what a user types as a data source - a manifest, a folder, an audio file - to a list of
-audio files.
+"""Data sources: turns a manifest, a folder or an audio file into a list of audio files.
 
-A folder is indexed on first use. What was found is kept in the user's cache folder, file by file
-with size and time of modification, so that the next use reads only the files that changed.
+A folder is indexed on first use. The index is kept in the user's cache folder, with size and
+modification time of each file, so that the next use reads only files that changed.
 """
 
 import gzip
@@ -28,34 +27,33 @@ from audiocodec.utils.files import write_bytes
 logger = logging.getLogger(__name__)
 
 SPLITS = ('train', 'valid', 'evaluate', 'generate')
-# names of sub-folders that hold a split, and the split that stands in when there is none
+# names of the sub-folders of each split, and the split used instead if there is none of them
 _SPLIT_FOLDERS = {
     'train': (('train', 'training'), None),
     'valid': (('valid', 'validation', 'val', 'dev'), 'evaluate'),
     'evaluate': (('evaluate', 'eval', 'test'), 'valid'),
     'generate': (('generate',), 'evaluate'),
 }
-_MANIFESTS = (
-    'data.jsonl',
-    'data.jsonl.gz',
-)  # inside a folder, these stand for it (AudioCraft's convention)
+# manifest names: a folder with one of these is read from it (AudioCraft's convention)
+_MANIFESTS = ('data.jsonl', 'data.jsonl.gz')
 _CACHE_VERSION = 1
 _NAMED = 20  # left-out files named in a warning
 
-# relative path -> [size, mtime in ns, manifest entry, or the reason why there is none]
+# relative path -> [size, mtime in ns, manifest entry or the reason (str) why it is unusable]
 _Entries = dict[str, list[Any]]
 
 
 def load_source(source: str | os.PathLike[str], **options: Any) -> list[AudioMeta]:
-    """The files of a data source.
+    """Return the files of a data source.
 
     Args:
-        source: a manifest (see `manifest`); a folder, which stands for the data.jsonl or
-            data.jsonl.gz in it, or else is indexed; or one audio file.
-        **options: of `index_folder`.
+        source: a manifest (see `manifest`); a folder, read from the data.jsonl or data.jsonl.gz in
+            it, otherwise indexed; or one audio file.
+        **options: options of `index_folder`.
 
     Raises:
-        ValueError: it does not exist, is empty or wrong; names the path and what is accepted.
+        ValueError: the source does not exist, is empty or invalid; names the path and what is
+            accepted.
     """
     path = Path(source).expanduser()
     if not path.exists():
@@ -70,23 +68,21 @@ def load_source(source: str | os.PathLike[str], **options: Any) -> list[AudioMet
 
 
 def manifest_of(path: Path) -> Path | None:
-    """The manifest that a data source is or holds; None for audio: a folder without one, or a file
-    with its suffix.
-    """
+    """Return the manifest of a data source; None for an audio file or a folder without manifest."""
     if path.is_dir():
         return next((path / name for name in _MANIFESTS if (path / name).is_file()), None)
     return None if path.suffix.lower() in EXTENSIONS else path
 
 
 def probe(path: Path, amplitude: bool = False) -> AudioMeta:
-    """The manifest entry of one audio file, its end included.
+    """Return the manifest entry of one audio file, after checking its end.
 
     Args:
         path: the file.
-        amplitude: also decode all of it for the largest absolute sample.
+        amplitude: also decode the whole file for its largest absolute sample.
 
     Raises:
-        ValueError: it is not readable as audio, empty or cut short.
+        ValueError: not audio, empty or truncated.
     """
     info = audio_info(path, check_end=True)
     peak = None
@@ -99,11 +95,12 @@ def probe(path: Path, amplitude: bool = False) -> AudioMeta:
 
 
 def find_audio(folder: str | os.PathLike[str]) -> list[tuple[str, int, int]]:
-    """Audio files below a folder as (relative path with '/', size, mtime in ns), sorted.
+    """Find the audio files below a folder: sorted (relative path with '/', size, mtime in ns).
 
-    Links are followed, each folder is entered once; names that begin with a dot are left out.
+    Follows links, enters each folder once, and skips names that begin with a dot.
     """
-    found, seen = [], set()
+    found = []
+    seen = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         status = os.stat(root)
         if (status.st_dev, status.st_ino) in seen:
@@ -133,14 +130,15 @@ def index_folder(
     cache: bool = True,
     amplitude: bool = False,
 ) -> list[AudioMeta]:
-    """The audio files below a folder, sorted by path. Unreadable and short ones are left out, named
-    once in a warning.
+    """Return the audio files below a folder, sorted by path.
+
+    Unreadable and short files are left out and named once in a warning.
 
     Args:
-        folder: to search, with everything below it.
+        folder: folder to search, with its sub-folders.
         min_duration: seconds; shorter files are left out.
         workers: processes that read, when there are many files; by default twice the number of
-            processors, at most 16.
+            usable cores, at most 16.
         cache: read and write the user's cache.
         amplitude: also measure the largest absolute sample of each file (decodes everything; not
             cached).
@@ -161,16 +159,17 @@ def index_folder(
     cache_file = _cache_file(folder) if cache else None
     with _locked(cache_file):
         known = _load_cache(cache_file)
-        fresh = {
+        unchanged = {
             name: known[name]
             for name, size, mtime in files
             if known.get(name, [None, None])[:2] == [size, mtime]
         }
-        missing = [file for file in files if file[0] not in fresh]
-        entries = {**fresh, **_probe_all(folder, missing, workers, amplitude)}
+        missing = [file for file in files if file[0] not in unchanged]
+        entries = {**unchanged, **_probe_all(folder, missing, workers, amplitude)}
         if cache_file is not None and entries != known:
             _save_cache(cache_file, folder, entries)
-    metas, left_out = [], []
+    metas = []
+    left_out = []
     for name, _, _ in files:
         entry = entries[name][2]
         if isinstance(entry, str):
@@ -190,13 +189,12 @@ def index_folder(
 def _probe_all(
     folder: Path, files: Sequence[tuple[str, int, int]], workers: int | None, amplitude: bool
 ) -> _Entries:
-    """Entries of the given files, read by several processes when there are many."""
+    """Read the entries of the given files, in several processes if there are many."""
 
     def died(file: tuple[str, int, int]) -> list[Any]:
         raise ValueError(
-            f'{folder / file[0]}: the process that read it died, for want of memory or of a '
-            'decoder that '
-            'survives this file: give the job more memory, or move the file away'
+            f'{folder / file[0]}: the process reading it crashed (bad file, or out of memory): '
+            'give the job more memory, or move the file away'
         )
 
     entries = map_files(
@@ -216,7 +214,7 @@ def _probe_entry(folder: Path, amplitude: bool, file: tuple[str, int, int]) -> l
 
 
 def _warn_left_out(folder: Path, reasons: Sequence[str], total: int) -> None:
-    """Names files once, however many splits are taken from a folder."""
+    """Warn about left-out files, once per folder, however many splits are taken from it."""
     if reasons:
         named = '; '.join(one.removeprefix(f'{folder}{os.sep}') for one in reasons[:_NAMED])
         more = f'; and {len(reasons) - _NAMED} more' if len(reasons) > _NAMED else ''
@@ -225,7 +223,7 @@ def _warn_left_out(folder: Path, reasons: Sequence[str], total: int) -> None:
 
 
 def _cache_file(folder: Path) -> Path | None:
-    """Where the index of a folder is kept; None when no place can be written."""
+    """Return the cache file of a folder's index; None if no cache folder is writable."""
     name = f'{folder.name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}.jsonl.gz'
     roots = []
     if os.environ.get('XDG_CACHE_HOME'):
@@ -247,18 +245,14 @@ def _cache_head() -> list[Any]:
 
 
 def _load_cache(path: Path | None) -> _Entries:
-    """The entries of a cache file; none when there is no such file, or it is damaged or of another
-    version.
-    """
+    """Read the entries of a cache file; empty if it is missing, damaged or of another version."""
     try:
         assert path is not None
         head, *lines = gzip.decompress(path.read_bytes()).splitlines()
         if json.loads(head)[:3] != _cache_head():
             return {}
         return {name: [size, mtime, entry] for name, size, mtime, entry in map(json.loads, lines)}
-    except (
-        Exception
-    ):  # a cache may be lost at any time; whatever is wrong with it, the folder is read again
+    except Exception:  # whatever is wrong with a cache, the folder can be read again
         return {}
 
 
@@ -268,25 +262,20 @@ def _save_cache(path: Path, folder: Path, entries: _Entries) -> None:
     try:
         write_bytes(path, ('\n'.join(lines) + '\n').encode())
     except OSError as error:
-        logger.info('The index of %s is not kept: %s', folder, error)
+        logger.info('The index of %s is not cached: %s', folder, error)
 
 
 @contextmanager
 def _locked(path: Path | None) -> Iterator[None]:
-    """Hold a lock beside the cache file: of several workers one reads the folder, and the others
-    its result.
-    """
+    """Lock the cache file: one of several workers reads the folder, the others read the cache."""
     try:
         import fcntl
 
         lock = open(f'{path}.lock', 'w') if path is not None else None  # noqa: SIM115
         if lock is not None:
             fcntl.flock(lock, fcntl.LOCK_EX)
-    except (
-        ImportError,
-        OSError,
-    ):  # no locks here: every worker reads the folder, to the same result
-        lock = None
+    except (ImportError, OSError):
+        lock = None  # no locks here: every worker reads the folder, with the same result
     try:
         yield
     finally:
@@ -297,16 +286,15 @@ def _locked(path: Path | None) -> Iterator[None]:
 def split(
     metas: Sequence[AudioMeta], name: str, root: str | os.PathLike[str] | None = None
 ) -> list[AudioMeta]:
-    """One split of a set of files that comes without splits: 90 % train, 5 % valid, 5 % for
-    evaluate and generate.
+    """Return one split of a set of files: 90 % train, 5 % valid, 5 % evaluate and generate.
 
-    A file's split depends on a hash of its path relative to `root`, so it stays the same when other
-    files come and go and when the folder moves. Every split holds at least one file.
+    The split of a file depends on a hash of its path relative to `root`. It does not change when
+    files are added or removed, or when the folder moves. Every split has at least one file.
 
     Args:
         metas: all files, with absolute paths.
         name: train, valid, evaluate or generate; the last two share their files.
-        root: folder that paths are taken relative to; by default the deepest one common to all.
+        root: folder that paths are relative to; by default the deepest folder common to all.
 
     Raises:
         ValueError: unknown name, or fewer than 3 files.
@@ -329,23 +317,25 @@ def split(
         return int.from_bytes(hashlib.sha256(os.fsencode(relative)).digest()[:8], 'big') / 2**64
 
     places = sorted((place(meta), index) for index, meta in enumerate(metas))
+    # the bounds keep at least one file in every split of a small set
     train = min(max(sum(where < 0.90 for where, _ in places), 1), len(metas) - 2)
     valid = min(max(sum(where < 0.95 for where, _ in places), train + 1), len(metas) - 1)
     begin, end = {'train': (0, train), 'valid': (train, valid)}.get(name, (valid, len(metas)))
-    return [metas[index] for index in sorted(index for _, index in places[begin:end])]
+    chosen = sorted(index for _, index in places[begin:end])
+    return [metas[index] for index in chosen]
 
 
 def split_folder(folder: str | os.PathLike[str], name: str, **options: Any) -> list[AudioMeta]:
-    """One split of a folder (or manifest) that holds all of a user's data.
+    """Return one split of a folder (or manifest) that contains all of a user's data.
 
-    A folder with sub-folders for train and for valid or evaluate (also called val, dev, test ...)
-    is split as they say, a missing one of the latter being stood in for by the other; generate is
-    evaluate unless it has its own. Anything else is split by `split`.
+    A folder with sub-folders for train and for valid or evaluate (also named val, dev, test ...) is
+    split by them. If valid or evaluate is missing, the other is used for both; generate uses
+    evaluate unless it has its own sub-folder. Everything else is split by `split`.
 
     Args:
         folder: a folder or manifest.
         name: train, valid, evaluate or generate.
-        **options: of `index_folder`.
+        **options: options of `index_folder`.
     """
     if name not in SPLITS:
         raise ValueError(f'split {name!r}: expected one of {", ".join(SPLITS)}')
@@ -357,8 +347,8 @@ def split_folder(folder: str | os.PathLike[str], name: str, **options: Any) -> l
                 own.setdefault(key, root / sub)
     if 'train' in own and ('valid' in own or 'evaluate' in own):
         while name not in own:
-            stand_in = _SPLIT_FOLDERS[name][1]
-            assert stand_in is not None
-            name = stand_in
+            fallback = _SPLIT_FOLDERS[name][1]
+            assert fallback is not None
+            name = fallback
         return load_source(own[name], **options)
     return split(load_source(root, **options), name, root.absolute() if root.is_dir() else None)

@@ -1,6 +1,4 @@
-"""Batches of a dataset: shared out among workers (ranks), decoded ahead by processes, resumable at
-any update.
-"""
+"""Data loading: batches divided among workers (ranks), decoded ahead, resumable at any update."""
 
 import os
 import re
@@ -21,19 +19,18 @@ Key = tuple[int, int]
 
 
 class BatchPlan:
-    """Which items make up each batch of one worker: the batch sampler of a DataLoader.
+    """Batch sampler of one worker: the items of each of its batches.
 
-    Batch `u` of all workers together is items [u * N * B, (u + 1) * N * B), of which worker `r`
-    takes the `r`-th run of B: put one after another, the workers' batches are the batch of a single
-    worker with N * B.
+    With N workers and batch size B, the global batch `u` is items [u * N * B, (u + 1) * N * B), and
+    worker `r` takes its `r`-th run of B. Concatenated, the workers' batches are the batch that a
+    single worker with batch size N * B would get.
 
-    With `drop_last` every worker gets the same number of full batches. Without, no item is lost or
-    repeated: what is left at the end is shared out in runs as equal as can be, and workers left
-    with nothing have one batch less. A loop over such a plan must not communicate per batch; sum up
-    and reduce after it.
+    With `drop_last` every worker gets the same number of full batches. Otherwise no item is lost or
+    repeated: the remaining items are divided into contiguous parts of almost equal size, and a
+    worker whose part is empty has one batch less. A loop over such a plan must not communicate once
+    per batch: accumulate, and reduce after the loop.
 
-    Keys are (epoch, index), so that processes which live through many epochs need not be told the
-    epoch.
+    Keys are (epoch, index), so that persistent loader processes need not be told the epoch.
     """
 
     def __init__(
@@ -45,31 +42,36 @@ class BatchPlan:
         rank: int,
         world_size: int,
     ) -> None:
-        self.items, self.batch_size, self.drop_last = items, batch_size, drop_last
-        self.max_batches, self.rank, self.world_size = max_batches, rank, world_size
-        self.epoch = self.start = 0
+        self.items = items
+        self.batch_size = batch_size
+        self.drop_last = drop_last
+        self.max_batches = max_batches
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.start = 0
 
     def __len__(self) -> int:
         full, left = divmod(self.items, self.batch_size * self.world_size)
         batches = full
         if not self.drop_last:
-            begin, end = self._share(left)
+            begin, end = self._part(left)
             batches += end > begin
         return batches if self.max_batches is None else min(batches, self.max_batches)
 
-    def _share(self, left: int) -> tuple[int, int]:
-        """This worker's part [begin, end) of `left` items."""
+    def _part(self, left: int) -> tuple[int, int]:
+        """Return this worker's part [begin, end) of `left` items."""
         return self.rank * left // self.world_size, (self.rank + 1) * left // self.world_size
 
     def indexes(self, batch: int) -> range:
-        """Items of this worker's batch number `batch`."""
+        """Return the items of this worker's batch number `batch`."""
         together = self.batch_size * self.world_size
         first = batch * together
         if first + together <= self.items:
             return range(
                 first + self.rank * self.batch_size, first + (self.rank + 1) * self.batch_size
             )
-        begin, end = self._share(self.items - first)
+        begin, end = self._part(self.items - first)
         return range(first + begin, first + end)
 
     def __iter__(self) -> Iterator[list[Key]]:
@@ -79,8 +81,9 @@ class BatchPlan:
 
 
 class _Guarded:
-    """The dataset in a loader process: a ValueError travels as a value, so that its message arrives
-    as it was.
+    """Dataset in a loader process; returns a ValueError instead of raising it.
+
+    DataLoader would wrap a raised error in a traceback; a returned one keeps its message.
     """
 
     def __init__(self, dataset: AudioDataset) -> None:
@@ -99,51 +102,49 @@ class _Guarded:
         return self.dataset.collate(samples)
 
 
-_STOP = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
+_STOP_SIGNALS = {signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
 
 
-def _obey_parent_alone(_: int) -> None:
-    """In a loader process: do not die of a signal to stop that is sent to all processes of a job.
+def _ignore_job_signals(_: int) -> None:
+    """Make a loader process ignore stop signals sent to all processes of a job.
 
-    It would take the data away from a run that is about to save its state. The parent's own
-    SIGTERM, with which Python ends its children, is obeyed; which of them it is, only a thread that
-    waits for signals can tell.
+    Otherwise the data would end under a run that is about to save its state. SIGTERM from the
+    parent, with which Python ends its children, still works. Only a thread in `sigwaitinfo` learns
+    the sender of a signal, so the signals are blocked and such a thread waits for them.
     """
     if not hasattr(signal, 'sigwaitinfo'):
         return
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
 def _wait_for_parent() -> None:
     while True:
-        received = signal.sigwaitinfo(_STOP)
+        received = signal.sigwaitinfo(_STOP_SIGNALS)
         if received.si_signo == signal.SIGTERM and received.si_pid == os.getppid():
             os._exit(0)
 
 
 class LoaderDiedError(RuntimeError):
-    """A process that loads data died; the message says of what, as far as can be known, and what to
-    do.
-    """
+    """A data loading process crashed; the message names the likely cause and the remedy."""
 
 
 def _explained(error: Exception) -> LoaderDiedError | None:
-    """What PyTorch means by its error when a loader process has died; None for other errors."""
+    """Translate PyTorch's error about a dead loader process; None for other errors."""
     text = str(error) or type(error).__name__
-    # without a word of PyTorch, it is the connection to the process that broke; errors of the data
-    # are 'Caught ...'
+    # errors raised by the dataset start with 'Caught '; without that, the connection to the
+    # process broke
     is_connection = isinstance(error, OSError | EOFError) and not text.startswith('Caught ')
     is_death = 'killed by signal' in text or 'exited unexpectedly' in text
     if isinstance(error, LoaderDiedError) or not (is_connection or is_death):
         return None
     name = found[1] if (found := re.search(r'killed by signal: (.+?)\.', text)) else ''
-    memory = 'killed for want of memory: give the job more, or lower dataset.num_workers'
+    memory = 'out of memory: give the job more, or lower dataset.num_workers'
     shared = (
-        'for want of shared memory: give the job more (/dev/shm; docker run --shm-size), or lower '
+        'out of shared memory: give the job more (/dev/shm; docker run --shm-size), or lower '
         'dataset.num_workers'
     )
-    decoder = 'of a file that its decoder does not survive: audiocodec doctor SOURCE finds it'
+    decoder = 'a file that crashes its decoder: audiocodec doctor SOURCE finds it'
     causes = {
         'Killed': memory,
         'Bus error': shared,
@@ -152,17 +153,16 @@ def _explained(error: Exception) -> LoaderDiedError | None:
         'Floating point exception': decoder,
     }
     why = causes.get(name, f'{memory}; or {decoder}')
-    return LoaderDiedError(f'a process that loads data died, most often {why} ({text.strip()})')
+    return LoaderDiedError(f'a data loading process died, probably {why} ({text.strip()})')
 
 
 _handler: Any = None
 
 
 def _explain_deaths() -> None:
-    """Have an error say why where a loader process dies while its consumer is busy with something
-    else.
+    """Translate the error for a loader process that dies while the main thread is busy elsewhere.
 
-    PyTorch raises from a handler of SIGCHLD, in the middle of whatever the main thread does.
+    PyTorch raises it from a SIGCHLD handler, in the middle of whatever the main thread is doing.
     """
     global _handler
     if not hasattr(signal, 'SIGCHLD') or threading.current_thread() is not threading.main_thread():
@@ -184,13 +184,13 @@ def _explain_deaths() -> None:
 
 
 class AudioLoader:
-    """Iterates over the batches of one epoch; see `make_loader`.
+    """Iterator over the batches of one epoch; see `make_loader`.
 
     Attributes:
         dataset: the dataset.
         wait_time: seconds that the current or last iteration spent waiting for data.
-        bad_files: counts the files that the current or last iteration skipped, and stops it when
-            they are too many.
+        bad_files: counts the files that the current or last iteration skipped, and stops it if
+            there are too many.
     """
 
     def __init__(
@@ -202,7 +202,9 @@ class AudioLoader:
         prefetch_factor: int,
         bad_files: BadFiles,
     ) -> None:
-        self.dataset, self.plan, self.bad_files = dataset, plan, bad_files
+        self.dataset = dataset
+        self.plan = plan
+        self.bad_files = bad_files
         self.wait_time = 0.0
         guarded = _Guarded(dataset)
         extra: dict[str, Any] = (
@@ -214,18 +216,16 @@ class AudioLoader:
             num_workers=num_workers,
             collate_fn=guarded.collate,
             pin_memory=pin_memory,
-            worker_init_fn=_obey_parent_alone,
+            worker_init_fn=_ignore_job_signals,
             **extra,
         )
 
     def __len__(self) -> int:
-        """Batches of this worker in a whole epoch."""
+        """Return the number of batches of this worker in a whole epoch."""
         return len(self.plan)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Have the next iteration yield batches `start`, `start + 1`, ... of an epoch; those before
-        are not decoded.
-        """
+        """Start the next iteration at batch `start` of an epoch; batches before are not decoded."""
         self.plan.epoch, self.plan.start = epoch, start
 
     def __iter__(self) -> Iterator[Any]:
@@ -269,25 +269,25 @@ def make_loader(
     max_bad_fraction: float = MAX_FRACTION,
     named: set[str] | None = None,
 ) -> AudioLoader:
-    """A loader of this worker's share of a dataset, see `BatchPlan`.
+    """Return a loader of this worker's part of a dataset, see `BatchPlan`.
 
     Args:
-        dataset: the dataset; equal on every worker.
+        dataset: the dataset, the same on every worker.
         batch_size: items per batch and worker.
         num_workers: processes that decode; 0 to decode in this one. The batches do not depend on
             it.
-        drop_last: see `BatchPlan`; by default for sets that shuffle, the ones to train on.
-        max_batches: at most so many batches an epoch.
-        rank: of this worker; by default from torch.distributed.
+        drop_last: see `BatchPlan`; by default True for datasets that shuffle (training sets).
+        max_batches: largest number of batches per epoch.
+        rank: rank of this worker; by default from torch.distributed.
         world_size: number of workers; by default from torch.distributed.
-        pin_memory: by default when there is a CUDA device.
+        pin_memory: by default True if there is a CUDA device.
         prefetch_factor: batches decoded ahead by each process.
-        max_bad_fraction: share of draws of unreadable files above which iterating raises, see
-            `bad_files.BadFiles`; where the dataset returns no infos, it is not watched.
-        named: bad files that were named already, shared by the loaders of a run.
+        max_bad_fraction: fraction of draws that may hit unreadable files before iteration raises,
+            see `bad_files.BadFiles`. Ignored if the dataset does not return infos.
+        named: bad files that are already in the log, shared by the loaders of a run.
 
     Raises:
-        ValueError: a batch larger than the epoch's items, sizes below 1, or a share that is none.
+        ValueError: a global batch larger than the epoch, sizes below 1, or an invalid fraction.
     """
     rank = distrib.rank() if rank is None else rank
     world_size = distrib.world_size() if world_size is None else world_size
@@ -295,13 +295,13 @@ def make_loader(
     pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
     if batch_size < 1 or num_workers < 0:
         raise ValueError(
-            f'batch_size={batch_size}, num_workers={num_workers}: expected at least 1, and at '
-            'least 0'
+            f'batch_size={batch_size}, num_workers={num_workers}: expected at least 1 and at least '
+            '0'
         )
     if drop_last and len(dataset) < batch_size * world_size:
         raise ValueError(
-            f'an epoch of {len(dataset)} items is less than one batch of {batch_size} on each of '
-            f'{world_size} workers: raise num_samples or lower batch_size'
+            f'an epoch of {len(dataset)} items is smaller than one batch of {batch_size} on each '
+            f'of {world_size} workers: raise num_samples or lower batch_size'
         )
     plan = BatchPlan(len(dataset), batch_size, drop_last, max_batches, rank, world_size)
     return AudioLoader(

@@ -1,12 +1,12 @@
-"""Manifests: JSON lines, optionally gzipped, one object a file.
+"""Manifests: JSON lines, optionally gzipped, one object per audio file.
 
     {"path": "speech/a.flac", "duration": 3.2, "sample_rate": 24000, "channels": 1, "weight": 2.0}
 
 `path` (absolute, or relative to the manifest's folder), `duration` (s) and `sample_rate` (Hz) are
-required; `channels`, `amplitude` (largest absolute sample), `weight` (relative chance of being
-drawn) and `info_path` may be missing or null. Other keys are ignored. Manifests made for AudioCraft
-are of this form, with paths relative to the repository that they were made in: a relative path that
-does not exist beside the manifest is looked up in the folders above it and in the working
+required; `channels`, `amplitude` (largest absolute sample), `weight` (relative sampling weight) and
+`info_path` may be missing or null. Other keys are ignored. AudioCraft's manifests have this format,
+with paths relative to the repository in which they were made. Relative paths that do not exist
+below the manifest's folder are therefore looked up in its parent folders and in the working
 directory.
 """
 
@@ -27,10 +27,8 @@ from audiocodec.utils.distrib import is_rank_zero
 from audiocodec.utils.files import write_bytes
 from audiocodec.utils.progress import Progress
 
-_PROBED = (
-    16  # entries, all along the list, looked up on disk to find what relative paths are relative to
-)
-_LIMITS = {  # from, to; beyond, it is a mistake, or another unit
+_PROBED = 16  # entries, spread over the list, looked up to find the base of relative paths
+_LIMITS = {  # values outside this range are mistakes, or have another unit
     'duration': (0, 1e8),
     'sample_rate': (1, 768_000),
     'channels': (1, 1024),
@@ -38,25 +36,22 @@ _LIMITS = {  # from, to; beyond, it is a mistake, or another unit
     'weight': (0, 1e9),
 }
 _INTEGERS = ('sample_rate', 'channels')
-_LOOKED_UP = (
-    1000,
-    32,
-)  # files that a thread looks up at a time, and threads: for folders on a network
+_LOOKED_UP = 1000, 32  # files per task, and threads, when checking existence on network folders
 
 
 @dataclass(slots=True)
 class AudioMeta:
-    """One audio file.
+    """Manifest entry of one audio file.
 
     Attributes:
         path: absolute once loaded.
         duration: seconds.
         sample_rate: Hz.
-        channels: None when the manifest does not say.
-        amplitude: largest absolute sample, None when not measured.
-        weight: relative chance of being drawn, None for 1.
-        info_path: further information about the file, as 'ARCHIVE.zip:MEMBER' or a path; carried
-            along.
+        channels: None if the manifest does not say.
+        amplitude: largest absolute sample; None if not measured.
+        weight: relative sampling weight; None for 1.
+        info_path: further information about the file, as 'ARCHIVE.zip:MEMBER' or a path; kept, not
+            used.
     """
 
     path: str
@@ -69,7 +64,7 @@ class AudioMeta:
 
     @classmethod
     def from_dict(cls, entry: Any) -> 'AudioMeta':
-        """Check one manifest entry. Raises ValueError with what is wrong with it."""
+        """Check one manifest entry. Raises a ValueError that says what is wrong with it."""
         if not isinstance(entry, dict):
             raise ValueError(
                 f'expected an object such as {{"path": ..., "duration": ...}}, got {_short(entry)}'
@@ -92,7 +87,7 @@ class AudioMeta:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The manifest entry, without what is not known."""
+        """Return the manifest entry, without unknown values."""
         return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
 
 
@@ -124,9 +119,7 @@ def _short(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """Text with whatever bytes the names of files bring along, such that it can be printed and
-    logged.
-    """
+    """Escape bytes of file names that are not valid text, for printing and logging."""
     return text.encode('utf-8', 'backslashreplace').decode()
 
 
@@ -134,23 +127,22 @@ def load_manifest(path: str | os.PathLike[str]) -> list[AudioMeta]:
     """Read a manifest, with absolute paths.
 
     Args:
-        path: JSON lines; gzipped when it ends in '.gz'.
+        path: JSON lines; gzipped if it ends in '.gz'.
 
     Raises:
-        ValueError: the file is missing, unreadable or empty, a line is wrong (named with its
+        ValueError: the file is missing, unreadable or empty, a line is invalid (named with its
             number), or none of the audio files looked up exists.
     """
     metas, problems = _parse_lines(Path(path))
     if problems:
-        more = '' if len(problems) == 1 else f'; and {len(problems) - 1} more lines are wrong'
+        more = '' if len(problems) == 1 else f'; and {len(problems) - 1} more invalid lines'
         raise ValueError(problems[0] + more)
     _resolve(metas, Path(path))
     return metas
 
 
 def read_manifest(path: str | os.PathLike[str]) -> tuple[list[AudioMeta], list[str]]:
-    """The entries of a manifest that can be used, with absolute paths, and a sentence on each line
-    that cannot.
+    """Read the valid entries of a manifest, with absolute paths, and a sentence per invalid line.
 
     Raises:
         ValueError: the file is missing, unreadable or empty, or none of the audio files looked up
@@ -163,8 +155,9 @@ def read_manifest(path: str | os.PathLike[str]) -> tuple[list[AudioMeta], list[s
 
 
 def _parse_lines(path: Path) -> tuple[list[AudioMeta], list[str]]:
-    """The entries as they are written, and a sentence on each line that cannot be used."""
-    metas, problems = [], []
+    """Parse the entries as they are written, and a sentence on each invalid line."""
+    metas = []
+    problems = []
     for number, line in enumerate(_read_bytes(path).split(b'\n'), 1):
         if not line.strip():
             continue
@@ -173,7 +166,7 @@ def _parse_lines(path: Path) -> tuple[list[AudioMeta], list[str]]:
         except ValueError as error:
             problems.append(f'{path}, line {number}: {error}')
     if not metas and not problems:
-        raise ValueError(f'{path}: the manifest holds no entry')
+        raise ValueError(f'{path}: the manifest has no entries')
     return metas, problems
 
 
@@ -201,12 +194,15 @@ def _resolve(metas: Sequence[AudioMeta], manifest: Path) -> None:
     bases = list(dict.fromkeys(str(base) for base in (folder, *folder.parents, Path.cwd())))
     step = -(-len(metas) // _PROBED)
     probes = [meta.path for meta in metas[::step]]
-    hits = [sum(os.path.isfile(os.path.join(base, probe)) for probe in probes) for base in bases]
+    hits = []
+    for base in bases:
+        hits.append(sum(os.path.isfile(os.path.join(base, probe)) for probe in probes))
     if max(hits) == 0:
         raise ValueError(
             f'{manifest}: its audio files do not exist, e.g. {os.path.join(bases[0], probes[0])}; '
-            'relative paths are looked up from the folder of the manifest'
+            'relative paths start at the folder of the manifest'
         )
+    # ties go to the first base: the folder of the manifest, then its parents
     base = bases[hits.index(max(hits))]
     for meta in metas:
         meta.path = os.path.normpath(os.path.join(base, meta.path))
@@ -215,10 +211,9 @@ def _resolve(metas: Sequence[AudioMeta], manifest: Path) -> None:
 
 
 def missing_files(paths: Sequence[str]) -> list[str]:
-    """Those of the paths at which there is no file.
+    """Return the paths at which there is no file.
 
-    Half a million take a second on a local disk, and some 20 s where each look-up takes a
-    millisecond.
+    Half a million paths take 1 s on a local disk, and about 20 s where a look-up takes 1 ms.
     """
     at_once, threads = _LOOKED_UP
     bar: Progress[Any] = Progress(
@@ -243,13 +238,13 @@ def _absent(paths: Sequence[str]) -> list[str]:
 def save_manifest(
     metas: Iterable[AudioMeta], path: str | os.PathLike[str], relative: bool = True
 ) -> None:
-    """Write a manifest, whole or not at all.
+    """Write a manifest, atomically.
 
     Args:
-        metas: with absolute paths.
-        path: gzipped when it ends in '.gz'; missing folders are made.
-        relative: write the paths of files below the manifest's folder relative to it, so that the
-            folder can move.
+        metas: entries with absolute paths.
+        path: gzipped if it ends in '.gz'; missing folders are created.
+        relative: write paths below the manifest's folder relative to it, so that the folder can be
+            moved.
     """
     path = Path(path)
     folder = str(path.absolute().parent)
@@ -264,13 +259,13 @@ def save_manifest(
 
 @dataclass(frozen=True)
 class Summary:
-    """What a list of files amounts to.
+    """Summary of a list of files.
 
     Attributes:
-        files: their number.
-        hours: their length together.
+        files: number of files.
+        hours: total length.
         sample_rates: number of files by sample rate (Hz), ascending.
-        channels: number of files by channels, ascending; 0 where not known.
+        channels: number of files by number of channels, ascending; 0 for unknown.
     """
 
     files: int

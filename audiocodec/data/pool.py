@@ -1,6 +1,4 @@
-"""Work on many files by several processes, which survives a file that kills the process that reads
-it.
-"""
+"""Process pool for work on many files, robust to files that crash the process reading them."""
 
 import multiprocessing
 from collections.abc import Callable, Sequence
@@ -15,9 +13,8 @@ from audiocodec.utils.progress import Progress
 Item = TypeVar('Item')
 Result = TypeVar('Result')
 
-_PER_WORKER = (
-    16  # items that a process has to do at least to be worth its start, and takes at a time
-)
+# least number of items that justifies starting a process, and size of the chunks sent to it
+_PER_WORKER = 16
 
 
 def map_files(
@@ -28,21 +25,20 @@ def map_files(
     died: Callable[[Item], Result],
     at_least: int = 0,
 ) -> list[Result]:
-    """`[function(item) for item in items]`, by several processes when there are many, with a
-    progress bar.
+    """Compute `[function(item) for item in items]` in several processes, with a progress bar.
 
-    Not threads: one that is keeping the MP3 decoder quiet (see `audio`) would keep the others quiet
-    too.
+    Threads would not do: silencing the MP3 decoder redirects standard error for the whole process
+    (see `audio`), and so would hide the messages of other threads.
 
     Args:
         function: picklable, as are items and results.
-        items: what to work on.
-        workers: processes; by default twice the number of cores that it may use, at most 16.
-        desc: text in front of the progress bar.
-        died: gives the result (or raises) for an item on which a process dies, for want of memory
-            or of a decoder that does not survive the file.
-        at_least: processes to start however few the items: 1 keeps this process safe from the
-            files.
+        items: the items.
+        workers: processes; by default twice the number of usable cores, at most 16.
+        desc: label of the progress bar.
+        died: returns the result (or raises) for an item whose process crashed: out of memory, or a
+            file that crashes its decoder.
+        at_least: least number of processes, however few the items; 1 protects this process from
+            crashes.
     """
     most = min(16, 2 * usable_cores()) if workers is None else workers
     workers = max(at_least, min(most, len(items) // _PER_WORKER))
@@ -62,11 +58,10 @@ def map_files(
                 with _pool(workers) as pool:
                     for result in pool.map(function, items[len(results) :], chunksize=_PER_WORKER):
                         add(result)
-            except (
-                BrokenProcessPool
-            ):  # one of the next files is to blame: give each its own process
+            except BrokenProcessPool:
+                # one of the next files crashed it: give each its own process to find out which
                 for item in items[len(results) : len(results) + _PER_WORKER]:
-                    add(_alone(function, item, died))
+                    add(_run_isolated(function, item, died))
     finally:
         bar.close()
     return results
@@ -77,7 +72,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, multiprocessing.get_context(method))
 
 
-def _alone(
+def _run_isolated(
     function: Callable[[Item], Result], item: Item, died: Callable[[Item], Result]
 ) -> Result:
     try:

@@ -1,18 +1,18 @@
-"""Shards: audio decoded, resampled and packed once, as int16 samples that loading processes map
-into memory and share.
+"""Shards: audio decoded, resampled and packed once as int16 samples.
 
-A folder of shards is read in place of the files that it was made of: the same files, so that the
-same seed draws the same segments, and the same samples, rounded to 16 bits. It holds
+Loader processes map shards into memory and share them. A folder of shards replaces the files that
+it was made of: it lists the same files, so that the same seed draws the same segments, with the
+same samples rounded to 16 bits. It contains
 
     shards.json             sample rate, channels, source, version, and the size of every shard
-    files.jsonl.gz          in order, the manifest entry of every file and where its samples lie
+    files.jsonl.gz          in order, the manifest entry and the position of every file
     00000.24000x1.s16 ...   int16 (little-endian) at 24000 Hz, 1 channel, file by file
 
-A sample x becomes round(32768 x), limited to what int16 holds, and comes back as that number over
-32768: 16-bit files that need no conversion come back exactly, all others within half a step, 2^-16.
+A sample x is stored as round(32768 x), clipped to int16, and read as that number over 32768. 16-bit
+files that need no conversion are reproduced exactly, all others within half a step, 2^-16.
 
-The folder is written under another name and renamed at the end: what was cut off is never taken for
-whole.
+The folder is written under a temporary name and renamed at the end, so that an interrupted one is
+never mistaken for a complete one.
 """
 
 import gzip
@@ -45,10 +45,7 @@ HEAD, FILES, SUFFIX = 'shards.json', 'files.jsonl.gz', '.s16'
 _FORMAT = 'audiocodec shards 1'
 _SCALE = 32768
 _BLOCK = 2**20  # samples decoded at once
-_SHARD_BYTES = (
-    2**21,
-    2**28,
-)  # the least and the most that a shard aims at; a file is never cut in two
+_SHARD_BYTES = (2**21, 2**28)  # range of the target size; a file is never split between shards
 _ADDRESS = re.compile(
     r'(?P<shard>.*?\.(?P<rate>\d+)x(?P<channels>\d+)\.s16)/(?P<begin>\d+)\+(?P<frames>\d+)/',
     re.DOTALL,
@@ -56,9 +53,7 @@ _ADDRESS = re.compile(
 
 
 class _Packed(NamedTuple):
-    """A file in its shard: first sample, samples per channel, values that were limited, and what
-    was wrong with it.
-    """
+    """A file in its shard: first sample, samples per channel, clipped values, and its problem."""
 
     begin: int
     frames: int
@@ -68,14 +63,14 @@ class _Packed(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What was packed.
+    """Summary of what was packed.
 
     Attributes:
-        files: their number.
-        hours: of audio.
-        bytes: of samples.
-        limited: share of the values that int16 cannot hold.
-        problems: a sentence on each file that cannot be read and has no samples.
+        files: number of files.
+        hours: hours of audio.
+        bytes: bytes of samples.
+        limited: fraction of the values that were clipped to the range of int16.
+        problems: one sentence on each file that cannot be read and has no samples.
     """
 
     files: int
@@ -86,35 +81,35 @@ class Report:
 
 
 def is_shards(path: str | os.PathLike[str]) -> bool:
-    """Whether a data source is a folder of shards."""
+    """Return whether a data source is a folder of shards."""
     return os.path.isfile(os.path.join(path, HEAD))
 
 
 def load_shards(folder: str | os.PathLike[str]) -> list[AudioMeta]:
-    """The files in a folder of shards, as `index.load_source` gave them when it was made.
+    """Return the files in a folder of shards, as `index.load_source` listed them for packing.
 
-    Their paths are addresses, SHARD/BEGIN+FRAMES/ORIGINAL_PATH, which `read_stored` takes.
+    Their paths are addresses, SHARD/BEGIN+FRAMES/ORIGINAL_PATH, for `read_stored`.
 
     Raises:
-        ValueError: it is damaged or was copied in part; names the file.
+        ValueError: the folder is damaged or incompletely copied; names the file.
     """
     folder = Path(folder).expanduser().absolute()
     try:
         head = json.loads((folder / HEAD).read_bytes())
         if head.get('format') != _FORMAT:
             raise ValueError(
-                f'expected format {_FORMAT!r}, got {head.get("format")!r}: make the shards anew'
+                f'expected format {_FORMAT!r}, got {head.get("format")!r}: make the shards again'
             )
         for name, size in head['shards'].items():
             found = (folder / name).stat().st_size
             if found != size:
-                raise ValueError(f'{name} has {found} bytes instead of {size}: copy it anew')
+                raise ValueError(f'{name} has {found} bytes instead of {size}: copy it again')
         entries = [
             json.loads(line) for line in gzip.decompress((folder / FILES).read_bytes()).splitlines()
         ]
         if len(entries) != head['files']:
             raise ValueError(
-                f'{FILES} lists {len(entries)} files instead of {head["files"]}: copy it anew'
+                f'{FILES} lists {len(entries)} files instead of {head["files"]}: copy it again'
             )
         names = list(head['shards'])
         metas = [AudioMeta.from_dict(entry) for entry in entries]
@@ -122,59 +117,57 @@ def load_shards(folder: str | os.PathLike[str]) -> list[AudioMeta]:
             place = f'{names[entry["shard"]]}/{entry["begin"]}+{entry["frames"]}'
             meta.path = f'{folder}/{place}/{meta.path.lstrip("/")}'
     except (OSError, EOFError, KeyError, TypeError, IndexError, ValueError) as error:
-        raise ValueError(f'{folder}: not a whole folder of shards: {error}') from error
+        raise ValueError(f'{folder}: not a complete folder of shards: {error}') from error
     return metas
 
 
 def is_address(path: str) -> bool:
-    """Whether a path is of a file in a shard."""
+    """Return whether a path addresses a file in a shard."""
     return f'{SUFFIX}/' in path and _ADDRESS.match(path) is not None
 
 
 def check_shards(paths: Iterable[str], sample_rate: int, channels: int) -> None:
-    """Check that the shards among some paths fit a run: its sample rate, and its channels or more
-    to mix to mono.
+    """Check that the shards among some paths fit a run.
+
+    Shards must have the sample rate of the run, and its number of channels unless the run is mono.
 
     Raises:
         ValueError: they do not.
     """
     matches = (_ADDRESS.match(path) for path in paths if f'{SUFFIX}/' in path)
-    for shard, found in {found['shard']: found for found in matches if found is not None}.items():
+    by_shard = {found['shard']: found for found in matches if found is not None}
+    for shard, found in by_shard.items():
         rate, stored = int(found['rate']), int(found['channels'])
         if rate != sample_rate or channels not in (stored, 1):
             raise ValueError(
-                f'{Path(shard).parent}: these shards hold {rate} Hz with {stored} channel(s), and '
-                'are asked for '
-                f'{sample_rate} Hz with {channels}: shards are read at their own rate, and mixed '
-                'to mono at most. '
-                f'Make others: audiocodec shards SOURCE OUT --sample_rate {sample_rate} '
-                f'--channels {channels}'
+                f'{Path(shard).parent}: these shards have {rate} Hz and {stored} channel(s), the '
+                f'run needs {sample_rate} Hz and {channels}. Shards are not resampled, and only '
+                'mixed to mono: make new ones with '
+                f'audiocodec shards SOURCE OUT --sample_rate {sample_rate} --channels {channels}'
             )
 
 
 def read_stored(address: str, start: int, frames: int, channels: int | None = None) -> torch.Tensor:
-    """A stretch of a file in a shard, as `audio.read_segment` reads one at the shard's sample rate.
+    """Read a segment of a file in a shard, like `audio.read_segment` at the shard's sample rate.
 
     Args:
-        address: a path given by `load_shards`.
+        address: a path from `load_shards`.
         start: first sample.
-        frames: number of samples; fewer come back where the file ends; -1 for all that follow.
-        channels: of the result; None for the shard's.
+        frames: number of samples, fewer at the end of the file; -1 for the rest of the file.
+        channels: channels of the result; None for those of the shard.
 
     Returns:
         float32 [C, T], T <= frames.
 
     Raises:
-        ValueError: the shard is gone, or `start` is at or behind the end of the file.
+        ValueError: the shard is missing, or `start` is at or after the end of the file.
     """
     found = _ADDRESS.match(address)
     assert found is not None, address
     begin, total = int(found['begin']), int(found['frames'])
     if not 0 <= start < total:
         what = (
-            'could not be read when the shards were made'
-            if total == 0
-            else f'holds {total} samples'
+            'could not be read when the shards were made' if total == 0 else f'has {total} samples'
         )
         raise ValueError(f'{address}: cannot read from sample {start}: it {what}')
     frames = total - start if frames < 0 else min(frames, total - start)
@@ -185,7 +178,7 @@ def read_stored(address: str, start: int, frames: int, channels: int | None = No
 
 @lru_cache(256)
 def _mapped(shard: str, channels: int) -> np.ndarray:
-    """The samples of a shard, int16 [T, C], in memory that all processes share."""
+    """Map the samples of a shard, int16 [T, C], into memory that all processes share."""
     try:
         return np.asarray(np.memmap(shard, dtype='<i2', mode='r')).reshape(-1, channels)
     except (OSError, ValueError) as error:
@@ -200,22 +193,22 @@ def make_shards(
     workers: int | None = None,
     source: str = '',
 ) -> Report:
-    """Decode, resample and pack files, whole or not at all.
+    """Decode, resample and pack files, atomically.
 
-    A file that cannot be read keeps its entry, without samples: drawing it fails as it would have
-    from the original.
+    An unreadable file keeps its entry, without samples: drawing it fails as with the original file,
+    so that the random draws stay the same.
 
     Args:
         metas: the files, see `index.load_source`.
-        out: the folder to make; must not exist.
-        sample_rate: of the shards (Hz).
-        channels: of the shards.
-        workers: processes; by default as many as cores that they may use.
-        source: where the files come from, for the record.
+        out: the folder to create; must not exist.
+        sample_rate: sample rate of the shards (Hz).
+        channels: channels of the shards.
+        workers: processes; by default the number of usable cores.
+        source: origin of the files, for the record.
 
     Raises:
         ValueError: nothing to pack, or arguments out of range.
-        OSError: `out` exists, the disk is too small or not writable.
+        OSError: `out` exists, or the disk is too small or not writable.
     """
     out = Path(out).expanduser().absolute()
     size = int(2 * channels * sample_rate * sum(meta.duration for meta in metas))
@@ -224,14 +217,14 @@ def make_shards(
     try:
         temporary.mkdir(parents=True)
         low, high = _SHARD_BYTES
-        groups = _groups(
-            metas, min(max(size // (4 * workers), low), high) // (2 * channels * sample_rate)
-        )
+        # about 4 shards per process, so that all of them finish at about the same time
+        shard_bytes = min(max(size // (4 * workers), low), high)
+        groups = _groups(metas, shard_bytes // (2 * channels * sample_rate))
         names = [f'{index:05d}.{sample_rate}x{channels}{SUFFIX}' for index in range(len(groups))]
-        tasks = [
-            (temporary / name, [metas[index].path for index in group], sample_rate, channels)
-            for name, group in zip(names, groups)
-        ]
+        tasks: list[_Task] = []
+        for name, group in zip(names, groups):
+            paths = [metas[index].path for index in group]
+            tasks.append((temporary / name, paths, sample_rate, channels))
         packed = _pack_all(tasks, workers)
         report = _write_record(
             temporary,
@@ -260,18 +253,18 @@ def _check_task(
     workers: int | None,
     size: int,
 ) -> int:
-    """Check the arguments of `make_shards`; the number of processes."""
+    """Check the arguments of `make_shards`, and return the number of processes."""
     if sample_rate < 1 or channels < 1 or (workers is not None and workers < 1):
         raise ValueError(
             f'sample_rate={sample_rate}, channels={channels}, workers={workers}: expected at least '
-            '1'
+            '1 each'
         )
     if not metas:
-        raise ValueError('no files to make shards of')
+        raise ValueError('no files to pack into shards')
     if any(is_address(meta.path) for meta in metas):
-        raise ValueError(f'{metas[0].path}: shards are made of audio files, not of shards')
+        raise ValueError(f'{metas[0].path}: expected audio files to pack, got shards')
     if out.exists():
-        raise FileExistsError(f'{out}: exists already; remove it, or choose another name')
+        raise FileExistsError(f'{out}: already exists; remove it, or choose another name')
     parent = next(folder for folder in out.parents if folder.exists())
     total, _, free = shutil.disk_usage(parent)
     if free < size and total:  # mounts of object stores have no size
@@ -282,8 +275,9 @@ def _check_task(
 
 
 def _groups(metas: Sequence[AudioMeta], seconds: float) -> list[range]:
-    """The files in runs of so many seconds, or one longer file."""
-    ends, total = [], 0.0
+    """Group consecutive files into runs of at most `seconds`, or a single longer file."""
+    ends = []
+    total = 0.0
     for index, meta in enumerate(metas):
         if total > 0 and total + meta.duration > seconds:
             ends.append(index)
@@ -296,7 +290,7 @@ _Task = tuple[Path, list[str], int, int]  # shard to write, files, sample rate, 
 
 
 def _pack_all(tasks: Sequence[_Task], workers: int) -> list[list[_Packed]]:
-    """Write the shards, by several processes, with a progress bar over the files."""
+    """Write the shards in several processes, with a progress bar over the files."""
     method = 'fork' if 'fork' in multiprocessing.get_all_start_methods() else None
     bar: Progress[Any] = Progress(
         total=sum(len(task[1]) for task in tasks), desc='Packing', unit='file'
@@ -322,9 +316,8 @@ def _pack_all(tasks: Sequence[_Task], workers: int) -> list[list[_Packed]]:
             return [future.result() for future in futures]
     except BrokenProcessPool as error:
         raise OSError(
-            'a process that decodes died, most often for want of memory: give it more, or use '
-            'fewer workers; '
-            'or a file kills its decoder: audiocodec doctor finds it'
+            'a decoding process died, probably out of memory: give it more, or use fewer workers; '
+            'or a file crashes its decoder: audiocodec doctor finds it'
         ) from error
     finally:
         bar.close()
@@ -334,10 +327,12 @@ def _pack(task: _Task) -> list[_Packed]:
     """Write one shard."""
     shard, paths, sample_rate, channels = task
     torch.set_num_threads(1)
-    packed, begin = [], 0
+    packed = []
+    begin = 0
     with open(shard, 'wb') as file:
         for path in paths:
-            frames = limited = 0
+            frames = 0
+            limited = 0
             problem = None
             try:
                 for block in _decoded(path, sample_rate, channels):
@@ -347,13 +342,12 @@ def _pack(task: _Task) -> list[_Packed]:
                     file.write(stored.numpy().astype('<i2').tobytes())
                     frames += len(stored)
             except ValueError as error:
+                # drop the blocks written before the error
                 file.seek(2 * channels * begin)
                 file.truncate()
-                frames, limited, problem = (
-                    0,
-                    0,
-                    str(error) if path in str(error) else f'{path}: {error}',
-                )
+                frames = 0
+                limited = 0
+                problem = str(error) if path in str(error) else f'{path}: {error}'
             packed.append(_Packed(begin, frames, limited, problem))
             begin += frames
         files.flush(file)
@@ -361,7 +355,7 @@ def _pack(task: _Task) -> list[_Packed]:
 
 
 def _decoded(path: str, sample_rate: int, channels: int) -> Iterator[torch.Tensor]:
-    """A file from its beginning to its end, in blocks float32 [C, T]."""
+    """Yield a whole file in blocks, float32 [C, T]."""
     info = audio_info(path)
     total = resampler(info.sample_rate, sample_rate).length(info.frames)
     start = 0
@@ -382,7 +376,7 @@ def _write_record(
     packed: Sequence[Sequence[_Packed]],
     head: dict[str, Any],
 ) -> Report:
-    """Write `files.jsonl.gz` and `shards.json`."""
+    """Write `files.jsonl.gz` and `shards.json`, and return the summary."""
     places = [(shard, place) for shard, group in enumerate(packed) for place in group]
     problems = [place.problem for _, place in places if place.problem is not None]
     if len(problems) == len(metas):
@@ -390,9 +384,8 @@ def _write_record(
     entries = []
     for meta, (shard, place) in zip(metas, places):
         entry = {**meta.to_dict(), 'shard': shard, **place._asdict()}
-        entries.append(
-            json.dumps({key: value for key, value in entry.items() if value is not None}) + '\n'
-        )
+        entry = {key: value for key, value in entry.items() if value is not None}
+        entries.append(json.dumps(entry) + '\n')
     write_bytes(folder / FILES, ''.join(entries).encode())
     sizes = {name: (folder / name).stat().st_size for name in names}
     values = sum(sizes.values()) // 2

@@ -13,31 +13,17 @@ On other devices, for other dtypes, if compiled, and under autocast, PyTorch's i
 used.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from audiocodec import kernels
 from audiocodec.kernels import narrow, winograd
+from audiocodec.kernels.geometry import Geometry
 
 _MIN_CHANNELS_PER_FRAME = 8  # from which on `_few_frame_weight_gradient` is faster
-
-
-class Geometry(NamedTuple):
-    """Geometry of a convolution, with one number for each dimension after batch and channels.
-
-    Attributes:
-        stride: in samples.
-        padding: zeros on each side.
-        dilation: samples between taps.
-        transposed: True for a transposed convolution.
-    """
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    transposed: bool = False
 
 
 class FastConv1d(nn.Conv1d):
@@ -77,7 +63,8 @@ class FastConvTranspose1d(nn.ConvTranspose1d):
 def _is_supported(conv: nn.modules.conv._ConvNd, x: torch.Tensor) -> bool:
     """True if `convolve` supports the convolution of x."""
     return (
-        x.device.type == 'cpu'
+        kernels.is_enabled()
+        and x.device.type == 'cpu'
         and x.dtype == torch.float32
         and x.dim() == 2 + len(conv.kernel_size)
         and not torch.is_autocast_enabled('cpu')

@@ -6,14 +6,13 @@ time, the additional memory accesses cost more than that.
 
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from audiocodec.kernels.conv import Geometry
+from audiocodec.kernels.geometry import Geometry
 
 IS_FASTER = torch.backends.cpu.get_cpu_capability() == 'AVX2'
 
@@ -55,7 +54,7 @@ _MIN_WIDTH = 5
 _CHUNK_BYTES = 24 * 2**20
 
 
-def is_applicable(x: torch.Tensor, weight: torch.Tensor, geometry: 'Geometry') -> bool:
+def is_applicable(x: torch.Tensor, weight: torch.Tensor, geometry: Geometry) -> bool:
     """True if Winograd is applicable and faster for x; arguments as for `convolve`."""
     return (
         IS_FASTER
@@ -72,7 +71,7 @@ def is_applicable(x: torch.Tensor, weight: torch.Tensor, geometry: 'Geometry') -
 
 
 def convolve(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, geometry: 'Geometry'
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, geometry: Geometry
 ) -> torch.Tensor:
     """Convolve images.
 
@@ -116,7 +115,7 @@ def gradients(
     grad: torch.Tensor,
     x: torch.Tensor,
     weight: torch.Tensor,
-    geometry: 'Geometry',
+    geometry: Geometry,
     needs_x: bool,
     needs_weight: bool,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -160,7 +159,7 @@ def _add_gradients(
     grad: torch.Tensor,
     x: torch.Tensor,
     kernels: list[torch.Tensor],
-    geometry: 'Geometry',
+    geometry: Geometry,
     transforms: '_Transforms',
     x_grad: torch.Tensor | None,
     kernel_grads: torch.Tensor | None,
@@ -292,7 +291,7 @@ def _transforms(items: int, length: int, padding: int, dilation: int) -> _Transf
     )
 
 
-def _chunks(x: torch.Tensor, geometry: 'Geometry') -> Iterator[tuple[slice, _Transforms]]:
+def _chunks(x: torch.Tensor, geometry: Geometry) -> Iterator[tuple[slice, _Transforms]]:
     """Yield slices of as many items as fit into the cache, and their transforms."""
     size = max(1, _CHUNK_BYTES // (x[0].numel() * x.element_size() * _POINTS // _TILE))
     for start in range(0, len(x), size):

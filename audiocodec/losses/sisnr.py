@@ -3,11 +3,11 @@
 import torch
 from torch import nn
 
-from audiocodec.dsp.signal import EPSILON, segment_samples, si_snr
+from audiocodec.dsp.sisnr import EPSILON, segment_samples, si_snr
 
 
 class SISNR(nn.Module):
-    """Negated SI-SNR in dB: lower is better (see `audiocodec.dsp.signal.si_snr`).
+    """Negated SI-SNR in dB: lower is better (see `audiocodec.dsp.si_snr`).
 
     Args:
         sample_rate: sample rate in Hz.

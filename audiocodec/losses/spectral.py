@@ -11,14 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from audiocodec.dsp.signal import (
-    EPSILON,
-    MelSpectrogram,
-    check_pair,
-    fft_window,
-    power_spectrum,
-    reflect_pad,
-)
+from audiocodec.dsp.sisnr import EPSILON, check_pair
+from audiocodec.dsp.spectra import MelSpectrogram, fft_window, power_spectrum, reflect_pad
 
 
 class MelSpectrogramL1Loss(nn.Module):

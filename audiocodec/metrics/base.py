@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from audiocodec.dsp.signal import check_pair
+from audiocodec.dsp.sisnr import check_pair
 from audiocodec.utils.distrib import all_gather_object
 
 

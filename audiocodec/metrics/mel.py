@@ -2,7 +2,7 @@
 
 import torch
 
-from audiocodec.dsp.signal import MelSpectrogram
+from audiocodec.dsp.spectra import MelSpectrogram
 from audiocodec.metrics.base import MeanMetric, without_padding
 
 

@@ -2,14 +2,14 @@
 
 import torch
 
-from audiocodec.dsp.signal import EPSILON, segment_samples, si_snr
+from audiocodec.dsp.sisnr import EPSILON, segment_samples, si_snr
 from audiocodec.metrics.base import MeanMetric, without_padding
 
 
 class SISNR(MeanMetric):
     """SI-SNR in dB, averaged over overlapping segments; higher is better.
 
-    See `audiocodec.dsp.signal.si_snr`.
+    See `audiocodec.dsp.si_snr`.
 
     Args:
         sample_rate: sample rate in Hz.

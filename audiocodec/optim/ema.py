@@ -52,6 +52,11 @@ class ModuleEMA:
             )
         self._swapped_in = False
 
+    def restart(self) -> None:
+        """Start over from the module's current weights, as after loading them."""
+        self.calls, self.count = 0, 0.0
+        self.averages = {name: value.clone() for name, value in self._live().items()}
+
     def step(self) -> None:
         """Add the current weights to the average; to be called after every update of the module."""
         assert not self._swapped_in, (

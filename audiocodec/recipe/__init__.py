@@ -1,1 +1,1 @@
-"""What a configuration means before anything runs: overrides, checks, signature, description."""
+"""From overrides to a checked configuration: composition, checks, signature, description."""

@@ -1,6 +1,4 @@
-"""Everything that is wrong with a configuration, found before any data or GPU is touched, and said
-at once.
-"""
+"""Rules of a configuration that no single component checks: keys, sections, what fits together."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -11,18 +9,27 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from audiocodec.data import SPLITS
-from audiocodec.recipe.dry_run import component_problems
 from audiocodec.recipe.rules import ACCEPTED, SECTIONS, SWITCH
 from audiocodec.utils import config
 from audiocodec.utils.annotations import is_number, misfit
 from audiocodec.utils.config import MISSING, ConfigError
 
+# Keys of components, which the sections of `dataset` are not.
+_COMPONENT_KEYS = ('_target_', '_args_', '_partial_', 'weight')
+# Sections whose keys parts of the model copy.
+_SHARED_SECTIONS = (('seanet', ('encoder', 'decoder')), ('rvq', ('quantizer',)))
+_WEIGHTS = 'null (off), 0 (reported only) or a weight above 0'
 
-def validate(cfg: DictConfig) -> None:
-    """Check a composed configuration.
+
+def rule_problems(cfg: DictConfig) -> tuple[dict[str, Any], list[str], bool]:
+    """Check a composed configuration against the rules that need no component.
+
+    Returns:
+        The configuration as dicts and lists, the problems, and whether its parts can be built: all
+        sections are mappings, and the sample rate and number of channels are valid.
 
     Raises:
-        ConfigError: with every problem: its key, its value and what is accepted.
+        ConfigError: an interpolation cannot be resolved.
     """
     try:
         plain = config.to_plain(cfg)
@@ -30,105 +37,107 @@ def validate(cfg: DictConfig) -> None:
         key = str(error.full_key or '')
         value = config.select(cast(dict[str, Any], OmegaConf.to_container(cfg)), key)
         raise ConfigError(f'{key}={value}: {str(error).splitlines()[0]}') from error
-    problems = [problem for find in (_value_problems, _key_problems) for problem in find(plain)]
-    forms = list(_form_problems(plain))
-    if not forms:
-        mismatches = list(_mismatches(plain))
-        for find in (
-            _weight_problems,
-            _trains_nothing,
-            _data_problems,
-            _metric_problems,
-            _slurm_problems,
-        ):
-            problems += find(plain)
-        problems += [*mismatches, *_length_problems(plain)]
-        if all(
-            ACCEPTED[key].check(plain[key]) for key in ('sample_rate', 'channels')
-        ):  # else nothing would fit
-            problems += component_problems(plain, fitting=not mismatches)
-    problems += forms
-    if problems:
-        raise ConfigError(dict.fromkeys(problems))
+    problems = [*_value_problems(plain), *_key_problems(plain)]
+    wrong_sections = list(_section_problems(plain))
+    if wrong_sections:  # the checks below look into the sections
+        return plain, problems + wrong_sections, False
+    for find in (
+        _weight_problems,
+        _training_problems,
+        _data_problems,
+        _metric_problems,
+        _slurm_problems,
+        mismatches,
+        _length_problems,
+    ):
+        problems += find(plain)
+    can_build = all(ACCEPTED[key].check(plain[key]) for key in ('sample_rate', 'channels'))
+    return plain, problems, can_build
 
 
-def _form_problems(plain: Mapping[str, Any]) -> Iterator[str]:
-    """Sections that are none. What is in them can only be looked at when all are."""
+def _section_problems(plain: Mapping[str, Any]) -> Iterator[str]:
+    """Yield sections that are missing or are not mappings."""
     for section in SECTIONS:
         value = config.select(plain, section)
         if isinstance(value, Mapping):
             continue
-        if value is MISSING:
-            if isinstance(
-                config.select(plain, section.rpartition('.')[0]) if '.' in section else plain,
-                Mapping,
-            ):
-                yield f'the section {section} is missing'
-        else:
+        if value is not MISSING:
             yield f'{section}={value!r}: expected a section (keys and values)'
+        elif _parent_exists(section, plain):
+            yield f'the section {section} is missing'
 
 
 def _value_problems(plain: Mapping[str, Any]) -> Iterator[str]:
+    """Yield keys with a value that their rule does not accept, or without one."""
     for key, rule in ACCEPTED.items():
         value = config.select(plain, key)
         if value is not MISSING:
             if not rule.check(value):
                 yield f'{key}={value}: expected {rule.accepted}'
-        elif '.' not in key or isinstance(config.select(plain, key.rpartition('.')[0]), Mapping):
+        elif _parent_exists(key, plain):
             yield f'{key} is missing: expected {rule.accepted}'
     for split in SPLITS:
         for name in ('batch_size', 'num_workers'):
+            rule = ACCEPTED[f'dataset.{name}']
             value = config.select(plain, f'dataset.{split}.{name}')
-            if value is not MISSING and not ACCEPTED[f'dataset.{name}'].check(value):
-                yield (
-                    f'dataset.{split}.{name}={value}: expected '
-                    f'{ACCEPTED[f"dataset.{name}"].accepted}'
-                )
+            if value is not MISSING and not rule.check(value):
+                yield f'dataset.{split}.{name}={value}: expected {rule.accepted}'
+
+
+def _parent_exists(key: str, plain: Mapping[str, Any]) -> bool:
+    """True if the section that a key belongs to exists; otherwise that is the problem to report."""
+    parent = key.rpartition('.')[0]
+    return not parent or isinstance(config.select(plain, parent), Mapping)
 
 
 def _key_problems(plain: Mapping[str, Any]) -> Iterator[str]:
-    """Keys that nothing reads: added by hand, as keys of the command line are known to exist."""
+    """Yield keys that nothing reads.
+
+    They come from files and from `+key=value`: overrides of unknown keys are refused earlier.
+    """
     for section, others in SECTIONS.items():
         node = config.select(plain, section)
         if others is None or not isinstance(node, Mapping):
             continue
-        known = [
-            *others,
-            *(
-                key[len(section) + 1 :].split('.')[0]
-                for key in (*ACCEPTED, *SECTIONS)
-                if key.startswith(f'{section}.')
-            ),
-        ]
+        known = [*others, *_known_keys(section)]
         for key in node:
             if key not in known:
                 yield f'{section}.{key}: there is no such key{config.nearest(str(key), known)}'
     for section in ('dataset', *(f'dataset.{split}' for split in SPLITS)):
         node = config.select(plain, section)
-        for key in ('_target_', '_args_', '_partial_', 'weight'):  # of components
+        for key in _COMPONENT_KEYS:
             if isinstance(node, Mapping) and key in node:
                 yield f'{section}.{key}: there is no such key'
-    for section, parts in (('seanet', ('encoder', 'decoder')), ('rvq', ('quantizer',))):
-        nodes = [
-            node
-            for part in parts
-            if isinstance(node := config.select(plain, f'model.{part}'), Mapping)
-        ]
-        shared = plain.get(section)
-        if (
-            nodes
-            and isinstance(shared, Mapping)
-            and any(key in node for node in nodes for key in shared)
-        ):
-            for key in shared:
-                if not any(key in node for node in nodes):
-                    yield (
-                        f'{section}.{key}: there is no such '
-                        f'key{config.nearest(str(key), shared.keys() - {key})}'
-                    )
+    for section, parts in _SHARED_SECTIONS:
+        yield from _shared_key_problems(plain, section, parts)
+
+
+def _known_keys(section: str) -> list[str]:
+    """Return the keys of a section that have a rule or are sections themselves."""
+    prefix = f'{section}.'
+    below = [key for key in (*ACCEPTED, *SECTIONS) if key.startswith(prefix)]
+    return [key.removeprefix(prefix).split('.')[0] for key in below]
+
+
+def _shared_key_problems(
+    plain: Mapping[str, Any], section: str, parts: tuple[str, ...]
+) -> Iterator[str]:
+    """Yield keys of a shared section that none of the parts copies."""
+    shared = plain.get(section)
+    if not isinstance(shared, Mapping):
+        return
+    nodes = [config.select(plain, f'model.{part}') for part in parts]
+    copied = {key for node in nodes if isinstance(node, Mapping) for key in node}
+    if not copied & shared.keys():  # a model with other parts has no use for the section
+        return
+    for key in shared:
+        if key not in copied:
+            hint = config.nearest(str(key), shared.keys() - {key})
+            yield f'{section}.{key}: there is no such key{hint}'
 
 
 def _weight_problems(plain: Mapping[str, Any]) -> Iterator[str]:
+    """Yield losses with an invalid weight, or that nothing computes."""
     for name, node in plain['losses'].items():
         if not isinstance(node, Mapping):
             yield (
@@ -138,44 +147,37 @@ def _weight_problems(plain: Mapping[str, Any]) -> Iterator[str]:
             continue
         weight = node.get('weight')
         if 'weight' not in node:
-            yield (
-                f'losses.{name}.weight is missing: expected null (off), 0 (reported only) or a '
-                'weight above 0'
-            )
+            yield f'losses.{name}.weight is missing: expected {_WEIGHTS}'
         if weight is not None and not (is_number(weight) and weight >= 0):
-            yield (
-                f'losses.{name}.weight={weight}: expected null (off), 0 (reported only) or a '
-                'weight above 0'
-            )
+            yield f'losses.{name}.weight={weight}: expected {_WEIGHTS}'
         if '_target_' in node:
             continue
         if name not in ('adv', 'feat', 'commitment'):
-            yield (
-                f'losses.{name}: a loss needs a _target_, the class that computes it'
-                + config.nearest(name, plain['losses'].keys() - {name})
-            )
+            hint = config.nearest(name, plain['losses'].keys() - {name})
+            yield f'losses.{name}: a loss needs a _target_, the class that computes it{hint}'
         for key in node.keys() - {'weight'}:
             yield f'losses.{name}.{key}: there is no such key{config.nearest(str(key), ["weight"])}'
 
 
-def _trains_nothing(plain: Mapping[str, Any]) -> Iterator[str]:
-    heard = ('adv', 'feat') if plain['adversarial'].get('discriminators') else ()
-    weights = [
-        node.get('weight')
-        for name, node in plain['losses'].items()
-        if isinstance(node, Mapping) and ('_target_' in node or name in heard)
-    ]
-    if not any(weight is not None and is_number(weight) and weight > 0 for weight in weights):
-        yield 'losses: no loss has a weight above 0, nothing would be trained'
+def _training_problems(plain: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a problem if no loss trains the model."""
+    # Without discriminators, the adversarial losses do not exist whatever their weight.
+    adversarial = ('adv', 'feat') if plain['adversarial'].get('discriminators') else ()
+    for name, node in plain['losses'].items():
+        if not isinstance(node, Mapping) or ('_target_' not in node and name not in adversarial):
+            continue
+        weight = node.get('weight')
+        if weight is not None and is_number(weight) and weight > 0:
+            return
+    yield 'losses: no loss has a weight above 0, nothing would be trained'
 
 
 def _metric_problems(plain: Mapping[str, Any]) -> Iterator[str]:
+    """Yield switches of unknown metrics, and metrics that are not sections."""
     for name, enabled in plain['evaluate']['metrics'].items():
         if name not in plain['metrics']:
-            yield (
-                f'evaluate.metrics.{name}={enabled}: there is no metrics.{name} node'
-                + config.nearest(name, plain['metrics'])
-            )
+            hint = config.nearest(name, plain['metrics'])
+            yield f'evaluate.metrics.{name}={enabled}: there is no metrics.{name} section{hint}'
         if not SWITCH.check(enabled):
             yield f'evaluate.metrics.{name}={enabled}: expected {SWITCH.accepted}'
     for name, node in plain['metrics'].items():
@@ -186,73 +188,67 @@ def _metric_problems(plain: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def _mismatches(plain: Mapping[str, Any]) -> Iterator[str]:
-    """Parts of the model that do not fit together."""
-    encoder, decoder, quantizer = (
-        part if isinstance(part, Mapping) else {}
-        for part in map(plain['model'].get, ('encoder', 'decoder', 'quantizer'))
-    )
+def mismatches(plain: Mapping[str, Any]) -> Iterator[str]:
+    """Yield parts of the model that do not fit together."""
+    encoder = _part(plain, 'encoder')
+    decoder = _part(plain, 'decoder')
+    quantizer = _part(plain, 'quantizer')
     for name, note in (
-        ('ratios', 'strides do not match: the decoder would give back another length'),
+        ('ratios', 'strides do not match, the decoder would return another length'),
         ('dimension', 'the latents do not fit'),
     ):
         ours, theirs = encoder.get(name), decoder.get(name)
         if ours is not None and theirs is not None and ours != theirs:
             yield (
-                f'encoder.{name}={ours} and decoder.{name}={theirs}: {note}; set seanet.{name} '
-                'alone'
+                f'encoder.{name}={ours} and decoder.{name}={theirs}: {note}; set only seanet.{name}'
             )
-    if {'dimension'} <= encoder.keys() & quantizer.keys() and encoder['dimension'] != quantizer[
-        'dimension'
-    ]:
-        yield (
-            f'quantizer.dimension={quantizer["dimension"]}: must agree with '
-            f'seanet.dimension={encoder["dimension"]}'
-        )
+    if 'dimension' in encoder and 'dimension' in quantizer:
+        ours, theirs = encoder['dimension'], quantizer['dimension']
+        if ours != theirs:
+            yield f'quantizer.dimension={theirs}: must agree with seanet.dimension={ours}'
+
+
+def _part(plain: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a part of the model; empty if the model has no such part."""
+    part = plain['model'].get(name)
+    return part if isinstance(part, Mapping) else {}
 
 
 def _data_problems(plain: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the recipe needs and the data cannot offer."""
     source = plain['datasource']
-    if not all(
-        map(
-            is_number,
-            (
-                *(source.get(f'max_{name}') for name in ('sample_rate', 'channels')),
-                plain['sample_rate'],
-                plain['channels'],
-            ),
-        )
-    ):
-        return
-    if source['max_sample_rate'] < plain['sample_rate']:
+    highest, most = source.get('max_sample_rate'), source.get('max_channels')
+    sample_rate, channels = plain['sample_rate'], plain['channels']
+    if not all(map(is_number, (highest, most, sample_rate, channels))):
+        return  # reported by their rules
+    if highest < sample_rate:
         yield (
-            f'datasource.max_sample_rate={source["max_sample_rate"]} is below '
-            f'sample_rate={plain["sample_rate"]}: '
-            'the data has no such high frequencies; choose a recipe with a lower rate, or other '
-            'data'
+            f'datasource.max_sample_rate={highest} is below sample_rate={sample_rate}: '
+            'the data has no content at such high frequencies; choose a recipe with a lower rate, '
+            'or other data'
         )
-    if source['max_channels'] < plain['channels']:
+    if most < channels:
         yield (
-            f'datasource.max_channels={source["max_channels"]} is below '
-            f'channels={plain["channels"]}: '
+            f'datasource.max_channels={most} is below channels={channels}: '
             'a stereo recipe needs stereo data; choose a mono recipe, or other data'
         )
 
 
 def _length_problems(plain: Mapping[str, Any]) -> Iterator[str]:
-    """A schedule that ends with a run of which nobody knows the length."""
-    length, schedule = plain['optim'].get('total_updates'), plain['optim']['schedule']
-    if length is None and any(
-        key.endswith('_steps') and value is None for key, value in schedule.items()
-    ):
+    """Yield a schedule that needs the length of the run where it is not known."""
+    if plain['optim'].get('total_updates') is not None:
+        return
+    schedule = plain['optim']['schedule']
+    if any(key.endswith('_steps') and value is None for key, value in schedule.items()):
         yield (
             f'optim.total_updates=None: the schedule {schedule.get("_target_")} needs the length '
-            'of the run, which '
-            'optim.updates_per_epoch=null leaves to the data; type optim.total_updates=N'
+            'of the run, which optim.updates_per_epoch=null leaves to the data; type '
+            'optim.total_updates=N'
         )
 
 
 def _slurm_problems(plain: Mapping[str, Any]) -> Iterator[str]:
+    """Yield options that Dora's Slurm configuration lacks or that have the wrong type."""
     known = {field.name: field.type for field in fields(SlurmConfig)}
     for key, value in plain['slurm'].items():
         if key not in known:

@@ -1,6 +1,4 @@
-"""From a list of overrides to a configuration: Hydra composes the chosen files, then the values are
-applied.
-"""
+"""Compose a configuration: Hydra merges the chosen files, then the overrides are applied."""
 
 import functools
 import re
@@ -26,17 +24,16 @@ from audiocodec.utils import config, paths
 from audiocodec.utils.config import ConfigError
 
 CONFIG = 'config'
-# Keys that every component copies from the top. A copy with a value of its own would contradict the
-# waveforms.
+# Top-level keys that components copy. A copy with another value would contradict the waveforms.
 _SHARED = ('${sample_rate}', '${channels}')
 _Stamp = frozenset[tuple[Path, int]]
 
 
 class OwnConfigs(SearchPathPlugin):
-    """Hydra looks in `config/` of the working directory too, after the project's configurations."""
+    """Search `config/` of the working directory too, after the project's configurations."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Adds the folder, if there is one."""
+        """Add the folder, if it exists."""
         folder = paths.own_config_folder()
         if folder is not None:
             search_path.append('audiocodec', f'file://{folder}')
@@ -46,13 +43,13 @@ Plugins.instance().register(OwnConfigs)
 
 
 class Composed(NamedTuple):
-    """A configuration and what it is made of; interpolations are not resolved.
+    """Configuration with its defaults and overrides; interpolations are not resolved.
 
     Attributes:
         root: the root defaults, without a recipe.
-        cfg: with recipe and overrides.
-        argv: the overrides in a form that means the same in every working directory.
-        problems: what is wrong, by the override, which `cfg` then lacks, or by the key.
+        cfg: with recipe and overrides, except for overrides that have problems.
+        argv: the overrides, with paths that are valid in every working directory.
+        problems: messages by override, or by key for those that no single override causes.
     """
 
     root: DictConfig
@@ -62,40 +59,35 @@ class Composed(NamedTuple):
 
 
 def compose(folder: Path, argv: Sequence[str]) -> Composed:
-    """Composes a configuration.
+    """Compose a configuration.
 
     Args:
-        folder: of `config.yaml` and the config groups.
-        argv: overrides; of several for one key, the last counts.
+        folder: holds `config.yaml` and the config groups.
+        argv: overrides; the last one for a key counts.
 
     Raises:
-        ConfigError: files that cannot be read or composed.
+        ConfigError: files cannot be read or composed.
     """
-    argv = list({argument.split('=', 1)[0].strip(): argument for argument in argv}.values())
+    last = {argument.split('=', 1)[0].strip(): argument for argument in argv}
+    argv = list(last.values())
     stamp = _stamp(folder)
     options = _options(folder, stamp)
     choices = [argument for argument in argv if key_of(argument).split('@')[0] in options]
+    values = [argument for argument in argv if argument not in choices]
     problems = {argument: _choice_problem(argument, options) for argument in choices}
     root = _files(folder, stamp, ('~solver',))
-    cfg = _files(
-        folder, stamp, tuple(choice for choice in choices if problems[choice] is None)
-    ).copy()
+    valid_choices = tuple(choice for choice in choices if problems[choice] is None)
+    cfg = _files(folder, stamp, valid_choices).copy()
     drop_inherited(cfg, config.unresolved(root))
-    overrides = _apply_values(
-        cfg, [argument for argument in argv if argument not in choices], options, problems
-    )
+    overrides = _apply_values(cfg, values, options, problems)
     spelled = {override.argument: override.spelled() for override in overrides}
     found = {argument: text for argument in argv if (text := problems[argument]) is not None}
-    return Composed(
-        root,
-        cfg,
-        [spelled.get(argument, argument) for argument in argv],
-        {**found, **dict(_contradictions(root, cfg))},
-    )
+    found.update(_contradictions(root, cfg))
+    return Composed(root, cfg, [spelled.get(argument, argument) for argument in argv], found)
 
 
 def config_groups(folder: Path) -> list[str]:
-    """The config groups of a folder, such as `solver` and `solver/compression`."""
+    """List the config groups of a folder, such as `solver` and `solver/compression`."""
     return list(_options(folder, _stamp(folder)))
 
 
@@ -105,20 +97,20 @@ def _apply_values(
     groups: Collection[str],
     problems: dict[str, str | None],
 ) -> list[Override]:
-    """Reads and checks overrides and applies the good ones, in place.
+    """Read and check overrides and apply the valid ones, in place.
 
     Args:
         cfg: the composed files.
         arguments: as typed.
         groups: names of the config groups.
-        problems: by argument; those that are found are added.
+        problems: messages by argument, None for valid ones; every argument is added.
 
     Returns:
-        The good ones.
+        The valid overrides.
     """
     chosen = config.unresolved(cfg)
     present = _with_classes(cfg, arguments)
-    good = []
+    valid = []
     for argument in arguments:
         try:
             override = read(argument, present)
@@ -127,17 +119,18 @@ def _apply_values(
             problems[argument] = str(error)
             continue
         if problems[argument] is None:
-            good.append(override)
-    for override in good:
+            valid.append(override)
+    for override in valid:
         with readable_errors():
             apply(cfg, override)
-    drop_inherited(cfg, chosen, set(typed_keys(good)))
-    return good
+    drop_inherited(cfg, chosen, set(typed_keys(valid)))
+    return valid
 
 
 def _with_classes(cfg: DictConfig, arguments: Sequence[str]) -> dict[str, Any]:
-    """The configuration with the classes and keys that overrides add, plain: other keys depend on
-    them.
+    """Return the configuration, plain, with the classes and sections that the overrides add.
+
+    Overrides may come in any order, so the keys of one may exist only thanks to another.
     """
     changed, plain = cfg.copy(), config.unresolved(cfg)
     for argument in arguments:
@@ -146,58 +139,51 @@ def _with_classes(cfg: DictConfig, arguments: Sequence[str]) -> dict[str, Any]:
             try:
                 override = read(argument, plain)
             except ValueError:
-                continue  # found again, and told, when all of them are read
+                continue  # reported when all of them are read
             if problem(override, plain, ()) is None:
                 apply(changed, override)
     return config.unresolved(changed)
 
 
 def _contradictions(root: DictConfig, cfg: DictConfig) -> Iterator[tuple[str, str]]:
-    """Keys that copy the rate or the channels and have a value of their own, with what is wrong."""
-    ours, plain = config.unresolved(root), config.unresolved(cfg)
-    for key in config.leaf_keys(ours):
-        copied, value = config.select(ours, key), config.select(plain, key)
-        if (
-            copied not in _SHARED
-            or value == copied
-            or isinstance(value, str | Mapping)
-            or value is config.MISSING
-        ):
+    """Yield keys that copy the sample rate or channels and have another value, with a message."""
+    defaults, plain = config.unresolved(root), config.unresolved(cfg)
+    for key in config.leaf_keys(defaults):
+        copied, value = config.select(defaults, key), config.select(plain, key)
+        if copied not in _SHARED or value == copied or value is config.MISSING:
+            continue
+        if isinstance(value, str | Mapping):  # another interpolation, or a section in its place
             continue
         name = copied[2:-1]
         if value != plain.get(name):
-            yield key, f'{key}={value}: must agree with {name}={plain.get(name)}; set {name} alone'
+            yield key, f'{key}={value}: must agree with {name}={plain.get(name)}; set only {name}'
 
 
 def _stamp(folder: Path) -> _Stamp:
-    """All files of configurations, and when each was changed: what was read of them holds until one
-    is.
-    """
+    """Return all configuration files with their modification times, the key of the caches below."""
     folders = [folder, *filter(None, [paths.own_config_folder()])]
     return frozenset(
         (path, path.stat().st_mtime_ns) for folder in folders for path in folder.rglob('*.yaml')
     )
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=64)  # Hydra takes a second
 def _files(folder: Path, stamp: _Stamp, choices: tuple[str, ...]) -> DictConfig:
-    """The files that choices of options name, composed by Hydra, which takes a second; not to be
-    changed.
-    """
+    """Compose the files of the chosen options; callers must copy the result to change it."""
     with _search(folder), readable_errors():
         return hydra.compose(CONFIG, list(choices))
 
 
 @functools.lru_cache(maxsize=4)
 def _options(folder: Path, stamp: _Stamp) -> dict[str, list[str]]:
-    """The options of every config group."""
+    """List the options of every config group."""
     with _search(folder) as loader:
         return {group: list(_options_of(loader, group)) for group in _groups(loader, '')}
 
 
 @contextmanager
 def _search(folder: Path) -> Iterator[Any]:
-    """Hydra's loader of the configurations in a folder."""
+    """Provide Hydra's loader of the configurations in a folder."""
     with hydra.initialize_config_dir(str(folder.resolve()), job_name='train', version_base='1.3'):
         instance = GlobalHydra.instance().hydra
         assert instance is not None
@@ -205,9 +191,7 @@ def _search(folder: Path) -> Iterator[Any]:
 
 
 def _groups(loader: Any, parent: str) -> Iterator[str]:
-    """Every group that can be chosen, also those, like `solver`, whose options all lie in
-    sub-folders.
-    """
+    """Yield every config group, including those with options only in subfolders, like `solver`."""
     for name in loader.get_group_options(parent, ObjectType.GROUP):
         if name != 'hydra' or parent:
             group = f'{parent}/{name}'.lstrip('/')
@@ -216,34 +200,30 @@ def _groups(loader: Any, parent: str) -> Iterator[str]:
 
 
 def _options_of(loader: Any, group: str, prefix: str = '') -> Iterator[str]:
-    """All options of a config group, those of its sub-groups included; names that begin with _ are
-    parts.
-    """
+    """Yield all options of a config group, including those of its subgroups."""
     here = f'{group}/{prefix}'.rstrip('/')
     for name in loader.get_group_options(here, ObjectType.CONFIG):
-        if not name.startswith('_'):
+        if not name.startswith('_'):  # files that options include
             yield prefix + name
     for sub in loader.get_group_options(here, ObjectType.GROUP):
         yield from _options_of(loader, group, f'{prefix}{sub}/')
 
 
 def _choice_problem(argument: str, options: Mapping[str, Sequence[str]]) -> str | None:
-    """What is wrong with an override that chooses an option of a group."""
+    """Return a message if an override chooses an option that its group lacks."""
     if '=' not in argument or argument.startswith(('+', '~')) or '@' in argument.split('=', 1)[0]:
-        return None  # Hydra says what is wrong with those
+        return None  # Hydra reports problems of these
     key, value = argument.split('=', 1)
     known = options[key.strip()]
     if value.strip() in known:
         return None
-    return (
-        f'{key}={value}: no such option{config.nearest(value, known)} (there are: '
-        f'{", ".join(known)})'
-    )
+    hint = config.nearest(value, known)
+    return f'{key}={value}: no such option{hint} (available: {", ".join(known)})'
 
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Turns what Hydra and OmegaConf say of a user's input into one message.
+    """Turn errors of Hydra and OmegaConf into one-line messages.
 
     Raises:
         ConfigError: in place of their errors.

@@ -1,49 +1,37 @@
-"""The arithmetic of a recipe, as a table: sizes, rates, receptive field, latency, updates, hours of
-audio, memory.
-"""
+"""Describe a recipe as a table: sizes, rates, receptive field, latency, hours of audio."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
 from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.models import CompressionModel
-from audiocodec.recipe import memory
-from audiocodec.recipe.receptive_field import Reach, reads
-from audiocodec.utils import config, distrib
+from audiocodec.models.receptive_field import reads
 
 Row = tuple[str, str]
 
 
 def describe(
-    cfg: Any,
-    model: CompressionModel,
-    adversaries: AdversarialTrainer,
-    losses: Mapping[str, nn.Module],
-    brief: bool = False,
+    cfg: Any, model: CompressionModel, adversaries: AdversarialTrainer, brief: bool = False
 ) -> str:
-    """A table of what follows from a recipe and is easily got wrong.
+    """Tabulate what follows from a recipe and is easy to get wrong.
 
     Args:
         cfg: the configuration.
-        model: built of it.
-        adversaries: built of it.
-        losses: those that are trained.
-        brief: leave out the layers, the estimate of memory (which takes a second or more) and the
-            receptive field.
+        model: built from it.
+        adversaries: built from it.
+        brief: leave out the layers and the receptive field.
     """
     rows = [*model_rows(model, brief), *adversary_rows(adversaries), *training_rows(cfg)]
-    if not brief:
-        rows.append(('memory', _memory(cfg, model, adversaries, losses)))
     width = max(len(name) for name, _ in rows)
     lines = [f'  {name:<{width}}  {text}' for name, text in rows]
     return '\n'.join(lines if brief else [str(model), str(adversaries.discriminators), '', *lines])
 
 
 def model_rows(model: CompressionModel, brief: bool = False) -> Iterator[Row]:
-    """Sizes, rates, receptive field (unless `brief`) and latency of a model."""
+    """Yield sizes, rates, receptive field (unless `brief`) and latency of a model."""
     yield from parameter_rows(model)
     yield from rate_rows(model)
     if not brief:
@@ -52,7 +40,7 @@ def model_rows(model: CompressionModel, brief: bool = False) -> Iterator[Row]:
 
 
 def parameter_rows(model: CompressionModel) -> Iterator[Row]:
-    """Parameters of each part of the model."""
+    """Yield the numbers of parameters of the model and its parts, and the codebooks' size."""
     for name, part in model.named_children():
         if any(True for _ in part.parameters()):
             yield name, _millions(part)
@@ -64,73 +52,72 @@ def parameter_rows(model: CompressionModel) -> Iterator[Row]:
 
 
 def adversary_rows(adversaries: AdversarialTrainer) -> Iterator[Row]:
-    """Parameters of each discriminator."""
+    """Yield the number of parameters of each discriminator."""
     for name, part in adversaries.discriminators.items():
         yield name, f'{_millions(part)} (discriminator)'
 
 
 def rate_rows(model: CompressionModel) -> Iterator[Row]:
-    """Rates of samples, frames and bits."""
+    """Yield the rates of samples, frames and bits."""
     yield 'sample rate', f'{model.sample_rate} Hz, {("mono", "stereo")[model.channels - 1]}'
     ratios = getattr(getattr(model, 'encoder', None), 'ratios', None)
     product = f' ({" x ".join(map(str, ratios))})' if ratios else ''
     yield 'hop length', f'{model.hop_length} samples{product}, {1000 / model.frame_rate:.4g} ms'
     yield 'frame rate', f'{model.frame_rate:.12g} Hz'
     if model.total_codebooks:
-        counts = sorted(
-            {2**k for k in range(11) if 2**k <= model.total_codebooks} | {model.total_codebooks}
-        )
+        powers = {2**k for k in range(11) if 2**k <= model.total_codebooks}
+        counts = sorted(powers | {model.total_codebooks})
         rates = ', '.join(f'{bandwidth(model, n):.4g} ({n})' for n in counts)
         yield 'bandwidth', f'in kbps, with (codebooks): {rates}'
 
 
 def bandwidth(model: CompressionModel, num_codebooks: int) -> float:
-    """Kilobits per second with so many codebooks."""
+    """Return the bandwidth in kbps with the first `num_codebooks` codebooks."""
     return num_codebooks * math.log2(model.cardinality) * model.frame_rate / 1000
 
 
 def reach_rows(model: CompressionModel) -> Iterator[Row]:
-    """How much a frame, and a sample of the output, depend on."""
+    """Yield the receptive fields of encoder and decoder; nothing for layers that are not known."""
+    # The samples of a frame have different receptive fields: take their union.
+    frame = (0, model.hop_length - 1)
     try:
         encoder, decoder = _parts(model)
-        # Samples of one frame differ in what they read: all of a frame together.
-        span = (0, model.hop_length - 1)
-        fields = (
-            ('encoder', encoder, (0, 0), model.sample_rate, 'samples'),
-            ('decoder', decoder, span, model.frame_rate, 'frames'),
-        )
-        texts = [
-            f'{name}: {_extent(reads(part, *of), reads(part, *of, recurrence=False), rate, unit)}'
-            for name, part, of, rate, unit in fields
-        ]
+        in_samples = _extent(encoder, (0, 0), model.sample_rate, 'samples')
+        in_frames = _extent(decoder, frame, model.frame_rate, 'frames')
     except ValueError:
         return
-    yield from zip(('receptive field', ''), texts)
+    yield 'receptive field', f'encoder: {in_samples}'
+    yield '', f'decoder: {in_frames}'
 
 
 def _parts(model: CompressionModel) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder of a model that is made of them."""
+    """Return encoder and decoder of a model that consists of them."""
     parts = dict(model.named_children())
     if not {'encoder', 'decoder'} <= parts.keys():
         raise ValueError(f'{type(model).__name__} is not made of an encoder and a decoder')
     return parts['encoder'], parts['decoder']
 
 
-def _extent(found: Reach, plain: Reach, rate: float, unit: str) -> str:
-    """A reach as text; `plain` is that without recurrence."""
-    count = plain.last - plain.first + 1
+def _extent(part: nn.Module, outputs: tuple[int, int], rate: float, unit: str) -> str:
+    """Describe the inputs that the outputs first to last of a part depend on."""
+    reach = reads(part, *outputs)
+    without_lstm = reads(part, *outputs, recurrence=False)
+    count = without_lstm.last - without_lstm.first + 1
     if not math.isfinite(count):
-        return 'everything, as its norm averages over all time'
+        return 'the whole input, since its norm averages over all time'
     text = f'{count:.0f} {unit}, {1000 * count / rate:.4g} ms'
-    return text if math.isfinite(found.first) else f'all before, by the LSTM; {text} without it'
+    if math.isfinite(reach.first):
+        return text
+    return f'all previous {unit} through the LSTM; {text} without it'
 
 
 def look_ahead(model: CompressionModel) -> float:
-    """Samples of the input after it that a sample of the output depends on, at most; infinite if on
-    all.
+    """Return how many later input samples an output sample depends on, at most.
+
+    Infinite if it depends on the whole input.
 
     Raises:
-        ValueError: layers that are not known.
+        ValueError: the model has layers that are not known here.
     """
     if getattr(model, 'renormalize', False):
         return math.inf
@@ -144,42 +131,38 @@ def look_ahead(model: CompressionModel) -> float:
 
 
 def latency(model: CompressionModel) -> str:
-    """How long after a sample went in it can come out, computing time left out."""
+    """Describe the algorithmic latency: from a sample's input to its output, without computing."""
     try:
         samples = look_ahead(model) + 1
     except ValueError as error:
         return f'unknown: {error}'
     if math.isinf(samples):
-        reason = (
-            'it is renormalised'
-            if getattr(model, 'renormalize', False)
-            else 'its norm averages over all of it'
-        )
-        return f'the whole item: {reason}'
-    further = samples - model.hop_length
-    text = f'{1000 * samples / model.sample_rate:.4g} ms, {samples:.0f} samples: a frame'
-    return (
-        f'{text}, nothing after it'
-        if further <= 0
-        else f'{text}, and {further:.0f} samples after it'
-    )
+        if getattr(model, 'renormalize', False):
+            return 'the whole item: its loudness is normalized'
+        return 'the whole item: its norm averages over all time'
+    text = f'{1000 * samples / model.sample_rate:.4g} ms, {samples:.0f} samples: one frame'
+    after = samples - model.hop_length
+    return f'{text}, no lookahead' if after <= 0 else f'{text} and {after:.0f} samples of lookahead'
 
 
 def training_rows(cfg: Any) -> Iterator[Row]:
-    """Updates and hours of audio, an epoch and in all."""
-    samples, batch, epochs = cfg.dataset.train.num_samples, _batch(cfg), cfg.optim.epochs
+    """Yield updates and hours of audio, per epoch and in total."""
+    samples = cfg.dataset.train.num_samples
+    batch = _batch(cfg)
+    epochs = cfg.optim.epochs
     updates = cfg.optim.updates_per_epoch or (samples // batch if samples else None)
     if updates is not None and samples:
-        updates = min(updates, samples // batch)  # an epoch ends with its items
+        updates = min(updates, samples // batch)  # an epoch ends when its items do
     seconds = _segment(cfg)
     each = f'{batch} x {seconds:g} s' if seconds else f'{batch} whole files'
     if updates is None:
-        yield 'updates', f'one pass over the data an epoch, {epochs} epochs; {each} an update'
+        yield 'updates', f'one pass over the data per epoch, {epochs} epochs; {each} per update'
         return
-    yield 'updates', f'{updates} an epoch, {updates * epochs} in {epochs} epochs; {each} an update'
+    total = f'{updates * epochs} in {epochs} epochs'
+    yield 'updates', f'{updates} per epoch, {total}; {each} per update'
     if seconds:
         hours = updates * batch * seconds / 3600
-        yield 'audio', f'{hours:.4g} h an epoch, {hours * epochs:.4g} h in all'
+        yield 'audio', f'{hours:.4g} h per epoch, {hours * epochs:.4g} h in total'
 
 
 def _batch(cfg: Any) -> int:
@@ -188,42 +171,6 @@ def _batch(cfg: Any) -> int:
 
 def _segment(cfg: Any) -> float | None:
     return cfg.dataset.train.get('segment_duration', cfg.dataset.segment_duration)
-
-
-def _memory(
-    cfg: Any,
-    model: CompressionModel,
-    adversaries: AdversarialTrainer,
-    losses: Mapping[str, nn.Module],
-) -> str:
-    seconds = _segment(cfg)
-    if seconds is None:
-        return 'depends on the files: dataset.segment_duration is null'
-    items = max(1, _batch(cfg) // distrib.world_size())
-    factories = {
-        'model': lambda parameters: config.build(cfg.optim.optimizer, params=parameters),
-        'adversaries': lambda parameters: config.build(cfg.adversarial.optimizer)(parameters),
-    }
-    try:
-        found = memory.estimate(
-            model,
-            adversaries,
-            losses,
-            factories,
-            cfg.optim.ema.decay is not None,
-            items,
-            round(seconds * model.sample_rate),
-        )
-    except Exception as error:  # a description is no reason to stop
-        return f'no estimate: {error}'
-    parts = ', '.join(f'{name} {_bytes(size)}' for name, size in vars(found).items())
-    return (
-        f'about {_bytes(found.total)} an update of {items} items on one worker in float32: {parts}'
-    )
-
-
-def _bytes(size: float) -> str:
-    return f'{size / 2**30:.2f} GiB' if size >= 2**30 else f'{size / 2**20:.0f} MiB'
 
 
 def _millions(module: nn.Module) -> str:

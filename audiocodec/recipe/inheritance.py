@@ -1,9 +1,9 @@
-"""Arguments that a component inherits from the one it takes the place of.
+"""Drop the arguments that a component inherits from the one it replaces.
 
-Hydra merges mappings: `optim.optimizer._target_=torch.optim.SGD` keeps the `betas` of Adam, in a
-recipe as on the command line. Where a layer of the configuration names another class, arguments
-that were not set together with it and that the new class does not take are dropped; of a class
-chosen by name, such as `activation`, all that were not set together with it are.
+Hydra merges mappings: `optim.optimizer._target_=torch.optim.SGD` keeps the `betas` of Adam, both in
+a recipe and on the command line. Where a layer of the configuration names another class, arguments
+that the layer does not set itself and that the new class does not take are dropped. For a class
+chosen by name, such as `activation`, all arguments that the layer does not set are dropped.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -19,12 +19,12 @@ _NOT_ARGUMENTS = {'_target_', '_partial_', '_convert_', '_recursive_', '_args_',
 
 
 def drop_inherited(cfg: DictConfig, below: Mapping[str, Any], typed: Collection[str] = ()) -> None:
-    """Drops arguments of classes that `cfg` replaces, in place.
+    """Drop the arguments of classes that `cfg` replaces, in place.
 
     Args:
         cfg: a configuration; interpolations not resolved.
-        below: the layer under it, plain, interpolations not resolved: what stands in both with the
-            same value was inherited.
+        below: the layer under it, plain, interpolations not resolved. A key with the same value in
+            both was inherited.
         typed: dotted keys that were set on purpose, even if to the same value.
     """
     for key in list(_inherited(config.unresolved(cfg), below, '')):
@@ -37,7 +37,7 @@ def drop_inherited(cfg: DictConfig, below: Mapping[str, Any], typed: Collection[
 
 
 def _inherited(node: Mapping[str, Any], below: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    """Dotted keys of the arguments to drop."""
+    """Yield the dotted keys of the arguments to drop."""
     if node.get('_target_') != below.get('_target_'):
         taken = config.arguments(node.get('_target_'))
         unfit = set() if taken is None else node.keys() - taken.keys() - _NOT_ARGUMENTS
@@ -54,16 +54,13 @@ def _inherited(node: Mapping[str, Any], below: Mapping[str, Any], prefix: str) -
 def _parameters(
     name: str, node: Mapping[str, Any], below: Mapping[str, Any], prefix: str
 ) -> Iterator[str]:
-    """Of `activation_params` and the like: the arguments of the class that `activation` named
-    before.
-    """
+    """Yield keys such as `activation_params.alpha` if `activation` now names another class."""
     choice = name.removesuffix(PARAMETERS)
     if choice not in node or node[choice] == below.get(choice, MISSING):
         return
     if not isinstance(node[name], Mapping):
-        if node[name] is not None and _is_same(
-            name, node, below
-        ):  # a copy, such as ${seanet.activation_params}
+        # A copy such as ${seanet.activation_params} is dropped as a whole.
+        if node[name] is not None and _is_same(name, node, below):
             yield f'{prefix}{name}'
         return
     for argument in node[name]:

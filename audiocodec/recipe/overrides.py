@@ -1,6 +1,4 @@
-"""Overrides, the `key=value` arguments of a run: read, checked against a configuration, and applied
-to it.
-"""
+"""Read, check and apply overrides, the `key=value` arguments of a run."""
 
 import json
 import re
@@ -17,18 +15,17 @@ from audiocodec.utils.annotations import misfit
 from audiocodec.utils.config import MISSING
 
 SET, ADD, DELETE = '', '+', '~'
-PARAMETERS = (
-    '_params'  # ends the key of a mapping that is a value: the arguments of a class chosen by name
-)
+# Suffix of keys whose value is a mapping: the arguments of a class chosen by name.
+PARAMETERS = '_params'
 
 
 class Override(NamedTuple):
     """One override.
 
     Attributes:
-        argument: as it was typed.
-        action: SET, ADD (a key of your own, typed with + or ++) or DELETE.
-        key: dotted.
+        argument: as typed.
+        action: SET, ADD (a new key, typed with + or ++) or DELETE.
+        key: dotted key.
         value: None for DELETE.
     """
 
@@ -38,7 +35,7 @@ class Override(NamedTuple):
     value: Any
 
     def spelled(self) -> str:
-        """The argument in a form that means the same in every working directory."""
+        """Return the argument with paths that are valid in every working directory."""
         kind = _kind(self.key)
         if kind not in ('path', 'source') or not isinstance(self.value, str) or '${' in self.value:
             return self.argument
@@ -50,7 +47,7 @@ class Override(NamedTuple):
 
 
 def spell(value: Any) -> str:
-    """Writes a plain value in Hydra's grammar, strings in quotes."""
+    """Write a plain value in Hydra's grammar, with strings in quotes."""
     if isinstance(value, Mapping):
         return '{' + ', '.join(f'{key}: {spell(item)}' for key, item in value.items()) + '}'
     if isinstance(value, list | tuple):
@@ -59,28 +56,25 @@ def spell(value: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A string in quotes, in which Hydra reads backslashes as they are, but for those before a
-    quote.
-    """
+    """Return a string in quotes for Hydra, which unescapes backslashes only before a quote."""
     escaped = re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + ('\\"' if found[2] else ''), text)
     return f'"{escaped}"'
 
 
 def key_of(argument: str) -> str:
-    """The key of an argument, without the signs before it."""
+    """Return the key of an argument, without a leading +, ++ or ~."""
     return argument.split('=', 1)[0].lstrip('+~').strip()
 
 
 def read(argument: str, present: Mapping[str, Any]) -> Override:
-    """Reads an argument in Hydra's grammar; the value of a path or another string is taken as it is
-    typed.
+    """Read an argument in Hydra's grammar; values of string keys are taken literally.
 
     Args:
         argument: `key=value`, `+key=value`, `++key=value` or `~key`.
         present: the configuration it will be applied to, plain, interpolations not resolved.
 
     Raises:
-        ValueError: it has no such form; the message says what to type.
+        ValueError: the argument has another form; the message says what to type.
     """
     key = key_of(argument)
     if '=' not in argument and not argument.startswith('~'):
@@ -98,20 +92,19 @@ def read(argument: str, present: Mapping[str, Any]) -> Override:
         ) from error
     if parsed.is_sweep_override():
         raise ValueError(
-            f'{argument}: these are several values, and a run takes one; a file in grids/ trains '
-            'several'
+            f'{argument}: a run takes one value per key; put a list in brackets, [...], and '
+            'several runs in a file in grids/'
         )
-    action = (
-        DELETE if parsed.is_delete() else ADD if parsed.is_add() or parsed.is_force_add() else SET
-    )
-    return Override(
-        argument, action, parsed.key_or_group, None if action == DELETE else parsed.value()
-    )
+    if parsed.is_delete():
+        return Override(argument, DELETE, parsed.key_or_group, None)
+    action = ADD if parsed.is_add() or parsed.is_force_add() else SET
+    return Override(argument, action, parsed.key_or_group, parsed.value())
 
 
 def _literal(argument: str) -> str | None:
-    """The value of `key=value`: what Hydra's grammar makes of it if that is a string or null, else
-    as typed.
+    """Return the value of `key=value`: as typed, unless Hydra parses it to a string or null.
+
+    So quotes and null have their usual meaning, but `generate.path=1` stays a string.
     """
     typed = argument.split('=', 1)[1]
     try:
@@ -127,20 +120,21 @@ def _kind(key: str) -> str:
 
 
 def takes_text(key: str, present: Mapping[str, Any]) -> bool:
-    """Whether a key holds a string, so that no other reading of its value makes sense."""
+    """Return whether a key accepts strings and no numbers, so that its value is taken literally."""
     if key in ACCEPTED:
         return bool(_kind(key))
-    annotation = _arguments(key.rpartition('.')[0], present).get(key.rpartition('.')[2], Any)
+    section, _, name = key.rpartition('.')
+    annotation = _arguments(section, present).get(name, Any)
     return misfit('text', annotation) is None and misfit(1, annotation) is not None
 
 
 def problem(override: Override, present: Mapping[str, Any], groups: Collection[str]) -> str | None:
-    """What is wrong with the key of an override, or with the form of its value; None if nothing is.
+    """Return a message if the key of an override or the type of its value is wrong.
 
     Args:
-        override: to look at.
+        override: to check.
         present: the configuration it will be applied to, plain, interpolations not resolved.
-        groups: names of the config groups, which may be meant.
+        groups: names of the config groups, for hints at misspelled ones.
     """
     argument, action, key, value = override
     if config.select(present, key) is MISSING:
@@ -152,23 +146,17 @@ def problem(override: Override, present: Mapping[str, Any], groups: Collection[s
         return None
     if not isinstance(value, Mapping):
         return (
-            f"{argument}: '{key}' is a section, which keeps its form; set keys in it, or turn a "
-            'part off through '
-            'its own switch, e.g. losses.l1.weight=null'
+            f"{argument}: '{key}' is a section and cannot be replaced; set its keys, or disable "
+            'parts with their own switch, e.g. losses.l1.weight=null'
         )
-    return (
-        None
-        if value
-        else (
-            f'{argument}: changes nothing; set keys in it, e.g. {key}.{next(iter(here), "key")}=...'
-        )
-    )
+    if not value:
+        first = next(iter(here), 'key')
+        return f'{argument}: changes nothing; set keys of the section, e.g. {key}.{first}=...'
+    return None
 
 
 def repeats(override: Override, files: Mapping[str, Any]) -> str | None:
-    """What is wrong with an override that is to add a key which the composed files have; None if
-    nothing is.
-    """
+    """Return a message if a `+` override adds a key that the composed files already have."""
     argument = override.argument
     if argument[:1] != '+' or argument[:2] == '++' or config.select(files, override.key) is MISSING:
         return None
@@ -176,9 +164,7 @@ def repeats(override: Override, files: Mapping[str, Any]) -> str | None:
 
 
 def _unread(override: Override, present: Mapping[str, Any]) -> str | None:
-    """What is wrong with a new key at the top, unless an interpolation reads it; deeper ones are
-    validated later.
-    """
+    """Return a message if nothing reads a new top-level key; the rules check deeper ones later."""
     top = override.key.split('.')[0]
     if top in present or re.search(rf'\$\{{{re.escape(top)}\b', json.dumps(present, default=str)):
         return None
@@ -186,20 +172,16 @@ def _unread(override: Override, present: Mapping[str, Any]) -> str | None:
 
 
 def _unknown(override: Override, present: Mapping[str, Any], groups: Collection[str]) -> str | None:
-    """What is wrong with a key that is not there, unless what it stands in takes it."""
+    """Return a message for a key that does not exist, unless its section accepts it."""
     section, _, name = override.key.rpartition('.')
     known = list(config.leaf_keys(present))
     if override.action != DELETE:
-        is_component = isinstance(override.value, Mapping) and '_target_' in override.value
-        is_open = SECTIONS.get(section, ()) is None or isinstance(
-            _section(section, present), Mapping
-        )
-        if (
-            (is_component and is_open)
-            or section.endswith(PARAMETERS)
-            or section == 'evaluate.metrics'
-        ):
-            return None
+        if section.endswith(PARAMETERS) or section == 'evaluate.metrics':
+            return None  # checked when the component is built
+        if isinstance(override.value, Mapping) and '_target_' in override.value:
+            in_section = isinstance(_section(section, present), Mapping)
+            if in_section or SECTIONS.get(section, ()) is None:
+                return None
         arguments = _arguments(section, present)
         if name in arguments:
             return None
@@ -209,7 +191,7 @@ def _unknown(override: Override, present: Mapping[str, Any], groups: Collection[
 
 
 def _section(key: str, present: Mapping[str, Any]) -> Any:
-    """What stands at a key, through a copy such as `${encoder}`."""
+    """Return the value at a key, following an interpolation such as `${encoder}`."""
     here = config.select(present, key)
     if isinstance(here, str) and here.startswith('${'):
         return config.select(present, here[2:-1])
@@ -217,22 +199,21 @@ def _section(key: str, present: Mapping[str, Any]) -> Any:
 
 
 def _arguments(section: str, present: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The arguments, with their annotations, of the class that a section describes; empty where
-    there is none.
-    """
-    if section.split('.')[0] == 'dataset':  # each split takes what the whole section does
+    """Return the arguments of the class that a section describes, with annotations; {} if none."""
+    if section.split('.')[0] == 'dataset':  # each split takes the same keys as the whole section
         common = dict.fromkeys(config.select(present, 'dataset'), Any)
         return {**common, **(config.arguments('audiocodec.data.AudioDataset') or {})}
     node = _section(section, present)
-    return (config.arguments(node.get('_target_')) or {}) if isinstance(node, Mapping) else {}
+    if not isinstance(node, Mapping):
+        return {}
+    return config.arguments(node.get('_target_')) or {}
 
 
 def apply(cfg: DictConfig, override: Override) -> None:
-    """Applies an override to a configuration, in place: a mapping is merged, anything else replaces
-    what is there.
+    """Apply an override to a configuration, in place: merge a mapping, replace any other value.
 
-    The mapping of a key that ends with `_params` replaces too: the arguments of one class make no
-    sense for another.
+    The mapping of a key that ends with `_params` is replaced too: the arguments of one class make
+    no sense for another.
     """
     with open_dict(cfg):
         if override.action == DELETE:
@@ -244,7 +225,7 @@ def apply(cfg: DictConfig, override: Override) -> None:
 
 
 def typed_keys(overrides: Sequence[Override]) -> Iterator[str]:
-    """Every key that the overrides set, those within mappings included."""
+    """Yield every key that the overrides set, including those within mappings."""
     for override in overrides:
         yield override.key
         if isinstance(override.value, Mapping):

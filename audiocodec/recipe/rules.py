@@ -1,4 +1,4 @@
-"""What each key of a configuration may hold, where no component says so itself."""
+"""Accepted values of the keys of a configuration that no component checks."""
 
 import re
 from collections.abc import Callable
@@ -10,14 +10,14 @@ from audiocodec.utils.annotations import is_integer, is_number
 
 
 class Rule(NamedTuple):
-    """A check of a value, and what passes it in words.
+    """Check of a value, with the accepted values in words.
 
     Attributes:
-        check: whether a value is accepted.
-        accepted: what is, for messages.
-        kind: `path` or `text` for strings that overrides take literally, whatever signs they hold;
-            `source` for a path or an address such as `//sig/SIG`. Paths and sources enter the
-            signature in one form.
+        check: returns whether a value is accepted.
+        accepted: accepted values, for messages that say "expected ...".
+        kind: `path` or `text` for strings that overrides take literally, whatever characters they
+            contain; `source` for a path or an address such as `//sig/SIG`. Paths and sources enter
+            the signature in canonical form.
     """
 
     check: Callable[[Any], bool]
@@ -26,7 +26,7 @@ class Rule(NamedTuple):
 
 
 def or_null(rule: Rule, meaning: str) -> Rule:
-    """A rule that accepts null too, which means something."""
+    """Return a rule that also accepts null, with the meaning of null in words."""
     return Rule(
         lambda value: value is None or rule.check(value),
         f'{rule.accepted}, or null {meaning}',
@@ -35,14 +35,13 @@ def or_null(rule: Rule, meaning: str) -> Rule:
 
 
 def one_of(*choices: str | None) -> Rule:
-    """A rule of a few words; None stands for null."""
+    """Return a rule that accepts a few strings; None stands for null."""
     words = ['null' if choice is None else choice for choice in choices]
-    return Rule(
-        lambda value: any(
-            value is choice or (isinstance(value, str) and value == choice) for choice in choices
-        ),
-        f'{", ".join(words[:-1])} or {words[-1]}',
-    )
+
+    def check(value: Any) -> bool:
+        return (value is None or isinstance(value, str)) and value in choices
+
+    return Rule(check, f'{", ".join(words[:-1])} or {words[-1]}')
 
 
 SWITCH = Rule(lambda value: isinstance(value, bool), 'true or false')
@@ -50,19 +49,19 @@ TEXT = Rule(lambda value: isinstance(value, str), 'a string', 'text')
 PATH = or_null(
     Rule(lambda value: isinstance(value, str) and bool(value), 'a path', 'path'), 'for none'
 )
-COUNT = Rule(lambda value: is_integer(value) and value >= 0, 'an integer from 0')
-FEW = Rule(lambda value: is_integer(value) and 0 <= value <= 1024, 'an integer from 0 to 1024')
+COUNT = Rule(lambda value: is_integer(value) and value >= 0, 'an integer >= 0')
+UP_TO_1024 = Rule(lambda value: is_integer(value) and 0 <= value <= 1024, 'an integer in [0, 1024]')
 POSITIVE_INTEGER = Rule(lambda value: is_integer(value) and value > 0, 'a positive integer')
 EPOCHS = or_null(Rule(COUNT.check, 'a number of epochs'), 'for never')
 TEXTS = Rule(
     lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
     'a list of strings',
 )
-SHARE = Rule(lambda value: is_number(value) and 0 <= value <= 1, 'a share, from 0 to 1')
+FRACTION = Rule(lambda value: is_number(value) and 0 <= value <= 1, 'a fraction in [0, 1]')
 
 
 def positive(what: str) -> Rule:
-    """A number above 0."""
+    """Return a rule that accepts numbers above 0."""
     return Rule(lambda value: is_number(value) and value > 0, f'{what} above 0')
 
 
@@ -77,10 +76,11 @@ ACCEPTED: dict[str, Rule] = {
         lambda value: isinstance(value, str) and value.split(':')[0] in ('auto', 'cpu', 'cuda'),
         'auto, cpu, cuda or cuda:N',
     ),
-    'num_threads': FEW,
+    'num_threads': UP_TO_1024,
     'distributed.timeout': positive('seconds'),
     'seed': COUNT,
     'compile': SWITCH,
+    'cpu_kernels': SWITCH,
     'channels_last': SWITCH,
     'show': SWITCH,
     'execute_only': one_of(None, 'evaluate', 'generate', 'valid'),
@@ -98,23 +98,23 @@ ACCEPTED: dict[str, Rule] = {
     'datasource.evaluate': PATH,
     'datasource.generate': PATH,
     'dataset.batch_size': POSITIVE_INTEGER,
-    'dataset.num_workers': FEW,
-    'dataset.max_bad_fraction': SHARE,
+    'dataset.num_workers': UP_TO_1024,
+    'dataset.max_bad_fraction': FRACTION,
     'optim.epochs': POSITIVE_INTEGER,
     'optim.updates_per_epoch': or_null(POSITIVE_INTEGER, 'for one pass over the data'),
-    'optim.total_updates': or_null(POSITIVE_INTEGER, 'if it follows from the data alone'),
+    'optim.total_updates': or_null(POSITIVE_INTEGER, 'if only the data determines it'),
     'optim.lr': positive('a learning rate'),
     'optim.max_norm': or_null(positive('a norm'), 'for no clipping'),
     'optim.ema.decay': or_null(
-        Rule(lambda value: is_number(value) and 0 <= value < 1, 'from 0 to below 1'),
-        'for no average',
+        Rule(lambda value: is_number(value) and 0 <= value < 1, 'a number in [0, 1)'),
+        'for no averaged weights',
     ),
     'optim.ema.every': POSITIVE_INTEGER,
     'finetune.optimizers': SWITCH,
     'optim.max_skipped': COUNT,
-    'checkpoint.every_updates': or_null(POSITIVE_INTEGER, 'for the end of an epoch alone'),
+    'checkpoint.every_updates': or_null(POSITIVE_INTEGER, 'for only at the end of an epoch'),
     'checkpoint.save_every': or_null(
-        Rule(COUNT.check, 'a number of epochs'), 'for the latest alone'
+        Rule(COUNT.check, 'a number of epochs'), 'for only the latest'
     ),
     'checkpoint.keep_best': or_null(
         Rule(
@@ -136,10 +136,10 @@ ACCEPTED: dict[str, Rule] = {
     'logging.level': one_of('DEBUG', 'INFO', 'WARNING', 'ERROR'),
     'logging.metrics': TEXTS,
     'logging.log_updates': COUNT,
-    'logging.log_seconds': Rule(lambda value: is_number(value) and value >= 0, 'seconds, from 0'),
-    'logging.every_updates': or_null(POSITIVE_INTEGER, 'for the end of an epoch alone'),
-    'logging.warn_codebook_usage': SHARE,
-    'logging.warn_discriminator': SHARE,
+    'logging.log_seconds': Rule(lambda value: is_number(value) and value >= 0, 'seconds >= 0'),
+    'logging.every_updates': or_null(POSITIVE_INTEGER, 'for only at the end of an epoch'),
+    'logging.warn_codebook_usage': FRACTION,
+    'logging.warn_discriminator': FRACTION,
     'logging.tensorboard': SWITCH,
     'logging.tensorboard_items': COUNT,
     'logging.wandb.enabled': SWITCH,
@@ -152,8 +152,8 @@ ACCEPTED: dict[str, Rule] = {
 # Keys of `dataset` that are not arguments of AudioDataset.
 LOADING = {'batch_size', 'num_workers', 'max_bad_fraction', *SPLITS}
 
-# Sections that must be there, with what stands in each besides the keys of ACCEPTED; None:
-# anything, as it is a component or made of components, which say for themselves what they take.
+# Required sections, each with its keys besides those of ACCEPTED. None: any key, since the section
+# is a component or is made of components, whose constructors declare what they take.
 SECTIONS: dict[str, tuple[str, ...] | None] = {
     'precision': (),
     'distributed': (),

@@ -1,4 +1,4 @@
-"""Seeds of the global random generators, and the device of a run."""
+"""The device of a run, its memory, and the seeds of the global random generators."""
 
 import random
 
@@ -38,6 +38,11 @@ def resolve_device(name: str, place: Place) -> torch.device:
         device = _own_gpu(device, place)
         torch.cuda.set_device(device)
     return device
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """Most memory allocated on a GPU so far, in GiB; None for a CPU."""
+    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == 'cuda' else None
 
 
 def _own_gpu(device: torch.device, place: Place) -> torch.device:

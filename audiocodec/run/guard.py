@@ -41,7 +41,7 @@ class _Update(NamedTuple):
 class UpdateGuard:
     """Follows the updates of a run; every worker comes to the same decisions at the same update.
 
-    An update with a non-finite loss or gradient changes nothing (`utils.optimizers.step_if`); its
+    An update with a non-finite loss or gradient changes nothing (`optim.step.step_if`); its
     batch is kept, and too many of them in a row end the run. A batch that cannot be written is a
     warning.
 

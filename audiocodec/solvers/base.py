@@ -2,45 +2,34 @@
 progress, tracking.
 """
 
-import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from fnmatch import fnmatchcase
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import flashy
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from audiocodec.data import SPLITS, AudioLoader, BadFiles, LoaderDiedError
+from audiocodec import kernels
+from audiocodec.data import SPLITS, AudioLoader, LoaderDiedError
 from audiocodec.kernels import allocator
-from audiocodec.run import checkpoint, kept, launch
-from audiocodec.run.averager import Averager
-from audiocodec.run.device import resolve_device, seed_everything
-from audiocodec.run.guard import UpdateGuard
+from audiocodec.recipe.parts import Parts
+from audiocodec.run import checkpoint, launch
+from audiocodec.run.device import peak_memory, resolve_device, seed_everything
 from audiocodec.run.interrupts import Interrupts
 from audiocodec.run.lock import FolderLock
 from audiocodec.run.tracking import Tracker
 from audiocodec.run.workers import WorkerWatch
-from audiocodec.solvers import loaders, precision
+from audiocodec.solvers import figures, loaders, precision
+from audiocodec.solvers.state import StatefulSolver
 from audiocodec.utils import config, distrib
 from audiocodec.utils.errors import RunError
-from audiocodec.utils.failures import Failures
 from audiocodec.utils.progress import Progress
 
-logger = logging.getLogger('audiocodec')
-
-# Names of metrics in a line of the log, where there is not room for the whole.
-_SHORT = {
-    'g_loss': 'loss',
-    'codebook_usage_min': 'usage',
-    'updates_per_second': 'it/s',
-    'data_wait': 'wait',
-}
-_BUILD, _STAGE, _UPDATE = 0, 1, 2  # purposes of the seeds of the global generators
+_SETTLED = 2  # updates after which memory no longer grows: optimizers have their moments
+_STAGE, _UPDATE = 1, 2  # purposes of the seeds of the global generators; see also `SEED_PURPOSE`
 
 
 class _AbandonedStageError(Exception):
@@ -55,28 +44,27 @@ def _with_messages(loader: Iterable[Any]) -> Iterator[Any]:
         raise RunError(str(error)) from error
 
 
-class StandardSolver(flashy.BaseSolver, ABC):
+class StandardSolver(StatefulSolver):
     """Epochs of stages over Flashy, within a Dora experiment.
 
-    A concrete solver builds its parts in `build`, registers what shapes the next update with
+    A concrete solver takes its parts in `build`, registers what shapes the next update with
     `register_stateful`, and gives its stages as methods (`train`, `valid`, `evaluate`, `generate`)
     that return the means of their metrics.
 
     Args:
-        cfg: a resolved and validated configuration.
+        cfg: a resolved configuration.
+        parts: what it builds, see `recipe.parts.build_parts`, which checks it too.
     """
 
     STAGES = SPLITS  # each stage reads the split of its name
 
-    def __init__(self, cfg: DictConfig) -> None:
-        super().__init__()
-        self.cfg = cfg
-        self.logger = logger
+    def __init__(self, cfg: DictConfig, parts: Parts) -> None:
         place = launch.find_place()
-        self.device = resolve_device(cfg.device, place)
-        # Numbers near zero, as decaying signals make them, slow a CPU's convolutions by ten.
-        # Threads started later inherit this.
+        super().__init__(cfg, resolve_device(cfg.device, place))
+        # Denormal numbers, as in decaying signals, slow a CPU's convolutions tenfold. Threads
+        # started later inherit this.
         torch.set_flush_denormal(True)
+        kernels.use(cfg.cpu_kernels)
         if self.device.type == 'cpu':
             allocator.keep_freed_memory()
         launch.join_workers(place, self.device, cfg.distributed.timeout)
@@ -84,29 +72,17 @@ class StandardSolver(flashy.BaseSolver, ABC):
         torch.set_num_threads(cfg.num_threads or launch.share_of_threads(place))
         self.watch = WorkerWatch(place, cfg.distributed.timeout)
         self.interrupts = Interrupts()
-        self.guard = UpdateGuard(
-            self.folder / 'nonfinite', self.device, cfg.optim.max_skipped, cfg.seed
-        )
-        self.updates = 0  # done since the very first epoch
-        self.batches = 0  # done in this epoch
-        self.means = Averager()  # of this epoch's updates
-        self.failures = Failures()  # of what is done beside training
-        self._asked_to_stop = False
-        self._runs_alone = False  # a stage, on weights of the past
-        self._bad_files: dict[str, Any] | None = (
-            None  # what was skipped in this epoch before an interruption
-        )
-        self.register_stateful('updates')
-        seed_everything(cfg.seed, _BUILD)
-        with self.watch.ending_together():
-            self.build()
         self.tracker: Tracker | None = None
+        self._updates_here = 0  # done by this process
+        self._runs_alone = False  # a stage, on the weights of a past epoch
+        with self.watch.ending_together():
+            self.build(parts)
 
     # ---- parts -----------------------------------------------------------------------------------
 
     @abstractmethod
-    def build(self) -> None:
-        """Make the model and all else that a run needs, and register its state."""
+    def build(self, parts: Parts) -> None:
+        """Take the parts, make what else a run needs, and register its state."""
 
     @abstractmethod
     def show(self, brief: bool = False) -> str:
@@ -119,139 +95,6 @@ class StandardSolver(flashy.BaseSolver, ABC):
         if self.cfg.benchmark_no_load:
             return {**made, 'train': loaders.RepeatFirst(made['train'])}
         return {**made}
-
-    # ---- state -----------------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """Every registered part; Flashy's own entries for the configuration and signature are kept
-        apart.
-        """
-        return {
-            name: value
-            for name, value in super().state_dict().items()
-            if not name.startswith('xp.')
-        }
-
-    def commit(self) -> None:
-        """Close the epoch: append its metrics to the history, save the checkpoint and what is made
-        from it.
-        """
-        self.history.append(self._pending_metrics)
-        self._start_epoch()
-        self.batches, self.means = 0, Averager()
-        self.save_checkpoint()
-        self._keep_records()
-
-    def _keep_records(self) -> None:
-        """Writes what an epoch leaves besides its checkpoint, which holds all of it: copies, and
-        `history.json`.
-        """
-        if not distrib.is_rank_zero():
-            return
-        options = self.cfg.checkpoint
-        with self.failures.caught('a kept checkpoint'):
-            kept.keep_epoch(
-                self.checkpoint_path, len(self.history), options.save_every, options.keep_last
-            )
-        if options.keep_best is not None:
-            with self.failures.caught(f'checkpoint.keep_best={options.keep_best}'):
-                kept.keep_best(
-                    self.checkpoint_path,
-                    self.history,
-                    options.keep_best,
-                    self.higher_is_better(*options.keep_best.split('.', 1)),
-                )
-        with self.failures.caught('history.json'):
-            self.xp.link.update_history(self.history)
-
-    def save_checkpoint(self) -> None:
-        """Write the latest checkpoint, at any point of an epoch; every worker must call it."""
-        position = self._position()
-        if not distrib.is_rank_zero():
-            return
-        checkpoint.save(
-            {
-                'format': checkpoint.CHECKPOINT_FORMAT,
-                'version': checkpoint.CHECKPOINT_VERSION,
-                'sig': self.xp.sig,
-                'epoch': len(self.history),
-                'config': OmegaConf.to_yaml(self.cfg, resolve=True),
-                'state': self.state_dict(),
-                'position': position,
-            },
-            self.checkpoint_path,
-        )
-
-    def _position(self) -> dict[str, Any]:
-        """How far into the epoch it is: batches, metrics of the stages that are done, and what each
-        worker holds.
-        """
-        self._asked_to_stop |= self.guard.flush()
-        own = {
-            'means': self.means.state_dict(),
-            'guard': self.guard.state_dict(),
-            'bad_files': self.dataloaders['train'].bad_files.state_dict() if self.batches else None,
-        }
-        return {
-            'batches': self.batches,
-            'stages': self._pending_metrics,
-            'workers': distrib.all_gather_object(own),
-        }
-
-    def _load_position(self, position: dict[str, Any]) -> None:
-        if not position:
-            return
-        self.batches = position['batches']
-        self._pending_metrics = {
-            stage: dict(metrics) for stage, metrics in position['stages'].items()
-        }
-        workers = position['workers']
-        own = workers[distrib.rank()] if len(workers) == distrib.world_size() else None
-        if (
-            own is None
-        ):  # another number of workers goes on: the first of them holds what all have summed up
-            held = workers if distrib.is_rank_zero() else []
-            bad_files = [worker['bad_files'] for worker in held if worker['bad_files'] is not None]
-            own = {
-                **workers[0],
-                'means': Averager.merge([worker['means'] for worker in held]),
-                'bad_files': BadFiles.merge(bad_files) if bad_files else None,
-            }
-        self.means.load_state_dict(own['means'], self.device)
-        self.guard.load_state_dict(own['guard'])
-        self._bad_files = own['bad_files']
-
-    def restore(self) -> bool:
-        """Continue from this experiment's last checkpoint, if there is one.
-
-        Raises:
-            ValueError: if the checkpoint cannot be read or was written with parts of other names or
-                shapes.
-        """
-        if not self.checkpoint_path.exists():
-            return False
-        content = checkpoint.load_checkpoint(self.checkpoint_path)
-        state = content['state']
-        missing = sorted(set(self.state_dict()) - set(state))
-        if missing:
-            raise ValueError(
-                f'{self.checkpoint_path} lacks {", ".join(missing)}: it was written by another '
-                'recipe; '
-                'start afresh with `dora run --clear ...`'
-            )
-        self._load(state, self.checkpoint_path)
-        self._load_position(content['position'])
-        return True
-
-    def _load(self, state: dict[str, Any], source: object) -> None:
-        try:
-            self.load_state_dict(state)
-        except (RuntimeError, KeyError) as error:
-            raise ValueError(f'{source} does not fit the configured model: {error}') from error
-
-    def higher_is_better(self, stage: str, metric: str) -> bool:
-        """Whether a metric of a stage is better the higher it is."""
-        return False
 
     @abstractmethod
     def initialize_from(self, source: str) -> None:
@@ -407,6 +250,9 @@ class StandardSolver(flashy.BaseSolver, ABC):
             infos: where its items are from.
         """
         self.batches += 1
+        self._updates_here += 1
+        if self._updates_here == _SETTLED:
+            self._log_memory()
         self.means.update(metrics, where=~skipped)
         self.means.update({'skipped': skipped})
         self._asked_to_stop |= self.guard.follow(
@@ -419,6 +265,11 @@ class StandardSolver(flashy.BaseSolver, ABC):
             self._stop()
         elif self._every(self.cfg.checkpoint.every_updates):
             self.save_checkpoint()
+
+    def _log_memory(self) -> None:
+        peak = peak_memory(self.device)
+        if peak is not None:
+            self.logger.info('peak memory of an update: %.2f GiB on %s', peak, self.device)
 
     def _every(self, updates: int | None) -> bool:
         return updates is not None and self.updates % updates == 0
@@ -473,47 +324,24 @@ class StandardSolver(flashy.BaseSolver, ABC):
             lines=self.cfg.logging.log_updates,
             interval=self.cfg.logging.log_seconds,
             initial=initial,
-            figures=None if metrics is None else lambda: self._shown(stage, metrics()),
+            figures=None if metrics is None else lambda: self._figures(stage, metrics()),
             logger=self.logger,
             enabled=distrib.is_rank_zero(),
         )
 
     def get_formatter(self, stage_name: str) -> flashy.Formatter:
-        """Which metrics are in the log (`logging.metrics`), and how they are written."""
-        return flashy.Formatter(
-            {
-                'lr': '.2e',
-                'd_lr': '.2e',
-                '*_acc': '.1%',
-                '*usage*': '.1%',
-                'data_wait': '.1%',
-                'bandwidth': '.2f',
-                'duration': '.1f',
-            },
-            default_format='.4g',
-            include_formatted=False,
-            exclude_keys=['*'],
-            include_keys=self.cfg.logging.metrics,
-        )
+        """Choose the metrics in the log (`logging.metrics`), and how they are written."""
+        return figures.make_formatter(self.cfg.logging.metrics)
 
-    def _shown(self, stage: str, metrics: dict[str, float]) -> dict[str, str]:
-        """The metrics of a line by their short names, in the order of `logging.metrics`."""
-        texts = self.get_formatter(stage)(metrics)
-        patterns = self.cfg.logging.metrics
-
-        def place(name: str) -> int:
-            return next(
-                (n for n, pattern in enumerate(patterns) if fnmatchcase(name, pattern)),
-                len(patterns),
-            )
-
-        return {_SHORT.get(name, name): texts[name].strip() for name in sorted(texts, key=place)}
+    def _figures(self, stage: str, metrics: dict[str, float]) -> dict[str, str]:
+        """The metrics of a line, as text."""
+        return figures.select(self.get_formatter(stage), self.cfg.logging.metrics, metrics)
 
     def _log_line(self, stage: str, metrics: dict[str, Any], epoch: int) -> None:
-        """The line of an epoch and stage in the log."""
-        figures = [f'{name} {text}' for name, text in self._shown(stage, metrics).items()]
-        if figures:
-            self.logger.info('%s', '  '.join([f'Epoch {epoch} {stage}', *figures]))
+        """Log the line of an epoch and stage."""
+        texts = [f'{name} {text}' for name, text in self._figures(stage, metrics).items()]
+        if texts:
+            self.logger.info('%s', '  '.join([f'Epoch {epoch} {stage}', *texts]))
 
     def log_metrics(
         self, stage_name: str, metrics: dict[str, Any], formatter: flashy.Formatter | None = None
@@ -531,13 +359,3 @@ class StandardSolver(flashy.BaseSolver, ABC):
         from.
         """
         return len(self.history) + (0 if self._runs_alone else 1)
-
-    @property
-    def folder(self) -> Path:
-        """The experiment's folder."""
-        return Path(super().folder)
-
-    @property
-    def checkpoint_path(self) -> Path:
-        """The latest checkpoint."""
-        return self.folder / 'checkpoint.th'

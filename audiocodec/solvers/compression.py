@@ -9,7 +9,6 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from audiocodec.data import write_audio
 from audiocodec.metrics import MetricSuite
@@ -17,12 +16,13 @@ from audiocodec.models import CompressionModel, pretrained
 from audiocodec.optim import ModuleEMA, advance
 from audiocodec.optim.step import step_if
 from audiocodec.recipe.describe import describe
+from audiocodec.recipe.parts import Parts
 from audiocodec.run.averager import Averager
+from audiocodec.run.device import peak_memory
 from audiocodec.solvers import finetune, precision
 from audiocodec.solvers.base import StandardSolver
 from audiocodec.solvers.health import codebook_warning, discriminator_warning
 from audiocodec.utils import config, distrib
-from audiocodec.utils.config import ConfigError
 from audiocodec.utils.eval_mode import eval_mode
 from audiocodec.utils.paths import safe_stem
 
@@ -37,72 +37,35 @@ class CompressionSolver(StandardSolver):
 
     model: CompressionModel
 
-    def build(self) -> None:
-        """Model, adversaries, losses, balancer, optimizer, schedule and averaged model."""
+    def build(self, parts: Parts) -> None:
+        """Take model, adversaries, losses and metrics; make optimizer, schedule and EMA."""
         cfg = self.cfg
-        self.model = config.build(cfg.model).to(self.device)
-        self.adversaries = config.build(cfg.adversarial).to(self.device)
+        self.model = parts.model.to(self.device)
+        self.adversaries = parts.adversaries.to(self.device)
+        discriminators = self.adversaries.discriminators
         distrib.broadcast_(
-            [
-                *self.model.state_dict().values(),
-                *self.adversaries.discriminators.state_dict().values(),
-            ]
+            [*self.model.state_dict().values(), *discriminators.state_dict().values()]
         )
         self.autocast = precision.autocast(cfg.precision.autocast, self.device)
         if cfg.compile:
             precision.compile_parts(self.model, self.adversaries)
-        weights = {
-            name: node.weight for name, node in cfg.losses.items() if node.weight is not None
-        }
-        self.losses = nn.ModuleDict(
-            {
-                name: config.build(cfg.losses[name])
-                for name in weights
-                if '_target_' in cfg.losses[name]
-            }
-        ).to(self.device)
-        self.trained = [name for name in self.losses if weights[name] > 0]
-        self.commitment_weight = weights.get('commitment', 0.0)
-        self.balancer = config.build(cfg.balancer, weights=self._balanced_weights(weights)).to(
-            self.device
-        )
+        self.losses = parts.losses.to(self.device)
+        self.trained = parts.trained
+        self.commitment_weight = parts.weights.get('commitment', 0.0)
+        self.balancer = parts.balancer.to(self.device)
         self.optimizer = config.build(cfg.optim.optimizer, params=list(self.model.parameters()))
         self.schedule = config.build(cfg.optim.schedule)(self.optimizer)
         self.register_stateful('model', 'adversaries', 'balancer', 'optimizer', 'schedule')
         self.ema = self._new_ema()
         if self.ema is not None:
             self.register_stateful('ema')
-        self.metrics = MetricSuite(
-            {
-                name: config.build(cfg.metrics[name])
-                for name, enabled in cfg.evaluate.metrics.items()
-                if enabled
-            },
-            self.failures,
-        )
+        self.metrics = MetricSuite(parts.metrics, self.failures)
 
     def _new_ema(self) -> ModuleEMA | None:
         options = self.cfg.optim.ema
-        return (
-            None
-            if options.decay is None
-            else ModuleEMA(self.model, decay=options.decay, every=options.every)
-        )
-
-    def _balanced_weights(self, weights: Mapping[str, float]) -> dict[str, float]:
-        """The balancer's weights: each trained loss, and for each discriminator its two terms."""
-        balanced = {name: weights[name] for name in self.trained}
-        for name in self.adversaries.discriminators:
-            balanced.update(
-                {
-                    f'{term}_{name}': weights[term]
-                    for term in ('adv', 'feat')
-                    if weights.get(term, 0.0) > 0
-                }
-            )
-        if not balanced:
-            raise ConfigError('losses: no loss has a weight above 0, nothing would be trained')
-        return balanced
+        if options.decay is None:
+            return None
+        return ModuleEMA(self.model, decay=options.decay, every=options.every)
 
     # ---- one update ------------------------------------------------------------------------------
 
@@ -147,11 +110,15 @@ class CompressionSolver(StandardSolver):
         meanwhile.
         """
         with self.autocast():
-            d_losses = self.adversaries.train_step(
-                fake=finetune.still_wav(self.model, wav), real=wav
-            )
+            d_losses = self.adversaries.train_step(fake=self.still_wav(wav), real=wav)
         self.updates += 1
         return {**d_losses, 'skipped': ~d_losses.get('d_grad_norm', wav.new_zeros(())).isfinite()}
+
+    @torch.no_grad()
+    def still_wav(self, wav: torch.Tensor) -> torch.Tensor:
+        """Reconstruct a waveform [B, C, T] without moving any weight or statistic of the model."""
+        with eval_mode(self.model):
+            return self.model(wav).wav
 
     def reconstruction_losses(
         self, wav_hat: torch.Tensor, wav: torch.Tensor
@@ -231,6 +198,9 @@ class CompressionSolver(StandardSolver):
             updates_per_second=(self.updates - before) / seconds,
             data_wait=loader.wait_time / seconds,
         )
+        peak = peak_memory(self.device)
+        if peak is not None:
+            means['peak_memory'] = peak
         self.warn(means)
         return means
 
@@ -369,7 +339,11 @@ class CompressionSolver(StandardSolver):
         """Start from a model that is trained already, and what its training left; see
         `finetune.start_from`.
         """
-        finetune.start_from(self, source)
+        trainee = finetune.Trainee(
+            self.model, self.optimizer, self.adversaries, self.balancer, self.ema
+        )
+        for line in finetune.start_from(trainee, config.to_plain(self.cfg), source):
+            self.logger.info('%s', line)
 
     @staticmethod
     def model_from_checkpoint(
@@ -390,11 +364,8 @@ class CompressionSolver(StandardSolver):
     # ---- description -----------------------------------------------------------------------------
 
     def show(self, brief: bool = False) -> str:
-        """What follows from the recipe: sizes, rates, latency, updates, hours; the layers and
-        memory unless `brief`.
-        """
-        losses = {name: self.losses[name] for name in self.trained}
-        return describe(self.cfg, self.model, self.adversaries, losses, brief)
+        """Describe the recipe: sizes, rates, latency, updates, hours; layers unless `brief`."""
+        return describe(self.cfg, self.model, self.adversaries, brief)
 
 
 def _same(value: torch.Tensor) -> torch.Tensor:

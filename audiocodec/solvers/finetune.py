@@ -1,15 +1,14 @@
-"""`continue_from`: training that starts from a model which is trained already, and from what its
-training left.
+"""Fine-tuning (`continue_from`): start from a trained model, and what its training left.
 
-Of an export there is the model alone; a checkpoint or a bundle of this project also has optimizers,
-averaged weights, discriminators and the balancer's averages. What fits the recipe is taken, the
-rest starts afresh, and the log says which is which.
+An export holds the model alone. A checkpoint or a bundle of this project also holds optimizers, EMA
+weights, discriminators and the balancer's averages. What fits the recipe is loaded, the rest is
+newly initialized, and the log lists both.
 """
 
 import copy
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import dora
 import torch
@@ -24,14 +23,28 @@ from audiocodec.quantization import BaseQuantizer
 from audiocodec.recipe.diff import check_model, differences
 from audiocodec.run import checkpoint
 from audiocodec.utils import config
-from audiocodec.utils.eval_mode import eval_mode
 
-if TYPE_CHECKING:
-    from audiocodec.solvers.compression import CompressionSolver
+
+class Trainee(NamedTuple):
+    """The parts of a solver that has not trained yet; they are changed in place.
+
+    Attributes:
+        model: the codec.
+        optimizer: of the model.
+        adversaries: its discriminators.
+        balancer: of the losses.
+        ema: the averaged weights; None: none are kept.
+    """
+
+    model: CompressionModel
+    optimizer: torch.optim.Optimizer
+    adversaries: AdversarialTrainer
+    balancer: Balancer
+    ema: ModuleEMA | None
 
 
 class Past(NamedTuple):
-    """What the training of a model left besides the model; both empty where it is not known.
+    """What the training of a model left besides the model; both empty where it is unknown.
 
     Attributes:
         config: of the run, or the sections of it that a bundle holds.
@@ -43,7 +56,7 @@ class Past(NamedTuple):
 
 
 def find_source(source: str | Path) -> Path:
-    """Returns the file or folder of a model, see `sources.find`; looks beside the running
+    """Return the file or folder of a model, see `sources.find`; search next to the running
     experiment first.
 
     Raises:
@@ -53,7 +66,7 @@ def find_source(source: str | Path) -> Path:
 
 
 def read_past(path: Path) -> Past:
-    """What there is besides the model in a file or folder that holds one."""
+    """Read what a file or folder holds besides the model."""
     try:
         content = checkpoint.load_checkpoint(path)
     except ValueError:  # of another kind: `pretrained` has read it
@@ -61,59 +74,74 @@ def read_past(path: Path) -> Past:
     return Past(yaml.safe_load(content['config']), content['state'])
 
 
-def start_from(solver: 'CompressionSolver', source: str) -> None:
-    """Put another model's weights, and what its training left, into the parts of a solver that has
-    not trained yet.
+def start_from(trainee: Trainee, cfg: Mapping[str, Any], source: str) -> list[str]:
+    """Load another model's weights, and what its training left, into the parts of a solver.
 
-    With its optimizer, training goes on from the latest weights and their running average; without,
-    it starts from the averaged weights.
+    With its optimizer, training continues from the latest weights and their average; without, it
+    starts from the averaged weights.
 
     Args:
-        solver: built from its recipe.
+        trainee: built from the recipe, moved to its device.
+        cfg: the recipe, as dicts and lists.
         source: see `find_source`.
 
+    Returns:
+        Lines for the log: what was loaded, what is newly initialized, what has changed.
+
     Raises:
-        ConfigError: the recipe's model is another one; it names every difference.
+        ConfigError: the recipe's model differs; the message names every difference.
         ValueError: no such source, or it cannot be read or trained.
     """
     path = find_source(source)
     found = pretrained.read(str(path))
-    cfg = config.to_plain(solver.cfg)
     changed = check_model(cfg, found.config, source)
     past = read_past(path)
-    taken: dict[str, bool] = {}
     try:
-        goes_on = taken['optimizer'] = take_optimizer(solver.optimizer, past, cfg, 'optim')
-        load_weights(solver.model, past.state['model'] if goes_on else found.state)
-        if not goes_on:
-            settle_codebooks(solver.model)
-        if solver.ema is not None:
-            solver.ema = ModuleEMA(solver.model, decay=solver.ema.decay, every=solver.ema.every)
-            taken['running average'] = goes_on and take_average(solver.ema, past)
-        discriminators = take_discriminators(solver.adversaries, past, cfg)
-        taken.update(
-            {
-                f'discriminator {name}': name in discriminators
-                for name in solver.adversaries.discriminators
-            }
-        )
-        if discriminators and len(discriminators) == len(solver.adversaries.discriminators):
-            taken['their optimizer'] = take_optimizer(
-                solver.adversaries.optimizer, past, cfg, 'adversarial'
-            )
-        norms = take_norms(solver.balancer, past, cfg, discriminators)
-        taken.update({f'balance of {name}': name in norms for name in solver.balancer.weights})
+        loaded = _load(trainee, found.state, past, cfg)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f'{path} is damaged ({type(error).__name__}: {error})') from error
-    _tell(
-        solver,
-        path,
-        changed,
-        'weights' if goes_on or 'ema' not in past.state else 'averaged weights',
-        taken,
-    )
+    old = [name for name, is_loaded in loaded.items() if is_loaded]
+    new = [name for name, is_loaded in loaded.items() if not is_loaded]
+    lines = [
+        f'continuing from {path}; loaded: {", ".join(old)}; '
+        f'newly initialized: {", ".join(new) or "nothing"}'
+    ]
+    if changed:
+        lines.append(f'training options changed: {changed}')
+    if trainee.adversaries.in_warmup:
+        lines.append(
+            f'the discriminators train alone for the first {trainee.adversaries.warmup} updates; '
+            'their weight then grows to its full value over as many again (adversarial.warmup)'
+        )
+    return lines
+
+
+def _load(
+    trainee: Trainee, weights: Mapping[str, torch.Tensor], past: Past, cfg: Mapping[str, Any]
+) -> dict[str, bool]:
+    """Load what fits; return what there is, and whether it was loaded."""
+    model, optimizer, adversaries, balancer, ema = trainee
+    continues = take_optimizer(optimizer, past, cfg, 'optim')
+    load_weights(model, past.state['model'] if continues else weights)
+    kind = 'weights' if continues or 'ema' not in past.state else 'averaged weights'
+    loaded = {kind: True, 'optimizer': continues}
+    if not continues:
+        settle_codebooks(model)
+    if ema is not None:
+        ema.restart()
+        loaded['running average'] = continues and take_average(ema, past)
+    discriminators = take_discriminators(adversaries, past, cfg)
+    for name in adversaries.discriminators:
+        loaded[f'discriminator {name}'] = name in discriminators
+    if discriminators and len(discriminators) == len(adversaries.discriminators):
+        taken = take_optimizer(adversaries.optimizer, past, cfg, 'adversarial')
+        loaded['their optimizer'] = taken
+    norms = take_norms(balancer, past, cfg, discriminators)
+    for name in balancer.weights:
+        loaded[f'balance of {name}'] = name in norms
+    return loaded
 
 
 def settle_codebooks(model: CompressionModel) -> None:
@@ -241,14 +269,6 @@ def take_norms(
     return list(taken)
 
 
-def still_wav(model: CompressionModel, wav: torch.Tensor) -> torch.Tensor:
-    """What a model makes of a waveform [B, C, T], learning nothing from it: no weight and no
-    statistic moves.
-    """
-    with eval_mode(model), torch.no_grad():
-        return model(wav).wav
-
-
 def _adversarial_extras(past: Past) -> Mapping[str, Any]:
     """What the adversaries' state holds besides tensors of modules."""
     return past.state.get('adversaries', {}).get('_extra_state') or {}
@@ -269,21 +289,3 @@ def _same_node(past: Mapping[str, Any], cfg: Mapping[str, Any], key: str) -> boo
         {name: value for name, value in node.items() if name != 'weight'} for node in nodes
     )
     return not list(differences(ours, theirs))
-
-
-def _tell(
-    solver: 'CompressionSolver', path: Path, changed: str, weights: str, taken: Mapping[str, bool]
-) -> None:
-    """Say in the log what was taken, and what starts afresh."""
-    old = ', '.join([weights, *(name for name, is_taken in taken.items() if is_taken)])
-    new = ', '.join(name for name, is_taken in taken.items() if not is_taken) or 'nothing'
-    solver.logger.info('continuing from %s; taken: %s; afresh: %s', path, old, new)
-    if changed:
-        solver.logger.info('learnt in another way than before: %s', changed)
-    if solver.adversaries.in_warmup:
-        solver.logger.info(
-            'the discriminators train alone for the first %d updates, and get their full weight '
-            'over as '
-            'many again (adversarial.warmup)',
-            solver.adversaries.warmup,
-        )

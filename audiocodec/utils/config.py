@@ -1,8 +1,7 @@
-"""From a configuration to objects: `build` makes a `_target_` node into an object, `node_problems`
-checks it before.
+"""From a configuration to objects: `node_problems` checks a `_target_` node, `build` makes it.
 
-This file and `audiocodec.train` are the only users of Hydra, which is imported when a node is
-built, not before.
+The nodes are Hydra's, but not built by its `instantiate`, which stops at the first error and does
+not tell its key.
 """
 
 import difflib
@@ -12,7 +11,7 @@ import inspect
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, cast
 
@@ -336,150 +335,108 @@ def _parameters(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
 
 
 def _interpolations(node: Any, path: str = '') -> list[str]:
-    """Problems with interpolations left in a plain node: instantiating would resolve them, to
-    unchecked nodes even.
-    """
+    """Problems with interpolations left in a plain node, which nothing resolves any more."""
     if isinstance(node, Mapping):
-        return [
-            text
-            for key, value in node.items()
-            for text in _interpolations(value, f'{path}.{key}' if path else str(key))
-        ]
-    if isinstance(node, list):
-        return [
-            text
-            for index, value in enumerate(node)
-            for text in _interpolations(value, f'{path}[{index}]')
-        ]
-    return (
-        [f'{path}={node!r}: an interpolation, where a value is expected']
-        if '${' in str(node)
-        else []
-    )
+        items = [(f'{path}.{key}' if path else str(key), value) for key, value in node.items()]
+    elif isinstance(node, list):
+        items = [(f'{path}[{index}]', value) for index, value in enumerate(node)]
+    elif '${' in str(node):
+        return [f'{path}={node!r}: an interpolation, where a value is expected']
+    else:
+        return []
+    return [problem for where, value in items for problem in _interpolations(value, where)]
 
 
-def build(node: Any, **runtime: Any) -> Any:
+def build(node: Any, path: str = '', **runtime: Any) -> Any:
     """Make the object that a `_target_` node describes, with everything nested in it.
 
     Args:
-        node: a mapping with `_target_` (a public class or function) and its keyword arguments;
-            `_partial_: true` gives a factory instead. A `weight` beside them belongs to whoever
-            combines the objects, and is not passed.
+        node: a mapping with `_target_` (a public class or function) and its keyword arguments, or
+            positional ones in `_args_`; `_partial_: true` gives a factory instead. A `weight` next
+            to them belongs to whoever combines the objects, and is not passed.
+        path: the node's own key, for the messages.
         **runtime: further keyword arguments, known only now.
 
     Raises:
-        ConfigError: if a target is not allowed or does not exist, or an argument is unknown or
-            missing.
-        ValueError: what the component itself says of its arguments.
+        ConfigError: with every problem and its key: targets that are not allowed or do not exist,
+            unknown and missing arguments, and what the components report of their arguments.
     """
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
     plain = to_plain(node)
     if not isinstance(plain, Mapping) or '_target_' not in plain:
-        raise ConfigError(f'a component needs a _target_, found {plain!r}')
-    problems = node_problems(plain, provided=runtime) + _interpolations(plain)
+        where = f'{path}: ' if path else ''
+        raise ConfigError(f'{where}a component needs a _target_, found {plain!r}')
+    problems = node_problems(plain, path, provided=runtime) + _interpolations(plain, path)
+    if problems:
+        raise ConfigError([*problems, *_problems_of_parts(plain, path)])
+    arguments = _without_weight(plain)
+    made = _make(arguments, path, runtime, problems)
     if problems:
         raise ConfigError(problems)
-    arguments = _without_weight(plain)
-    try:
-        with _whitelisted():
-            made = instantiate(arguments, _convert_='all', **runtime)
-    except InstantiationException as error:
-        cause = error.__cause__
-        while cause is not None and isinstance(cause, InstantiationException):
-            cause = cause.__cause__
-        if isinstance(cause, ValueError):
-            raise cause from error
-        raise ValueError(f'{plain["_target_"]}: {cause or error}') from error
     if hasattr(made, 'built_from'):  # a model knows what rebuilds it, for its exports
         made.built_from = arguments
     return made
 
 
-def _whitelisted() -> AbstractContextManager[Any]:
-    """Passes our allowlist on to Hydra, which has one of its own from 1.4 on."""
-    from hydra import utils
-
-    if not hasattr(utils, 'execution_whitelist'):
-        return nullcontext()
-    names = [prefix.rstrip('.') for prefix in _allowed_prefixes()]
-    entries = [entry for name in names for entry in (name, f'{name}.*')]
-    return cast(AbstractContextManager[Any], utils.execution_whitelist(entries))
-
-
-def attempt(node: Any, path: str = '', **runtime: Any) -> tuple[Any, list[str]]:
-    """Build what a node describes, part by part, to see whether it can be built.
-
-    Nothing that was imported from other packages than this one and PyTorch is built: it may take
-    long.
-
-    Args:
-        node: plain dicts and lists (see `to_plain`) without `node_problems`.
-        path: the node's own key, for the messages.
-        **runtime: further arguments of the node itself.
-
-    Returns:
-        The object, or None where a part of it could not be built; and what each such part says,
-        with its key.
-    """
+def _problems_of_parts(node: Mapping[str, Any], path: str) -> list[str]:
+    """Problems of the sound parts of a node that has problems itself."""
     problems: list[str] = []
-
-    def make(value: Any, where: str) -> Any:
-        if isinstance(value, list):
-            return [make(item, f'{where}[{index}]') for index, item in enumerate(value)]
-        if not isinstance(value, Mapping):
-            return value
-        made = {
-            key: make(item, f'{where}.{key}' if where else str(key)) for key, item in value.items()
-        }
-        if '_target_' not in value:
-            return made
-        if not value['_target_'].startswith(('audiocodec.', 'torch.')) or _lacks_a_part(made):
-            return _NOT_MADE
-        try:
-            return _call(made, runtime if where == path else {})
-        except (
-            Exception
-        ) as error:  # whatever a component raises, that is what it says of its arguments
-            problems.append(_placed(where, value, error))
-            return _NOT_MADE
-
-    found = make(_without_weight(node), path)
-    return (None if _lacks_a_part(found) else found), problems
+    for key, part in node.items():
+        where = f'{path}.{key}' if path else key
+        if isinstance(part, Mapping) and '_target_' in part and not node_problems(part, where):
+            _make(part, where, {}, problems)
+    return problems
 
 
 _NOT_MADE = object()
 
 
-def _lacks_a_part(made: Any) -> bool:
-    parts = made.values() if isinstance(made, dict) else made if isinstance(made, list) else ()
-    return made is _NOT_MADE or any(map(_lacks_a_part, parts))
+def _make(value: Any, path: str, runtime: Mapping[str, Any], problems: list[str]) -> Any:
+    """Build a node part by part, the innermost first; add what the parts report to `problems`."""
+    if isinstance(value, list):
+        items = [_make(item, f'{path}[{n}]', {}, problems) for n, item in enumerate(value)]
+        return _NOT_MADE if _NOT_MADE in items else items
+    if not isinstance(value, Mapping):
+        return value
+    made = {}
+    for key, item in value.items():
+        made[key] = _make(item, f'{path}.{key}' if path else str(key), {}, problems)
+    if any(part is _NOT_MADE for part in made.values()):
+        return _NOT_MADE
+    if '_target_' not in value:
+        return made
+    try:
+        return _call(made, runtime)
+    except Exception as error:  # whatever a component raises is what it reports of its arguments
+        problems.append(_placed(path, value, error))
+        return _NOT_MADE
 
 
-def _call(made: Mapping[str, Any], runtime: Mapping[str, Any]) -> Any:
-    """What Hydra does with a node whose nested nodes are objects."""
-    arguments = {key: value for key, value in made.items() if key not in _SPECIAL_KEYS}
-    function = functools.partial(
-        locate(made['_target_']), *made.get('_args_', []), **arguments, **runtime
-    )
-    return function if made.get('_partial_') else function()
+def _call(node: Mapping[str, Any], runtime: Mapping[str, Any]) -> Any:
+    """Call the target of a node whose nested nodes are objects."""
+    arguments = {key: value for key, value in node.items() if key not in _SPECIAL_KEYS}
+    target = locate(node['_target_'])
+    function = functools.partial(target, *node.get('_args_', []), **arguments, **runtime)
+    return function if node.get('_partial_') else function()
 
 
 def _placed(where: str, node: Mapping[str, Any], error: Exception) -> str:
-    """An error with its key in front: that of the argument which it begins with, else that of the
-    node.
-    """
-    text = said(node, error)
+    """An error with its key in front: the argument that it begins with, else the node."""
+    text = reported(node, error)
     named = re.match(r'(\w+)(=| must )', text)
-    return f'{where}.{text}' if named and named[1] in node else f'{where}: {text}'
+    if named and named[1] in node:
+        return f'{where}.{text}' if where else text
+    return f'{where}: {text}' if where else text
 
 
-def said(node: Mapping[str, Any], error: Exception) -> str:
-    """What the component of a node says, when it is made or used; with all its values, unless it
-    names them itself.
-    """
+def is_own(node: Mapping[str, Any]) -> bool:
+    """True for components of this package and of PyTorch."""
+    return str(node['_target_']).startswith(('audiocodec.', 'torch.'))
+
+
+def reported(node: Mapping[str, Any], error: Exception) -> str:
+    """What a component reports when it is made or run, with its values unless it names them."""
     if isinstance(error, ValueError) and node['_target_'].startswith('audiocodec.'):
         return str(error)
     values = ', '.join(f'{key}={value}' for key, value in node.items() if key not in _SPECIAL_KEYS)
-    return f'{node["_target_"]} does not work with {values or "no arguments"}: {error}'
+    reason = str(error) or type(error).__name__
+    return f'{node["_target_"]} does not work with {values or "no arguments"}: {reason}'

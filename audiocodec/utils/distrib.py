@@ -103,23 +103,6 @@ def broadcast_(tensors: Iterable[torch.Tensor], src: int = 0) -> None:
             distributed.broadcast(tensor.data, src=src)
 
 
-def all_gather_cat(tensor: torch.Tensor) -> torch.Tensor:
-    """Concatenate along the first dimension the equally shaped tensors of all workers, in order of
-    rank.
-
-    Args:
-        tensor: [N, ...], the same shape on every worker.
-
-    Returns:
-        [world_size * N, ...].
-    """
-    if not is_distributed():
-        return tensor
-    parts = [torch.empty_like(tensor) for _ in range(world_size())]
-    distributed.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)
-
-
 def all_gather_object(thing: T) -> list[T]:
     """Every worker's `thing` (small, picklable; it may differ in size), in order of rank."""
     if not is_distributed():

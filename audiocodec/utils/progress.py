@@ -68,7 +68,9 @@ class Progress(tqdm, Generic[T]):
             miniters=1,
             disable=not enabled,
             unit=unit,
-            dynamic_ncols=True,
+            # tqdm draws nothing on a terminal that reports a size of 0, as in some containers
+            **({'dynamic_ncols': True} if _has_size(sys.stderr) else {'ncols': 80}),
+            bar_format='{l_bar}{bar:10}{r_bar}',
             initial=initial,
         )
         self._lines_done = self._lines_due()
@@ -123,6 +125,14 @@ class Progress(tqdm, Generic[T]):
         if self._figures is not None:
             parts += [f'{name} {text}' for name, text in self._figures().items()]
         self._logger.info(' | '.join(parts), extra={'progress_line': self._is_terminal})
+
+
+def _has_size(stream: Any) -> bool:
+    """True if a terminal knows its number of columns."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns > 0
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 class BesideProgress(logging.StreamHandler[Any]):

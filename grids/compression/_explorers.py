@@ -1,4 +1,4 @@
-"""Which metrics `dora grid` shows, and how."""
+"""The table that `dora grid` shows: its metrics and their formats."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from dora import Explorer, Launcher
 
 
 class CompressionExplorer(Explorer):
-    """A table with the last metrics of each stage of every experiment in a grid."""
+    """Table of the latest metrics of each stage, one row per experiment of a grid."""
 
     COLUMNS: Mapping[str, Mapping[str, str]] = {
         'train': {
@@ -29,12 +29,11 @@ class CompressionExplorer(Explorer):
 
     def __init__(self, explore: Callable[[Launcher], None]) -> None:
         super().__init__(explore)
-        self.seen: set[tuple[str, str]] = (
-            set()
-        )  # (stage, metric) that some experiment has; Dora asks for columns last
+        # (stage, metric) pairs in the histories so far; Dora asks for the columns after the rows.
+        self.seen: set[tuple[str, str]] = set()
 
     def get_grid_meta(self) -> list[Any]:
-        """Columns that tell the experiments apart."""
+        """Return the columns that identify an experiment."""
         return [
             tt.leaf('index', align='>'),
             tt.leaf('name', wrap=100),
@@ -44,9 +43,7 @@ class CompressionExplorer(Explorer):
         ]
 
     def get_grid_metrics(self) -> list[Any]:
-        """Columns of metrics, by stage: those that an experiment of the grid has (no discriminator,
-        no column).
-        """
+        """Return the columns of metrics, grouped by stage, that any experiment has reported."""
         groups = []
         for stage, columns in self.COLUMNS.items():
             leaves = [tt.leaf('epoch', 'd')] if stage == 'train' else []
@@ -58,11 +55,10 @@ class CompressionExplorer(Explorer):
         return groups
 
     def process_history(self, history: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        """The latest metrics of each stage; stages that do not run every epoch keep their last
-        values.
+        """Return the latest metrics of each stage; stages that skip epochs keep their last values.
 
         Args:
-            history: one dict an epoch, stage -> metric -> value.
+            history: one dict per epoch, stage -> metric -> value.
         """
         self.seen.update(
             (stage, name)

@@ -1,7 +1,7 @@
-"""A grid for trying things: three small codecs on the example recordings, in one Slurm job array.
+"""Test grid: three small codecs on the example recordings, in one Slurm job array.
 
 dora grid compression.debug                  # on a cluster
-dora grid compression.debug --dry_run --init # lists them, without Slurm too
+dora grid compression.debug --dry_run --init # list the experiments; works without Slurm
 """
 
 from dora import Launcher

@@ -1,7 +1,8 @@
 """EnCodec, causal, 24 kHz mono, 1.5 to 24 kbps.
 
-Bind your own data in place of the example recordings: dset='audio/default' with datasource.train
-and the others, or dset='audio/folder' with datasource.folder."""
+To use your own data instead of the example recordings, bind dset='audio/default' with
+datasource.train and the other splits, or dset='audio/folder' with datasource.folder.
+"""
 
 from dora import Launcher
 

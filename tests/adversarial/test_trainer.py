@@ -426,13 +426,14 @@ import torch
 from torch import distributed
 torch.set_num_threads(1)
 from audiocodec.adversarial import AdversarialTrainer, MultiPeriodDiscriminator
+from audiocodec.utils import distrib
 rank, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 distributed.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=2)
 torch.manual_seed(rank)
 discriminator = MultiPeriodDiscriminator(filters=2, max_filters=8, periods=[2, 3])
 optimizer = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 trainer = AdversarialTrainer({'mpd': discriminator}, optimizer, every=1.5, max_norm=0.5)
-trainer.broadcast()
+distrib.broadcast_([*trainer.parameters(), *trainer.buffers()])
 if rank == 0:
     torch.save(trainer.state_dict(), f'{folder}/start.th')
 wavs = torch.load(f'{folder}/wavs.th')

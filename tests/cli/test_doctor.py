@@ -29,9 +29,9 @@ def test_summary_report_and_manifest(folder, tmp_path, capsys):
         '--clean',
         str(tmp_path / 'c.jsonl.gz'),
     ]
-    assert main(arguments) == 0  # a warning is no error
+    assert main(arguments) == 0  # a warning is not an error
     out = capsys.readouterr().out
-    assert 'warning  silent               1     0.00  silence from beginning to end' in out
+    assert 'warning  silent               1     0.00  completely silent' in out
     assert f'{tmp_path}/c.jsonl.gz: 3 files, 0.00 h, ' in out
     assert 'channels: 1 (3); 0 files left out' in out
     assert json.loads((tmp_path / 'out' / 'report.json').read_text())['counts'] == {'silent': 1}

@@ -48,6 +48,6 @@ def test_one_split(folder, tmp_path):
 def test_what_is_wrong_is_said(folder, tmp_path, capsys):
     (tmp_path / 'there').mkdir()
     assert main([str(folder), str(tmp_path / 'there'), '--sample_rate', '16000']) == 1
-    assert 'exists already' in capsys.readouterr().err
+    assert 'already exists' in capsys.readouterr().err
     assert main([str(tmp_path / 'none'), str(tmp_path / 'out'), '--sample_rate', '16000']) == 1
     assert 'no such data source' in capsys.readouterr().err

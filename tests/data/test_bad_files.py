@@ -18,7 +18,7 @@ def dataset(metas, num_samples):
 
 
 def broken(folder, bad, good=1):
-    """Manifest entries of files, some of which hold no audio."""
+    """Return manifest entries of files, some of which are not audio."""
     folder.mkdir()
     noise = np.random.default_rng(0).uniform(-0.1, 0.1, 16000)
     for number in range(good):
@@ -49,12 +49,12 @@ def test_bad_files_are_named_once_and_counted(tmp_path, caplog, workers):
 def test_too_many_bad_files_stop_the_epoch(tmp_path):
     data = dataset(broken(tmp_path / 'd', 20, 20), num_samples=400)
     loader = make_loader(data, 4)
-    with pytest.raises(ValueError, match=r'scripts/doctor\.py') as caught:
+    with pytest.raises(ValueError, match=r'audiocodec doctor') as caught:
         list(loader)
     bad, draws, files = map(
         int,
         re.findall(
-            r'^(\d+) of (\d+) draws .* that cannot be read \((\d+) different ones\), '
+            r'^(\d+) of (\d+) draws .* hit unreadable files \((\d+) distinct files\), '
             r'more than dataset\.max_bad_fraction=0\.01',
             str(caught.value),
         )[0],
@@ -69,16 +69,16 @@ def test_too_many_bad_files_stop_the_epoch(tmp_path):
     assert loader.bad_files.metrics() == {'skipped_files': 20.0}
 
 
-def test_few_bad_files_stop_nothing_unless_none_is_wanted(tmp_path):
+def test_few_bad_files_do_not_stop_a_run_unless_none_are_allowed(tmp_path):
     data = dataset(broken(tmp_path / 'd', 10, 10), num_samples=100)
     assert len(list(make_loader(data, 4))) == 25
     with pytest.raises(ValueError, match=r'draws .*max_bad_fraction=0\. Among'):
         list(make_loader(data, 1, max_bad_fraction=0.0))
-    with pytest.raises(ValueError, match=r'max_bad_fraction=1\.5: expected a share'):
+    with pytest.raises(ValueError, match=r'max_bad_fraction=1\.5: expected a fraction'):
         make_loader(data, 4, max_bad_fraction=1.5)
 
 
-def test_count_goes_on_in_the_middle_of_an_epoch(tmp_path):
+def test_count_continues_in_the_middle_of_an_epoch(tmp_path):
     data = dataset(broken(tmp_path / 'd', 9, 9), num_samples=40)
     whole, first, second = (make_loader(data, 4) for _ in range(3))
     list(whole)
@@ -105,7 +105,7 @@ def info(*skipped):
     )
 
 
-def test_workers_counts_come_together(monkeypatch, caplog):
+def test_counts_of_workers_are_added_up(monkeypatch, caplog):
     workers = [BadFiles(), BadFiles()]
     workers[0].update([info('/a.wav', '/b.wav'), info()])
     workers[1].update([info('/c.wav'), info('/a.wav')])
@@ -114,9 +114,8 @@ def test_workers_counts_come_together(monkeypatch, caplog):
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         assert workers[0].metrics() == {'skipped_files': 3.0}
-    assert [record.getMessage() for record in caplog.records] == [
-        'Skipped: /c.wav: broken'
-    ]  # the others it had named
+    # it has already logged the others
+    assert [record.getMessage() for record in caplog.records] == ['Skipped: /c.wav: broken']
     monkeypatch.setattr(distrib, 'is_rank_zero', lambda: False)
     with caplog.at_level(logging.WARNING):
         assert workers[1].metrics() == {'skipped_files': 3.0}
@@ -133,7 +132,7 @@ def test_workers_counts_come_together(monkeypatch, caplog):
         assert worker.state_dict() == {'shared': shared, 'own': {'draws': 0, 'files': {}}}
 
 
-def test_what_other_workers_counted_before_an_interruption_is_counted_too(monkeypatch):
+def test_counts_of_other_workers_before_an_interruption_are_kept(monkeypatch):
     workers = [BadFiles(), BadFiles()]
     workers[0].update([info('/a.wav')])
     workers[1].update([info('/b.wav')])
@@ -147,14 +146,14 @@ def test_what_other_workers_counted_before_an_interruption_is_counted_too(monkey
     assert resumed[0].metrics() == {'skipped_files': 3.0}
 
 
-def test_one_worker_that_goes_on_for_several_has_all_their_counts():
+def test_one_worker_that_resumes_for_several_has_all_their_counts():
     workers = [BadFiles(1.0), BadFiles(1.0)]
     workers[0].update([info('/a.wav')])
     workers[1].update([info('/a.wav', '/b.wav'), info()])
-    alone = BadFiles(1.0)
-    alone.load_state_dict(BadFiles.merge([worker.state_dict() for worker in workers]))
-    assert alone.state_dict()['own']['draws'] == 6
-    assert alone.metrics() == {'skipped_files': 2.0}
+    single = BadFiles(1.0)
+    single.load_state_dict(BadFiles.merge([worker.state_dict() for worker in workers]))
+    assert single.state_dict()['own']['draws'] == 6
+    assert single.metrics() == {'skipped_files': 2.0}
 
 
 def test_loaders_that_share_the_names_name_a_file_once(caplog):

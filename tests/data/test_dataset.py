@@ -32,7 +32,7 @@ def dataset(metas, **options):
     )
 
 
-def test_item_is_the_stretch_that_its_info_names(metas):
+def test_item_is_the_segment_that_its_info_names(metas):
     data = dataset(metas)
     for wav, info in (data[index] for index in range(20)):
         whole = convert_audio(*read_audio(info.meta.path), 24000, 1)
@@ -48,17 +48,17 @@ def test_item_is_the_stretch_that_its_info_names(metas):
 
 @pytest.mark.parametrize('ratio', [0.5, 0.65, 1.0])
 def test_at_least_min_segment_ratio_is_audio(metas, ratio):
-    shares = [
+    ratios = [
         info.n_frames / info.total_frames
         for _, info in dataset(metas, min_segment_ratio=ratio, num_samples=80)
     ]
-    assert min(shares) >= ratio
-    assert max(shares) == 1
+    assert min(ratios) >= ratio
+    assert max(ratios) == 1
     if ratio < 1:
-        assert min(shares) < ratio + 0.15
+        assert min(ratios) < ratio + 0.15
 
 
-def test_item_depends_on_seed_epoch_and_index_alone(metas):
+def test_item_depends_only_on_seed_epoch_and_index(metas):
     data, other = dataset(metas), dataset(metas)
     items = {}
     for epoch in (0, 1, 7):
@@ -91,7 +91,7 @@ def fake_metas(durations, weights=None):
     ]
 
 
-def shares(data, items=4000):
+def fractions_drawn(data, items=4000):
     drawn = [
         data._draw_file(np.random.default_rng((1, index)), 0, index, 0) for index in range(items)
     ]
@@ -108,12 +108,11 @@ def shares(data, items=4000):
     ],
 )
 def test_files_are_drawn_by_duration_and_weight(options, expected):
-    drawn = shares(
+    drawn = fractions_drawn(
         dataset(fake_metas([1, 2, 5, 4], [3, None, 0, 0.5]), num_samples=4000, **options)
     )
-    np.testing.assert_allclose(
-        drawn, expected, atol=4 * 0.5 / np.sqrt(4000)
-    )  # four standard deviations at most
+    # within four standard deviations
+    np.testing.assert_allclose(drawn, expected, atol=4 * 0.5 / np.sqrt(4000))
     assert (drawn[expected == 0] == 0).all()
 
 
@@ -122,7 +121,7 @@ def test_draw_is_fast_for_many_files():
 
     data = dataset(fake_metas([1 + number % 7 for number in range(50_000)]))
     before = time.perf_counter()
-    assert shares(data, 500).sum() == pytest.approx(1)
+    assert fractions_drawn(data, 500).sum() == pytest.approx(1)
     assert (time.perf_counter() - before) / 500 < 1e-3
 
 
@@ -136,9 +135,9 @@ def test_permutation_goes_through_all_files():
     data = dataset(fake_metas([1.0] * 10), **options)
     rng = np.random.default_rng(0)
     drawn = [data._draw_file(rng, epoch, index, 0) for epoch in range(10) for index in range(4)]
-    turns = [drawn[begin : begin + 10] for begin in range(0, 40, 10)]
-    assert all(sorted(turn) == list(range(10)) for turn in turns)
-    assert len({tuple(turn) for turn in turns}) == 4
+    passes = [drawn[begin : begin + 10] for begin in range(0, 40, 10)]
+    assert all(sorted(one) == list(range(10)) for one in passes)
+    assert len({tuple(one) for one in passes}) == 4
     other = dataset(fake_metas([1.0] * 10), seed=1, **options)
     assert [other._draw_file(rng, 0, index, 0) for index in range(4)] != drawn[:4]
 
@@ -200,7 +199,7 @@ def test_files_too_short_are_left_out_unless_all_are(caplog):
         fake_metas(durations), min_audio_duration=0.45, max_audio_duration=2, segment_duration=None
     )
     assert [meta.duration for meta in limits.files] == [0.5]
-    with pytest.raises(ValueError, match=r'none of 3 lasts 5 to inf s'):
+    with pytest.raises(ValueError, match=r'none of 3 files is 5 to inf s long'):
         dataset(fake_metas(durations), min_audio_duration=5)
 
 
@@ -208,7 +207,7 @@ def test_files_too_short_are_left_out_unless_all_are(caplog):
     ('options', 'message'),
     [
         ({'segment_duration': 0}, 'segment_duration=0'),
-        ({'min_segment_ratio': 1.5}, r'min_segment_ratio=1\.5: expected 0 to 1'),
+        ({'min_segment_ratio': 1.5}, r'min_segment_ratio=1\.5: expected a fraction in \[0, 1\]'),
         ({'num_samples': 0}, 'num_samples=0'),
         ({'permutation_on_files': True}, 'sample_on_duration=false'),
     ],
@@ -236,7 +235,7 @@ def test_index_out_of_range(metas):
         {'segment_duration': None, 'num_samples': None},
     ],
 )
-def test_another_draw_stands_in_for_an_unreadable_file_and_nothing_else_changes(metas, options):
+def test_another_file_replaces_an_unreadable_one_and_nothing_else_changes(metas, options):
     before = [
         dataset(metas, **options)[3, index]
         for index in range(3 if 'segment_duration' in options else 20)
@@ -274,7 +273,7 @@ def test_unreadable_file_is_named_once_where_no_infos_are_returned(metas, caplog
     assert caplog.text.count('a.wav') == 1
     caplog.clear()
     assert sum(len(info.skipped) for _, info in dataset(metas)) > 5
-    assert caplog.text == ''  # it is up to who receives the infos
+    assert caplog.text == ''  # the receiver of the infos logs them
 
 
 def test_nothing_but_unreadable_files(metas):
@@ -282,7 +281,7 @@ def test_nothing_but_unreadable_files(metas):
         open(meta.path, 'w').close()
     for options in ({}, {'segment_duration': None}):
         with pytest.raises(
-            ValueError, match=r'100 files drawn in a row cannot be read; the last: .*(wav|flac)'
+            ValueError, match=r'100 files in a row cannot be read; the last: .*(wav|flac)'
         ):
             dataset(metas, **options)[0]
 
@@ -301,11 +300,11 @@ def test_file_shorter_than_its_manifest_says(metas, tmp_path, make_file):
         (-32768.0, 'a sample of 3.277e\\+04; expected -1 to 1'),
     ],
 )
-def test_samples_that_nothing_can_be_learnt_from_are_unreadable(tmp_path, value, message):
+def test_files_with_unusable_samples_are_unreadable(tmp_path, value, message):
     import soundfile
 
     soundfile.write(tmp_path / 'a.wav', np.full(24000, value), 24000, subtype='FLOAT')
-    with pytest.raises(ValueError, match=rf'a\.wav: holds {message}'):
+    with pytest.raises(ValueError, match=rf'a\.wav: contains {message}'):
         dataset(index_folder(tmp_path, cache=False))[0]
 
 

@@ -1,5 +1,6 @@
-"""Damaged audio files: read, or refused by a ValueError that names them; never a crash, a hang or a
-lot of memory.
+"""Damaged audio files are read, or refused with a ValueError that names them.
+
+They never cause a crash, a hang or excessive memory use.
 
 A larger campaign with other seeds: `python tests/data/test_fuzz_audio.py SEED COUNT`.
 """
@@ -55,7 +56,7 @@ SECONDS, MEGABYTES = 20, 300  # for one file, and for all of them above what the
 
 
 def originals(folder):
-    """Small files of every kind; their bytes by suffix."""
+    """Write small files of every kind; return their bytes by channels and suffix."""
     time = np.arange(FRAMES) / RATE
     wav = 0.3 * np.sin(2 * np.pi * 300 * time * (1 + time)) + 0.05 * np.random.default_rng(
         0
@@ -70,7 +71,7 @@ def originals(folder):
 
 
 def mutated(data, rng, other):
-    """The bytes with one to three damages."""
+    """Return the bytes with one to three damages."""
     data = bytearray(data)
     for _ in range(rng.integers(1, 4)):
         head = int(rng.integers(1, 1 + min(len(data), 200))) if rng.random() < 0.6 else len(data)
@@ -106,9 +107,7 @@ def mutated(data, rng, other):
 
 
 def call(path, function, *args):
-    """'read', or 'refused' where a ValueError names the file; what else is raised is returned as
-    text.
-    """
+    """Return 'read', 'refused' if a ValueError names the file, or another error as text."""
     try:
         function(*args)
         return 'read'
@@ -123,7 +122,7 @@ def call(path, function, *args):
 
 
 def draw(path, good):
-    """Segments and whole files of a set with a good file must come, whatever the other one is."""
+    """Draw segments and whole files of a set of a damaged and a good file."""
     metas = [AudioMeta(path, 10.0, RATE, weight=0.2), AudioMeta(good, FRAMES / RATE, RATE)]
     for duration in (0.2, None):
         data = AudioDataset(metas, 16000, segment_duration=duration, return_info=True)
@@ -138,31 +137,29 @@ def draw(path, good):
             )
 
 
-def trial(item, good):
-    """What every reader says of a file."""
+def attempt(item, good):
+    """Return the outcome of every reader on a file."""
     path, data = item
     with open(path, 'wb') as file:
         file.write(data)
     signal.alarm(SECONDS)  # kills this process, also within a decoder
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    said = [
+    outcomes = [
         call(path, audio_info, path),
         call(path, audio_info, path, True),
         call(path, draw, path, good),
     ]
-    said += [call(path, read_segment, path, start, 3000, 16000, 1) for start in (0, 2500, 5000)]
-    said.append(call(path, read_segment, path, 0, -1, 16000))
-    said.append(call(path, lambda: isinstance(examine(path, Limits()), Examined)))
+    outcomes += [call(path, read_segment, path, start, 3000, 16000, 1) for start in (0, 2500, 5000)]
+    outcomes.append(call(path, read_segment, path, 0, -1, 16000))
+    outcomes.append(call(path, lambda: isinstance(examine(path, Limits()), Examined)))
     signal.alarm(0)
     os.unlink(path)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
-    return [*said, 'read' if grown < MEGABYTES else f'{grown} MB more']
+    return [*outcomes, 'read' if grown < MEGABYTES else f'{grown} MB more']
 
 
 def campaign(folder, seed, count):
-    """Outcomes of many damaged files: their number by kind, and what should not be, with the file
-    that did it.
-    """
+    """Count the outcomes of many damaged files, and collect the unexpected ones."""
     files = originals(folder)
     keys = sorted(files)
     items = []
@@ -171,9 +168,9 @@ def campaign(folder, seed, count):
         key, other = (keys[place] for place in rng.integers(len(keys), size=2))
         path = folder / f'damaged{number}.{key[1] if rng.random() < 0.9 else other[1]}'
         items.append((str(path), mutated(files[key], rng, files[other])))
-    function = partial(trial, good=str(folder / '1.wav'))
+    function = partial(attempt, good=str(folder / '1.wav'))
     outcomes = map_files(function, items, 1, 'Fuzzing', lambda item: ['died'], at_least=1)
-    counts = Counter(said for outcome in outcomes for said in outcome)
+    counts = Counter(one for outcome in outcomes for one in outcome)
     wrong = {
         item: outcome
         for item, outcome in zip(items, outcomes)
@@ -186,14 +183,14 @@ def test_damaged_files_are_read_or_refused_by_name(tmp_path):
     counts, wrong = campaign(tmp_path, seed=0, count=500)
     assert {path: outcome for (path, _), outcome in wrong.items()} == {}
     assert counts.total() == 500 * 9
-    assert counts['refused'] > 500  # the damages are real,
-    assert counts['read'] > 1500  # and not all are fatal
+    assert counts['refused'] > 500  # damages have an effect
+    assert counts['read'] > 1500  # but are not always fatal
 
 
 def test_undamaged_files_are_read(tmp_path):
     for (channels, suffix), data in originals(tmp_path).items():
         assert set(
-            trial((str(tmp_path / f'copy{channels}.{suffix}'), data), str(tmp_path / '1.wav'))
+            attempt((str(tmp_path / f'copy{channels}.{suffix}'), data), str(tmp_path / '1.wav'))
         ) == {'read'}
 
 
@@ -209,6 +206,6 @@ if __name__ == '__main__':
         print(
             re.sub(r'.*/', '', path),
             len(data),
-            [said for said in outcome if said not in ('read', 'refused')],
+            [one for one in outcome if one not in ('read', 'refused')],
         )
         Path(f'/tmp/fuzz-{sys.argv[1]}-{os.path.basename(path)}').write_bytes(data)

@@ -1,5 +1,6 @@
-"""Damaged manifests: read, or refused by a ValueError that names them; and what is read makes a
-data set or says why.
+"""Damaged manifests are read, or refused with a ValueError that names them.
+
+Entries that are read make a data set, or an error that says why.
 
 A larger campaign with other seeds: `python tests/data/test_fuzz_manifest.py SEED COUNT`.
 """
@@ -57,7 +58,7 @@ ODD = [
 
 
 def entries(folder):
-    """A manifest of three files with every key."""
+    """Return the entries of a manifest of three files, with every key."""
     for name in 'abc':
         soundfile.write(
             folder / f'{name}.wav', np.random.default_rng(ord(name)).uniform(-0.1, 0.1, 4000), 16000
@@ -77,7 +78,7 @@ def entries(folder):
 
 
 def mutated(lines, rng):
-    """The bytes of a manifest with one to three damages, of its values or of its text."""
+    """Return the bytes of a manifest with up to four damages, of its values or its text."""
     lines = [dict(line) for line in lines]
     for _ in range(rng.integers(0, 3)):
         line = lines[rng.integers(len(lines))]
@@ -116,7 +117,7 @@ def mutated(lines, rng):
 
 
 def draw(metas):
-    """A data set of whatever a manifest held: a segment that can be used, or a ValueError."""
+    """Draw from a data set of the entries: a valid segment, or a ValueError."""
     try:
         wav, info = AudioDataset(metas, 16000, segment_duration=0.1, return_info=True)[0]
     except ValueError as error:
@@ -126,8 +127,8 @@ def draw(metas):
     return 'drawn'
 
 
-def trial(path, data):
-    """What is made of a manifest: 'refused', or of its entries 'drawn' or 'refused'."""
+def attempt(path, data):
+    """Read a manifest and draw from its entries: 'refused' or 'drawn'."""
     path.write_bytes(gzip.compress(data, 1) if path.suffix == '.gz' else data)
     try:
         metas, problems = read_manifest(path)
@@ -153,15 +154,15 @@ def trial(path, data):
 
 
 def campaign(folder, seed, count):
-    """Outcomes of many damaged manifests: their number by kind, and what should not be, with the
-    manifest.
-    """
-    lines, counts, wrong = entries(folder), Counter(), []
+    """Count the outcomes of many damaged manifests, and collect the unexpected ones."""
+    lines = entries(folder)
+    counts = Counter()
+    wrong = []
     for number in range(count):
         rng = np.random.default_rng((seed, number))
         data = mutated(lines, rng)
         try:
-            outcome = trial(folder / ('m.jsonl.gz' if rng.random() < 0.2 else 'm.jsonl'), data)
+            outcome = attempt(folder / ('m.jsonl.gz' if rng.random() < 0.2 else 'm.jsonl'), data)
         except Exception as error:
             outcome = f'{type(error).__name__}: {error}'
         counts[outcome[:60]] += 1
@@ -188,9 +189,8 @@ def test_damaged_archives_are_refused(tmp_path, is_cut):
         at = int(rng.integers(1, len(packed)))
         path.write_bytes(packed[:at] + (b'' if is_cut else rng.bytes(2) + packed[at + 2 :]))
         try:
-            assert (
-                len(load_manifest(path)) == 9
-            )  # damage in what gzip does not check, such as the time
+            # gzip does not check everything, for example the time
+            assert len(load_manifest(path)) == 9
         except ValueError as error:
             refused += str(error).startswith(f'{path}: cannot be read: ')
     assert refused == 50 if is_cut else refused > 40
@@ -204,9 +204,8 @@ GOOD = '{"path": "a.wav", "duration": 0.25, "sample_rate": 16000}'
     [
         codecs.BOM_UTF8 + GOOD.encode(),
         GOOD.encode() + b'\r\n' + GOOD.encode() + b'\r\n\x1a'[:2],
-        GOOD.replace(
-            '"duration": 0.25', '"duration": 9, "duration": 0.25'
-        ).encode(),  # of equal keys the last counts
+        # the last of equal keys counts
+        GOOD.replace('"duration": 0.25', '"duration": 9, "duration": 0.25').encode(),
         GOOD.replace('}', ', "more": {"nested": [{"deep": null}]}}').encode(),
     ],
 )
@@ -244,7 +243,7 @@ def test_odd_lines_are_refused_and_the_others_kept(tmp_path, line):
     assert problems[0].startswith(f'{path}, line 2: ')
 
 
-def test_folders_are_no_manifests_and_no_audio(tmp_path):
+def test_folders_are_neither_manifests_nor_audio(tmp_path):
     entries(tmp_path)
     (tmp_path / 'd.wav').mkdir()
     with pytest.raises(ValueError, match=f'^{tmp_path}: cannot be read'):

@@ -56,9 +56,9 @@ def test_many_files_are_read_in_parallel_to_the_same_result(tmp_path, make_file)
     for number in range(70):
         make_file(tmp_path / f'{number}.wav', 0.01 * (1 + number), seed=number)
     (tmp_path / 'broken.mp3').write_text('no audio')
-    alone = index_folder(tmp_path, workers=1, cache=False)
-    assert [meta.duration for meta in alone[:3]] == [0.01, 0.02, 0.11]  # 0, 1, 10
-    assert index_folder(tmp_path, workers=4, cache=False) == alone
+    single = index_folder(tmp_path, workers=1, cache=False)
+    assert [meta.duration for meta in single[:3]] == [0.01, 0.02, 0.11]  # 0, 1, 10
+    assert index_folder(tmp_path, workers=4, cache=False) == single
 
 
 def killed(folder, amplitude, file):
@@ -70,7 +70,7 @@ def test_killed_process_is_explained(tmp_path, make_file, monkeypatch):
         make_file(tmp_path / f'{number}.wav', 0.01)
     monkeypatch.setattr(index, '_probe_entry', killed)
     with pytest.raises(
-        ValueError, match=r'0\.wav: the process that read it died, for want of memory'
+        ValueError, match=r'0\.wav: the process reading it crashed \(bad file, or out of memory\)'
     ):
         index_folder(tmp_path, workers=2)
 
@@ -128,13 +128,13 @@ def test_bad_files_are_left_out_and_named_once(folder, caplog):
         assert message.count(part) == 1
 
 
-def test_the_splits_of_a_folder_name_what_they_leave_out_once(folder, caplog):
+def test_the_splits_of_a_folder_name_left_out_files_once(folder, caplog):
     (folder / 'broken.wav').write_text('not audio')
     with caplog.at_level(logging.WARNING):
         for name in SPLITS:
             split_folder(folder, name)
         assert len(caplog.records) == 1
-        (folder / 'another.wav').write_text('not audio')  # something else to say
+        (folder / 'another.wav').write_text('not audio')  # changes the message
         split_folder(folder, 'train')
     assert [record.getMessage().split(':')[1].strip() for record in caplog.records] == [
         '1 of 4 audio files left out',
@@ -161,7 +161,7 @@ def test_missing_source_is_named(tmp_path):
         index_folder(tmp_path / 'nowhere')
 
 
-def test_manifest_in_a_folder_stands_for_it(folder):
+def test_folder_with_a_manifest_is_read_from_it(folder):
     save_manifest(index_folder(folder)[:1], folder / 'data.jsonl.gz')
     assert load_source(folder) == load_manifest(folder / 'data.jsonl.gz')
     assert len(load_source(str(folder / 'data.jsonl.gz'))) == 1

@@ -36,7 +36,7 @@ def test_batches_do_not_depend_on_loader_processes(metas):
     epochs = []
     for epoch in (0, 1, 3):
         one.set_epoch(epoch)
-        two.set_epoch(epoch)  # reaches processes that live on from the epoch before
+        two.set_epoch(epoch)  # must reach the processes kept from the epoch before
         epochs.append(list(one))
         assert same(epochs[-1], two)
         assert all(batch.shape == (4, 1, 8000) for batch in epochs[-1])
@@ -52,7 +52,7 @@ def test_epoch_resumes_at_any_batch(metas, workers, monkeypatch):
     loader = make_loader(data, 4, workers)
     loader.set_epoch(2)
     whole = [wav for wav, _ in loader]
-    for _ in itertools.islice(loader, 2):  # left in the middle
+    for _ in itertools.islice(loader, 2):  # leaves it in the middle
         pass
     loader.set_epoch(2, start=3)
     resumed = list(loader)
@@ -64,7 +64,8 @@ def test_epoch_resumes_at_any_batch(metas, workers, monkeypatch):
 
 
 def test_skipped_batches_are_not_decoded(metas, monkeypatch):
-    data, decoded = dataset(metas), []
+    data = dataset(metas)
+    decoded = []
     monkeypatch.setattr(
         data, '_read', lambda *args, inner=data._read: decoded.append(args) or inner(*args)
     )
@@ -75,7 +76,7 @@ def test_skipped_batches_are_not_decoded(metas, monkeypatch):
 
 
 @pytest.mark.parametrize('world_size', [1, 2, 4])
-def test_ranks_together_are_one_worker_with_a_larger_batch(metas, world_size):
+def test_ranks_together_equal_one_worker_with_a_larger_batch(metas, world_size):
     data = dataset(metas)
     whole = make_loader(data, 2 * world_size, rank=0, world_size=1)
     loaders = [make_loader(data, 2, rank=rank, world_size=world_size) for rank in range(world_size)]
@@ -95,7 +96,7 @@ def test_ranks_together_are_one_worker_with_a_larger_batch(metas, world_size):
         (25, 2, 4),
     ],
 )
-def test_evaluation_loses_and_repeats_nothing(items, batch_size, world_size):
+def test_evaluation_neither_loses_nor_repeats_items(items, batch_size, world_size):
     plans = [
         BatchPlan(items, batch_size, False, None, rank, world_size) for rank in range(world_size)
     ]
@@ -103,13 +104,11 @@ def test_evaluation_loses_and_repeats_nothing(items, batch_size, world_size):
     assert [len(plan) for plan in plans] == [len(rank) for rank in batches]
     assert max(map(len, batches)) - min(map(len, batches)) <= 1
     assert all(1 <= len(batch) <= batch_size for rank in batches for batch in rank)
-    in_turn = [
-        key
-        for together in itertools.zip_longest(*batches, fillvalue=[])
-        for batch in together
-        for key in batch
-    ]
-    assert in_turn == [(0, index) for index in range(items)]
+    in_order = []
+    for together in itertools.zip_longest(*batches, fillvalue=[]):
+        for batch in together:
+            in_order += batch
+    assert in_order == [(0, index) for index in range(items)]
 
 
 def test_training_drops_the_rest_and_evaluation_does_not(metas):
@@ -134,17 +133,17 @@ def test_infos_come_with_the_batch(metas):
 
 
 @pytest.mark.parametrize('workers', [0, 1])
-def test_error_of_the_data_arrives_as_it_was(metas, workers):
+def test_error_of_the_data_keeps_its_message(metas, workers):
     for meta in metas:
         open(meta.path, 'w').close()
     loader = make_loader(dataset(metas), 4, workers)
-    with pytest.raises(ValueError, match=r'^100 files drawn in a row cannot be read') as caught:
+    with pytest.raises(ValueError, match=r'^100 files in a row cannot be read') as caught:
         next(iter(loader))
     assert 'Traceback' not in str(caught.value)
 
 
 class Dying(AudioDataset):
-    """Its second batch kills the process that loads it, once a file is there."""
+    """Dataset whose second batch kills its loader process, as soon as a flag file exists."""
 
     signal = signal.SIGKILL
 
@@ -162,7 +161,7 @@ class Crashing(Dying):
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
-    ('kind', 'message'), [(Dying, r'want of memory.*num_workers'), (Crashing, r'doctor\.py')]
+    ('kind', 'message'), [(Dying, r'out of memory.*num_workers'), (Crashing, r'audiocodec doctor')]
 )
 @pytest.mark.parametrize('is_waiting', [True, False])
 def test_death_of_a_loader_process_is_explained(metas, tmp_path, kind, message, is_waiting):
@@ -173,10 +172,11 @@ def test_death_of_a_loader_process_is_explained(metas, tmp_path, kind, message, 
             data.flag.touch()
             if not is_waiting:
                 time.sleep(20)  # interrupted
-                raise AssertionError('the loader waited until it was asked')
+                raise AssertionError('the death was not reported while the consumer was busy')
 
 
-# Without a GPU nothing is pinned: here the thread that would do it runs, and copies to nowhere.
+# Nothing is pinned without a GPU: this makes the pinning thread run, with a function that does
+# nothing.
 PINNED = """
 import os, signal, sys
 import torch
@@ -212,7 +212,7 @@ def test_death_of_a_loader_process_is_explained_where_memory_is_pinned(metas):
         [sys.executable, '-c', PINNED, metas[0].path], capture_output=True, text=True, timeout=60
     )
     assert run.returncode == 0
-    assert re.fullmatch(r'(4\n)?LoaderDiedError .*want of memory.*num_workers.*\n', run.stdout)
+    assert re.fullmatch(r'(4\n)?LoaderDiedError .*out of memory.*num_workers.*\n', run.stdout)
 
 
 def test_waiting_is_measured(metas, monkeypatch):
@@ -230,7 +230,7 @@ def test_waiting_is_measured(metas, monkeypatch):
 def test_wrong_sizes_are_named():
     data = dataset([AudioMeta('/a.wav', 1.0, 16000)])
     with pytest.raises(
-        ValueError, match='22 items is less than one batch of 12 on each of 2 workers'
+        ValueError, match='22 items is smaller than one batch of 12 on each of 2 workers'
     ):
         make_loader(data, 12, rank=0, world_size=2)
     with pytest.raises(ValueError, match='batch_size=0'):

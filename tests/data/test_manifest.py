@@ -48,7 +48,7 @@ def test_files_elsewhere_are_written_absolute(tmp_path, make_file):
 
 
 def test_audiocraft_manifest_loads_as_it_is(tmp_path, make_file, monkeypatch):
-    # written in the repository's root, with paths from there and a key for everything
+    # written in the root of the repository, with paths from there and all keys
     wav = make_file(tmp_path / 'repo' / 'dataset' / 'example' / 'electro_1.wav')
     entry = {
         'path': 'dataset/example/electro_1.wav',
@@ -132,7 +132,7 @@ def test_missing_empty_and_damaged_manifests_are_named(tmp_path):
     (tmp_path / 'cut.jsonl.gz').write_bytes(gzip.compress(b'{}' * 1000)[:-9])
     for name, message in (
         ('nowhere.jsonl', 'no such manifest'),
-        ('empty.jsonl', 'no entry'),
+        ('empty.jsonl', 'no entries'),
         ('plain.jsonl.gz', 'cannot be read'),
         ('cut.jsonl.gz', 'cannot be read'),
     ):
@@ -167,6 +167,6 @@ def test_missing_files_are_found_in_order(tmp_path, make_file, monkeypatch):
     paths = [str(tmp_path / f'{number}.wav') for number in range(9)]
     for number in (0, 3, 4, 8):
         make_file(paths[number])
-    (tmp_path / '5.wav').mkdir()  # a folder is no file
+    (tmp_path / '5.wav').mkdir()  # a folder is not a file
     assert missing_files(paths) == [paths[number] for number in (1, 2, 5, 6, 7)]
     assert missing_files([]) == []

@@ -21,7 +21,7 @@ from audiocodec.data.shards import is_address, read_stored
 
 @pytest.fixture
 def folder(tmp_path, make_file):
-    """Speech-like lengths in several formats, rates and channels."""
+    """Files of several formats, sample rates and channels."""
     audio = tmp_path / 'audio'
     make_file(audio / 'a.wav', 2.0, 24000, seed=1)
     make_file(audio / 'deep' / 'b.flac', 3.1, 44100, 2, seed=2)
@@ -51,8 +51,8 @@ def test_the_same_segments_within_half_a_step(tmp_path, folder):
     for (wav, info), (packed, packed_info) in zip(items(metas), items(stored)):
         assert packed_info.meta.path.endswith(info.meta.path)
         assert (packed_info.seek_time, packed_info.n_frames) == (info.seek_time, info.n_frames)
-        # A block and a segment are filtered at other offsets: the last bit of a float may turn the
-        # rounding.
+        # Blocks and segments are filtered at different offsets: the last bit of a float may change
+        # the rounding.
         assert (packed - wav).abs().max() <= 0.5 / 32768 + 2e-6
         assert torch.equal(packed * 32768, (packed * 32768).round())
 
@@ -112,10 +112,11 @@ def test_shards_that_do_not_fit_are_refused(tmp_path, make_file):
     stored = load_shards(tmp_path / 'shards')
     for rate, channels in [(16000, 1), (48000, 1), (24000, 2)]:
         with pytest.raises(
-            ValueError, match=f'hold 24000 Hz with 1 .*--sample_rate {rate} --channels {channels}'
+            ValueError,
+            match=f'have 24000 Hz and 1 .*--sample_rate {rate} --channels {channels}',
         ):
             AudioDataset(stored, rate, channels, 0.5)
-    with pytest.raises(ValueError, match='not of shards'):
+    with pytest.raises(ValueError, match='got shards'):
         make_shards(stored, tmp_path / 'again', 24000)
 
 
@@ -157,7 +158,7 @@ def test_loud_and_broken_samples(tmp_path):
     ]
 
 
-def test_whole_or_not_at_all(tmp_path, folder, monkeypatch):
+def test_shards_are_written_atomically(tmp_path, folder, monkeypatch):
     metas = load_source(folder)
 
     def interrupted(*args):
@@ -170,7 +171,7 @@ def test_whole_or_not_at_all(tmp_path, folder, monkeypatch):
     assert os.listdir(tmp_path / 'out') == []
     make_shards(metas, tmp_path / 'out' / 'shards', 24000)
     assert is_shards(tmp_path / 'out' / 'shards')
-    with pytest.raises(FileExistsError, match='exists already'):
+    with pytest.raises(FileExistsError, match='already exists'):
         make_shards(metas, tmp_path / 'out' / 'shards', 24000)
     monkeypatch.setattr('shutil.disk_usage', lambda path: (2000, 1000, 1000))
     with pytest.raises(OSError, match='GB left'):
@@ -193,7 +194,7 @@ def test_damaged_shards_are_refused(tmp_path, make_file, damage):
         (out / 'shards.json').write_text(json.dumps({'format': 'other'}))
     else:
         shard.unlink()
-    with pytest.raises(ValueError, match='not a whole folder of shards'):
+    with pytest.raises(ValueError, match='not a complete folder of shards'):
         load_shards(out)
 
 
@@ -202,7 +203,7 @@ def test_addresses():
     assert not is_address('/data/a.s16/b.wav')
     with pytest.raises(ValueError, match='cannot be read'):
         read_stored('/nowhere/00000.24000x1.s16/5+10/home/a.wav', 0, 5)
-    with pytest.raises(ValueError, match='holds 10 samples'):
+    with pytest.raises(ValueError, match='has 10 samples'):
         read_stored('/nowhere/00000.24000x1.s16/5+10/home/a.wav', 10, 5)
     with pytest.raises(ValueError, match='no files'):
         make_shards([], '/nowhere/out', 24000)

@@ -5,6 +5,8 @@ import torch
 from convolutions import assert_same, images, pair, results
 from torch import nn
 
+from audiocodec import kernels
+from audiocodec.kernels import conv as kernel_conv
 from audiocodec.kernels import winograd
 from audiocodec.kernels.conv import FastConv1d, FastConv2d, FastConvTranspose1d
 
@@ -99,3 +101,20 @@ def test_second_derivatives(channels, is_winograd, monkeypatch):
 def test_copies_have_the_state_of_pytorch():
     conv = FastConv2d(2, 4, (3, 9))
     assert copy.deepcopy(conv).state_dict().keys() == nn.Conv2d(2, 4, (3, 9)).state_dict().keys()
+
+
+def test_the_switch_leaves_convolutions_to_pytorch(monkeypatch):
+    conv, x = FastConv2d(32, 32, (3, 9), padding=(1, 4)), images(32)
+    expected = results(conv, x)
+    calls = []
+    monkeypatch.setattr(kernel_conv, 'convolve', lambda *arguments: calls.append(1))
+    kernels.use(False)
+    try:
+        found = results(conv, x)
+    finally:
+        kernels.use(True)
+    assert not calls
+    for one, other in zip(found, expected):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert conv(x) is None
+    assert calls == [1]

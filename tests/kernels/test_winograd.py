@@ -4,7 +4,8 @@ import torch
 from convolutions import assert_same, images, pair
 
 from audiocodec.kernels import winograd
-from audiocodec.kernels.conv import FastConv2d, Geometry
+from audiocodec.kernels.conv import FastConv2d
+from audiocodec.kernels.geometry import Geometry
 
 
 @pytest.fixture(autouse=True)

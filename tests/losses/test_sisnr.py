@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from audiocodec.dsp.signal import si_snr
+from audiocodec.dsp.sisnr import si_snr
 from audiocodec.losses import SISNR
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from noise import noisy
 
-from audiocodec.dsp.signal import si_snr
+from audiocodec.dsp import si_snr
 from audiocodec.metrics import SISNR
 
 

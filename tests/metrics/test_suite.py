@@ -9,7 +9,7 @@ import torch
 from noise import noise, noisy
 from torch import distributed
 
-from audiocodec.dsp.signal import si_snr
+from audiocodec.dsp import si_snr
 from audiocodec.metrics import SISNR, MeanMetric, MelDistance, Metric, MetricSuite
 
 

@@ -1,3 +1,5 @@
+"""Comparison of a recipe with a checkpoint, and the overrides that make them equal."""
+
 import functools
 import shlex
 
@@ -9,7 +11,7 @@ from audiocodec.recipe.diff import check_model, differences
 from audiocodec.utils import config
 from audiocodec.utils.config import ConfigError
 
-# `config.json` of the published models, where it is not at the default of transformers
+# `config.json` of the published models, where it differs from the defaults of transformers
 PUBLISHED = {
     'encodec_base_24khz': {},
     'encodec_musicgen_32khz': {
@@ -48,7 +50,7 @@ def problem(cfg, node, source='//pretrained/NAME'):
 
 
 def suggested(text):
-    return shlex.split(text.split('To train that model on, add: ')[1])
+    return shlex.split(text.split('To fine-tune the checkpoint, add: ')[1])
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,8 @@ def test_how_it_learns_may_differ_and_is_told():
     )
     node = recipe('encodec_base_24khz')['model']
     assert (
-        check_model(cfg, node, '') == 'rvq.q_dropout=false (there true), rvq.decay=0.9 (there 0.99)'
+        check_model(cfg, node, '')
+        == 'rvq.q_dropout=false (checkpoint: true), rvq.decay=0.9 (checkpoint: 0.99)'
     )
 
 

@@ -1,13 +1,11 @@
-"""Another class in place of the one that the files name: its arguments do not stay, except those it
-takes.
-"""
+"""Replaced classes: arguments of the old class are dropped unless the new one takes them."""
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from audiocodec import train
-from audiocodec.recipe.check import validate
+from audiocodec.recipe.parts import build_parts
 from audiocodec.utils.config import ConfigError, build
 
 DEBUG = 'solver=compression/debug'
@@ -15,7 +13,7 @@ DEBUG = 'solver=compression/debug'
 
 def compose(*overrides):
     cfg = train.main.get_xp([DEBUG, *overrides]).cfg
-    validate(cfg)
+    build_parts(cfg)
     return cfg
 
 
@@ -174,11 +172,11 @@ def test_a_recipe_of_ones_own_chooses_other_classes(config_folder):
         'optim: {optimizer: {_target_: torch.optim.RMSprop, alpha: 0.9}}\n',
     )
     cfg = train.main.get_xp(['solver=compression/mine']).cfg
-    validate(cfg)
+    build_parts(cfg)
     assert cfg.seanet.activation_params == {}
     assert set(cfg.optim.optimizer) == {'_target_', 'lr', 'weight_decay', 'alpha'}
     again = train.main.get_xp(
         ['solver=compression/mine', 'optim.optimizer._target_=torch.optim.SGD']
     ).cfg
-    validate(again)
+    build_parts(again)
     assert set(again.optim.optimizer) == {'_target_', 'lr', 'weight_decay'}

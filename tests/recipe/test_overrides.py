@@ -1,6 +1,4 @@
-"""Overrides as people type them: odd letters in paths, keys that the YAML does not spell out,
-deleted keys.
-"""
+"""Overrides as typed: unusual characters in paths, keys missing in the YAML files, deleted keys."""
 
 import json
 
@@ -8,8 +6,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from audiocodec import train
-from audiocodec.recipe.check import validate
 from audiocodec.recipe.overrides import read
+from audiocodec.recipe.parts import build_parts
 from audiocodec.utils import config, paths
 from audiocodec.utils.config import ConfigError
 
@@ -22,7 +20,7 @@ def compose(*overrides):
 
 def problems(*overrides):
     with pytest.raises(ConfigError) as error:
-        validate(compose(*overrides))
+        build_parts(compose(*overrides))
     return error.value.problems
 
 
@@ -141,10 +139,10 @@ def test_strings_of_components_are_taken_literally_too():
     [
         (
             'optim.lr=1e-3,2e-3',
-            'optim.lr=1e-3,2e-3: these are several values, and a run takes one; a file in grids/',
+            'optim.lr=1e-3,2e-3: a run takes one value per key; put a list in brackets',
         ),
         ('seed=[1', 'cannot be read: '),
-        ('seanet.ratios=8,5', 'these are several values'),
+        ('seanet.ratios=8,5', 'a run takes one value per key; put a list in brackets, [...]'),
         ('seanet.ratios=[8,é]', """If the value is a string, quote it: 'seanet.ratios="[8,é]"'"""),
         ('word', "override 'word': expected key=value, e.g. dataset.batch_size=16"),
     ],
@@ -174,7 +172,7 @@ def test_what_cannot_be_read_says_what_to_type(argument, expected):
 def test_an_argument_that_the_class_takes_needs_no_plus(argument, key, value):
     for typed in (argument, f'+{argument}', f'++{argument}'):
         cfg = compose(typed)
-        validate(cfg)
+        build_parts(cfg)
         assert OmegaConf.select(cfg, key) == value
 
 
@@ -198,7 +196,7 @@ def test_an_argument_that_the_class_takes_needs_no_plus(argument, key, value):
         ('+optim.lr=1', '+optim.lr=1: the key optim.lr exists; type optim.lr=1'),
         ('~optim.lrr', "there is no key 'optim.lrr'"),
         ('losses={}', 'losses={}: changes nothing'),
-        ('rvq={}', 'rvq={}: changes nothing; set keys in it, e.g. rvq.n_q=...'),
+        ('rvq={}', 'rvq={}: changes nothing; set keys of the section, e.g. rvq.n_q=...'),
         ('seanet=3', "seanet=3: 'seanet' is a section"),
         ('model.encoder=null', "model.encoder=null: 'model.encoder' is a section"),
         ('model.quantizer={}', 'model.quantizer={}: changes nothing'),
@@ -217,13 +215,13 @@ def test_copies_of_a_section_can_be_set_on_their_own():
     cfg = compose('encoder.activation_params={}', 'encoder.norm_params=null')
     assert (cfg.encoder.activation_params, cfg.encoder.norm_params) == ({}, None)
     assert cfg.decoder.activation_params == {'alpha': 1.0}
-    validate(cfg)
+    build_parts(cfg)
     assert cfg.model.encoder.activation_params == {}
 
 
 def test_a_key_can_be_deleted():
     cfg = compose('~seanet.activation_params.alpha', '~losses.l2')
-    validate(cfg)
+    build_parts(cfg)
     assert cfg.seanet.activation_params == {}
     assert 'l2' not in cfg.losses
     assert train.main.get_xp([DEBUG, '~losses.l1']).sig != train.main.get_xp([DEBUG]).sig
@@ -234,7 +232,7 @@ def test_a_new_component_needs_no_plus(sign):
     cfg = compose(
         f'{sign}losses.smooth={{_target_: torch.nn.SmoothL1Loss, beta: 0.1, weight: 0.5}}'
     )
-    validate(cfg)
+    build_parts(cfg)
     assert (cfg.losses.smooth.beta, cfg.losses.smooth.weight) == (0.1, 0.5)
 
 

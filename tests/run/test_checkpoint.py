@@ -182,7 +182,7 @@ def test_damaged_metadata(tmp_path):
         (b'', 'it is empty'),
         (
             b'version https://git-lfs.github.com/spec/v1\noid sha256:1\n',
-            r'pointer of Git LFS .* `git lfs pull` fetches',
+            r'Git LFS pointer, not the file; run `git lfs pull`',
         ),
         (b'\n<!DOCTYPE html><html>', 'it is a web page'),
         (b'RIFF\x00\x00\x00\x00WAVE', 'it is audio'),

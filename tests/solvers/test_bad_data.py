@@ -41,6 +41,6 @@ def test_too_many_bad_files_are_a_message(make_solver, folder):
     assert solver.dataloaders
     (folder / '3.wav').write_bytes(b'broken')
     with pytest.raises(
-        RunError, match=r'(?s)more than dataset\.max_bad_fraction=0.*3\.wav.*scripts/doctor\.py'
+        RunError, match=r'(?s)more than dataset\.max_bad_fraction=0.*3\.wav.*audiocodec doctor'
     ):
         solver.run()

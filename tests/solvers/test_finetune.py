@@ -15,7 +15,7 @@ from huggingface_hub import constants
 
 from audiocodec import train
 from audiocodec.models import export
-from audiocodec.models.export import hf
+from audiocodec.models.formats import hf
 from audiocodec.run import checkpoint
 from audiocodec.solvers import CompressionSolver, finetune
 from audiocodec.utils.config import ConfigError
@@ -122,7 +122,7 @@ def test_the_first_update_after_a_bundle_is_that_of_the_run_itself(
             for part in ('model', 'ema', 'optimizer', 'balancer', 'adversaries'):
                 assert_equal(found[part], expected[part], part)
             assert solver.updates == 1
-    assert caplog.text.count('afresh: nothing') == 4
+    assert caplog.text.count('newly initialized: nothing') == 4
 
 
 def test_rates_are_the_recipes_and_moments_the_checkpoints(runs, trained):
@@ -235,12 +235,12 @@ def test_what_does_not_fit_the_recipe_starts_afresh(runs, trained, caplog):
             'norm_l1'
         ]
     assert (
-        'taken: averaged weights, balance of l1; afresh: optimizer, running average, discriminator'
-        in caplog.text
+        'loaded: averaged weights, balance of l1; newly initialized: optimizer, running average, '
+        'discriminator' in caplog.text
     )
-    assert 'learnt in another way than before: rvq.decay=0.9 (there 0.99)' in caplog.text
+    assert 'training options changed: rvq.decay=0.9 (checkpoint: 0.99)' in caplog.text
     assert (
-        'the discriminators train alone for the first 300 updates, and get their full weight'
+        'the discriminators train alone for the first 300 updates; their weight then grows'
         in caplog.text
     )
     with solver_of(

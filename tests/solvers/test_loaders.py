@@ -11,7 +11,7 @@ import torch
 
 from audiocodec import train
 from audiocodec.data import index_folder, save_manifest
-from audiocodec.recipe.check import validate
+from audiocodec.recipe.parts import build_parts
 from audiocodec.solvers import loaders
 from audiocodec.solvers.loaders import build_dataloaders
 from audiocodec.utils import distrib
@@ -50,7 +50,7 @@ def test_missing_files_are_found_before_anything_is_read(manifest):
     assert re.match(
         rf'datasource\.train={manifest}: 2 of 6 files do not exist, e\.g\. '
         rf'{manifest.parent}/audio/1\.wav, '
-        r'.*4\.wav; scripts/doctor\.py',
+        r'.*4\.wav; audiocodec doctor',
         caught.value.problems[0],
     )
 
@@ -89,7 +89,7 @@ def test_share_of_bad_files_reaches_the_loaders(manifest):
     with pytest.raises(
         ConfigError, match=r'dataset\.max_bad_fraction=2: expected a share, from 0 to 1'
     ):
-        validate(compose(manifest, 'dataset.max_bad_fraction=2'))
+        build_parts(compose(manifest, 'dataset.max_bad_fraction=2'))
 
 
 def test_share_of_bad_files_is_no_part_of_the_signature():

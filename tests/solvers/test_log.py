@@ -3,6 +3,10 @@
 import logging
 
 import pytest
+import torch
+
+from audiocodec.run.device import peak_memory
+from audiocodec.solvers import base
 
 
 @pytest.fixture
@@ -63,3 +67,16 @@ def test_short_stages_have_no_lines_within(lines):
 def test_no_metrics_are_no_lines(lines):
     _, found = lines('logging.metrics=[]')
     assert [line for line in found if line.startswith('Epoch 1 ')] == []
+
+
+@pytest.mark.parametrize(('device', 'lines'), [('cuda', 1), ('cpu', 0)])
+def test_peak_memory_is_logged_once_it_no_longer_grows(
+    make_solver, monkeypatch, caplog, device, lines
+):
+    """With the figure of a GPU that is not there."""
+    monkeypatch.setattr(torch.cuda, 'max_memory_allocated', lambda where: 3 * 2**29)
+    monkeypatch.setattr(base, 'peak_memory', lambda where: peak_memory(torch.device(device)))
+    caplog.set_level('INFO', 'audiocodec')
+    make_solver().run()
+    found = [line for line in caplog.messages if line.startswith('peak memory')]
+    assert found == ['peak memory of an update: 1.50 GiB on cpu'] * lines

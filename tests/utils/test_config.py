@@ -1,11 +1,10 @@
 import pickle
-from contextlib import nullcontext
 
 import pytest
 import torch
 
 from audiocodec.utils import config
-from audiocodec.utils.config import ConfigError, attempt, build, node_problems
+from audiocodec.utils.config import ConfigError, build, node_problems
 
 
 def test_build_makes_nested_objects_and_leaves_out_the_weight():
@@ -107,28 +106,6 @@ def test_the_environment_opts_in(monkeypatch):
     assert build({'_target_': 'collections.OrderedDict'}) == {}
 
 
-def test_what_is_allowed_is_passed_on_to_a_hydra_that_has_a_whitelist(monkeypatch):
-    entries = []
-    monkeypatch.setattr(
-        'hydra.utils.execution_whitelist',
-        lambda given: nullcontext(entries.extend(given)),
-        raising=False,
-    )  # of Hydra 1.4
-    monkeypatch.setattr(config, 'ALLOWED_PREFIXES', ['audiocodec.', 'torch.nn.', 'mine.Loss'])
-    monkeypatch.setenv('AUDIOCODEC_ALLOW_TARGETS', 'collections.')
-    build({'_target_': 'collections.OrderedDict'})
-    assert entries == [
-        'audiocodec',
-        'audiocodec.*',
-        'torch.nn',
-        'torch.nn.*',
-        'mine.Loss',
-        'mine.Loss.*',
-        'collections',
-        'collections.*',
-    ]
-
-
 def test_a_components_own_complaint_comes_through():
     with pytest.raises(ValueError, match='must be divisible by groups'):
         build(
@@ -216,7 +193,7 @@ def test_arguments_by_place(extra, problem):
     )
 
 
-def test_an_attempt_says_what_every_part_says():
+def test_every_part_that_cannot_be_built_is_reported_with_its_key():
     linear = {'_target_': 'torch.nn.Linear', 'in_features': 3, 'out_features': 4}
     node = {
         '_target_': 'torch.nn.ModuleDict',
@@ -226,23 +203,33 @@ def test_an_attempt_says_what_every_part_says():
             'c': {'_target_': 'audiocodec.losses.SISNR', 'segment': 0},
         },
     }
-    made, problems = attempt(node, 'parts')
-    assert made is None
-    assert len(problems) == 2
-    assert problems[0].startswith(
+    with pytest.raises(ConfigError) as caught:
+        build(node, 'parts')
+    first, second = caught.value.problems
+    assert first.startswith(
         'parts.modules.b: torch.nn.Linear does not work with in_features=3, out_features=-1'
     )
-    assert problems[1].startswith('parts.modules.c.segment must ')
-    made, problems = attempt({**node, 'modules': {'a': linear}, 'weight': 3.0})
-    assert problems == []
+    assert second.startswith('parts.modules.c.segment must ')
+    made = build({**node, 'modules': {'a': linear}, 'weight': 3.0})
     assert made['a'].weight.shape == (4, 3)
 
 
-def test_an_attempt_makes_factories_and_takes_arguments_from_the_caller():
-    factory, problems = attempt(
-        {'_target_': 'torch.nn.Linear', '_partial_': True, 'in_features': 3}, out_features=4
-    )
-    assert (factory().out_features, problems) == (4, [])
+def test_sound_parts_of_a_node_with_problems_are_tried_too():
+    node = {
+        '_target_': 'torch.nn.Sequential',
+        'first': {'_target_': 'audiocodec.losses.SISNR', 'segment': 0},
+        '_args_': 3,
+    }
+    with pytest.raises(ConfigError) as caught:
+        build(node, 'x')
+    problems = caught.value.problems
+    assert 'x._args_=3: expected a list' in problems
+    assert problems[-1].startswith('x.first.segment must ')
+
+
+def test_factories_take_arguments_from_the_caller():
+    node = {'_target_': 'torch.nn.Linear', '_partial_': True, 'in_features': 3}
+    assert build(node, out_features=4)().out_features == 4
 
 
 def test_a_weight_inside_a_component_is_its_argument():

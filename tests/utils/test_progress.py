@@ -166,6 +166,23 @@ def test_counting_by_hand(logger):
     assert [line.split(' | ')[0] for line in logger.lines()] == ['6/10', '10/10']
 
 
+@pytest.mark.parametrize('columns', [0, 60])
+def test_the_bar_appears_on_terminals_that_do_not_know_their_size(columns, monkeypatch):
+    """tqdm by itself draws nothing there."""
+    controller, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('4H', 24, columns, 0, 0))
+    monkeypatch.setenv('TERM', 'xterm')
+    with os.fdopen(terminal, 'w') as stream:
+        seen_as_stderr(monkeypatch, stream)
+        for step in Progress(range(4), desc='Train'):
+            if step == 1:
+                os.set_blocking(controller, False)
+                shown = os.read(controller, 100_000).decode()
+    os.close(controller)
+    assert '0/4' in shown
+    assert len(shown.rsplit('\r', 1)[-1]) <= (columns or 80)
+
+
 def test_a_terminal_that_is_closed_ends_no_loop(logger, monkeypatch):
     controller, terminal = os.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('4H', 24, 100, 0, 0))

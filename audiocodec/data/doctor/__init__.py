@@ -1,6 +1,4 @@
-"""Checks of audio files and manifests before training: what is damaged, silent, clipped,
-narrow-band, duplicated.
-"""
+"""Checks of a data set before training: damaged, silent, clipped, narrow-band, duplicate files."""
 
 from audiocodec.data.doctor.file import WARNINGS, Limits
 from audiocodec.data.doctor.report import Report, check

@@ -1,6 +1,4 @@
-"""What is wrong with one audio file: decoded from beginning to end, in blocks, so that its length
-does not matter.
-"""
+"""Checks of one audio file, decoded completely, in blocks, so that memory use is constant."""
 
 import hashlib
 import math
@@ -18,33 +16,32 @@ from audiocodec.data.doctor.header import header_problem, promised_frames
 from audiocodec.data.doctor.spectrum import LongTermSpectrum
 from audiocodec.data.manifest import AudioMeta
 
-# What can be wrong, in the order in which it is reported. Errors break training or teach it what is
-# not there.
+# Kinds of problems, in the order of the report. Errors stop training, or make it learn artifacts.
 ERRORS = {
-    'manifest': 'manifest lines that cannot be read',
-    'missing': 'there is no such file',
+    'manifest': 'invalid manifest lines',
+    'missing': 'no such file',
     'unreadable': 'not audio, or a damaged header',
-    'empty': 'without a sample',
+    'empty': 'no samples',
     'truncated': 'shorter than the header or the manifest says',
-    'header': 'the header contradicts itself or what follows it',
-    'mismatch': 'sample rate, channels or length in the manifest are not those of the file',
+    'header': 'inconsistent header',
+    'mismatch': 'sample rate, channels or length differ from the manifest',
     'nonfinite': 'samples that are NaN or Inf',
-    'scale': 'samples far beyond [-1, 1]: not scaled to it',
+    'scale': 'samples far outside [-1, 1]',
 }
 WARNINGS = {
-    'suffix': 'content of another format than the suffix',
-    'silent': 'silence from beginning to end',
-    'mostly_silent': 'silence for the most part',
+    'suffix': 'the suffix does not match the format',
+    'silent': 'completely silent',
+    'mostly_silent': 'mostly silent',
     'clipping': 'runs of samples at full scale',
-    'bandwidth': 'energy ends well below half the sample rate: upsampled or of a low bitrate',
-    'duplicate': 'equal samples as another file',
+    'bandwidth': 'energy ends well below half the sample rate: upsampled, or low bitrate',
+    'duplicate': 'same samples as another file',
 }
 KINDS = {**ERRORS, **WARNINGS}
 
-_BLOCK = 2**16  # samples (all channels together, times two) worked on at a time
-_PIECE = 2**12  # frames decoded at a time: where a damaged file ends is known to within so many
+_BLOCK = 2**16  # a block to measure has twice as many samples, all channels together
+_PIECE = 2**12  # frames decoded at a time: the resolution to which the end of a bad file is found
 _WINDOW = 0.05  # seconds, over which the level is measured
-_TOLERANCE = 0.1  # seconds by which the manifest may be wrong: lengths of MP3 are often estimates
+_TOLERANCE = 0.1  # seconds by which the manifest may be off: lengths of MP3 are often estimates
 _FORMATS = {
     '.wav': ('WAV', 'WAVEX', 'RF64'),
     '.flac': ('FLAC',),
@@ -59,15 +56,15 @@ _FORMATS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """From where on something counts as a problem.
+    """Thresholds above or below which something counts as a problem.
 
     Attributes:
-        silence_db: level (dBFS, over 50 ms) below which it is silent.
-        silent_share: share of silence that makes a file 'mostly_silent'.
-        clipping: share of samples in runs of 3 or more at full scale.
-        bandwidth: share of half the sample rate that the energy has to reach.
-        sample_rate: of the training to come (Hz): the bandwidth is judged up to half of it; None:
-            each file's own.
+        silence_db: level (dBFS, over 50 ms) below which audio counts as silent.
+        silent_share: fraction of silence from which a file is 'mostly_silent'.
+        clipping: fraction of samples in runs of 3 or more at full scale.
+        bandwidth: fraction of half the sample rate that the energy must reach.
+        sample_rate: sample rate of the training (Hz), by which the bandwidth is checked; None for
+            that of each file.
     """
 
     silence_db: float = -60.0
@@ -79,9 +76,7 @@ class Limits:
 
 @dataclass
 class Problem:
-    """Something wrong with a file: one of `KINDS`, in words, and how bad it is (comparable within a
-    kind).
-    """
+    """Problem of a file: one of `KINDS`, a description, and a severity (comparable in its kind)."""
 
     kind: str
     detail: str
@@ -90,7 +85,7 @@ class Problem:
 
 @dataclass
 class Examined:
-    """What was found in one file; measures are None where the file could not be decoded."""
+    """Findings on one file; measures are None if the file could not be decoded."""
 
     path: str
     problems: list[Problem] = field(default_factory=list)
@@ -104,12 +99,16 @@ class Examined:
     digest: str | None = None
 
     def add(self, kind: str, detail: str, severity: float = 0.0) -> None:
-        """Note a problem."""
+        """Add a problem."""
         self.problems.append(Problem(kind, detail, severity))
+
+    def has(self, kind: str) -> bool:
+        """Return whether there is a problem of a kind."""
+        return any(problem.kind == kind for problem in self.problems)
 
     @property
     def has_error(self) -> bool:
-        """Whether one of the problems is an error."""
+        """True if one of the problems is an error."""
         return any(problem.kind in ERRORS for problem in self.problems)
 
 
@@ -120,12 +119,16 @@ class _Level:
         self.window = max(1, round(_WINDOW * sample_rate))
         self.power = 10 ** (silence_db / 10)
         self.full_scale = full_scale
-        self.peak, self.silent, self.windows, self.clipped, self.samples = 0.0, 0, 0, 0, 0
-        self._rest: np.ndarray | None = None
-        self._before: np.ndarray | None = None
+        self.peak = 0.0
+        self.silent = 0  # windows
+        self.windows = 0
+        self.clipped = 0  # samples
+        self.samples = 0
+        self._rest: np.ndarray | None = None  # samples after the last whole window
+        self._before: np.ndarray | None = None  # mask of the last 3 samples at full scale
 
     def add(self, block: np.ndarray) -> None:
-        """Take in the next samples, float32 [T, C]."""
+        """Add the next samples, float32 [T, C]."""
         self.samples += block.size
         loud = np.abs(block)
         self.peak = max(self.peak, float(loud.max()))
@@ -136,23 +139,18 @@ class _Level:
         self._rest = wav[whole:].copy()
 
     def finish(self) -> None:
-        """Count the last, shorter window, unless there were others."""
+        """Count the last, shorter window if it is the only one."""
         if self.windows == 0 and self._rest is not None and len(self._rest):
             self._count_silent(self._rest[None])
 
     def _count_silent(self, windows: np.ndarray) -> None:
-        # the variance: a constant is silent too
-        self.silent += (
-            int((windows.var(1, dtype=np.float64).max(-1) < self.power).sum())
-            if len(windows)
-            else 0
-        )
+        if len(windows):
+            # the variance, not the power: a constant offset is silent too
+            self.silent += int((windows.var(1, dtype=np.float64).max(-1) < self.power).sum())
         self.windows += len(windows)
 
     def _count_clipped(self, full: np.ndarray) -> None:
-        """Samples in runs of at least 3: the third of a run counts for three, each one after it for
-        one.
-        """
+        """Count samples in runs of at least 3: the third counts as three, later ones as one."""
         before = (
             self._before if self._before is not None else np.zeros((3, full.shape[1]), dtype=bool)
         )
@@ -164,18 +162,18 @@ class _Level:
 
 
 def examine(meta: AudioMeta | str, limits: Limits) -> Examined:
-    """Everything that is wrong with a file, except that it is a duplicate, which takes two.
+    """Find every problem of a file, except duplicates, which need the other files.
 
     Args:
-        meta: its manifest entry, or its path alone.
-        limits: what counts as a problem.
+        meta: its manifest entry, or its path.
+        limits: thresholds of problems.
     """
     path = meta if isinstance(meta, str) else meta.path
     found = Examined(path)
     if not os.path.exists(path):
-        found.add('missing', 'there is no such file')
+        found.add('missing', 'no such file')
     elif os.path.isfile(path) and os.path.getsize(path) == 0:
-        found.add('empty', 'a file of 0 bytes')
+        found.add('empty', 'the file has 0 bytes')
     else:
         try:
             with open_audio(path) as file:
@@ -188,8 +186,9 @@ def examine(meta: AudioMeta | str, limits: Limits) -> Examined:
 
 
 def _decode(file: soundfile.SoundFile, found: Examined, limits: Limits) -> None:
-    """Measure an open file, and note what is wrong with it."""
-    found.sample_rate, found.channels = file.samplerate, file.channels
+    """Measure an open file, and add its problems."""
+    found.sample_rate = file.samplerate
+    found.channels = file.channels
     suffix = Path(found.path).suffix.lower()
     if suffix in _FORMATS and file.format not in _FORMATS[suffix]:
         found.add('suffix', f'the content is {file.format}, the suffix {suffix}')
@@ -198,25 +197,25 @@ def _decode(file: soundfile.SoundFile, found: Examined, limits: Limits) -> None:
         found.add('header', contradiction)
     if file.frames <= 0:
         if not contradiction:
-            found.add('empty', 'its header gives 0 samples')
+            found.add('empty', 'the header says 0 samples')
         return
-    level = _Level(
-        file.samplerate, limits.silence_db, 0.99 if file.subtype in ('PCM_U8', 'PCM_S8') else 0.999
-    )
+    # the largest 8-bit sample is 127 / 128
+    full_scale = 0.99 if file.subtype in ('PCM_U8', 'PCM_S8') else 0.999
+    level = _Level(file.samplerate, limits.silence_db, full_scale)
     spectrum = LongTermSpectrum(file.samplerate)
     digest = hashlib.blake2b(f'{file.samplerate} {file.channels}'.encode(), digest_size=16)
-    decoded = bad = 0
+    decoded = 0
+    bad = 0
     reason: list[str] = []
     for block in _blocks(file, reason):
         decoded += len(block)
         if not np.isfinite(block).all():
             bad += int((~np.isfinite(block)).sum())
             block = np.nan_to_num(block, nan=0.0, posinf=0.0, neginf=0.0)
-        digest.update((block + 0.0).tobytes())  # -0.0 is 0.0
+        digest.update((block + 0.0).tobytes())  # + 0.0 turns -0.0 into 0.0
         level.add(block)
-        spectrum.add(
-            block if level.peak <= LOUDEST else block.clip(-LOUDEST, LOUDEST)
-        )  # whose square is a number
+        # clipped, so that the squares of huge samples do not overflow
+        spectrum.add(block if level.peak <= LOUDEST else block.clip(-LOUDEST, LOUDEST))
     level.finish()
     found.duration = decoded / file.samplerate
     promised = promised_frames(file, decoded)
@@ -227,22 +226,25 @@ def _decode(file: soundfile.SoundFile, found: Examined, limits: Limits) -> None:
         length = promised / file.samplerate
         found.add(
             'truncated',
-            f'holds {found.duration:.2f} of the {length:.2f} s in its header{why}',
+            f'has {found.duration:.2f} of the {length:.2f} s in its header{why}',
             1 - decoded / promised,
         )
     if bad:
         found.add('nonfinite', f'{bad} samples are NaN or Inf', bad)
     if not decoded:
         return
-    found.amplitude, found.digest, found.cutoff = level.peak, digest.hexdigest(), spectrum.cutoff()
+    found.amplitude = level.peak
+    found.digest = digest.hexdigest()
+    found.cutoff = spectrum.cutoff()
     if level.peak > LOUDEST:
-        found.add('scale', f'its largest sample is {level.peak:.4g}', level.peak)
-    found.silence, found.clipping = level.silent / level.windows, level.clipped / level.samples
-    _judge(found, limits)
+        found.add('scale', f'the largest sample is {level.peak:.4g}', level.peak)
+    found.silence = level.silent / level.windows
+    found.clipping = level.clipped / level.samples
+    _check_limits(found, limits)
 
 
 def _blocks(file: soundfile.SoundFile, reason: list[str]) -> Iterator[np.ndarray]:
-    """Yields samples, float32 [T, C], up to what cannot be decoded; `reason` gets the error."""
+    """Yield samples, float32 [T, C], up to the first error, which is appended to `reason`."""
     at_once = max(1, 2 * _BLOCK // file.channels // _PIECE)
     ended = False
     while not ended:
@@ -258,8 +260,8 @@ def _blocks(file: soundfile.SoundFile, reason: list[str]) -> Iterator[np.ndarray
             yield np.concatenate(pieces)
 
 
-def _judge(found: Examined, limits: Limits) -> None:
-    """Silence, clipping and bandwidth against the limits."""
+def _check_limits(found: Examined, limits: Limits) -> None:
+    """Check silence, clipping and bandwidth against the limits."""
     assert found.silence is not None
     assert found.clipping is not None
     assert found.sample_rate is not None
@@ -294,20 +296,20 @@ def _judge(found: Examined, limits: Limits) -> None:
 
 
 def _compare(meta: AudioMeta, found: Examined) -> None:
-    """Note where the manifest differs from the file."""
+    """Add the differences between the manifest and the file."""
     differs: list[Any] = []
     if meta.sample_rate != found.sample_rate:
-        differs.append(f'{meta.sample_rate} Hz, the file {found.sample_rate} Hz')
+        differs.append(f'{meta.sample_rate} Hz, the file has {found.sample_rate} Hz')
     if meta.channels not in (None, found.channels):
-        differs.append(f'{meta.channels} channels, the file {found.channels}')
+        differs.append(f'{meta.channels} channels, the file has {found.channels}')
     short = meta.duration - found.duration
     if short < -_TOLERANCE:
-        differs.append(f'{meta.duration:.2f} s, the file {found.duration:.2f} s')
+        differs.append(f'{meta.duration:.2f} s, the file has {found.duration:.2f} s')
     kinds = {problem.kind for problem in found.problems}
     if short > _TOLERANCE and found.duration > 0 and 'truncated' not in kinds:
         found.add(
             'truncated',
-            f'holds {found.duration:.2f} of the {meta.duration:.2f} s in the manifest',
+            f'has {found.duration:.2f} of the {meta.duration:.2f} s in the manifest',
             short / meta.duration,
         )
     if differs:

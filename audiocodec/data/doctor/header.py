@@ -1,4 +1,4 @@
-"""What the header of an audio file promises, against what follows it."""
+"""Consistency of audio file headers: with themselves, and with the size of the file."""
 
 import os
 import re
@@ -7,23 +7,21 @@ from typing import NamedTuple
 
 import soundfile
 
-# seconds of samples by which the size in a WAV header may be wrong: some writers count themselves
+# seconds of samples by which the size in a WAV header may be off: some writers include the header
 _SLACK = 0.1
-# bytes; from here on a WAV header means that it was written before the length was known
+# bytes; a WAV header with this size or more was written before the length was known
 _UNKNOWN_SIZE = 0x7FFF0000
-_PLAIN, _LAWS = (
-    (1, 3, 6, 7, 0xFFFE),
-    (6, 7),
-)  # WAV formats: integer, float, A-law, mu-law, extensible; of 8 bits
+_PLAIN = (1, 3, 6, 7, 0xFFFE)  # WAV formats: integer, float, A-law, mu-law, extensible
+_LAWS = (6, 7)  # WAV formats of 8 bits: A-law, mu-law
 _OGG_PAGE = 65307  # bytes of the largest page
-# bytes of zeros at the end of a stream, more than any page ends in: it was never written to its end
+# bytes of zeros at the end of a stream that was not written to its end; no page ends in so many
 _ZEROS = 512
 
 
 def header_problem(file: soundfile.SoundFile) -> str | None:
-    """How a header contradicts itself or the size of the file, in words; None when it does not.
+    """Describe how a header contradicts itself or the file size; None if it is consistent.
 
-    A WAV file says redundantly how large a sample of all channels and a second are.
+    A WAV header redundantly stores the bytes per sample (of all channels) and per second.
     """
     wav = _Wav.read(file.name)
     if wav is None:
@@ -31,50 +29,50 @@ def header_problem(file: soundfile.SoundFile) -> str | None:
     bits = 8 if wav.tag in _LAWS else wav.bits
     if wav.tag in _PLAIN and wav.block != wav.channels * (-(-bits // 8)):
         return (
-            f'its header contradicts itself: samples of {wav.channels} x {bits} bits, together '
+            f'inconsistent header: {wav.channels} channel(s) of {bits} bits in blocks of '
             f'{wav.block} bytes'
         )
     if wav.tag in _PLAIN and wav.bytes_per_second != wav.rate * wav.block:
         return (
-            f'its header contradicts itself: {wav.rate} x {wav.block} bytes are '
-            f'{wav.bytes_per_second} a second'
+            f'inconsistent header: {wav.rate} Hz with blocks of {wav.block} bytes, but '
+            f'{wav.bytes_per_second} bytes per second'
         )
     if wav.stray > _SLACK * wav.bytes_per_second:
         return (
-            f'{wav.stray} bytes follow the end of its {file.frames} samples: the header was not '
-            'written to its end'
+            f'{wav.stray} bytes follow the {file.frames} samples in the header: the header was '
+            'not finalized'
         )
     return None
 
 
 def promised_frames(file: soundfile.SoundFile, decoded: int) -> int | None:
-    """Number of frames that a file should hold.
+    """Return the number of frames that a file should have.
 
     Args:
         file: the file.
-        decoded: number of frames found; given back where nothing can be known.
+        decoded: number of frames found; returned if the right number cannot be known.
 
     Returns:
-        The number; None where it is not known, but the file breaks off.
+        The number; None if it is unknown but the file is truncated.
     """
     if file.format == 'MP3':
-        # without a count the length is an estimate; with one, a frame may go to the decoder's delay
-        return (
-            file.frames if decoded < file.frames - 2 * 1152 and _mp3_counts(file.name) else decoded
-        )
+        # without a count, the length is an estimate; with one, the decoder delay may take a frame
+        is_short = decoded < file.frames - 2 * 1152 and _mp3_has_length(file.name)
+        return file.frames if is_short else decoded
     if file.format == 'OGG':
-        return None if _ogg_is_cut(file.name) else file.frames
-    said = re.search(
+        return None if _ogg_is_truncated(file.name) else file.frames
+    # libsndfile shortens the data chunk to the file, and logs the size in the header
+    sizes = re.search(
         r'^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)', file.extra_info, re.MULTILINE
     )
-    if said and int(said[1]) < _UNKNOWN_SIZE:
-        promised = round(decoded * int(said[1]) / max(1, int(said[2])))
+    if sizes and int(sizes[1]) < _UNKNOWN_SIZE:
+        promised = round(decoded * int(sizes[1]) / max(1, int(sizes[2])))
         return promised if promised - decoded > _SLACK * file.samplerate else decoded
     return file.frames
 
 
 class _Wav(NamedTuple):
-    """The format of a WAV file, and the bytes behind its samples that belong to no chunk."""
+    """Format of a WAV file, and the number of bytes after its samples outside any chunk."""
 
     tag: int
     channels: int
@@ -86,9 +84,10 @@ class _Wav(NamedTuple):
 
     @classmethod
     def read(cls, path: str | bytes) -> '_Wav | None':
-        """None for other files, and without format or samples."""
+        """Read the format; None for other files, or without a format or samples."""
         size = os.path.getsize(path)
-        stray, has_samples = 0, False
+        stray = 0
+        has_samples = False
         form: tuple[int, ...] | None = None
         with open(path, 'rb') as file:
             if file.read(4) != b'RIFF' or file.seek(12) != 12:
@@ -101,39 +100,33 @@ class _Wav(NamedTuple):
                 elif name == b'fmt ' and length >= 16 and size - file.tell() >= 16:
                     form = struct.unpack('<HHIIHH', file.read(16))
                 has_samples = has_samples or name == b'data'
-                file.seek(begin + 8 + length + length % 2)
+                file.seek(begin + 8 + length + length % 2)  # chunks are padded to even lengths
         return cls._make((*form, stray)) if form is not None and has_samples else None
 
 
-def _mp3_counts(path: str | bytes) -> bool:
-    """Whether an MP3 tells its length (Xing, Info or VBRI in its first frame); otherwise it is
-    estimated.
-    """
+def _mp3_has_length(path: str | bytes) -> bool:
+    """Return whether an MP3 stores its length (Xing, Info or VBRI in its first frame)."""
     with open(path, 'rb') as file:
         head = file.read(10)
         if head[:3] == b'ID3' and len(head) == 10:
-            file.seek(
-                10
-                + sum(
-                    (byte & 0x7F) << (7 * place) for place, byte in enumerate(reversed(head[6:10]))
-                )
-            )
+            # ID3v2 sizes have 7 bits per byte
+            size = sum((byte & 0x7F) << (7 * i) for i, byte in enumerate(reversed(head[6:10])))
+            file.seek(10 + size)
         else:
             file.seek(0)
         start = file.read(4096)
     return any(mark in start for mark in (b'Xing', b'Info', b'VBRI'))
 
 
-def _ogg_is_cut(path: str | bytes) -> bool:
-    """Whether an OGG file ends within a page, or in zeros; see `audio._ogg_last_page` for what a
-    page is.
+def _ogg_is_truncated(path: str | bytes) -> bool:
+    """Return whether an OGG file ends within a page or in zeros (see `audio._ogg_last_page`).
 
-    A page's head, 27 bytes, is followed by the table of its sizes and by as many bytes.
+    A page consists of a header of 27 bytes, a table of segment sizes, and the segments.
     """
     with open(path, 'rb') as file:
         size = end = file.seek(0, os.SEEK_END)
         tail = b''
-        while end and not tail:  # the last bytes that are not all zeros
+        while end and not tail:  # find the last bytes that are not all zeros
             begin = max(0, end - _OGG_PAGE)
             file.seek(begin)
             tail = file.read(end - begin).rstrip(b'\0')

@@ -1,8 +1,7 @@
-"""Find what is wrong with a data set before training does: every file decoded, measured and
-compared with the others.
+"""Report on a data set: decodes and measures every file, and finds duplicates.
 
-`check` examines a source and gives a `Report`, which prints as text, turns into JSON with `to_dict`
-and into a list of sound files with `cleaned`.
+`check` examines a source and returns a `Report`. `Report.show` formats it as text, `to_dict` as
+JSON, and `cleaned` lists the files without errors.
 """
 
 import os
@@ -26,14 +25,14 @@ _BAR = 40  # characters
 
 @dataclass
 class Report:
-    """What was found in a manifest or folder.
+    """Findings on a manifest or folder.
 
     Attributes:
         source: as given.
-        files: what was found in each file, in the order of the source.
-        metas: their manifest entries; None where the source is a folder.
-        lines: sentences on the lines of the manifest that cannot be read.
-        limits: what counted as a problem.
+        files: findings on each file, in the order of the source.
+        metas: their manifest entries; None for the files of a folder.
+        lines: one sentence per invalid line of the manifest.
+        limits: thresholds of problems.
     """
 
     source: str
@@ -44,43 +43,41 @@ class Report:
 
     @property
     def has_errors(self) -> bool:
-        """Whether anything is wrong at the level of errors (see `doctor_file.ERRORS`)."""
+        """True if there is an error (see `file.ERRORS`)."""
         return bool(self.lines) or any(file.has_error for file in self.files)
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of files (for 'manifest': of lines) with each kind of problem found."""
-        found = Counter(
-            kind for file in self.files for kind in {problem.kind for problem in file.problems}
-        )
+        """Number of files (for 'manifest': of lines) with each kind of problem."""
+        found: Counter[str] = Counter()
+        for file in self.files:
+            found.update({problem.kind for problem in file.problems})
         found['manifest'] = len(self.lines)
         return {kind: found[kind] for kind in KINDS if found[kind]}
 
     def durations(self) -> list[tuple[float, float | None, int]]:
-        """Histogram of the files that could be decoded: from, below (s; None: no limit) and their
-        number.
-        """
+        """Return a histogram of the decoded files: (from, below (s; None: no limit), count)."""
         counts = [0] * (len(_EDGES) + 1)
         for file in self.files:
             if file.digest is not None:
                 counts[sum(file.duration >= edge for edge in _EDGES)] += 1
         return list(zip((0.0, *_EDGES), (*_EDGES, None), counts))
 
-    def cleaned(self, exclude: Collection[str] = (), mend: bool = False) -> list[AudioMeta]:
-        """The files without errors, with measured amplitudes.
+    def cleaned(self, exclude: Collection[str] = (), fix: bool = False) -> list[AudioMeta]:
+        """Return the files without errors, with measured amplitudes.
 
         Args:
-            exclude: kinds of warnings whose files are left out too; of duplicates one stays.
-            mend: keep the files of which only the manifest entry was wrong, with the values of the
-                file.
+            exclude: kinds of warnings whose files are left out too; one of each set of duplicates
+                stays.
+            fix: keep files whose only error is a wrong manifest entry, with the values of the file.
 
         Raises:
-            ValueError: if a kind is not known, or no file is left.
+            ValueError: if a kind is unknown, or no file is left.
         """
         unknown = sorted(set(exclude) - set(KINDS))
         if unknown:
             raise ValueError(f'exclude={", ".join(unknown)}: expected any of {", ".join(WARNINGS)}')
-        bad = {*ERRORS, *exclude} - ({'mismatch'} if mend else set())
+        bad = {*ERRORS, *exclude} - ({'mismatch'} if fix else set())
         kept = []
         for file, meta in zip(self.files, self.metas):
             if file.digest is None or any(problem.kind in bad for problem in file.problems):
@@ -97,7 +94,7 @@ class Report:
         return kept
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, for JSON: totals, limits, and each file with its measures and problems."""
+        """Return everything as JSON: totals, limits, and each file with measures and problems."""
         levels = {kind: 'error' if kind in ERRORS else 'warning' for kind in KINDS}
         files = []
         for file in self.files:
@@ -121,10 +118,10 @@ class Report:
         }
 
     def show(self, examples: int = 5) -> str:
-        """The report as text.
+        """Format the report as text.
 
         Args:
-            examples: how many files to name for each kind of problem, the worst first.
+            examples: number of files to name for each kind of problem, the worst first.
         """
         readable = [
             AudioMeta(file.path, file.duration, file.sample_rate, file.channels)
@@ -132,9 +129,9 @@ class Report:
             if file.sample_rate
         ]
         left = len(self.files) - len(readable)
-        head = f'{self.source}: {summarize(readable)}' + (
-            f'; {left} more that cannot be opened' if left else ''
-        )
+        head = f'{self.source}: {summarize(readable)}'
+        if left:
+            head += f'; {left} more cannot be opened'
         lines = [
             head,
             '',
@@ -152,9 +149,7 @@ class Report:
         return sum(file.duration for file in files) / 3600
 
     def _having(self, kind: str) -> list[Examined]:
-        return [
-            file for file in self.files if any(problem.kind == kind for problem in file.problems)
-        ]
+        return [file for file in self.files if file.has(kind)]
 
     def _show_counts(self) -> list[str]:
         fine = [file for file in self.files if not file.problems]
@@ -169,24 +164,22 @@ class Report:
         return lines
 
     def _show_examples(self, most: int) -> list[str]:
-        root = (
-            os.path.commonpath([os.path.dirname(file.path) for file in self.files])
-            if self.files
-            else ''
-        )
+        root = ''
+        if self.files:
+            root = os.path.commonpath([os.path.dirname(file.path) for file in self.files])
         inside = root + os.sep if root.strip(os.sep) else ''
-        lines = []
+        lines: list[str] = []
         for kind, count in self.counts.items() if most else ():
-            named = [
-                (problem.severity, os.path.relpath(file.path, root), problem.detail)
-                for file in self._having(kind)
-                for problem in file.problems
-                if problem.kind == kind
-            ]
+            named = []
+            for file in self._having(kind):
+                path = os.path.relpath(file.path, root)
+                for problem in file.problems:
+                    if problem.kind == kind:
+                        named.append((problem.severity, path, problem.detail))
             named.sort(key=lambda example: (-example[0], example[1]))
-            texts = [
-                f'{path}: {detail.replace(inside, "")}' for _, path, detail in named
-            ] or self.lines
+            texts = [f'{path}: {detail.replace(inside, "")}' for _, path, detail in named]
+            if not texts:  # invalid lines of a manifest belong to no file
+                texts = self.lines
             lines += ['', f'{kind}, the worst {most} of {count}:' if count > most else f'{kind}:']
             lines += [f'  {text}' for text in texts[:most]]
         return [*lines, '', f'(paths below {root})'] if lines else lines
@@ -213,18 +206,18 @@ def _seconds(seconds: float) -> str:
 def check(
     source: str | os.PathLike[str], limits: Limits | None = None, workers: int | None = None
 ) -> Report:
-    """Examine every file of a manifest, of a folder, or one alone, by several processes.
+    """Examine every file of a manifest or folder, or a single file, in several processes.
 
-    A folder with a data.jsonl or data.jsonl.gz is checked as that manifest: it is what training
-    would use.
+    A folder with a data.jsonl or data.jsonl.gz is checked by this manifest, as training would use
+    it.
 
     Args:
         source: see above.
-        limits: what counts as a problem.
-        workers: processes; by default twice the number of processors, at most 16.
+        limits: thresholds of problems.
+        workers: processes; by default twice the number of usable cores, at most 16.
 
     Raises:
-        ValueError: there is no such source, no audio file in it, or no file of the manifest exists.
+        ValueError: no such source, no audio file in it, or none of the manifest's files exists.
     """
     limits = limits or Limits()
     path = Path(source).expanduser()
@@ -235,7 +228,7 @@ def check(
         )
     if is_shards(path):
         raise ValueError(
-            f'{path}: these are shards; check their source, which {HEAD} names, and make them anew'
+            f'{path}: these are shards; check their source (named in {HEAD}) and make them again'
         )
     manifest = manifest_of(path)
     if manifest is not None:
@@ -249,6 +242,7 @@ def check(
             )
     else:
         items = [str(path.absolute())]
+    # at_least=1: a file that crashes its decoder must not take this process down
     files = map_files(
         partial(examine, limits=limits), items, workers, f'Examining {path.name}', _died, at_least=1
     )
@@ -264,14 +258,12 @@ def check(
 
 def _died(item: AudioMeta | str) -> Examined:
     found = Examined(item if isinstance(item, str) else item.path)
-    found.add('unreadable', 'the process that decoded it died: of this file, or for want of memory')
+    found.add('unreadable', 'the decoding process crashed (bad file, or out of memory)')
     return found
 
 
 def _note_duplicates(files: Sequence[Examined]) -> None:
-    """Mark the files whose samples another one has too; the one with the fewest problems stands for
-    all.
-    """
+    """Mark files with the same samples as another; the one with the fewest problems is kept."""
     groups: dict[str, list[Examined]] = defaultdict(list)
     for file in files:
         if file.digest is not None and not file.has_error:

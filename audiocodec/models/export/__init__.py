@@ -15,10 +15,11 @@ from pathlib import Path
 
 from audiocodec.models import pretrained
 from audiocodec.models.base import CompressionModel
-from audiocodec.models.export import audiocraft, bundle, hf, onnx, parity, torch_export
+from audiocodec.models.export import bundle, onnx, parity, torch_export
 from audiocodec.models.export.compact import export_encodec, save_compact
 from audiocodec.models.export.parity import Codec, Report
 from audiocodec.models.export.source import Source, open_source
+from audiocodec.models.formats import audiocraft, hf
 from audiocodec.models.options import node_of
 from audiocodec.run import checkpoint
 

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoFeatureExtractor, EncodecConfig, EncodecModel
 
 from audiocodec.models import CompressionModel, export
-from audiocodec.models.export import hf
+from audiocodec.models.formats import hf
 from audiocodec.models.options import options_of
 
 pytestmark = pytest.mark.slow

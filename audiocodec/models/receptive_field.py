@@ -1,6 +1,4 @@
-"""Which inputs an output depends on, computed from the layers: kernel, stride, dilation, padding,
-trimming.
-"""
+"""Compute receptive fields from the layers: kernel, stride, dilation, padding, trimming."""
 
 import math
 from typing import NamedTuple
@@ -13,11 +11,9 @@ from audiocodec.modules.seanet import SEANetDecoder, SEANetEncoder, SEANetResnet
 
 
 class Reach(NamedTuple):
-    """Indices of the inputs that some outputs depend on, both ends included; an infinite end has no
-    bound.
+    """Range of inputs that some outputs depend on, both ends included; unbounded ends are infinite.
 
-    Away from the borders: at the start and the end of a signal, padding takes the place of indices
-    that do not exist.
+    Indices may lie outside the signal: padding supplies those inputs.
     """
 
     first: float
@@ -25,17 +21,17 @@ class Reach(NamedTuple):
 
 
 def reads(module: nn.Module, first: float, last: float, recurrence: bool = True) -> Reach:
-    """The inputs that the outputs `first` to `last` of a module depend on.
+    """Return the inputs that the outputs `first` to `last` of a module depend on.
 
     Args:
-        module: an encoder or decoder of SEANet, or one of the layers they are made of.
-        first: index of an output.
-        last: index of an output, not before `first`.
-        recurrence: whether an LSTM counts, which depends on everything before; if not, it is taken
-            as if it had no memory.
+        module: a SEANet encoder or decoder, or one of their layers.
+        first: index of the first output.
+        last: index of the last output, at least `first`.
+        recurrence: count the memory of an LSTM, which depends on all previous inputs; if False,
+            the LSTM is treated as memoryless.
 
     Raises:
-        ValueError: a module whose layers are not known here.
+        ValueError: the module has layers that are not known here.
     """
     if isinstance(module, SEANetEncoder | SEANetDecoder):
         return reads(module.model, first, last, recurrence)
@@ -44,10 +40,9 @@ def reads(module: nn.Module, first: float, last: float, recurrence: bool = True)
             first, last = reads(layer, first, last, recurrence)
         return Reach(first, last)
     if isinstance(module, SEANetResnetBlock):
-        around, through = (
-            reads(branch, first, last, recurrence) for branch in (module.shortcut, module.block)
-        )
-        return Reach(min(around.first, through.first), max(around.last, through.last))
+        shortcut = reads(module.shortcut, first, last, recurrence)
+        block = reads(module.block, first, last, recurrence)
+        return Reach(min(shortcut.first, block.first), max(shortcut.last, block.last))
     if isinstance(module, StreamableConv1d):
         return _conv(module, first, last)
     if isinstance(module, StreamableConvTranspose1d):
@@ -62,10 +57,8 @@ def reads(module: nn.Module, first: float, last: float, recurrence: bool = True)
 
 
 def _conv(layer: StreamableConv1d, first: float, last: float) -> Reach:
-    """Output i reads the inputs i * stride - left + j * dilation, j from 0 to kernel - 1, `left`
-    being the padding.
-    """
-    if not isinstance(layer.conv.norm, nn.Identity):  # it averages over all time
+    """Output i reads inputs i * stride - left + j * dilation, 0 <= j < kernel (left: padding)."""
+    if not isinstance(layer.conv.norm, nn.Identity):  # averages over all time
         return Reach(-math.inf, math.inf)
     conv = layer.conv.conv
     left = layer.padding_total - (0 if layer.causal else layer.padding_total // 2)
@@ -74,9 +67,7 @@ def _conv(layer: StreamableConv1d, first: float, last: float) -> Reach:
 
 
 def _transposed(layer: StreamableConvTranspose1d, first: float, last: float) -> Reach:
-    """Output i reads the inputs j with 0 <= i + left - j * stride < kernel, `left` being what is
-    trimmed.
-    """
+    """Output i reads inputs j with 0 <= i + left - j * stride < kernel (left: trimmed samples)."""
     if not isinstance(layer.convtr.norm, nn.Identity):
         return Reach(-math.inf, math.inf)
     stride, kernel = layer.convtr.convtr.stride[0], layer.convtr.convtr.kernel_size[0]

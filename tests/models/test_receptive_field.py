@@ -1,10 +1,12 @@
+"""Receptive fields computed from layers equal those measured on outputs."""
+
 import math
 
 import pytest
 import torch
 
+from audiocodec.models.receptive_field import reads
 from audiocodec.modules import SEANetDecoder, SEANetEncoder
-from audiocodec.recipe.receptive_field import reads
 
 SETTINGS = [
     {'causal': True, 'ratios': [3, 2]},
@@ -37,9 +39,7 @@ SETTINGS = [
 
 
 def influence(module, inputs, samples):
-    """bool [samples, T_out]: whether the output at each time changes when a sample of the input
-    does.
-    """
+    """Return bool [samples, T_out]: which outputs change with each input sample."""
     torch.manual_seed(0)
     plain = torch.randn(1, inputs, samples, dtype=torch.float64)
     changed = plain + torch.eye(samples, dtype=torch.float64)[:, None]

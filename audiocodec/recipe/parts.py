@@ -1,0 +1,401 @@
+"""Check a configuration and build its parts, and report every problem in one error.
+
+Most checks are those of the components' own constructors: parts are built on the CPU, then run once
+on a short signal, which shows whether they work together before any data is read.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from audiocodec.adversarial import AdversarialTrainer
+from audiocodec.data import SPLITS, AudioMeta, write_audio
+from audiocodec.losses import Balancer
+from audiocodec.metrics.base import Metric
+from audiocodec.models import CompressionModel
+from audiocodec.recipe.check import mismatches, rule_problems
+from audiocodec.recipe.rules import ACCEPTED, LOADING
+from audiocodec.run.device import seed_everything
+from audiocodec.utils import config
+from audiocodec.utils.annotations import is_number
+from audiocodec.utils.config import MISSING, ConfigError
+from audiocodec.utils.eval_mode import eval_mode
+
+# Samples of the signal that parts are run on, unless segments are shorter.
+SIGNAL_LENGTH = 8192
+# More parameter tensors than this are a mistake in the configuration.
+MAX_PARAMETERS = 20000
+# Distinguishes the seed of the initial weights from those of stages and updates.
+SEED_PURPOSE = 0
+
+
+class Parts(NamedTuple):
+    """Components of a configuration, on the CPU.
+
+    Attributes:
+        model: the codec.
+        adversaries: the discriminators with their optimizer.
+        losses: losses between reconstruction and original, including those only reported.
+        weights: weights by name of all losses that are not off.
+        balancer: balances the gradients of the trained losses.
+        metrics: evaluation metrics by name.
+    """
+
+    model: CompressionModel
+    adversaries: AdversarialTrainer
+    losses: nn.ModuleDict
+    weights: dict[str, float]
+    balancer: Balancer
+    metrics: dict[str, Metric]
+
+    @property
+    def trained(self) -> list[str]:
+        """Names of the losses that are trained, in contrast to those only reported."""
+        return [name for name in self.losses if self.weights[name] > 0]
+
+
+def build_parts(cfg: DictConfig) -> Parts:
+    """Check a composed configuration and build its parts; its seed determines the initial weights.
+
+    Raises:
+        ConfigError: with every problem: key, value and what is accepted.
+    """
+    plain, problems, can_build = rule_problems(cfg)
+    targets = plain.get('allow_targets', ())
+    if ACCEPTED['allow_targets'].check(targets):
+        config.allow_targets(*targets)
+    parts = None
+    if can_build:
+        # With an invalid seed, building shows the other problems.
+        if ACCEPTED['seed'].check(plain.get('seed')):
+            seed_everything(plain['seed'], SEED_PURPOSE)
+        builder = _Builder(plain)
+        parts = builder.build()
+        problems += builder.problems
+    if problems or parts is None:
+        raise ConfigError(dict.fromkeys(problems))
+    return parts
+
+
+class _Builder:
+    """Builds parts and collects the problems that they report.
+
+    Args:
+        plain: a configuration in which all sections are mappings.
+
+    Attributes:
+        problems: messages, each beginning with the key that the user sets.
+    """
+
+    def __init__(self, plain: dict[str, Any]) -> None:
+        self.plain = plain
+        self._found: list[str] = []
+
+    @property
+    def problems(self) -> list[str]:
+        return [_typed_key(self.plain, problem) for problem in self._found]
+
+    def build(self) -> Parts | None:
+        """Return the parts; None if one of them could not be built."""
+        with _limited_size():
+            schedule_works = self._check_optimizer()
+            # The order is fixed: initial weights are drawn from one generator.
+            model = self._build_model()
+            adversaries = self._build_adversaries(schedule_works)
+            losses = self._build_losses()
+            weights = self._weights()
+            balancer = self._make('balancer', Balancer, weights=self._balanced(weights))
+            metrics = self._build_metrics()
+        with torch.random.fork_rng(devices=[]):  # the checks must not change the draws of the run
+            self._run_parts(model, adversaries, losses)
+            self._check_dataset()
+            self._check_writing()
+        if model is None or adversaries is None or balancer is None:
+            return None
+        return Parts(model, adversaries, nn.ModuleDict(losses), weights, balancer, metrics)
+
+    def _make(self, key: str, kind: type | None, node: Any = None, **runtime: Any) -> Any:
+        """Build the node at a key, which must be a `kind`; None after a problem."""
+        node = config.select(self.plain, key) if node is None else node
+        try:
+            made = config.build(node, key, **runtime)
+        except ConfigError as error:
+            self._found += error.problems
+            return None
+        if kind is not None and not isinstance(made, kind):
+            self._found.append(
+                f'{key}._target_={node["_target_"]}: expected {kind.__name__}, got '
+                f'{type(made).__name__}'
+            )
+            return None
+        return made
+
+    def _run(self, key: str, node: Mapping[str, Any], run: Callable[[], Any]) -> None:
+        """Run a part of this package or of PyTorch, and note its error.
+
+        Parts that contain components of other packages are not run: those may be slow, or need a
+        GPU.
+        """
+        if not all(config.is_own(component) for _, component in config.targets(node)):
+            return
+        try:
+            run()
+        except Exception as error:  # components may raise anything
+            self._found.append(f'{key}: {config.reported(node, error)}')
+
+    # ---- building
+
+    def _build_model(self) -> Any:
+        if not any(mismatches(self.plain)):
+            return self._make('model', CompressionModel)
+        # The mismatch is reported already; build only the parts, for their own problems.
+        for name, part in self.plain['model'].items():
+            if isinstance(part, Mapping):
+                self._make(f'model.{name}', None)
+        return None
+
+    def _build_adversaries(self, schedule_works: bool) -> Any:
+        # What is reported already is left to its default, so that it is not reported twice.
+        node = dict(self.plain['adversarial'])
+        if not self._check_adversarial_optimizer(node.get('optimizer')):
+            node.pop('optimizer')
+        if not schedule_works and node.get('schedule') == self.plain['optim']['schedule']:
+            node.pop('schedule')
+        return self._make('adversarial', AdversarialTrainer, node)
+
+    def _check_adversarial_optimizer(self, node: Any) -> bool:
+        """Step the discriminators' optimizer on a dummy parameter; False after a problem."""
+        if not isinstance(node, Mapping):
+            return True
+        before = len(self._found)
+        factory = self._make('adversarial.optimizer', None, node)
+        if factory is not None:
+            self._run('adversarial.optimizer', node, lambda: factory([_parameter()]).step())
+        return len(self._found) == before
+
+    def _build_losses(self) -> dict[str, nn.Module]:
+        losses = {}
+        for name, node in self.plain['losses'].items():
+            if _is_component(node) and node.get('weight') is not None:
+                losses[name] = self._make(f'losses.{name}', nn.Module)
+        return {name: loss for name, loss in losses.items() if loss is not None}
+
+    def _weights(self) -> dict[str, float]:
+        """Return the weights of all losses that are not off."""
+        nodes = self.plain['losses'].items()
+        weights = {name: node.get('weight') for name, node in nodes if isinstance(node, Mapping)}
+        return {name: weight for name, weight in weights.items() if weight is not None}
+
+    def _balanced(self, weights: Mapping[str, Any]) -> dict[str, float]:
+        """Return the balancer's weights: trained losses, and two terms per discriminator."""
+        balanced = {}
+        for name, weight in weights.items():
+            if '_target_' in self.plain['losses'][name] and _is_positive(weight):
+                balanced[name] = weight
+        for name in self.plain['adversarial'].get('discriminators') or ():
+            for term in ('adv', 'feat'):
+                weight = weights.get(term, 0.0)
+                if _is_positive(weight):
+                    balanced[f'{term}_{name}'] = weight
+        # A balancer needs a loss. That there is none is reported by a rule.
+        return balanced or {'none': 1.0}
+
+    def _build_metrics(self) -> dict[str, Metric]:
+        metrics = {}
+        for name, enabled in self.plain['evaluate']['metrics'].items():
+            if enabled is True and isinstance(self.plain['metrics'].get(name), Mapping):
+                metrics[name] = self._make(f'metrics.{name}', Metric)
+        return {name: metric for name, metric in metrics.items() if metric is not None}
+
+    # ---- running on a short signal
+
+    def _run_parts(self, model: Any, adversaries: Any, losses: Mapping[str, nn.Module]) -> None:
+        modules = [part for part in (model, adversaries, *losses.values()) if part is not None]
+        with torch.no_grad(), eval_mode(*modules):
+            if model is not None:
+                self._check_audio_format(model)
+                self._run('model', self.plain['model'], partial(_run_model, model))
+            wav = _short_signal(self.plain)
+            if wav is None:
+                return
+            for name, loss in losses.items():
+                node = self.plain['losses'][name]
+                self._run(f'losses.{name}', node, partial(_run_loss, loss, wav))
+            if adversaries is None:
+                return
+            nodes = self.plain['adversarial']['discriminators']
+            for name, discriminator in adversaries.discriminators.items():
+                self._run(
+                    f'adversarial.discriminators.{name}',
+                    nodes[name],
+                    partial(_run_discriminator, discriminator, adversaries, wav),
+                )
+
+    def _check_audio_format(self, model: CompressionModel) -> None:
+        for name in ('sample_rate', 'channels'):
+            value, expected = getattr(model, name), self.plain[name]
+            if value != expected:
+                self._found.append(
+                    f'model: its {name} is {value}, which must agree with {name}={expected}'
+                )
+
+    def _check_optimizer(self) -> bool:
+        """Step optimizer and schedule on a dummy parameter; False if the schedule fails."""
+        optim, before = self.plain['optim'], len(self._found)
+        optimizer = self._make('optim.optimizer', torch.optim.Optimizer, params=[_parameter()])
+        factory = self._make('optim.schedule', None)
+        if optimizer is not None and factory is not None:
+            made: list[Any] = []  # stays empty for a schedule of another package
+            self._run('optim.schedule', optim['schedule'], lambda: made.append(factory(optimizer)))
+            self._run('optim.optimizer', optim['optimizer'], optimizer.step)
+            if len(self._found) == before:
+                for schedule in made:
+                    self._run('optim.schedule', optim['schedule'], schedule.step)
+        return not any(key.startswith('optim.schedule') for key in self._found[before:])
+
+    # ---- data
+
+    def _check_dataset(self) -> None:
+        """Build the dataset of each split on a fictitious recording."""
+        for split in SPLITS:
+            own = self.plain['dataset'][split]
+            options = {**self.plain['dataset'], **own}
+            node = {key: value for key, value in options.items() if key not in LOADING}
+            node['_target_'] = 'audiocodec.data.AudioDataset'
+            try:
+                config.build(node, 'dataset', **_recording(options))
+            except ConfigError as error:
+                for problem in error.problems:
+                    rest = problem.removeprefix('dataset.')
+                    name = rest.split('=')[0].split(':')[0]
+                    self._found.append(f'dataset.{split}.{rest}' if name in own else problem)
+
+    def _check_writing(self) -> None:
+        """Write a sample in the format of the generate stage."""
+        keys = ('generate.audio.format', 'generate.audio.strategy', 'sample_rate', 'channels')
+        values = [config.select(self.plain, key) for key in keys]
+        if not all(ACCEPTED[key].check(value) for key, value in zip(keys, values)):
+            return
+        suffix, strategy, sample_rate, channels = values
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, f'sample.{suffix}')
+            try:
+                write_audio(path, torch.zeros(channels, 8), sample_rate, strategy)
+            except ValueError as error:
+                reason = str(error).removeprefix(f'{path}: ')
+                self._found.append(f'generate.audio.format={suffix}: {reason}')
+
+
+def _is_positive(weight: Any) -> bool:
+    return is_number(weight) and weight > 0
+
+
+def _is_component(node: Any) -> bool:
+    return isinstance(node, Mapping) and '_target_' in node
+
+
+def _run_model(model: CompressionModel) -> None:
+    wav = torch.zeros(1, model.channels, model.hop_length)
+    wav_hat = model(wav).wav
+    if wav_hat.shape != wav.shape:
+        raise ValueError(f'it turns a frame of shape {list(wav.shape)} into {list(wav_hat.shape)}')
+
+
+def _run_loss(loss: nn.Module, wav: torch.Tensor) -> None:
+    value = loss(wav + 0.1, wav)
+    if value.numel() != 1:
+        raise ValueError(f'a loss must be a scalar, this one has shape {list(value.shape)}')
+
+
+def _run_discriminator(
+    discriminator: nn.Module, adversaries: AdversarialTrainer, wav: torch.Tensor
+) -> None:
+    logits, feature_maps = discriminator(wav)
+    adversaries.criterion.real(logits[0])
+    feature_maps[0][0]
+
+
+def _parameter() -> nn.Parameter:
+    """Return a dummy parameter with a gradient."""
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    return parameter
+
+
+def _recording(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of a dataset with one recording, which its filters accept."""
+    longest = options.get('max_audio_duration')
+    seconds = longest if isinstance(longest, int | float) and longest > 0 else 1e6
+    meta = AudioMeta('recording.wav', seconds, 48000)
+    return {'meta': [meta], 'sample_rate': 24000, 'channels': 1}
+
+
+def _short_signal(plain: Mapping[str, Any]) -> torch.Tensor | None:
+    """Return noise no longer than a training segment; None if that length is invalid."""
+    seconds = {**plain['dataset'], **plain['dataset']['train']}.get('segment_duration')
+    try:
+        samples = SIGNAL_LENGTH if seconds is None else round(seconds * plain['sample_rate'])
+        if samples <= 0:
+            return None
+        return 0.1 * torch.randn(1, plain['channels'], min(SIGNAL_LENGTH, samples))
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+
+
+def _typed_key(plain: Mapping[str, Any], problem: str) -> str:
+    """Name the key that the user sets: encoder and decoder copy `seanet`, the quantizer `rvq`.
+
+    `model.encoder.n_filters=0: ...` becomes `seanet.n_filters=0: ...`, unless the encoder has a
+    value of its own.
+    """
+    for part, section in (('encoder', 'seanet'), ('decoder', 'seanet'), ('quantizer', 'rvq')):
+        rest = problem.removeprefix(f'model.{part}')
+        if rest == problem or rest[0] not in '.:':
+            continue
+        name = rest[1:].split('=')[0].split(' ')[0]
+        value = config.select(plain['model'][part], name)
+        for shared in (section, 'seanet'):  # the quantizer copies seanet.dimension
+            is_copy = value is not MISSING and config.select(plain, f'{shared}.{name}') == value
+            if is_copy or rest[0] == ':':
+                return (shared if isinstance(plain.get(shared), Mapping) else part) + rest
+        return part + rest
+    return problem
+
+
+@contextmanager
+def _limited_size() -> Iterator[None]:
+    """Stop building parts that are larger than this machine's memory can train."""
+    # Each parameter needs a gradient and, with most optimizers, two moments.
+    limit = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 4
+    total = number = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal total, number
+        number += 1
+        total += 0 if parameter is None else parameter.numel() * parameter.element_size()
+        problem = None
+        if total > limit:
+            problem = (
+                f'with more than {limit / 4e9:.1f} billion parameters, an update needs more '
+                'memory than this machine has'
+            )
+        elif number > MAX_PARAMETERS:
+            problem = f'more than {MAX_PARAMETERS} parameter tensors'
+        if problem is not None:
+            total = number = 0  # the parts built next are not at fault
+            raise RuntimeError(problem)
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
