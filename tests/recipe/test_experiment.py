@@ -139,7 +139,7 @@ def test_unknown_keys_and_wrong_values_of_a_command_line_come_together():
         "adversarial=msdd: no such option; did you mean 'msd'?",
         "override 'logging.level=[x' cannot be read",
         'optim.lr=-1: expected a learning rate above 0',
-        'seanet.ratios=[1, 0]: expected a non-empty list of integers >= 1.',
+        'seanet.ratios=[1, 0]: expected a non-empty list of integers >= 1',
     ]
     assert len(error.value.problems) == len(expected)
     for start, problem in zip(expected, error.value.problems):
