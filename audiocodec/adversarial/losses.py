@@ -124,6 +124,7 @@ class FeatureMatchingLoss(nn.Module):
         """
         assert len(fake) == len(real) > 0, (len(fake), len(real))
         distance = _L1.apply if self.loss is None else self.loss
+        # Under autocast, the distance would be averaged in half precision.
         with torch.autocast(fake[0].device.type, enabled=False):
             losses = [
                 distance(_to_float(estimate), _to_float(reference))

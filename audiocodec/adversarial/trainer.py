@@ -46,8 +46,8 @@ class AdversarialTrainer(PicklableModule):
         feature_loss: loss of the feature maps (fake, real) of a sub-discriminator; None for no
             feature matching.
         normalize: whether to average losses over the sub-discriminators instead of summing.
-        every: train the discriminators once every so many updates. An integer is a period. With
-            other values, each update is drawn with probability 1 / every.
+        every: updates per update of the discriminators. An integer is a period. With other values,
+            each update is drawn with probability 1 / every.
         start: number of updates before the discriminators are used, for training and for losses.
         warmup: length of the warm-up of new discriminators for a generator that is already trained,
             after a `start` above 0 or `start_warmup`. For this many updates, only the
@@ -180,6 +180,7 @@ class AdversarialTrainer(PicklableModule):
         """
         _check_pair(fake, real)
         metrics = self._update(fake, real) if self.optimizer is not None and self._is_due() else {}
+        # Skipped updates count, too, so that the schedule stays aligned with the generator's.
         self.updates += 1
         if self.schedule is not None:
             advance(self.schedule)

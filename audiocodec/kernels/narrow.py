@@ -47,6 +47,7 @@ def input_gradient(grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     outputs, channels, rows, taps = weight.shape
     items, _, height, width = grad.shape
     side = _LANES // channels
+    # One shifted copy of the flipped kernel for each neighbor.
     flipped = weight.flip(2, 3)
     kernel = torch.stack([F.pad(flipped, (shift, side - 1 - shift)) for shift in range(side)])
     kernel = kernel.permute(0, 2, 1, 3, 4).reshape(side * channels, outputs, rows, side + taps - 1)

@@ -254,6 +254,8 @@ def _transforms(items: int, length: int, padding: int, dilation: int) -> _Transf
 
     The rows of a tile are `dilation` apart, like the taps of the kernel.
     """
+    # With a dilation, each phase (every dilation-th row) is convolved on its own and has its own
+    # tiles.
     out_length = length + 2 * padding - (_TAPS - 1) * dilation
     per_phase = -(-out_length // (dilation * _TILE))
     tiles = dilation * per_phase
@@ -269,6 +271,7 @@ def _transforms(items: int, length: int, padding: int, dilation: int) -> _Transf
         point, item, tile, step = np.meshgrid(
             *map(np.arange, (_POINTS, items, tiles, matrix.shape[1])), indexing='ij'
         )
+        # Rows of the padding and rows beyond the end have no entries.
         row = tile // per_phase + dilation * (tile % per_phase * _TILE + step) - shift
         used = (row >= 0) & (row < rows) & (matrix[point, step] != 0)
         value_index = (point * items + item) * tiles + tile

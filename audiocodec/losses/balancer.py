@@ -192,6 +192,7 @@ class Balancer(nn.Module):
             raise ValueError(
                 f'per_batch_item needs an input of shape [B, ...], got {list(input.shape)}'
             )
+        # The norms of all losses are reduced as one tensor, which needs the same order everywhere.
         return [name for name in self.weights if name in losses]
 
     def _averaged_norms(self, names: list[str], grads: list[torch.Tensor]) -> torch.Tensor:
@@ -205,6 +206,7 @@ class Balancer(nn.Module):
             norms = torch.stack([norm.mean() for norm in item_norms]) / workers
             all_reduce_mean_([norms])
         else:
+            # Only squared norms can be summed over the workers.
             squares = torch.stack([grad.square().sum() for grad in grads]) / workers
             all_reduce_mean_([squares])
             norms = squares.sqrt()

@@ -91,6 +91,7 @@ class MeanMetric(Metric):
 
     def add(self, measured: torch.Tensor) -> None:
         """Add the scores [B] of a batch, except NaNs."""
+        # Sums over large data sets would lose precision in float32.
         scores = measured.detach().to('cpu', torch.float64)
         self.total += scores.nansum()
         self.count += scores.isnan().logical_not().sum()

@@ -35,6 +35,8 @@ class ELU(nn.ELU):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Map [...] to [...]."""
+        # With a negative alpha, the output does not determine the gradient. torch.compile chooses
+        # by itself which tensors to save.
         if (
             self.inplace
             or self.alpha < 0

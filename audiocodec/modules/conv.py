@@ -222,6 +222,7 @@ class StreamableConv1d(nn.Module):
             left = right = 0
         padded = pad1d(x, (left, right + extra), self.pad_mode)
         if activation is not None:
+            # Without padding, `padded` is the caller's tensor, which must not be overwritten.
             padded = activation(x) if padded is x else activation.overwrite(padded)
         return self.conv(padded, zeros)
 
@@ -301,6 +302,7 @@ class StreamableConvTranspose1d(nn.Module):
                 f'trim_right_ratio={trim_right_ratio!r} needs causal=True: a non-causal '
                 'convolution trims both sides equally and accepts only 1.0'
             )
+        # Not causal: an odd sample is trimmed on the left, where StreamableConv1d pads it.
         right = math.ceil(trimmed * trim_right_ratio) if causal else trimmed // 2
         self.trims = (trimmed - right, right)
         self.convtr = NormConvTranspose1d(

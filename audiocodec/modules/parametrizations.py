@@ -48,6 +48,7 @@ def fold(module: nn.Module) -> None:
     weights = {name: getattr(module, name).detach().clone() for name in module.parametrizations}
     module.__class__ = parametrize.type_before_parametrizations(module)
     del module.parametrizations
+    # The hook of weight_norm would map old keys to parametrizations that no longer exist.
     setattr(module, _HOOKS, _other_hooks(getattr(module, _HOOKS)))
     for name, weight in weights.items():
         module.register_parameter(name, nn.Parameter(weight, requires_grad=False))

@@ -65,6 +65,7 @@ class SEANetResnetBlock(nn.Module):
         conv = partial(
             StreamableConv1d, norm=norm, norm_kwargs=norm_params, causal=causal, pad_mode=pad_mode
         )
+        # Only the inner convolutions are compressed: the block must keep its channels.
         widths = [dim] + [dim // compress] * (len(kernel_sizes) - 1) + [dim]
         block: list[nn.Module] = []
         for index, (kernel_size, dilation) in enumerate(zip(kernel_sizes, dilations)):
@@ -125,6 +126,7 @@ class _SEANet(nn.Module):
             require_int(name, value)
         for name, value in {'n_residual_layers': n_residual_layers, 'lstm': lstm}.items():
             require_int(name, value, minimum=0)
+        # Compared by logarithms, because the power itself could be huge.
         if n_residual_layers > 1 and (n_residual_layers - 1) * math.log2(dilation_base) > 20:
             raise ValueError(
                 f'n_residual_layers={n_residual_layers}, dilation_base={dilation_base}: the last '

@@ -65,6 +65,7 @@ class ModuleEMA:
         self.calls += 1
         if self.calls % self.every:
             return
+        # Sum of the weights of all updates so far, decay^(n - k).
         self.count = self.count * self.decay + 1
         weight = 1 / self.count if self.unbias else 1 - self.decay
         live = self._live()

@@ -76,6 +76,7 @@ class CosineSchedule(_Schedule):
             return lr * step / self.warmup_steps
         if step > self.total_steps:
             return lr * self.lr_min_ratio
+        # At least 1, for runs that consist of warm-up only.
         done = (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1)
         cosine = 0.5 * (1 + math.cos(math.pi * done / self.cycle_length))
         return lr * (self.lr_min_ratio + (1 - self.lr_min_ratio) * cosine)

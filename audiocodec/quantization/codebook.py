@@ -102,6 +102,7 @@ def _local_rows(
     """
     if distrib.world_size() == 1:
         return torch.index_select(rows, 0, indices, out=out)
+    # Rows of other workers are read from any valid index, then zeroed.
     local = indices - distrib.rank() * len(rows)
     others = (local < 0) | (local >= len(rows))
     return torch.index_select(rows, 0, local.clamp(0, len(rows) - 1), out=out).masked_fill_(
@@ -214,6 +215,7 @@ class Codebooks(nn.Module):
 
         Usage starts from the cluster sizes, and `updates` from `UPDATES_WHEN_UNKNOWN`.
         """
+        # The dictionary is a copy made by `load_state_dict`: defaults may be added to it.
         sizes = state_dict.get(prefix + 'cluster_size')
         if sizes is not None:
             state_dict.setdefault(
@@ -280,6 +282,8 @@ class Codebooks(nn.Module):
         Non-finite vectors are excluded from the update and make the errors NaN. Collective: every
         worker must call it, with the same shapes.
         """
+        # Replaced by zeros of weight 0 instead of removed: shapes that depend on the data would
+        # synchronize with the device.
         valid = vectors.square().sum(1).isfinite()
         vectors = torch.where(valid[:, None], vectors, 0)
         draws = None
@@ -361,7 +365,7 @@ class Codebooks(nn.Module):
             )
         if self._all_initialized:
             return
-        missing = (self.inited == 0).tolist()
+        missing = (self.inited == 0).tolist()  # synchronizes, but only in the first update
         if any(missing):
             samples, scale = self._gather_samples(vectors)
             if not samples.isfinite().all():
@@ -414,6 +418,7 @@ class Codebooks(nn.Module):
         # With fewer than two samples per cluster, the means would be the samples themselves.
         clusters = max(1, min(self.bins, len(samples) // 2))
         means, codes = kmeans(samples, clusters, self.kmeans_iters, generator)
+        # A single cluster has no other mean that a sample could have been assigned to.
         residuals = (
             left_out_residuals(samples, means, codes) if clusters > 1 else samples - means[codes]
         )

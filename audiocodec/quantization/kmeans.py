@@ -104,6 +104,8 @@ def spread_indices(n: int, shape: tuple[int, ...], generator: torch.Generator) -
     Returns:
         int64 of the given shape, on the CPU.
     """
+    # In float64, because float32 does not represent all indices of large batches. The clamp is for
+    # draws that are rounded up to n.
     parts = torch.arange(shape[-1], dtype=torch.float64)
     draws = torch.rand(shape, generator=generator, dtype=torch.float64)
     return ((parts + draws) * (n / shape[-1])).long().clamp_(max=n - 1)

@@ -39,7 +39,8 @@ def grad_of(name, losses, wav_hat):
 @pytest.mark.parametrize('name', ['balancer_balanced', 'balancer_global', 'balancer_plain'])
 def test_three_calls_equal_those_of_audiocraft(name, parts):
     arguments = json.loads((PARITY / 'training_parts.json').read_text())
-    balancer, mel = Balancer(**arguments[name]), MelSpectrogramL1Loss(**arguments['mel'])
+    balancer = Balancer(**arguments[name])
+    mel = MelSpectrogramL1Loss(**arguments['mel'])
     for call in range(3):
         reference = parts['reference']
         wav_hat = (parts['estimate'] * (1 + 0.5 * call)).requires_grad_()
@@ -314,7 +315,8 @@ def test_reference_batch_size_equals_eight_workers_of_the_published_grids():
     """Each worker balances its 8 items by norms averaged over the workers."""
     items = torch.randn(64, 1, 200, generator=torch.Generator().manual_seed(4))
     weights = {'l1': 3.0, 'l2': 1.0}
-    gradients, norms = {}, {}
+    gradients = {}
+    norms = {}
     for rank, own in enumerate(items.split(8)):
         wav_hat = own.clone().requires_grad_()
         losses = {
@@ -324,9 +326,9 @@ def test_reference_batch_size_equals_eight_workers_of_the_published_grids():
         for name in weights:
             grad = gradients[rank, name] = grad_of(name, losses, wav_hat)
             norms[rank, name] = grad.flatten(1).norm(dim=1).mean()
-    mean_norms = {
-        name: torch.stack([norms[rank, name] for rank in range(8)]).mean() for name in weights
-    }
+    mean_norms = {}
+    for name in weights:
+        mean_norms[name] = torch.stack([norms[rank, name] for rank in range(8)]).mean()
     published = 0.0
     for rank, own in enumerate(items.split(8)):
         for name, weight in weights.items():

@@ -64,7 +64,9 @@ def test_a_copy_of_a_copy():
 
 def test_it_cannot_be_trained():
     made = make_model().for_inference().train()
-    with pytest.raises(ValueError, match=r'train the model that for_inference\(\) was called on'):
+    with pytest.raises(
+        ValueError, match=r'train the original model, not the copy that for_inference\(\)'
+    ):
         made(torch.randn(2, 1, 64))
 
 

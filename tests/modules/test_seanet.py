@@ -116,7 +116,8 @@ def test_causal_networks_do_not_see_the_future(norm, pad_mode):
         'lstm': 2,
         'n_residual_layers': 2,
     }
-    encoder, decoder = SEANetEncoder(**options).eval(), SEANetDecoder(**options).eval()
+    encoder = SEANetEncoder(**options).eval()
+    decoder = SEANetDecoder(**options).eval()
     for start in (1, 5, 6, 31):  # sample `start` belongs to frame start // 6
         change = perturbed(encoder, torch.randn(2, 2, 61), start)
         assert torch.equal(change[: start // 6], torch.zeros(start // 6))
@@ -139,10 +140,8 @@ def test_lookahead_equals_the_samples_trimmed_on_the_left():
 @pytest.mark.parametrize('norm', ['none', 'weight_norm', 'spectral_norm', 'time_group_norm'])
 def test_non_causal_networks_see_the_future(norm):
     torch.manual_seed(0)
-    encoder, decoder = (
-        SEANetEncoder(**SMALL, norm=norm).eval(),
-        SEANetDecoder(**SMALL, norm=norm).eval(),
-    )
+    encoder = SEANetEncoder(**SMALL, norm=norm).eval()
+    decoder = SEANetDecoder(**SMALL, norm=norm).eval()
     assert perturbed(encoder, torch.randn(1, 2, 61), 31)[4] > 0
     assert perturbed(decoder, torch.randn(1, 6, 11), 5)[29] > 0
 

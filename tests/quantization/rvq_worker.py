@@ -10,7 +10,10 @@ from torch import distributed
 
 from audiocodec.quantization import ResidualVectorQuantizer
 
-UPDATES, GLOBAL_BATCH, FRAMES, DIMENSION = 20, 4, 20, 6
+UPDATES = 20
+GLOBAL_BATCH = 4
+FRAMES = 20
+DIMENSION = 6
 
 
 def train(rank: int = 0, world_size: int = 1) -> dict[str, torch.Tensor]:
@@ -28,7 +31,9 @@ def train(rank: int = 0, world_size: int = 1) -> dict[str, torch.Tensor]:
     quantizer.train()
     rows = slice(rank * GLOBAL_BATCH // world_size, (rank + 1) * GLOBAL_BATCH // world_size)
     generator = torch.Generator().manual_seed(7)
-    revived, active, losses = torch.zeros(3), [], []
+    revived = torch.zeros(3)
+    active = []
+    losses = []
     for update in range(UPDATES):
         latents = torch.randn(GLOBAL_BATCH, DIMENSION, FRAMES, generator=generator) + 0.2 * update
         result = quantizer(latents[rows].clone(), frame_rate=75.0)

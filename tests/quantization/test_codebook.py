@@ -192,8 +192,10 @@ def test_window_of_the_averages_starts_short(decay, weights):
         rvq(latents(), 75.0)
         rvq.codebooks.updates.fill_(updates)
         rvq.load_state_dict({name: value.clone() for name, value in rvq.state_dict().items()})
-        size, average = rvq.codebooks.cluster_size.clone(), rvq.codebooks.embed_avg.clone()
-        embed, values = rvq.codebooks.embed.clone(), latents(seed=1)
+        size = rvq.codebooks.cluster_size.clone()
+        average = rvq.codebooks.embed_avg.clone()
+        embed = rvq.codebooks.embed.clone()
+        values = latents(seed=1)
         codes = rvq(values, 75.0).codes[:, 0].flatten()
         counts = codes.bincount(minlength=32).float()
         sums = torch.zeros(32, 8).index_add_(0, codes, values.transpose(1, 2).reshape(-1, 8))
@@ -214,7 +216,8 @@ def test_codebooks_of_other_programs_start_with_the_final_window():
         for name, value in rvq.state_dict().items()
         if name.split('.')[-1] in ('embed', 'embed_avg', 'cluster_size', 'inited')
     }
-    fresh, settled = quantizer(threshold_ema_dead_code=0), quantizer(threshold_ema_dead_code=0)
+    fresh = quantizer(threshold_ema_dead_code=0)
+    settled = quantizer(threshold_ema_dead_code=0)
     fresh.load_state_dict(dict(foreign))
     settled.load_state_dict(rvq.state_dict())
     settled.settle_statistics()
@@ -257,9 +260,12 @@ def test_usage_covers_recent_updates_only():
 
 
 def test_non_finite_vectors_do_not_reach_the_codebooks():
-    rvq, values = quantizer(decay=0.5), latents(seed=1)
+    rvq = quantizer(decay=0.5)
     rvq(latents(), 75.0)
-    values[0, 3, 7], values[1, 0, 0], values[2, 0, 0] = float('nan'), float('inf'), 1e30
+    values = latents(seed=1)
+    values[0, 3, 7] = float('nan')
+    values[1, 0, 0] = float('inf')
+    values[2, 0, 0] = 1e30  # finite, but its square is not
     size = rvq.codebooks.cluster_size[0].sum().item()
     result = rvq(values, 75.0)
     assert not result.commitment_loss.isfinite()
@@ -294,7 +300,8 @@ def test_a_dead_code_is_moved_to_a_vector_of_the_batch_and_is_used():
     dead = [3, 17]
     rvq = with_dead_entries(dead)
     books = rvq.codebooks
-    old, values = books.embed.clone(), latents(seed=1)
+    old = books.embed.clone()
+    values = latents(seed=1)
     codes = rvq(values, 75.0).codes
     assert not any((codes == entry).any() for entry in dead)
     torch.testing.assert_close(books.dead, torch.full((4,), 2 / 32))

@@ -35,10 +35,8 @@ class LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize('bins', [30, 64, 256])  # no groups, one, several
 def test_nearest_equals_brute_force_for_any_chunk_size(bins):
-    vectors, embed = (
-        torch.randn(101, 7, generator=generator()),
-        torch.randn(bins, 7, generator=generator(1)),
-    )
+    vectors = torch.randn(101, 7, generator=generator())
+    embed = torch.randn(bins, 7, generator=generator(1))
     expected = (vectors[:, None] - embed[None]).square().sum(-1).argmin(1)
     for chunk in (1, 13, 101, 1000, None):
         assert torch.equal(nearest(vectors, embed, chunk=chunk), expected)
@@ -54,20 +52,16 @@ def test_ties_go_to_the_lowest_index(bins):
 
 
 def test_excluding_the_nearest_entry_gives_the_second_nearest():
-    vectors, embed = (
-        torch.randn(101, 7, generator=generator()),
-        torch.randn(30, 7, generator=generator(1)),
-    )
+    vectors = torch.randn(101, 7, generator=generator())
+    embed = torch.randn(30, 7, generator=generator(1))
     order = (vectors[:, None] - embed[None]).square().sum(-1).argsort(1)
     for chunk in (10, None):
         assert torch.equal(nearest(vectors, embed, exclude=order[:, 0], chunk=chunk), order[:, 1])
 
 
 def test_cluster_sums_equal_products_with_one_hot_codes():
-    vectors, codes = (
-        torch.randn(50, 3, generator=generator()),
-        torch.randint(0, 9, (50,), generator=generator()),
-    )
+    vectors = torch.randn(50, 3, generator=generator())
+    codes = torch.randint(0, 9, (50,), generator=generator())
     one_hot = torch.nn.functional.one_hot(codes, 9).float()
     counts, sums = cluster_sums(vectors, codes, 9)
     assert torch.equal(counts, one_hot.sum(0))

@@ -22,12 +22,11 @@ def quantizer(dimension=8, n_q=4, bins=32, **kwargs):
 
 
 def foreign_state(tensors, prefix, levels):
-    return {
-        f'codebooks.{name}': torch.stack(
-            [tensors[f'{prefix}vq.layers.{i}._codebook.{name}'] for i in range(levels)]
-        )
-        for name in ('embed', 'embed_avg', 'cluster_size')
-    } | {'codebooks.inited': torch.ones(levels)}
+    state = {'codebooks.inited': torch.ones(levels)}
+    for name in ('embed', 'embed_avg', 'cluster_size'):
+        parts = [tensors[f'{prefix}vq.layers.{i}._codebook.{name}'] for i in range(levels)]
+        state[f'codebooks.{name}'] = torch.stack(parts)
+    return state
 
 
 # Parity with AudioCraft
@@ -60,10 +59,8 @@ def test_training_update_equals_audiocraft():
 def test_codes_equal_audiocraft_exactly(name):
     state = torch.load(PARITY / f'{name}.audiocraft.bin', weights_only=True)['best_state']
     tensors = load_file(PARITY / f'{name}.io.safetensors')
-    levels, (bins, dimension) = (
-        tensors['codes'].shape[1],
-        state['quantizer.vq.layers.0._codebook.embed'].shape,
-    )
+    levels = tensors['codes'].shape[1]
+    bins, dimension = state['quantizer.vq.layers.0._codebook.embed'].shape
     rvq = ResidualVectorQuantizer(dimension, n_q=levels, bins=bins).eval()
     rvq.load_state_dict(foreign_state(state, 'quantizer.', levels))
     assert torch.equal(rvq.encode(tensors['latents']), tensors['codes'])

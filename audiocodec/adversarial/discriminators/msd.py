@@ -85,6 +85,7 @@ class ScaleDiscriminator(nn.Module):
         )
 
         first = math.prod(sizes)
+        # Reflection needs at least one sample more than it pads.
         self.min_length = first // 2 + 1 if pad.startswith('Reflection') else 1
         self.convs = nn.ModuleList(
             [
