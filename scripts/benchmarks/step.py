@@ -23,7 +23,7 @@ PHASES = {
         'train_step': 'discriminator_step',
         'generator_losses': 'generator_adversarial',
     },
-    '': {'reconstruction_losses': 'spectral_losses', 'reports': 'metrics'},
+    '': {'reconstruction_losses': 'spectral_losses', 'untrained_losses': 'metrics'},
     'balancer': {'backward': 'balancer_and_model_backward'},
     'ema': {'step': 'ema'},
 }
