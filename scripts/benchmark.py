@@ -1,6 +1,7 @@
 #!/usr/bin/env python
-"""Measure the project, alone or in turn with a peer: `python scripts/benchmark.py step --recipe
-base_24khz`.
+"""Benchmark the project, alone or alternating with a peer.
+
+python scripts/benchmark.py step --recipe base_24khz
 """
 
 import argparse
@@ -14,12 +15,10 @@ COMMANDS = ('step', 'quantizer', 'kmeans', 'loader', 'codec', 'startup')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 1 when something that was asked for cannot be
-    measured.
-    """
+    """Run the command line; return exit code 1 if the measurement fails."""
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
-        description='Measure the project, alone or in turn with a peer.'
+        description='Benchmark the project, alone or alternating with a peer.'
     )
     commands = parser.add_subparsers(dest='command', required=True)
     chosen = [argument for argument in argv[:1] if argument in COMMANDS]

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# The tests on the PyTorch and Python versions that pyproject.toml allows; prints a table at the end.
+# Run the tests on the PyTorch and Python versions that pyproject.toml allows; print a table at the end.
 #
 #     scripts/check_versions.sh                                   # the fast tests, minutes each
-#     scripts/check_versions.sh tests/models -k dac               # these arguments of pytest instead
+#     scripts/check_versions.sh tests/models -k dac               # with these arguments of pytest
 #     CPU='torch --extra-index-url INDEX' scripts/check_versions.sh
 #
-# Set in the environment:
-#   PYTHONS  interpreters; default: those of python3.10 ... python3.14 that are on PATH
-#   OLDEST   what pip installs for the oldest PyTorch; default: the bound in pyproject.toml
-#   NEWEST   ... for the newest; default: torch
-#   CPU      ... for the newest CPU-only build; default: none, the index that pip uses may hold no such builds
-#   FOLDER   keeps virtual environments (several GB each) and logs; default: a temporary folder, removed
-# An empty OLDEST or NEWEST leaves that row out. PIP_* variables are pip's own. The oldest and the
-# CPU-only build run on the first interpreter alone, the newest on all.
+# Environment variables:
+#   PYTHONS  interpreters; default: those of python3.10 ... python3.14 on PATH
+#   OLDEST   pip requirement of the oldest PyTorch; default: the lower bound in pyproject.toml
+#   NEWEST   pip requirement of the newest PyTorch; default: torch
+#   CPU      pip requirement of a CPU-only build; default: none, since pip's index may not have one
+#   FOLDER   folder of virtual environments (several GB each) and logs; default: temporary, removed
+# An empty OLDEST or NEWEST skips that row. PIP_* variables are pip's own. The oldest and the CPU-only
+# build run only on the first interpreter, the newest on all.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -35,17 +35,17 @@ mkdir -p "$FOLDER"
 failed=0
 table=$(printf '%-9s %-8s %-16s %7s %7s %7s' python case torch passed failed skipped)
 
-count() {  # of WORD in the last line of pytest's report
+count() {  # WORD: its number in the last line of pytest's report
     tail -1 "$log" | grep -oE "[0-9]+ $1" | grep -oE '[0-9]+' || echo 0
 }
 
-check() {  # PYTHON CASE REQUIREMENT PYTEST-ARGUMENTS: installs as README says, and runs the tests
+check() {  # PYTHON CASE REQUIREMENT PYTEST-ARGUMENTS: install as the README says, run the tests
     local python=$1 case=$2 requirement=$3 place log version torch
     shift 3
     version=$("$python" -c 'import platform; print(platform.python_version())') || { failed=1; return; }
     place=$FOLDER/$version-$case log=$place.log
     echo "python $version, $case: $requirement" >&2
-    # shellcheck disable=SC2086 - the requirement may hold options of pip
+    # shellcheck disable=SC2086 - the requirement may contain options of pip
     if ! { "$python" -m venv "$place" && "$place/bin/pip" install -q -e '.[dev]' $requirement; } > "$log" 2>&1; then
         tail -3 "$log" >&2
         table+=$(printf '\n%-9s %-8s %s' "$version" "$case" "cannot be installed: $requirement")

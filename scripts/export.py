@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Export a model, and compare it on audio: the same as `audiocodec export`."""
+"""Export a model and compare it on audio: an alias of `audiocodec export`."""
 
 import sys
 

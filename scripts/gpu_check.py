@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""All that a GPU has to say, in eight minutes: tests, updates beside a peer's, a profile, and the
-two floors.
+"""Check and benchmark a GPU in eight minutes: tests, updates against a peer's, and a profile.
 
-    python scripts/gpu_check.py out/ --peer 'python peer_audiocraft_step.py'
+    python scripts/gpu_check.py out/ --peer 'python scripts/peer_audiocraft.py step'
 
-runs `pytest -m gpu`, then `benchmark.py step` for three recipes at batches of 64 and 16, in float32
-in turn with the peer, and in bfloat16, compiled; and a profile. What matters most comes first; what
-no time is left for is named. Each result is a line of `out/results.jsonl`.
+runs `pytest -m gpu`, then `benchmark.py step` for three recipes at batch sizes 64 and 16: in
+float32 alternating with the peer, in bfloat16, and in bfloat16 compiled; and a profile. The most
+important jobs run first; jobs that no time is left for are listed. Each result is a line of
+`out/results.jsonl`.
 """
 
 import argparse
@@ -25,13 +25,13 @@ BATCHES = (64, 16)
 
 
 class Job(NamedTuple):
-    """Something to run.
+    """A command to run.
 
     Attributes:
-        name: of its line in the results.
-        command: and arguments.
-        seconds: that it may take at most.
-        is_benchmark: whether its last line is a result of `benchmark.py`.
+        name: name in the results.
+        command: command and arguments.
+        seconds: time limit.
+        is_benchmark: whether the last line of its output is a result of `benchmark.py`.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Job(NamedTuple):
 
 
 def plan(args: argparse.Namespace) -> list[Job]:
-    """The jobs, the most important ones first."""
+    """Return the jobs, the most important ones first."""
     tests = Job(
         'tests',
         [sys.executable, '-m', 'pytest', '-q', '-m', 'gpu', 'tests'],
@@ -111,14 +111,14 @@ def _step(args: argparse.Namespace, recipe: str, batch: int, *options: str, name
 
 
 def execute(job: Job, seconds: float) -> dict[str, Any]:
-    """Run a job for at most so many seconds; `failed` in the result says what went wrong."""
+    """Run a job for at most `seconds`; if it fails, the result has the reason as `failed`."""
     begin = time.monotonic()
     try:
         done = subprocess.run(
             job.command, cwd=ROOT, capture_output=True, text=True, timeout=seconds
         )
     except subprocess.TimeoutExpired:
-        return {'job': job.name, 'failed': f'it took longer than {seconds:.0f} s'}
+        return {'job': job.name, 'failed': f'took longer than {seconds:.0f} s'}
     result: dict[str, Any] = {'job': job.name, 'command': shlex.join(job.command)}
     lines = done.stdout.strip().splitlines()
     if done.returncode:
@@ -133,11 +133,11 @@ def execute(job: Job, seconds: float) -> dict[str, Any]:
 
 
 def line(result: dict[str, Any], peers: dict[str, float]) -> str:
-    """A result in a line of text.
+    """Format a result as a line of text.
 
     Args:
         result: see `execute`.
-        peers: the peer's milliseconds by recipe and batch; a result that has them adds to it.
+        peers: the peer's milliseconds by recipe and batch size; results with a peer are added.
     """
     if 'failed' in result:
         return f'{result["job"]}: FAILED, {result["failed"].splitlines()[-1]}'
@@ -155,15 +155,15 @@ def line(result: dict[str, Any], peers: dict[str, float]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 1 when something failed or lacked time."""
+    """Run the command line; return exit code 1 if a job failed or no time was left for it."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('out', type=Path, help='folder of the results')
     parser.add_argument(
         '--peer', help='command of a peer of `benchmark.py step`, without its options'
     )
     parser.add_argument('--device', default='cuda')
-    parser.add_argument('--minutes', type=float, default=8.0, help='for all of it')
-    parser.add_argument('--steps', type=int, default=10, help='updates that are timed')
+    parser.add_argument('--minutes', type=float, default=8.0, help='time for all jobs')
+    parser.add_argument('--steps', type=int, default=10, help='timed updates')
     parser.add_argument('--recipes', nargs='+', default=RECIPES)
     parser.add_argument('--batches', nargs='+', type=int, default=BATCHES)
     parser.add_argument(
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         action='store_true',
         help='with --device cpu --recipes debug --batches 2: a dry run',
     )
-    parser.add_argument('--only', metavar='TEXT', help='only jobs that have this in their name')
+    parser.add_argument('--only', metavar='TEXT', help='only jobs whose name contains this')
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * args.minutes
@@ -181,11 +181,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.only and args.only not in job.name:
                 continue
             left = end - time.monotonic()
-            result = (
-                {'job': job.name, 'failed': 'no time was left'}
-                if left < 5
-                else execute(job, min(left, job.seconds))
-            )
+            if left < 5:
+                result = {'job': job.name, 'failed': 'no time left'}
+            else:
+                result = execute(job, min(left, job.seconds))
             failed |= 'failed' in result
             print(json.dumps(result), file=results, flush=True)
             print(line(result, peers), flush=True)

@@ -1,16 +1,15 @@
 #!/usr/bin/env python
-r"""AudioCraft as a peer of `benchmark.py step` and `benchmark.py loader`: the same options, the
-same keys.
+r"""AudioCraft as a peer of `benchmark.py step` and `benchmark.py loader`, with the same options.
 
     python scripts/benchmark.py step --against 'PEER/bin/python scripts/peer_audiocraft.py step'
 
-PEER is a virtual environment of its own, with torch and torchaudio as here, and
+PEER is a separate virtual environment with the same torch and torchaudio, and
 
-    pip install --no-deps audiocraft==1.3.0 pip install flashy einops omegaconf julius numpy
-    soundfile huggingface_hub num2words librosa torchmetrics av \
-        transformers
+    pip install --no-deps audiocraft==1.3.0
+    pip install flashy einops omegaconf julius numpy soundfile huggingface_hub num2words \
+        librosa torchmetrics av transformers
 
-What else AudioCraft imports, and EnCodec does not use, is replaced by empty modules.
+Other modules that AudioCraft imports and EnCodec does not use are replaced by empty ones.
 """
 
 import argparse
@@ -46,8 +45,8 @@ UNUSED = (
     'torchdiffeq',
     'encodec',
 )
-# of AudioCraft's configurations: sample rate, causal, filters, ratios, codebooks, entries, whether
-# bandwidths are drawn
+# From AudioCraft's configurations: sample rate, causal, filters, ratios, codebooks, entries,
+# quantizer dropout.
 RECIPES: dict[str, tuple[Any, ...]] = {
     'base_24khz': (24000, True, 32, [8, 5, 4, 2], 32, 1024, True),
     'musicgen_32khz': (32000, False, 64, [8, 5, 4, 4], 4, 2048, False),
@@ -65,7 +64,7 @@ class _Empty(types.ModuleType):
 
 
 def import_audiocraft() -> None:
-    """Import it without what EnCodec does not use."""
+    """Import AudioCraft without the packages that EnCodec does not use."""
     warnings.filterwarnings('ignore')
     for name in UNUSED:
         sys.modules[name] = _Empty(name)
@@ -74,14 +73,13 @@ def import_audiocraft() -> None:
         import audiocraft.data.audio_dataset  # noqa: F401
     except ImportError as error:
         raise SystemExit(
-            f'{error}: run this with the Python of an environment that has AudioCraft, see the top '
-            'of '
+            f'{error}: run this with the Python of an environment with AudioCraft, see the top of '
             f'{__file__}'
         ) from error
 
 
 def make_model(recipe: str) -> Any:
-    """A codec of AudioCraft, past the initialisation of its codebooks, which is measured apart."""
+    """Build a codec of AudioCraft with initialized codebooks: k-means has its own benchmark."""
     from audiocraft import models, modules, quantization
 
     sample_rate, causal, n_filters, ratios, n_q, bins, q_dropout = RECIPES[recipe]
@@ -106,10 +104,8 @@ def make_model(recipe: str) -> Any:
         'activation': 'ELU',
         'activation_params': {'alpha': 1.0},
     }
-    encoder, decoder = (
-        modules.SEANetEncoder(**seanet),
-        modules.SEANetDecoder(trim_right_ratio=1.0, **seanet),
-    )
+    encoder = modules.SEANetEncoder(**seanet)
+    decoder = modules.SEANetDecoder(trim_right_ratio=1.0, **seanet)
     quantizer = quantization.ResidualVectorQuantizer(
         dimension=128,
         n_q=n_q,
@@ -138,7 +134,7 @@ def make_model(recipe: str) -> Any:
 
 
 def make_adversary(device: str) -> Any:
-    """The MS-STFT discriminator and its optimizer."""
+    """Build the MS-STFT discriminator and its optimizer."""
     from audiocraft import adversarial
 
     discriminator = adversarial.MultiScaleSTFTDiscriminator(
@@ -161,7 +157,7 @@ def make_adversary(device: str) -> Any:
 
 
 def make_losses(sample_rate: int, device: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Those that are trained, and those that are only watched."""
+    """Build the losses that train the model, and those that are only metrics."""
     from audiocraft import losses
 
     mel = {
@@ -186,9 +182,7 @@ def make_losses(sample_rate: int, device: str) -> tuple[dict[str, Any], dict[str
 
 
 def make_update(recipe: str, device: str, watch: Stopwatch) -> Callable[[torch.Tensor], None]:
-    """One update of a batch [B, 1, T], as AudioCraft's CompressionSolver makes it with its own
-    losses and weights.
-    """
+    """Return a function that updates on a batch [B, 1, T] like AudioCraft's CompressionSolver."""
     from audiocraft import losses, optim
 
     model, adversary = make_model(recipe).to(device).train(), make_adversary(device)
@@ -229,7 +223,7 @@ def make_update(recipe: str, device: str, watch: Stopwatch) -> Callable[[torch.T
 
 
 def run_step(args: argparse.Namespace) -> dict[str, Any]:
-    """As `benchmark.py step`."""
+    """Measure like `benchmark.py step`."""
     torch.manual_seed(0)
     watch = Stopwatch(args.device)
     update = make_update(args.recipe, args.device, watch)
@@ -243,7 +237,7 @@ def run_step(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_loader(args: argparse.Namespace) -> dict[str, Any]:
-    """As `benchmark.py loader`, of the audio files of a folder."""
+    """Measure like `benchmark.py loader`, on the audio files of a folder."""
     import soundfile
     from audiocraft.data.audio_dataset import AudioDataset, AudioMeta
 

@@ -11,33 +11,26 @@ import torch
 
 from audiocodec import train
 
-sys.path.insert(
-    0, str(Path(__file__).parent / 'support')
-)  # modules that several tests, or their programs, share
+# Modules shared by tests and the programs that they start.
+sys.path.insert(0, str(Path(__file__).parent / 'support'))
 from tiny import TINY
 
 
 def pytest_configure(config):
-    """Tests that run beside others (`pytest -n auto`) take their share of the cores: with more they
-    would wait.
-    """
-    beside = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
-    torch.set_num_threads(max(1, torch.get_num_threads() // beside))
+    """Divide the threads among parallel test processes (`pytest -n auto`)."""
+    processes = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', 1))
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests come first: a worker takes whole files, and the last ones should be
-    short.
-    """
+    """Run files with slow tests first: a worker takes whole files, and the last should be short."""
     slow = {item.path for item in items if item.get_closest_marker('slow')}
     items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope='session')
 def assert_equal():
-    """Asserts that two states are equal bit for bit; of times, which no two runs share, only that
-    they are there.
-    """
+    """Assert that two states are equal bit for bit, except for the values of durations."""
     return _assert_equal
 
 
@@ -61,35 +54,33 @@ def _assert_equal(one, other, path='state'):
 
 @pytest.fixture(scope='session')
 def torchaudio():
-    """The peer for mel filters and spectrograms; its last release cannot be imported beside a
-    CPU-only PyTorch.
-    """
+    """Import the peer for mel filters and spectrograms; its last release needs a CUDA build."""
     try:
         import torchaudio
         import torchaudio.functional
         import torchaudio.transforms
     except (ImportError, OSError) as error:
-        pytest.skip(f'torchaudio cannot be imported beside torch {torch.__version__}: {error}')
+        pytest.skip(f'torchaudio cannot be imported with torch {torch.__version__}: {error}')
     return torchaudio
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder on a file system of 2 MiB of its own."""
+    """Mount a file system of 2 MiB; return a folder on it."""
     folder = tmp_path / 'small'
     folder.mkdir()
     made = subprocess.run(
         ['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', folder], capture_output=True
     )
     if made.returncode:
-        pytest.skip('mounting a file system needs the rights of root')
+        pytest.skip('mounting a file system requires root')
     yield folder
     subprocess.run(['umount', '-l', folder], check=True)
 
 
 @pytest.fixture
 def make_solver(tmp_path):
-    """Makes solvers in experiments of their own: `make_solver('key=value', ..., base=[...])`."""
+    """Build solvers, each in its own experiment: `make_solver('key=value', ..., base=[...])`."""
     entered = []
 
     def make(*overrides, base=TINY):
@@ -107,7 +98,7 @@ def make_solver(tmp_path):
 
 @pytest.fixture
 def config_folder(tmp_path, monkeypatch):
-    """A copy of the configuration's files that `train.main` reads, to add files to."""
+    """Copy the configuration files, to add some; `train.main` reads the copy."""
     folder = shutil.copytree(train.main.full_config_path, tmp_path / 'config')
     monkeypatch.setattr(train.main, 'full_config_path', folder)
     return folder

@@ -1,6 +1,4 @@
-"""Every shipped configuration composes, validates and builds; published recipes do not change under
-a signature.
-"""
+"""Shipped configurations compose, validate and build; published recipes do not change."""
 
 import hashlib
 import json
@@ -28,8 +26,8 @@ GROUPS = {
     for group in ('adversarial', 'quantizer', 'schedule')
 }
 
-# figures of the recipes: rate, channels, causal, renormalize, norm, n_filters, hop, frame rate,
-# n_q, bins, dropout
+# Published figures: sample rate, channels, causal, renormalize, norm, n_filters, hop length, frame
+# rate, n_q, bins, q_dropout.
 FIGURES = {
     'compression/encodec_base_24khz': (
         24000,
@@ -142,15 +140,16 @@ def test_recipe_has_the_published_figures(recipe):
 
 @pytest.mark.parametrize('recipe', RECIPES)
 def test_published_recipes_are_append_only(recipe):
-    """A signature covers names and overrides, not the values in these files: changing one would let
-    an old experiment resume with new values. A changed recipe is a new file. A new key whose
-    default changes nothing may be recorded."""
+    """A changed recipe needs a new file: experiments of a published one must stay reproducible.
+
+    A new key whose default changes nothing may be recorded.
+    """
     plain = OmegaConf.to_container(compose(f'solver={recipe}'), resolve=True)
     hashed = {key: value for key, value in flat(plain) if not train.main.dora.is_excluded(key)}
     published = yaml.safe_load((ROOT / 'tests/fixtures/recipes.yaml').read_text())
     assert digest(hashed) == published[recipe], (
-        f'{recipe} changed: publish it under a new name, or, if what it computes is the same, '
-        f'record {digest(hashed)}'
+        f'{recipe} changed: publish it under a new name, or record {digest(hashed)} if it computes '
+        'the same'
     )
 
 
@@ -187,9 +186,7 @@ def test_every_option_of_every_group_is_accepted(group, option):
 
 @pytest.mark.parametrize('name', ['cosine', 'polynomial_decay', 'linear_warmup', 'inverse_sqrt'])
 def test_schedules_know_the_length_of_the_run(name):
-    """The debug recipe's 280 updates: warm-up is over after the first, and what ends does so at the
-    last.
-    """
+    """In the debug recipe's 280 updates, warm-up ends after the first, and decay at the last."""
     cfg = compose('solver=compression/debug', f'schedule={name}')
     assert cfg.optim.total_updates == 280
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -251,7 +248,7 @@ def test_the_published_warm_up_is_that_of_the_published_length():
         ),
     ],
 )
-def test_what_is_wrong_is_said_with_key_value_and_cure(overrides, expected):
+def test_problems_name_key_value_and_cure(overrides, expected):
     if not any(override.startswith('solver=') for override in overrides):
         overrides = ['solver=compression/debug', *overrides]
     with pytest.raises(ConfigError) as error:
@@ -265,7 +262,7 @@ def test_all_problems_come_at_once():
     assert len(error.value.problems) >= 3
 
 
-def test_signature_ignores_what_does_not_shape_the_result():
+def test_signature_ignores_keys_that_do_not_change_the_result():
     base = train.main.get_xp(['solver=compression/debug'])
     same = train.main.get_xp(
         [

@@ -19,9 +19,7 @@ def entries(split):
 
 
 def table(heading):
-    """Rows of the one table under a heading of the README, header and rule left out, as lists of
-    cells.
-    """
+    """Return the rows of the table under a heading of the README, without header."""
     section = (
         (ROOT / 'README.md')
         .read_text(encoding='utf-8')

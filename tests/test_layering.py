@@ -1,6 +1,4 @@
-"""Imports go only leftwards through the layers of the package; read from the syntax trees, nothing
-is imported.
-"""
+"""Packages import only from lower layers; checked on the syntax trees, without importing."""
 
 import ast
 import collections
@@ -12,9 +10,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / 'audiocodec'
-# what a room may import of audiocodec, besides itself; inside the rooms of one floor nobody visits
-# a neighbour
-FLOORS = [
+# Subpackages by layer, the lowest first. A subpackage may import from itself and from lower layers.
+LAYERS = [
     {'utils', 'kernels', 'dsp'},
     {'modules', 'optim'},
     {'quantization', 'losses', 'adversarial', 'metrics', 'data', 'run'},
@@ -24,18 +21,18 @@ FLOORS = [
     {'train', 'cli'},
     {'__main__'},
 ]
-# a name that users know, whose code stands elsewhere; nothing in the package imports it
+# Public modules whose code is in a higher layer; nothing in the package imports them.
 FACADES = {'utils.export': 'models'}
-# framework -> rooms that may use it
+# Subpackages and modules that may import a framework.
 FRAMEWORKS = {
     'dora': {'solvers', 'train', 'run.launch', 'recipe.check', 'recipe.experiment'},
     'flashy': {'solvers', 'train'},
     'hydra': {'utils.config', 'recipe'},
-    'torchaudio': set(),
-}  # it has ended, and cannot be imported beside a CPU-only PyTorch
+    'torchaudio': set(),  # discontinued, and incompatible with CPU-only builds of PyTorch
+}
 
 
-def room(path):
+def subpackage(path):
     parts = path.relative_to(PACKAGE).with_suffix('').parts
     return parts[0]
 
@@ -60,17 +57,17 @@ def imported_from(path, nodes):
                 yield name if is_module else node.module
 
 
-def allowed_rooms(name):
-    floor = next(index for index, rooms in enumerate(FLOORS) if name in rooms)
-    return set().union(*FLOORS[:floor], {name})
+def allowed_subpackages(name):
+    layer = next(index for index, names in enumerate(LAYERS) if name in names)
+    return set().union(*LAYERS[:layer], {name})
 
 
 SOURCES = sorted(path for path in PACKAGE.rglob('*.py') if path != PACKAGE / '__init__.py')
 
 
 @pytest.mark.parametrize('path', SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_leftwards(path):
-    allowed = allowed_rooms(room(path))
+def test_imports_are_from_lower_layers(path):
+    allowed = allowed_subpackages(subpackage(path))
     where = '.'.join(path.relative_to(PACKAGE).with_suffix('').parts)
     for name in imported_names(path, ast.parse(path.read_text())):
         parts = name.split('.')
@@ -82,12 +79,11 @@ def test_imports_go_leftwards(path):
             assert parts[1] in allowed | {FACADES.get(where)}, f'{where} imports {name}'
             assert '.'.join(parts[1:3]) not in FACADES, f'{where} imports {name}'
         if parts[0] in FRAMEWORKS:
-            assert {room(path), where} & FRAMEWORKS[parts[0]], f'{where} imports {name}'
+            assert {subpackage(path), where} & FRAMEWORKS[parts[0]], f'{where} imports {name}'
 
 
-def test_every_room_has_its_floor():
-    rooms = {room(path) for path in SOURCES}
-    assert rooms == set().union(*FLOORS)
+def test_every_subpackage_has_a_layer():
+    assert {subpackage(path) for path in SOURCES} == set().union(*LAYERS)
 
 
 @pytest.mark.slow
@@ -109,7 +105,7 @@ def test_every_room_has_its_floor():
         ),
     ],
 )
-def test_what_an_import_does_not_bring(module, absent):
+def test_imports_do_not_load_heavy_packages(module, absent):
     code = f'import sys, {module}; print([name for name in {absent!r} if name in sys.modules])'
     found = subprocess.run(
         [sys.executable, '-c', code], capture_output=True, text=True, check=True

@@ -1,6 +1,4 @@
-"""The notebook runs from top to bottom, on an experiment that stands for the one its reader has
-trained.
-"""
+"""The notebook runs from top to bottom, on an experiment in place of the reader's."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""Every snippet of the README runs, in order, as a reader would paste them; trainings are cut
-short.
-"""
+"""Every snippet of the README runs, in order; trainings are shortened."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`audiocodec doctor SOURCE`: checks the audio of a manifest or folder."""
+"""`audiocodec doctor SOURCE`: check the audio of a manifest or folder."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = 'Exit code: 0 without errors (there may be warnings), 1 with errors.'
     parser.add_argument('source', help='manifest (.jsonl, .jsonl.gz), folder, or audio file')
     parser.add_argument(
-        '--json', metavar='OUT', help='write all that was found, file by file (gzipped: .gz)'
+        '--json', metavar='OUT', help='write the findings of each file (gzipped if OUT ends in .gz)'
     )
     parser.add_argument(
         '--clean', metavar='OUT', help='write a manifest of the files without errors'
@@ -25,16 +25,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         default=[],
         choices=list(doctor.WARNINGS),
-        help=f'warnings whose files --clean leaves out too: {", ".join(doctor.WARNINGS)}',
+        help=f'warnings for which --clean leaves files out too: {", ".join(doctor.WARNINGS)}',
     )
     parser.add_argument(
         '--fix-manifest',
         '--mend',
         action='store_true',
-        help='--clean keeps files of which only the manifest entry is wrong, with the right values',
+        help='--clean keeps files with wrong values in the manifest, and corrects the values',
     )
     parser.add_argument(
-        '--absolute', action='store_true', help='write absolute paths even beside the manifest'
+        '--absolute', action='store_true', help='write absolute paths even next to the manifest'
     )
     parser.add_argument('--workers', type=int, default=None, help='processes that decode')
     parser.add_argument('--examples', type=int, default=5, help='files to name for each problem')
@@ -42,11 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--sample_rate',
         type=int,
         default=limits.sample_rate,
-        help='of the recipe (Hz): the bandwidth is judged by it; default: by the rate of each file',
+        help='sample rate of the recipe (Hz), the reference of --bandwidth (default: that of each '
+        'file)',
     )
     for name, value, text in (
         ('bandwidth', limits.bandwidth, 'fraction of half the sample rate with energy'),
-        ('silence_db', limits.silence_db, 'level below which it is silent, dBFS over 50 ms'),
+        ('silence_db', limits.silence_db, 'level below which audio is silent, dBFS over 50 ms'),
         ('silent_share', limits.silent_share, 'fraction of silence that is too much'),
         ('clipping', limits.clipping, 'fraction of samples at full scale that is too much'),
     ):
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the source, print what was found, and write what was asked for."""
+    """Check the source, print the findings, and write report and manifest if requested."""
     limits = doctor.Limits(
         args.silence_db, args.silent_share, args.clipping, args.bandwidth, args.sample_rate
     )

@@ -1,4 +1,4 @@
-"""`audiocodec export CHECKPOINT_OR_SIG OUT --format hf`: exports a model."""
+"""`audiocodec export CHECKPOINT_OR_SIG OUT --format hf`: export a model."""
 
 import argparse
 import logging
@@ -13,7 +13,7 @@ SOURCE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.epilog = 'docs/export.md tells the formats apart.'
+    parser.epilog = 'docs/export.md describes the formats.'
     parser.add_argument('source', metavar='CHECKPOINT_OR_SIG', help=SOURCE)
     parser.add_argument(
         'out',
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--audio',
         nargs='+',
         metavar='PATH',
-        help='files, folders or manifests of audio to compare on; default: the example recordings',
+        help='files, folders or manifests of audio to compare on (default: example recordings)',
     )
 
 

@@ -1,4 +1,4 @@
-"""`audiocodec info [CHECKPOINT_OR_SIG]`: describes a model, or this installation."""
+"""`audiocodec info [CHECKPOINT_OR_SIG]`: describe a model, or this installation."""
 
 import argparse
 import importlib.metadata
@@ -14,7 +14,7 @@ from audiocodec.models.export.source import open_source
 from audiocodec.recipe.describe import model_rows
 from audiocodec.utils import cpus, paths
 
-# of packages whose versions a report of a fault should name
+# Packages whose versions a bug report should include.
 PACKAGES = (
     'torch',
     'numpy',

@@ -1,7 +1,7 @@
-"""The `audiocodec` command: picks the subcommand, and turns what a user can fix into one line.
+"""The `audiocodec` command: runs a subcommand, and shows errors that a user can fix in one line.
 
 A subcommand is a module of this folder with `add_arguments(parser)` and `run(args)`, which returns
-the exit code. It is imported when it is asked for, so that `audiocodec --help` is instant.
+the exit code. Only the chosen one is imported, so that `audiocodec --help` is instant.
 """
 
 import argparse
@@ -23,17 +23,17 @@ COMMANDS = {
     'usage': 'measure how much of each codebook a model uses on audio',
     'info': 'describe a model or checkpoint; without one, this installation',
 }
-_INTERRUPTED = 130  # the exit code that shells give for Ctrl-C
+_INTERRUPTED = 130  # exit code of shells for Ctrl-C
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        argv: the arguments; None: those of the process.
+        argv: the arguments; None for those of the process.
 
     Returns:
-        The exit code: 0, or 1 when something is wrong with the input or the result.
+        The exit code: 0, or 1 if the input or the result has problems.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(
@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = module.run(args)
         sys.stdout.flush()
-    except BrokenPipeError:  # `audiocodec ... | head` has read enough
+    except BrokenPipeError:
+        # `audiocodec ... | head` has read enough. Python flushes stdout again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError, RunError) as error:

@@ -1,4 +1,4 @@
-"""`audiocodec manifest FOLDER OUT.jsonl.gz`: writes a manifest of a folder."""
+"""`audiocodec manifest FOLDER OUT.jsonl.gz`: write a manifest of a folder."""
 
 import argparse
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--amplitude', action='store_true', help='also measure peaks (slow: decodes every file)'
     )
     parser.add_argument(
-        '--absolute', action='store_true', help='write absolute paths even beside the manifest'
+        '--absolute', action='store_true', help='write absolute paths even next to the manifest'
     )
 
 

@@ -1,4 +1,4 @@
-"""`audiocodec usage CHECKPOINT_OR_SIG AUDIO`: usage and perplexity of each codebook on audio."""
+"""`audiocodec usage CHECKPOINT_OR_SIG AUDIO`: measure usage and perplexity of each codebook."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ from audiocodec.quantization import CodeUsage
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.epilog = 'Exit code: 1 when a codebook is used less than the threshold.'
+    parser.epilog = 'Exit code: 1 if the usage of a codebook is below the threshold.'
     parser.add_argument('source', metavar='CHECKPOINT_OR_SIG', help=SOURCE)
     parser.add_argument(
         'audio', metavar='AUDIO', help='manifest, folder or file of audio, best held out'
@@ -52,17 +52,17 @@ def run(args: argparse.Namespace) -> int:
 def measure(
     model: CompressionModel, audio: str, items: int, seconds: float, device: str = 'cpu'
 ) -> CodeUsage:
-    """Count the codes, at all levels, of segments drawn from audio (the same ones at every call).
+    """Count the codes, at all levels, of segments drawn from audio (the same in every call).
 
     Args:
-        model: any that quantizes; it is left with all its codebooks in use.
+        model: any model with codebooks; all of them are in use afterwards.
         audio: manifest, folder or file.
-        items: number of segments, drawn in proportion to the files' duration.
+        items: number of segments, drawn in proportion to the files' durations.
         seconds: duration of a segment.
         device: where to compute.
 
     Raises:
-        ValueError: a model without codebooks, or audio that cannot be read.
+        ValueError: the model has no codebooks, or the audio cannot be read.
     """
     if model.total_codebooks == 0:
         raise ValueError('this model is a continuous autoencoder: it has no codebooks')
@@ -81,7 +81,7 @@ def measure(
 
 
 def figures(usage: CodeUsage) -> list[dict[str, Any]]:
-    """The figures of each level."""
+    """Return the figures of each level."""
     stats = {name: values.tolist() for name, values in usage.compute().items()}
     bins = usage.counts.shape[1]
     return [
@@ -98,7 +98,7 @@ def figures(usage: CodeUsage) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[dict[str, Any]], threshold: float) -> str:
-    """The figures as lines; `bits` per frame are those of an ideal entropy coder for the level."""
+    """Format the figures; `bits` per frame are those of an ideal entropy coder for the level."""
     bins, frames = rows[0]['bins'], rows[0]['frames']
     lines = [
         f'{frames} frames, {bins} entries per codebook ({math.log2(bins):g} bits)',
@@ -115,7 +115,7 @@ def table(rows: Sequence[dict[str, Any]], threshold: float) -> str:
     if frames < 20 * bins:
         lines += [
             '',
-            f'{frames} frames are few for {bins} entries, some codes may have had no chance: '
+            f'{frames} frames are too few for {bins} entries, some codes may be missing by chance: '
             'raise --items',
         ]
     return '\n'.join(lines)

@@ -1,6 +1,4 @@
-"""What every solver shares: stages, epochs, the state that makes resuming exact, checkpoints,
-progress, tracking.
-"""
+"""The training loop that solvers share: epochs, stages, resume, interruption, progress, logs."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -28,16 +26,18 @@ from audiocodec.utils import config, distrib
 from audiocodec.utils.errors import RunError
 from audiocodec.utils.progress import Progress
 
-_SETTLED = 2  # updates after which memory no longer grows: optimizers have their moments
-_STAGE, _UPDATE = 1, 2  # purposes of the seeds of the global generators; see also `SEED_PURPOSE`
+# Updates after which memory no longer grows: the optimizers have allocated their moments.
+_UPDATES_TO_PEAK = 2
+# Purposes of the seeds of the global generators; see also `recipe.parts.SEED_PURPOSE`.
+_STAGE, _UPDATE = 1, 2
 
 
 class _AbandonedStageError(Exception):
-    """Leaves a stage that will be run again."""
+    """Leaves a stage early; it is run again after a resume."""
 
 
-def _with_messages(loader: Iterable[Any]) -> Iterator[Any]:
-    """The batches of a loader; what is wrong with the data is a message, without a traceback."""
+def _with_run_errors(loader: Iterable[Any]) -> Iterator[Any]:
+    """Iterate over a loader; problems of the data become `RunError`s, shown without traceback."""
     try:
         yield from loader
     except (ValueError, LoaderDiedError) as error:
@@ -45,24 +45,24 @@ def _with_messages(loader: Iterable[Any]) -> Iterator[Any]:
 
 
 class StandardSolver(StatefulSolver):
-    """Epochs of stages over Flashy, within a Dora experiment.
+    """Solver with epochs of stages, built on Flashy, within a Dora experiment.
 
-    A concrete solver takes its parts in `build`, registers what shapes the next update with
-    `register_stateful`, and gives its stages as methods (`train`, `valid`, `evaluate`, `generate`)
-    that return the means of their metrics.
+    A subclass takes its parts in `build`, registers everything that affects the next update with
+    `register_stateful`, and implements its stages as methods (`train`, `valid`, `evaluate`,
+    `generate`) that return the means of their metrics.
 
     Args:
         cfg: a resolved configuration.
-        parts: what it builds, see `recipe.parts.build_parts`, which checks it too.
+        parts: its components, from `recipe.parts.build_parts`.
     """
 
-    STAGES = SPLITS  # each stage reads the split of its name
+    STAGES = SPLITS  # each stage reads the split of the same name
 
     def __init__(self, cfg: DictConfig, parts: Parts) -> None:
         place = launch.find_place()
         super().__init__(cfg, resolve_device(cfg.device, place))
-        # Denormal numbers, as in decaying signals, slow a CPU's convolutions tenfold. Threads
-        # started later inherit this.
+        # Denormal numbers, as in decaying signals, make convolutions on a CPU ten times slower.
+        # Must come before threads are started, which inherit the setting.
         torch.set_flush_denormal(True)
         kernels.use(cfg.cpu_kernels)
         if self.device.type == 'cpu':
@@ -73,8 +73,8 @@ class StandardSolver(StatefulSolver):
         self.watch = WorkerWatch(place, cfg.distributed.timeout)
         self.interrupts = Interrupts()
         self.tracker: Tracker | None = None
-        self._updates_here = 0  # done by this process
-        self._runs_alone = False  # a stage, on the weights of a past epoch
+        self._updates_here = 0  # updates of this process, since the start or resume
+        self._between_epochs = False  # a single stage runs on the weights of a complete epoch
         with self.watch.ending_together():
             self.build(parts)
 
@@ -82,35 +82,34 @@ class StandardSolver(StatefulSolver):
 
     @abstractmethod
     def build(self, parts: Parts) -> None:
-        """Take the parts, make what else a run needs, and register its state."""
+        """Take the parts, create optimizers and the like, and register their state."""
 
     @abstractmethod
     def show(self, brief: bool = False) -> str:
-        """A description of the model: parts, sizes, rates; `brief` leaves the layers out."""
+        """Describe the model: parts, sizes, rates; without its layers if `brief`."""
 
     @cached_property
     def dataloaders(self) -> dict[str, Any]:
-        """A loader for each stage that has data; made on first use."""
-        made = loaders.build_dataloaders(self.cfg, self.device)
+        """Loaders by stage, for the stages that have data; created on first use."""
+        created = loaders.build_dataloaders(self.cfg, self.device)
         if self.cfg.benchmark_no_load:
-            return {**made, 'train': loaders.RepeatFirst(made['train'])}
-        return {**made}
+            return {**created, 'train': loaders.RepeatFirst(created['train'])}
+        return {**created}
 
     @abstractmethod
     def initialize_from(self, source: str) -> None:
-        """Start from the weights of `continue_from`; only called where there is no checkpoint of
-        this experiment.
-        """
+        """Start from the weights of `continue_from`; not called when a run resumes."""
 
     # ---- epochs and stages -----------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train to the last epoch, or run the one stage that `execute_only` names, from the last
-        checkpoint.
+        """Train to the last epoch, or run only the stage named by `execute_only`.
+
+        Both start from the last checkpoint, if there is one.
 
         Raises:
-            RunError: the run cannot go on, or (`InterruptedRunError`) was asked to stop; what is
-                saved is intact.
+            RunError: the run cannot continue, or (`InterruptedRunError`) was asked to stop; the
+                last checkpoint is intact.
         """
         if self.cfg.show:
             print(self.show())
@@ -132,16 +131,17 @@ class StandardSolver(StatefulSolver):
         self.logger.info('\n%s', self.show(brief=True))
         if not resumed and self.cfg.continue_from is None:
             self.logger.warning(
-                'execute_only=%s: there is no checkpoint in %s, the model is untrained',
+                'execute_only=%s: no checkpoint in %s, the model is untrained',
                 stage,
                 self.folder,
             )
-        # Between two epochs, the weights are those of the last one.
-        self._runs_alone = not self.batches and not self._pending_metrics
-        self._start_epoch()  # the stage may be one that a checkpoint inside an epoch has done
+        self._between_epochs = not self.batches and not self._pending_metrics
+        # A checkpoint inside an epoch may already hold metrics of this stage: drop them.
+        self._start_epoch()
         self.run_stage(stage, getattr(self, stage))
         self.failures.sync()
-        if self.failures.counts:  # beside training a warning, but here it is all that was asked for
+        # During training a failed metric or sample is a warning. Here it is what was asked for.
+        if self.failures.counts:
             raise RunError(f'execute_only={stage}: failed: {self.failures}')
 
     def _run_epochs(self) -> None:
@@ -150,7 +150,7 @@ class StandardSolver(StatefulSolver):
         self.logger.info('\n%s', self.show(brief=True))
         self.replay_history()
         if resumed and not self.batches and not self._pending_metrics:
-            self._keep_records()  # it may have been interrupted just before
+            self._keep_records()  # the run may have ended between the checkpoint and its copies
         while self.epoch <= self.cfg.optim.epochs:
             self.run_epoch()
             self.commit()
@@ -158,13 +158,11 @@ class StandardSolver(StatefulSolver):
             'done: %d epochs, %d updates, in %s', len(self.history), self.updates, self.folder
         )
         if self.failures.counts:
-            self.logger.warning('failed beside training: %s', self.failures)
+            self.logger.warning('failures besides training: %s', self.failures)
 
     @contextmanager
     def _locked_folder(self) -> Iterator[None]:
-        """Within it, no other run writes to the experiment's folder; every worker learns whether
-        that is so.
-        """
+        """Prevent other runs from writing to the experiment's folder."""
         lock = FolderLock(self.folder, f'experiment {self.xp.sig}')
         distrib.from_rank_zero(lock.acquire)
         try:
@@ -176,58 +174,54 @@ class StandardSolver(StatefulSolver):
             lock.release()
 
     def prepare(self) -> bool:
-        """All that can fail for a reason that a user can mend: checkpoint, other weights, data,
-        trackers.
+        """Load checkpoint or initial weights, and open data and trackers.
+
+        These fail for reasons that a user can fix, so they come before the first update.
 
         Returns:
-            Whether the run continues from a checkpoint of its own.
+            Whether the run resumes from its own checkpoint.
         """
         resumed = self.restore()
         if not resumed and self.cfg.continue_from is not None:
             self.initialize_from(self.cfg.continue_from)
-        assert self.dataloaders  # made now, not at the first batch
+        assert self.dataloaders  # created now, not at the first batch
         if distrib.is_rank_zero():
-            self.tracker = Tracker(
-                self.cfg, self.folder, self.xp.sig, None if self.cfg.execute_only else self.updates
-            )
+            # The trackers drop points after the update at which the run resumes.
+            resume_at = None if self.cfg.execute_only else self.updates
+            self.tracker = Tracker(self.cfg, self.folder, self.xp.sig, resume_at)
         return resumed
 
     def replay_history(self) -> None:
-        """Log the summaries of past epochs again, so that a resumed run's log tells the whole
-        story.
-        """
+        """Log the metrics of past epochs again, so that the log of a resumed run is complete."""
         for epoch, stages in enumerate([*self.history, self._pending_metrics], start=1):
             for stage, metrics in stages.items():
                 self._log_line(stage, metrics, epoch)
         if self.history or self.batches:
-            self.logger.info('resuming at %s', self._place())
+            self.logger.info('resuming at %s', self._position_text())
 
-    def _place(self) -> str:
-        """Where the run is, for people."""
-        done = (
-            [f'after batch {self.batches}']
-            if self.batches and 'train' not in self._pending_metrics
-            else []
-        )
-        done += [f'after {stage}' for stage in list(self._pending_metrics)[-1:]]
-        return f'epoch {self.epoch}' + (f', {done[0]}' if done else '')
+    def _position_text(self) -> str:
+        """Describe the position of the run, e.g. "epoch 3, after batch 120"."""
+        text = f'epoch {self.epoch}'
+        if self._pending_metrics:
+            return f'{text}, after {list(self._pending_metrics)[-1]}'
+        return f'{text}, after batch {self.batches}' if self.batches else text
 
     def run_epoch(self) -> None:
-        """One epoch, or what is left of it: training, then the stages that are due."""
+        """Run one epoch, or the rest of it: training, then the stages that are due."""
         for number, stage in enumerate(self.STAGES):
             if stage in self._pending_metrics or not self.is_due(stage):
                 continue
-            # Third-party code that draws from the global generators draws the same after a resume.
+            # Reseed, so that code that draws from the global generators draws the same after a
+            # resume as without interruption.
             seed_everything(self.cfg.seed, _STAGE, self.epoch, number, distrib.rank())
             with suppress(_AbandonedStageError):
                 self.run_stage(stage, getattr(self, stage))
+            # Workers receive signals at different times: all stop if one was asked to.
             if any(distrib.all_gather_object(self.interrupts.received)):
                 self._stop()
 
     def training_batches(self) -> Iterator[tuple[torch.Tensor, Any]]:
-        """The batches of this epoch that are left: (wav float [B, C, T] on the host, where its
-        items are from).
-        """
+        """Yield the remaining batches of this epoch: (wav float [B, C, T] on the host, infos)."""
         loader = self.dataloaders['train']
         loader.set_epoch(self.epoch, self.batches)
         if self.batches and self._bad_files is not None:
@@ -239,28 +233,28 @@ class StandardSolver(StatefulSolver):
     def end_update(
         self, metrics: dict[str, torch.Tensor], skipped: torch.Tensor, wav: torch.Tensor, infos: Any
     ) -> None:
-        """Close an update: its metrics, whether it counted, and whether it is time for a checkpoint
-        or to stop.
+        """Finish an update: record its metrics, and save a checkpoint or stop when due.
 
         Args:
             metrics: tensors, see `Averager`.
-            skipped: 0-d, boolean: whether the update changed nothing, not being finite; the same on
-                every worker.
+            skipped: 0-d, boolean: True if the update was not finite and therefore changed nothing.
+                The same on every worker.
             wav: the batch, on the host.
-            infos: where its items are from.
+            infos: file and position of each item.
         """
         self.batches += 1
         self._updates_here += 1
-        if self._updates_here == _SETTLED:
+        if self._updates_here == _UPDATES_TO_PEAK:
             self._log_memory()
         self.means.update(metrics, where=~skipped)
         self.means.update({'skipped': skipped})
+        # On a GPU, the guard learns the outcome two updates later, so as not to wait for it.
         self._asked_to_stop |= self.guard.follow(
             self.updates, metrics, skipped, bool(self.interrupts.received), wav, infos
         )
         if self.tracker is not None and self._every(self.cfg.logging.every_updates):
-            figures = {**self.means.read_recent(), **self.current_figures()}
-            self.tracker.scalars('updates', figures, self.updates, self.epoch)
+            values = {**self.means.read_recent(), **self.learning_rates()}
+            self.tracker.scalars('updates', values, self.updates, self.epoch)
         if self._asked_to_stop:
             self._stop()
         elif self._every(self.cfg.checkpoint.every_updates):
@@ -274,24 +268,24 @@ class StandardSolver(StatefulSolver):
     def _every(self, updates: int | None) -> bool:
         return updates is not None and self.updates % updates == 0
 
-    def current_figures(self) -> dict[str, float]:
-        """Figures of the training that are no means over updates, such as the learning rate."""
+    def learning_rates(self) -> dict[str, float]:
+        """Return the current learning rates, by the names of their metrics."""
         return {}
 
     def _stop(self) -> None:
-        """Save and end, as a signal asked."""
+        """Save a checkpoint and end the run, as a signal asked."""
         self.save_checkpoint()
-        self.watch.finish()  # the first worker may leave before the others
-        self.interrupts.obey(self._place())
+        self.watch.finish()  # from here on, workers may end at different times
+        self.interrupts.obey(self._position_text())
 
     def batches_of(
         self, stage: str, metrics: Callable[[], dict[str, float]] | None = None
     ) -> Iterator[Any]:
-        """The batches of a stage other than training.
+        """Yield the batches of a stage other than training.
 
-        Alone, a worker leaves the stage as soon as it is asked to stop: it changes nothing that a
-        checkpoint holds. Several finish it, since they have not the same number of batches at which
-        to agree.
+        When asked to stop, a single worker leaves the stage at once: the stage changes nothing that
+        a checkpoint holds. Several workers finish it, since they may have different numbers of
+        batches and could not agree on where to stop.
         """
         for batch in self.progress(stage, self.dataloaders[stage], metrics):
             if self.interrupts.received and distrib.world_size() == 1:
@@ -299,8 +293,9 @@ class StandardSolver(StatefulSolver):
             yield batch
 
     def is_due(self, stage: str) -> bool:
-        """Whether the stage runs in this epoch: every epoch for train, every `STAGE.every` and the
-        last for others.
+        """True if a stage runs in this epoch: `train` always, others every `STAGE.every` epochs.
+
+        Stages that are not off also run in the last epoch.
         """
         if stage == 'train':
             return True
@@ -316,37 +311,38 @@ class StandardSolver(StatefulSolver):
         metrics: Callable[[], dict[str, float]] | None = None,
         initial: int = 0,
     ) -> Progress[Any]:
-        """A live bar on a terminal, evenly spaced lines in the log, with the metrics so far."""
+        """Wrap a loader to show progress and metrics: a bar on a terminal, lines in the log."""
         return Progress(
-            _with_messages(loader),
+            _with_run_errors(loader),
             total=len(loader),
             desc=f'{stage.capitalize()} | Epoch {self.epoch}',
             lines=self.cfg.logging.log_updates,
             interval=self.cfg.logging.log_seconds,
             initial=initial,
-            figures=None if metrics is None else lambda: self._figures(stage, metrics()),
+            figures=None if metrics is None else lambda: self._formatted(stage, metrics()),
             logger=self.logger,
             enabled=distrib.is_rank_zero(),
         )
 
     def get_formatter(self, stage_name: str) -> flashy.Formatter:
-        """Choose the metrics in the log (`logging.metrics`), and how they are written."""
+        """Return the formatter of the metrics in the log, which `logging.metrics` selects."""
         return figures.make_formatter(self.cfg.logging.metrics)
 
-    def _figures(self, stage: str, metrics: dict[str, float]) -> dict[str, str]:
-        """The metrics of a line, as text."""
+    def _formatted(self, stage: str, metrics: dict[str, float]) -> dict[str, str]:
+        """Select and format the metrics of a line."""
         return figures.select(self.get_formatter(stage), self.cfg.logging.metrics, metrics)
 
     def _log_line(self, stage: str, metrics: dict[str, Any], epoch: int) -> None:
-        """Log the line of an epoch and stage."""
-        texts = [f'{name} {text}' for name, text in self._figures(stage, metrics).items()]
+        """Log the metrics of a stage in one line."""
+        texts = [f'{name} {text}' for name, text in self._formatted(stage, metrics).items()]
         if texts:
             self.logger.info('%s', '  '.join([f'Epoch {epoch} {stage}', *texts]))
 
     def log_metrics(
         self, stage_name: str, metrics: dict[str, Any], formatter: flashy.Formatter | None = None
     ) -> None:
-        """Log a stage's metrics; all workers hold the same."""
+        """Log a stage's metrics, which are the same on all workers."""
+        # In place of Flashy's own loggers.
         self._pending_metrics[stage_name] = metrics
         if distrib.is_rank_zero():
             self._log_line(stage_name, metrics, self.epoch)
@@ -355,7 +351,5 @@ class StandardSolver(StatefulSolver):
 
     @property
     def epoch(self) -> int:
-        """The epoch that is running; for a stage that runs alone, the one that its weights are
-        from.
-        """
-        return len(self.history) + (0 if self._runs_alone else 1)
+        """The current epoch, from 1; for a single stage between epochs, that of the weights."""
+        return len(self.history) + (0 if self._between_epochs else 1)

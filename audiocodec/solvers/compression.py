@@ -1,6 +1,4 @@
-"""The solver that trains neural audio codecs: reconstruction losses, adversaries, balancer,
-commitment (EnCodec).
-"""
+"""Solver that trains neural audio codecs with reconstruction and adversarial losses (EnCodec)."""
 
 import re
 import time
@@ -30,19 +28,20 @@ from audiocodec.utils.paths import safe_stem
 class CompressionSolver(StandardSolver):
     """Trains a `CompressionModel` as EnCodec does (arXiv 2210.13438, section 3.4).
 
-    One update: the discriminators learn to tell the codec's output from the real audio; the
-    generator's losses, each a function of the waveform, meet in the balancer; the commitment loss
-    alone reaches the encoder directly.
+    In one update, first the discriminators learn to tell reconstructions from original audio. Then
+    the codec learns from its losses: the balancer combines those on the waveform, and the
+    commitment loss is added to the encoder's gradient.
     """
 
     model: CompressionModel
 
     def build(self, parts: Parts) -> None:
-        """Take model, adversaries, losses and metrics; make optimizer, schedule and EMA."""
+        """Take model, adversaries, losses and metrics; create optimizer, schedule and EMA."""
         cfg = self.cfg
         self.model = parts.model.to(self.device)
         self.adversaries = parts.adversaries.to(self.device)
         discriminators = self.adversaries.discriminators
+        # All workers start from the weights of the first.
         distrib.broadcast_(
             [*self.model.state_dict().values(), *discriminators.state_dict().values()]
         )
@@ -56,37 +55,38 @@ class CompressionSolver(StandardSolver):
         check_on_device(parts, cfg, self.device)
         self.optimizer = config.build(cfg.optim.optimizer, params=list(self.model.parameters()))
         self.schedule = config.build(cfg.optim.schedule)(self.optimizer)
+        # Everything registered is saved in checkpoints and restored from them.
         self.register_stateful('model', 'adversaries', 'balancer', 'optimizer', 'schedule')
-        self.ema = self._new_ema()
-        if self.ema is not None:
+        self.ema: ModuleEMA | None = None
+        if cfg.optim.ema.decay is not None:
+            self.ema = ModuleEMA(self.model, decay=cfg.optim.ema.decay, every=cfg.optim.ema.every)
             self.register_stateful('ema')
         self.metrics = MetricSuite(parts.metrics, self.failures)
-
-    def _new_ema(self) -> ModuleEMA | None:
-        options = self.cfg.optim.ema
-        if options.decay is None:
-            return None
-        return ModuleEMA(self.model, decay=options.decay, every=options.every)
 
     # ---- one update ------------------------------------------------------------------------------
 
     def run_step(self, wav: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One update of the discriminators and of the model.
+        """Update the discriminators and the model on one batch.
 
         Args:
             wav: float [B, C, T].
 
         Returns:
-            0-d tensors on the device: every loss, the codebooks' use, gradient norms.
+            Tensors on the device: losses and gradient norms, 0-d, and codebook statistics, [K].
+            They are not read here: every update would wait for the GPU.
         """
         if self.adversaries.in_warmup:
-            return self.catch_up(wav)
+            return self.warm_up_discriminators(wav)
         with self.autocast():
             out = self.model(wav)
+            # The discriminators learn from this batch first; their detached input keeps their
+            # gradient out of the model. Then the updated discriminators score the model.
             d_losses = self.adversaries.train_step(fake=out.wav.detach(), real=wav)
             adversarial = self.adversaries.generator_losses(out.wav, wav)
             losses = {**self.reconstruction_losses(out.wav, wav), **adversarial}
-        # The commitment loss is the one term that does not pass through wav_hat.
+        # The balancer scales the gradients of these losses at the waveform, then sends their sum
+        # back through the model. The commitment loss does not depend on the waveform, so its
+        # gradient joins unscaled, in the same backward pass.
         balanced = {name: loss for name, loss in losses.items() if name in self.balancer.weights}
         g_loss = self.balancer.backward(
             balanced,
@@ -96,8 +96,8 @@ class CompressionSolver(StandardSolver):
         )
         update = self.update_model(g_loss, d_losses.get('d_grad_norm'))
         return {
-            **self.reported(losses),
-            **self.reports(out.wav, wav),
+            **self.as_metrics(losses),
+            **self.untrained_losses(out.wav, wav),
             **d_losses,
             **out.metrics,
             **self.balancer.metrics,
@@ -106,62 +106,54 @@ class CompressionSolver(StandardSolver):
             **update,
         }
 
-    def catch_up(self, wav: torch.Tensor) -> dict[str, torch.Tensor]:
-        """One update of discriminators that are fresh beside a trained model, which stands still
-        meanwhile.
-        """
+    def warm_up_discriminators(self, wav: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Update only the discriminators: new ones next to a trained model would wreck it."""
         with self.autocast():
-            d_losses = self.adversaries.train_step(fake=self.still_wav(wav), real=wav)
+            d_losses = self.adversaries.train_step(fake=self.frozen_reconstruction(wav), real=wav)
         self.updates += 1
-        return {**d_losses, 'skipped': ~d_losses.get('d_grad_norm', wav.new_zeros(())).isfinite()}
+        d_grad_norm = d_losses.get('d_grad_norm', wav.new_zeros(()))  # absent if they did not train
+        return {**d_losses, 'skipped': ~d_grad_norm.isfinite()}
 
     @torch.no_grad()
-    def still_wav(self, wav: torch.Tensor) -> torch.Tensor:
-        """Reconstruct a waveform [B, C, T] without moving any weight or statistic of the model."""
+    def frozen_reconstruction(self, wav: torch.Tensor) -> torch.Tensor:
+        """Reconstruct a waveform [B, C, T] without changing weights or statistics of the model."""
         with eval_mode(self.model):
             return self.model(wav).wav
 
     def reconstruction_losses(
         self, wav_hat: torch.Tensor, wav: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """The losses that are trained, as functions of the reconstruction."""
+        """Compute the losses between reconstruction and original that train the model."""
         return {name: self.losses[name](wav_hat, wav) for name in self.trained}
 
     @torch.no_grad()
-    def reports(self, wav_hat: torch.Tensor, wav: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The losses of weight 0, which are only watched."""
-        return self.reported(
-            {
-                name: loss(wav_hat, wav)
-                for name, loss in self.losses.items()
-                if name not in self.trained
-            }
-        )
+    def untrained_losses(self, wav_hat: torch.Tensor, wav: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Compute the losses of weight 0, which are metrics only."""
+        names = [name for name in self.losses if name not in self.trained]
+        return self.as_metrics({name: self.losses[name](wav_hat, wav) for name in names})
 
-    def reported(self, losses: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Losses as they are logged: a loss may say so itself, as SI-SNR does, whose loss is
-        negated.
-        """
-        return {
-            name: getattr(self.losses[name], 'reported', _same)(value)
-            if name in self.losses
-            else value
-            for name, value in losses.items()
-        }
+    def as_metrics(self, losses: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Convert losses to the values in the log, e.g. a negated SI-SNR back to SI-SNR."""
+        metrics = dict(losses)
+        for name, loss in losses.items():
+            convert = getattr(self.losses[name], 'reported', None) if name in self.losses else None
+            if convert is not None:
+                metrics[name] = convert(loss)
+        return metrics
 
     def update_model(
         self, g_loss: torch.Tensor, d_grad_norm: torch.Tensor | None
     ) -> dict[str, torch.Tensor]:
-        """Average the gradient over the workers, clip it, and step, unless something is not finite.
+        """Average the gradient over the workers, clip it and step, if everything is finite.
 
         Args:
-            g_loss: 0-d, the loss whose gradient the parameters have.
-            d_grad_norm: 0-d, of the discriminators' gradient in the same update: where it is not
-                finite, they were left as they are, and so is the model. None if they did not train.
+            g_loss: 0-d, the loss whose gradient the parameters hold.
+            d_grad_norm: 0-d, norm of the discriminators' gradient in this update; None if they did
+                not train.
 
         Returns:
-            The loss averaged over the workers, the gradient's norm before clipping, and whether the
-            step was left out.
+            Loss averaged over the workers, gradient norm before clipping, and whether the step was
+            skipped.
         """
         parameters = list(self.model.parameters())
         distrib.average_gradients(parameters, beside=[g_loss])
@@ -170,7 +162,9 @@ class CompressionSolver(StandardSolver):
             torch.nn.utils.clip_grads_with_norm_(parameters, self.cfg.optim.max_norm, norm)
         ok = norm.isfinite() & g_loss.isfinite()
         if d_grad_norm is not None:
+            # The discriminators skipped a step that was not finite; the model stays in step.
             ok = ok & d_grad_norm.isfinite()
+        # The decision is made on the device: an `if` here would wait for the GPU.
         step_if(self.optimizer, ok)
         self.optimizer.zero_grad()
         advance(self.schedule)
@@ -182,52 +176,47 @@ class CompressionSolver(StandardSolver):
     # ---- stages ----------------------------------------------------------------------------------
 
     def train(self) -> dict[str, float]:
-        """One epoch of updates, or what is left of it."""
+        """Run one epoch of updates, or the rest of it after a resume."""
         self.model.train()
-        begin, before = time.monotonic(), self.updates
+        begin = time.monotonic()
+        before = self.updates
         for wav, infos in self.training_batches():
             metrics = self.run_step(wav.to(self.device, non_blocking=True))
             self.end_update(metrics, metrics.pop('skipped'), wav, infos)
         loader = self.dataloaders['train']
+        # Read before the clock: reading waits until the device has finished.
         means = {
             **self.means.read(over_workers=True),
-            **self.current_figures(),
+            **self.learning_rates(),
             **loader.bad_files.metrics(),
         }
         seconds = time.monotonic() - begin
-        means.update(
-            updates_per_second=(self.updates - before) / seconds,
-            data_wait=loader.wait_time / seconds,
-        )
+        means['updates_per_second'] = (self.updates - before) / seconds
+        means['data_wait'] = loader.wait_time / seconds
         peak = peak_memory(self.device)
         if peak is not None:
             means['peak_memory'] = peak
         self.warn(means)
         return means
 
-    def current_figures(self) -> dict[str, float]:
-        """The learning rates of the generator, `lr`, and of the discriminators, `d_lr`, where there
-        are some.
-        """
-        optimizers = {'lr': self.optimizer, 'd_lr': self.adversaries.optimizer}
-        return {
-            name: optimizer.param_groups[0]['lr']
-            for name, optimizer in optimizers.items()
-            if optimizer
-        }
+    def learning_rates(self) -> dict[str, float]:
+        """Return the learning rate of the model, `lr`, and of any discriminators, `d_lr`."""
+        rates = {'lr': self.optimizer.param_groups[0]['lr']}
+        if self.adversaries.optimizer is not None:
+            rates['d_lr'] = self.adversaries.optimizer.param_groups[0]['lr']
+        return rates
 
     def higher_is_better(self, stage: str, metric: str) -> bool:
-        """As the metric or the loss says of itself; codebooks should be used, and discriminators be
-        right.
-        """
+        """True if higher values are better, as metrics and losses declare it."""
         if stage == 'evaluate':
             return self.metrics.higher_is_better(metric)
         if metric in self.losses:
             return getattr(self.losses[metric], 'higher_is_better', False)
+        # Codebook usage and the discriminators' accuracies.
         return re.search(r'usage|perplexity|_acc$', metric) is not None
 
     def warn(self, metrics: Mapping[str, float]) -> None:
-        """Say in the log what an epoch's metrics show to be going wrong."""
+        """Log warnings about codebook collapse and discriminators that win."""
         history = [*(stages.get('train', {}) for stages in self.history), metrics]
         texts = [
             codebook_warning(history, self.cfg.logging.warn_codebook_usage),
@@ -238,18 +227,17 @@ class CompressionSolver(StandardSolver):
                 self.logger.warning('%s', text)
 
     def valid(self) -> dict[str, float]:
-        """The losses on held-out audio, with the averaged model where one is kept."""
+        """Compute the losses on the validation split."""
         averager = Averager()
         with self.averaged_model():
             for wav, _ in self.batches_of('valid', averager.read):
-                averager.update(
-                    self.valid_step(wav.to(self.device, non_blocking=True)), weight=wav.shape[0]
-                )
+                losses = self.valid_step(wav.to(self.device, non_blocking=True))
+                averager.update(losses, weight=wav.shape[0])  # the last batch may be smaller
         return averager.read(over_workers=True)
 
     @torch.no_grad()
     def valid_step(self, wav: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Losses of one batch float [B, C, T], without any update."""
+        """Compute the losses of one batch, float [B, C, T], without an update."""
         with self.autocast():
             out = self.model(wav)
             losses = {
@@ -257,8 +245,8 @@ class CompressionSolver(StandardSolver):
                 **self.adversaries.generator_losses(out.wav, wav),
             }
         return {
-            **self.reported(losses),
-            **self.reports(out.wav, wav),
+            **self.as_metrics(losses),
+            **self.untrained_losses(out.wav, wav),
             **out.metrics,
             'commitment': out.commitment_loss,
             'bandwidth': out.bandwidth,
@@ -266,27 +254,27 @@ class CompressionSolver(StandardSolver):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """The metrics of `evaluate.metrics` over the evaluation split, shared among the workers."""
+        """Compute the metrics of `evaluate.metrics` over the evaluation split."""
         self.metrics.reset()
         with self.averaged_model():
             for batch, infos in self.batches_of('evaluate'):
-                with self.failures.caught('evaluation of a batch'):
+                # A batch that fails, e.g. out of memory, is a warning: training continues.
+                with self.failures.caught('evaluating a batch'):
                     wav = batch.to(self.device, non_blocking=True)
-                    self.metrics.update(
-                        self.model(wav).wav, wav, torch.tensor([info.n_frames for info in infos])
-                    )
-        figures = self.metrics.compute()
+                    lengths = torch.tensor([info.n_frames for info in infos])  # without padding
+                    self.metrics.update(self.model(wav).wav, wav, lengths)
+        means = self.metrics.compute()
         self.failures.sync()
-        return figures
+        return means
 
     @torch.no_grad()
     def generate(self) -> dict[str, float]:
-        """Write reference and reconstruction of every item of the generate split, side by side."""
+        """Write reference and reconstruction of every item of the generate split."""
         folder = self.folder / self.cfg.generate.path / f'epoch_{self.epoch}'
         items = written = 0
         with self.averaged_model():
             for wav, infos in self.batches_of('generate'):
-                with self.failures.caught('generation of a batch'):
+                with self.failures.caught('generating a batch'):
                     wav_hat = self.model(wav.to(self.device, non_blocking=True)).wav.cpu()
                     for index, info in enumerate(infos):
                         name = f'{info.index:03d}_{safe_stem(info.meta.path)}'
@@ -295,7 +283,7 @@ class CompressionSolver(StandardSolver):
                             'reconstruction': wav_hat[index, :, : info.n_frames],
                         }
                         self._track_pair(name, pair, items + index)
-                        with self.failures.caught('writing of a sample'):
+                        with self.failures.caught('writing a sample'):
                             self._write_pair(folder, name, pair)
                             written += 1
                 items += len(infos)
@@ -323,9 +311,7 @@ class CompressionSolver(StandardSolver):
 
     @contextmanager
     def averaged_model(self) -> Iterator[None]:
-        """Within it, all parts are in eval mode, the model with the averaged weights where they are
-        kept.
-        """
+        """Switch all parts to eval mode, and the model to its averaged (EMA) weights if kept."""
         averaged = self.ema.averaged() if self.ema is not None else nullcontext()
         with (
             eval_mode(self.model, self.adversaries, self.losses),
@@ -337,9 +323,7 @@ class CompressionSolver(StandardSolver):
     # ---- weights from elsewhere ------------------------------------------------------------------
 
     def initialize_from(self, source: str) -> None:
-        """Start from a model that is trained already, and what its training left; see
-        `finetune.start_from`.
-        """
+        """Start from a trained model and the state of its training; see `finetune.start_from`."""
         trainee = finetune.Trainee(
             self.model, self.optimizer, self.adversaries, self.balancer, self.ema
         )
@@ -350,15 +334,15 @@ class CompressionSolver(StandardSolver):
     def model_from_checkpoint(
         source: str | Path, device: str | torch.device = 'cpu'
     ) -> CompressionModel:
-        """The model of an experiment, ready for inference.
+        """Load the model of an experiment, ready for inference.
 
         Args:
             source: `//sig/SIG`, an experiment's folder, a training checkpoint or exported file, or
                 `//pretrained/NAME`.
-            device: where to put it.
+            device: device of the model.
 
         Raises:
-            ValueError: if there is no such experiment or file, or it cannot be read.
+            ValueError: no such experiment or file, or it cannot be read.
         """
         return pretrained.load(str(finetune.find_source(source)), device)
 
@@ -367,7 +351,3 @@ class CompressionSolver(StandardSolver):
     def show(self, brief: bool = False) -> str:
         """Describe the recipe: sizes, rates, latency, updates, hours; layers unless `brief`."""
         return describe(self.cfg, self.model, self.adversaries, brief)
-
-
-def _same(value: torch.Tensor) -> torch.Tensor:
-    return value

@@ -1,4 +1,4 @@
-"""The few metrics of a line in the log: which, in what order, by what name and format."""
+"""Selection, order, names and formats of the metrics in a line of the log."""
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -14,7 +14,7 @@ FORMATS = {
     'bandwidth': '.2f',
     'duration': '.1f',
 }
-# Names of metrics in a line of the log, where there is not room for the whole.
+# Short names of metrics, so that a line fits on a terminal.
 SHORT_NAMES = {
     'g_loss': 'loss',
     'codebook_usage_min': 'usage',
@@ -40,12 +40,12 @@ def select(
     """Format metrics for a line.
 
     Args:
-        formatter: chooses and formats them.
-        patterns: of names, in the order of the line; other metrics come last.
-        metrics: all there are.
+        formatter: selects and formats them.
+        patterns: patterns of names, in the order of the line; other metrics come last.
+        metrics: all metrics.
 
     Returns:
-        Short name to text.
+        Texts by short name.
     """
     texts = formatter(metrics)
 

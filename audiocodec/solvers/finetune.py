@@ -1,12 +1,12 @@
-"""Fine-tuning (`continue_from`): start from a trained model, and what its training left.
+"""Fine-tuning (`continue_from`): start from a trained model and the state of its training.
 
-An export holds the model alone. A checkpoint or a bundle of this project also holds optimizers, EMA
+An export holds only the model. A checkpoint or bundle of this project also holds optimizers, EMA
 weights, discriminators and the balancer's averages. What fits the recipe is loaded, the rest is
 newly initialized, and the log lists both.
 """
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,14 +26,14 @@ from audiocodec.utils import config
 
 
 class Trainee(NamedTuple):
-    """The parts of a solver that has not trained yet; they are changed in place.
+    """Parts of a solver that has not trained yet; they are changed in place.
 
     Attributes:
         model: the codec.
-        optimizer: of the model.
-        adversaries: its discriminators.
-        balancer: of the losses.
-        ema: the averaged weights; None: none are kept.
+        optimizer: the model's optimizer.
+        adversaries: the discriminators with their optimizer.
+        balancer: the loss balancer.
+        ema: the averaged weights; None if none are kept.
     """
 
     model: CompressionModel
@@ -44,11 +44,11 @@ class Trainee(NamedTuple):
 
 
 class Past(NamedTuple):
-    """What the training of a model left besides the model; both empty where it is unknown.
+    """State of a source's training besides the model; both empty if the source holds only a model.
 
     Attributes:
-        config: of the run, or the sections of it that a bundle holds.
-        state: of its parts, by name.
+        config: configuration of the run, or the sections of it that a bundle holds.
+        state: state dicts of its parts, by name.
     """
 
     config: dict[str, Any]
@@ -56,41 +56,40 @@ class Past(NamedTuple):
 
 
 def find_source(source: str | Path) -> Path:
-    """Return the file or folder of a model, see `sources.find`; search next to the running
-    experiment first.
+    """Return the file or folder of a model (see `sources.find`); search next to this run first.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no such file, folder or experiment.
     """
     return sources.find(source, Path(dora.get_xp().dora.dir) if dora.is_xp() else None)
 
 
 def read_past(path: Path) -> Past:
-    """Read what a file or folder holds besides the model."""
+    """Read the state of training that a file or folder holds besides the model."""
     try:
         content = checkpoint.load_checkpoint(path)
-    except ValueError:  # of another kind: `pretrained` has read it
+    except ValueError:  # an export, which holds only the model
         return Past({}, {})
     return Past(yaml.safe_load(content['config']), content['state'])
 
 
 def start_from(trainee: Trainee, cfg: Mapping[str, Any], source: str) -> list[str]:
-    """Load another model's weights, and what its training left, into the parts of a solver.
+    """Load another model's weights and the state of its training into the parts of a solver.
 
-    With its optimizer, training continues from the latest weights and their average; without, it
-    starts from the averaged weights.
+    If its optimizer is loaded, training continues from the latest weights and their running
+    average; otherwise it starts from the averaged weights.
 
     Args:
-        trainee: built from the recipe, moved to its device.
+        trainee: parts built from the recipe, on their device.
         cfg: the recipe, as dicts and lists.
         source: see `find_source`.
 
     Returns:
-        Lines for the log: what was loaded, what is newly initialized, what has changed.
+        Lines for the log: what was loaded, what is newly initialized, which options changed.
 
     Raises:
         ConfigError: the recipe's model differs; the message names every difference.
-        ValueError: no such source, or it cannot be read or trained.
+        ValueError: the source does not exist or cannot be read or trained.
     """
     path = find_source(source)
     found = pretrained.read(str(path))
@@ -112,8 +111,8 @@ def start_from(trainee: Trainee, cfg: Mapping[str, Any], source: str) -> list[st
         lines.append(f'training options changed: {changed}')
     if trainee.adversaries.in_warmup:
         lines.append(
-            f'the discriminators train alone for the first {trainee.adversaries.warmup} updates; '
-            'their weight then grows to its full value over as many again (adversarial.warmup)'
+            f'discriminator warm-up: only they train for {trainee.adversaries.warmup} updates; '
+            'over as many again, their weight grows to its full value (adversarial.warmup)'
         )
     return lines
 
@@ -121,7 +120,7 @@ def start_from(trainee: Trainee, cfg: Mapping[str, Any], source: str) -> list[st
 def _load(
     trainee: Trainee, weights: Mapping[str, torch.Tensor], past: Past, cfg: Mapping[str, Any]
 ) -> dict[str, bool]:
-    """Load what fits; return what there is, and whether it was loaded."""
+    """Load what fits; return the name of each part and whether it was loaded."""
     model, optimizer, adversaries, balancer, ema = trainee
     continues = take_optimizer(optimizer, past, cfg, 'optim')
     load_weights(model, past.state['model'] if continues else weights)
@@ -145,7 +144,7 @@ def _load(
 
 
 def settle_codebooks(model: CompressionModel) -> None:
-    """Make the codebooks' statistics fit entries that are averages, or those of another library."""
+    """Reset the codebooks' statistics to match their entries, which are averaged or imported."""
     for module in model.modules():
         if isinstance(module, BaseQuantizer):
             module.settle_statistics()
@@ -154,47 +153,51 @@ def settle_codebooks(model: CompressionModel) -> None:
 def take_optimizer(
     optimizer: torch.optim.Optimizer | None, past: Past, cfg: Mapping[str, Any], section: str
 ) -> bool:
-    """Take an optimizer's moments where it has the kind and the parameters of the one before; its
-    rates stay its own.
+    """Load an optimizer's moments if it is of the same class and for the same parameters.
+
+    Its learning rate and other options stay those of the recipe.
 
     Args:
-        optimizer: to be changed in place.
-        past: of the source.
+        optimizer: changed in place.
+        past: state of the source.
         cfg: the whole configuration.
-        section: `optim`, or `adversarial`, for the optimizer of the discriminators.
+        section: `optim`, or `adversarial` for the optimizer of the discriminators.
 
     Returns:
-        Whether they were taken.
+        Whether the moments were loaded.
     """
-    state = (
-        past.state.get('optimizer')
-        if section == 'optim'
-        else _adversarial_extras(past).get('optimizer')
-    )
-    kinds = [config.select(each, f'{section}.optimizer._target_') for each in (past.config, cfg)]
-    if optimizer is None or not cfg['finetune']['optimizers'] or not state or kinds[0] != kinds[1]:
+    if section == 'optim':
+        state = past.state.get('optimizer')
+    else:
+        state = _adversarial_extras(past).get('optimizer')
+    key = f'{section}.optimizer._target_'
+    same_class = config.select(past.config, key) == config.select(cfg, key)
+    if optimizer is None or not cfg['finetune']['optimizers'] or not state or not same_class:
         return False
-    parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
     moments = state['state']
-    shapes = [
-        (value.shape, parameters[index].shape)
-        for index, values in moments.items()
-        if index < len(parameters)
-        for value in values.values()
-        if isinstance(value, torch.Tensor) and value.dim() > 0
-    ]
     number = sum(len(group['params']) for group in state['param_groups'])
-    if not moments or number != len(parameters) or any(theirs != ours for theirs, ours in shapes):
+    parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
+    if not moments or number != len(parameters) or not _moments_fit(moments, parameters):
         return False
-    # A copy: the optimizer would go on to update the very tensors it is given.
+    # A copy, since the optimizer would update the loaded tensors in place.
     optimizer.load_state_dict({**optimizer.state_dict(), 'state': copy.deepcopy(moments)})
     return True
 
 
+def _moments_fit(
+    moments: Mapping[int, Mapping[str, Any]], parameters: Sequence[torch.Tensor]
+) -> bool:
+    """True if each moment has the shape of its parameter; step counts are scalars."""
+    for index, values in moments.items():
+        for value in values.values():
+            is_moment = isinstance(value, torch.Tensor) and value.dim() > 0
+            if is_moment and index < len(parameters) and value.shape != parameters[index].shape:
+                return False
+    return True
+
+
 def take_average(average: ModuleEMA, past: Past) -> bool:
-    """Take the running average of the weights, where there is one of the same tensors; says
-    whether.
-    """
+    """Load the running average of the weights if there is one; return whether."""
     if 'ema' not in past.state:
         return False
     average.load_state_dict(past.state['ema'])
@@ -204,27 +207,25 @@ def take_average(average: ModuleEMA, past: Past) -> bool:
 def take_discriminators(
     adversaries: AdversarialTrainer, past: Past, cfg: Mapping[str, Any]
 ) -> list[str]:
-    """Take the discriminators that have been trained and are as the recipe has them.
+    """Load the discriminators that were trained and that the recipe defines in the same way.
 
-    If that is all of them, their count of updates goes on; else it starts afresh beside a generator
-    that is trained.
+    If all are loaded, their count of updates continues. Otherwise they start with a warm-up, since
+    the generator is trained already.
 
     Returns:
-        The names of those taken.
+        The names of the loaded discriminators.
     """
     state, extras = past.state.get('adversaries', {}), _adversarial_extras(past)
+    # An optimizer without moments belongs to discriminators that had not started to train.
+    were_trained = bool(extras.get('optimizer', {}).get('state'))
     taken = []
     for name, discriminator in adversaries.discriminators.items():
         prefix = f'discriminators.{name}.'
-        theirs = {
-            key.removeprefix(prefix): value
-            for key, value in state.items()
-            if key.startswith(prefix)
-        }
-        node = f'adversarial.discriminators.{name}'
+        keys = [key for key in state if key.startswith(prefix)]
+        theirs = {key.removeprefix(prefix): state[key] for key in keys}
         if (
-            extras.get('optimizer', {}).get('state')
-            and _same_node(past.config, cfg, node)
+            were_trained
+            and _same_node(past.config, cfg, f'adversarial.discriminators.{name}')
             and _same_shapes(discriminator.state_dict(), theirs)
         ):
             discriminator.load_state_dict(theirs)
@@ -240,37 +241,36 @@ def take_discriminators(
 def take_norms(
     balancer: Balancer, past: Past, cfg: Mapping[str, Any], discriminators: Collection[str]
 ) -> list[str]:
-    """Take the balancer's averages of those losses that are what they were.
+    """Load the balancer's averages of the losses that have not changed.
 
     Args:
-        balancer: to be changed in place.
-        past: of the source.
+        balancer: changed in place.
+        past: state of the source.
         cfg: the whole configuration.
-        discriminators: names of those that are the source's.
+        discriminators: names of the discriminators loaded from the source.
 
     Returns:
-        The names of the losses.
+        The names of these losses.
     """
-    theirs = {name: past.state.get('balancer', {}).get(f'norm_{name}') for name in balancer.weights}
-    kinds = [config.select(each, 'balancer.per_batch_item') for each in (past.config, cfg)]
-    if kinds[0] != kinds[1]:
-        return []
-    same = {f'{term}_{name}' for name in discriminators for term in ('adv', 'feat')}
-    taken = {
-        name: norm
-        for name, norm in theirs.items()
-        if isinstance(norm, torch.Tensor)
-        and norm.shape == (2,)
-        and (name in same or _same_node(past.config, cfg, f'losses.{name}'))
-    }
-    balancer.load_state_dict(
-        {**balancer.state_dict(), **{f'norm_{name}': norm for name, norm in taken.items()}}
-    )
+    key = 'balancer.per_batch_item'
+    if config.select(past.config, key) != config.select(cfg, key):
+        return []  # norms per item and per batch are not comparable
+    unchanged = {f'{term}_{name}' for name in discriminators for term in ('adv', 'feat')}
+    state = past.state.get('balancer', {})
+    taken = {}
+    for name in balancer.weights:
+        norm = state.get(f'norm_{name}')
+        if not isinstance(norm, torch.Tensor) or norm.shape != (2,):
+            continue
+        if name in unchanged or _same_node(past.config, cfg, f'losses.{name}'):
+            taken[name] = norm
+    norms = {f'norm_{name}': norm for name, norm in taken.items()}
+    balancer.load_state_dict({**balancer.state_dict(), **norms})
     return list(taken)
 
 
 def _adversarial_extras(past: Past) -> Mapping[str, Any]:
-    """What the adversaries' state holds besides tensors of modules."""
+    """Return the state of the adversaries besides tensors: optimizer, updates."""
     return past.state.get('adversaries', {}).get('_extra_state') or {}
 
 
@@ -281,11 +281,12 @@ def _same_shapes(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Te
 
 
 def _same_node(past: Mapping[str, Any], cfg: Mapping[str, Any], key: str) -> bool:
-    """Whether the component at a key is what it was; its weight among the losses aside."""
-    nodes = [config.select(each, key) for each in (past, cfg)]
-    if not all(isinstance(node, Mapping) and '_target_' in node for node in nodes):
-        return False
-    theirs, ours = (
-        {name: value for name, value in node.items() if name != 'weight'} for node in nodes
-    )
+    """True if the component at a key has not changed, apart from its weight."""
+    nodes = []
+    for each in (past, cfg):
+        node = config.select(each, key)
+        if not isinstance(node, Mapping) or '_target_' not in node:
+            return False
+        nodes.append({name: value for name, value in node.items() if name != 'weight'})
+    theirs, ours = nodes
     return not list(differences(ours, theirs))

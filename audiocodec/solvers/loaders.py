@@ -1,4 +1,4 @@
-"""From the `datasource` and `dataset` sections of a configuration to a loader for each stage."""
+"""Build a loader for each stage from the `datasource` and `dataset` sections."""
 
 import itertools
 from collections.abc import Iterator
@@ -26,26 +26,27 @@ from audiocodec.utils.config import ConfigError
 
 
 def needed_splits(cfg: DictConfig) -> list[str]:
-    """The splits that this run will read: those of the stages that are ever due."""
+    """Return the splits that this run reads: those of the stages that are not off."""
     if cfg.execute_only is not None:
         return [cfg.execute_only]
     return ['train', *(stage for stage in SPLITS[1:] if cfg[stage].every)]
 
 
 def split_options(cfg: DictConfig, split: str) -> dict[str, Any]:
-    """The `dataset` section with the split's own values over the common ones."""
+    """Return the options of a split: the common ones, overridden by its own."""
     common = {key: value for key, value in cfg.dataset.items() if key not in SPLITS}
     return {**common, **cfg.dataset[split]}
 
 
 def load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
-    """Returns the files of a split: of its own source, else its part of `datasource.folder`.
+    """Return the files of a split: of its own source, else its part of `datasource.folder`.
 
-    Worker 0 alone reads the source and looks whether the files exist; every worker must call this.
+    Every worker must call this, but only worker 0 reads the source and checks that the files exist:
+    with many workers, the lookups would overload a shared file system.
 
     Raises:
-        ValueError: if the split has no source, the source cannot be read, or no file in it is rich
-            enough.
+        ValueError: the split has no source, the source cannot be read, files are missing, or all
+            sample rates are below that of the recipe.
     """
     return distrib.from_rank_zero(lambda: _load_files(cfg, split))
 
@@ -58,38 +59,34 @@ def _load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
     elif source.folder is not None:
         files = split_folder(paths.find(source.folder), split)
     else:
-        do_without = '' if split == 'train' else f'; {split}.every=null does without'
+        turn_off = '' if split == 'train' else f', or turn the stage off ({split}.every=null)'
         raise ConfigError(
-            f'datasource.{split} is missing: give a manifest or a folder of audio '
-            f'(datasource.{split}=PATH), or one '
-            'folder for all splits (dset=audio/folder datasource.folder=PATH), or try the example '
-            'recordings '
-            f'(dset=audio/example){do_without}'
+            f'datasource.{split} is missing: set a manifest or folder of audio '
+            f'(datasource.{split}=PATH), one folder for all splits (dset=audio/folder '
+            f'datasource.folder=PATH), or the example recordings (dset=audio/example){turn_off}'
         )
+    # What the user typed, for messages.
+    typed = f'datasource.{split}={source[split] or source.folder}'
     missing = missing_files([meta.path for meta in files if not is_address(meta.path)])
     if missing:
         raise ConfigError(
-            f'datasource.{split}={source[split] or source.folder}: {len(missing)} of {len(files)} '
-            'files '
-            f'do not exist, e.g. {", ".join(missing[:3])}; audiocodec doctor writes a manifest of '
-            'the '
-            'others'
+            f'{typed}: {len(missing)} of {len(files)} files do not exist, e.g. '
+            f'{", ".join(missing[:3])}; audiocodec doctor writes a manifest of the others'
         )
     highest = max(meta.sample_rate for meta in files)
     if highest < cfg.sample_rate:
         raise ConfigError(
-            f'datasource.{split}={source[split] or source.folder}: its highest sample rate is '
-            f'{highest} '
-            f'Hz, below sample_rate={cfg.sample_rate}: choose a recipe with a lower rate, or other '
-            'data'
+            f'{typed}: its highest sample rate is {highest} Hz, below '
+            f'sample_rate={cfg.sample_rate}: choose a recipe with a lower rate, or other data'
         )
     return files
 
 
 def make_dataset(cfg: DictConfig, split: str) -> AudioDataset:
-    """The dataset of a split."""
+    """Create the dataset of a split."""
     options = {key: value for key, value in split_options(cfg, split).items() if key not in LOADING}
     if split == 'train' and options['num_samples'] is None and cfg.optim.updates_per_epoch:
+        # An epoch is set by its updates: draw as many items as they need.
         options['num_samples'] = cfg.dataset.batch_size * cfg.optim.updates_per_epoch
     return AudioDataset(
         load_files(cfg, split),
@@ -102,22 +99,21 @@ def make_dataset(cfg: DictConfig, split: str) -> AudioDataset:
 
 
 def build_dataloaders(cfg: DictConfig, device: torch.device) -> dict[str, AudioLoader]:
-    """A loader for each split that this run needs; all that is wrong with the sources is said at
-    once.
+    """Create a loader for each split that this run reads.
 
     Raises:
-        ConfigError: with a problem for each split that has one.
+        ConfigError: with the problems of all splits.
     """
     loaders, problems = {}, []
-    named: set[str] = set()  # bad files, which several splits may share
+    named: set[str] = set()  # bad files already reported by another split
     for split in needed_splits(cfg):
         options = split_options(cfg, split)
         try:
             batch_size = options['batch_size'] // distrib.world_size()
             if batch_size * distrib.world_size() != options['batch_size'] and split == 'train':
                 raise ConfigError(
-                    f'dataset.batch_size={options["batch_size"]} is over all workers: it must be a '
-                    f'multiple of their number, {distrib.world_size()}'
+                    f'dataset.batch_size={options["batch_size"]} must be a multiple of the number '
+                    f'of workers, {distrib.world_size()}, which share each batch'
                 )
             loaders[split] = make_loader(
                 make_dataset(cfg, split),
@@ -138,9 +134,7 @@ def build_dataloaders(cfg: DictConfig, device: torch.device) -> dict[str, AudioL
 
 
 class RepeatFirst:
-    """A loader that yields its first batch as often as it would have yielded batches: speed without
-    loading.
-    """
+    """Loader that repeats its first batch, to measure training speed without loading."""
 
     wait_time = 0.0
 
@@ -153,7 +147,7 @@ class RepeatFirst:
         return len(self.loader)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Only where to begin: every epoch is the same batch."""
+        """Set only the first batch: all epochs are the same."""
         self._start = start
 
     def __iter__(self) -> Iterator[Any]:

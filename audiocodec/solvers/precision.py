@@ -1,6 +1,4 @@
-"""How an update is computed, not what: its precision, cuDNN's choice of algorithms, compiled
-modules.
-"""
+"""Precision, cuDNN's choice of algorithms and compiled modules: how an update is computed."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,22 +13,23 @@ from audiocodec.adversarial.discriminators import STFTDiscriminator
 from audiocodec.models import CompressionModel
 from audiocodec.utils.config import ConfigError
 
-# Graphs that one function may be compiled to: a discriminator's sub-discriminators share their
-# code, and each of them meets a batch twice as large in its own training, and audio with and
-# without a gradient.
-_GRAPHS = 128
+# Limit of compiled graphs per function. Sub-discriminators share their code, and each of them needs
+# graphs for two batch sizes (twice as large in its own training) and for audio with and without a
+# gradient.
+_MAX_GRAPHS = 128
 
 
 def set_up(options: DictConfig, device: torch.device) -> None:
-    """Says how this process computes in float32 on a GPU; on a CPU it changes nothing.
+    """Set how this process computes in float32 on a GPU; nothing changes on a CPU.
 
     Args:
         options: `conv` and `matmul`, each `tf32` or `float32`, and `cudnn_benchmark`.
-        device: of the run.
+        device: device of the run.
     """
     if device.type != 'cuda':
         return
-    with warnings.catch_warnings():  # PyTorch 2.9 to 2.11 announce other names for the first two
+    # PyTorch 2.9 to 2.11 warn that the first two will be renamed.
+    with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning)
         torch.backends.cudnn.allow_tf32 = options.conv == 'tf32'
         torch.set_float32_matmul_precision('high' if options.matmul == 'tf32' else 'highest')
@@ -40,21 +39,20 @@ def set_up(options: DictConfig, device: torch.device) -> None:
 def autocast(
     dtype: str | None, device: torch.device
 ) -> Callable[[], AbstractContextManager[object]]:
-    """What model and discriminators run within; losses, quantizer, spectra and balancer leave it by
-    themselves.
+    """Return the autocast context of model and discriminators.
 
-    bfloat16 has the range of float32, so that gradients need no scaling; float16 has not, and is
-    not offered.
+    Losses, quantizer, spectra and balancer disable it for themselves. bfloat16 has the range of
+    float32, so gradients need no scaling; float16 would need it and is not supported.
 
     Args:
-        dtype: `bfloat16`; None: float32, or TF32 on a GPU (see `set_up`).
-        device: where they run.
+        dtype: `bfloat16`; None for float32, or TF32 on a GPU (see `set_up`).
+        device: device of the run.
 
     Returns:
-        A function that gives the context.
+        A function that creates the context.
 
     Raises:
-        ConfigError: a GPU without bfloat16.
+        ConfigError: the GPU does not support bfloat16.
     """
     if dtype is None:
         return nullcontext
@@ -63,32 +61,30 @@ def autocast(
             f'precision.autocast={dtype}: {torch.cuda.get_device_name(device)} does not compute in '
             'bfloat16; use precision.autocast=null'
         )
-    # Its cache of weights in half precision would outlive the discriminators' step, which changes
-    # them.
+    # No cache: its half-precision copies of weights would be stale after the discriminators' step.
     return lambda: torch.autocast(device.type, dtype=getattr(torch, dtype), cache_enabled=False)
 
 
 def compile_parts(model: CompressionModel, adversaries: AdversarialTrainer) -> None:
-    """Have encoder, decoder and sub-discriminators compiled when they are first run; names and
-    states stay.
+    """Compile encoder, decoder and sub-discriminators on their first run; keep their state dicts.
 
-    Compiled code is for the shapes of training; everything else runs within `for_any_length`.
+    Only training, with its fixed shapes, runs compiled code; see `for_any_length`.
     """
     import torch._dynamo.config
     import torch._functorch.config
 
-    torch._dynamo.config.recompile_limit = max(_GRAPHS, torch._dynamo.config.recompile_limit)
-    # Two losses, adversarial and of the features, have their gradients through one graph, one after
-    # the other.
+    torch._dynamo.config.recompile_limit = max(_MAX_GRAPHS, torch._dynamo.config.recompile_limit)
+    # The adversarial and feature losses are backpropagated through one graph one after the other,
+    # so the first backward pass must not reuse its buffers.
     torch._functorch.config.donated_buffer = False
-    # The compiler makes nothing of complex numbers. As an attribute of an instance, the function
-    # would not pickle, and its copies would run on that instance.
+    # The compiler does not support complex numbers. Set on the class: an attribute of an instance
+    # would not pickle, and copies of the instance would call the original's function.
     STFTDiscriminator.spectrum = torch.compiler.disable(STFTDiscriminator.spectrum)  # type: ignore[method-assign]
     parts = [getattr(model, name, None) for name in ('encoder', 'decoder')]
     for discriminator in adversaries.discriminators.values():
         parts += getattr(discriminator, 'discriminators', [discriminator])
-    # Before PyTorch 2.11, the backward of weight norm refuses the layout that the compiler gives to
-    # weights.
+    # Before PyTorch 2.11, the backward of weight norm rejects the memory layout that the compiler
+    # chooses for weights.
     options = {'layout_optimization': False} if torch.__version__ < '2.11' else None
     for part in parts:
         if isinstance(part, nn.Module):
@@ -97,12 +93,11 @@ def compile_parts(model: CompressionModel, adversaries: AdversarialTrainer) -> N
 
 @contextmanager
 def for_any_length() -> Iterator[None]:
-    """Within it, nothing is compiled and no algorithm is tried: audio of any length comes by, and
-    each would be new.
-    """
-    was, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    """Turn compilation and cuDNN's benchmark off: both would start over for each new length."""
+    benchmark = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
     try:
         with torch.compiler.set_stance('force_eager'):
             yield
     finally:
-        torch.backends.cudnn.benchmark = was
+        torch.backends.cudnn.benchmark = benchmark

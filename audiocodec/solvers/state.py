@@ -1,4 +1,4 @@
-"""What a run has done so far, and the checkpoint that holds it."""
+"""The state of a run, and the checkpoints that hold it."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -20,18 +20,21 @@ logger = logging.getLogger('audiocodec')
 
 
 class StatefulSolver(flashy.BaseSolver, ABC):
-    """A Flashy solver whose checkpoints hold everything that shapes the next update.
+    """Flashy solver whose checkpoints hold everything that affects the next update.
+
+    A checkpoint may be written after any update. The next one after a resume is then bit for bit
+    the same as without interruption.
 
     Args:
         cfg: a resolved configuration.
-        device: of the model.
+        device: the model's device.
 
     Attributes:
-        updates: done since the first epoch.
-        batches: done in this epoch.
-        means: of the metrics of this epoch's updates.
-        guard: follows non-finite updates.
-        failures: of what is done besides training.
+        updates: number of updates since the first epoch.
+        batches: number of batches in this epoch.
+        means: means of the metrics over this epoch's updates.
+        guard: counts and records non-finite updates.
+        failures: failures besides training: samples, metrics, trackers, copies.
     """
 
     def __init__(self, cfg: DictConfig, device: torch.device) -> None:
@@ -46,13 +49,13 @@ class StatefulSolver(flashy.BaseSolver, ABC):
         folder = self.folder / 'nonfinite'
         self.guard = UpdateGuard(folder, device, cfg.optim.max_skipped, cfg.seed)
         self._asked_to_stop = False
-        self._bad_files: dict[str, Any] | None = None  # skipped in this epoch before a resume
+        self._bad_files: dict[str, Any] | None = None  # skipped earlier in this epoch
         self.register_stateful('updates')
 
     @property
     @abstractmethod
     def dataloaders(self) -> dict[str, Any]:
-        """A loader for each stage that has data."""
+        """Loaders by stage, for the stages that have data."""
 
     @property
     def folder(self) -> Path:
@@ -61,54 +64,53 @@ class StatefulSolver(flashy.BaseSolver, ABC):
 
     @property
     def checkpoint_path(self) -> Path:
-        """The latest checkpoint."""
+        """Path of the latest checkpoint."""
         return self.folder / 'checkpoint.th'
 
+    # ---- saving ----------------------------------------------------------------------------------
+
     def state_dict(self) -> dict[str, Any]:
-        """Every registered part; Flashy's own entries for the configuration and signature are kept
-        apart.
-        """
-        return {
-            name: value
-            for name, value in super().state_dict().items()
-            if not name.startswith('xp.')
-        }
+        """Return the state of every registered part."""
+        # Flashy adds the configuration and signature; `save_checkpoint` writes its own.
+        state = super().state_dict()
+        return {name: value for name, value in state.items() if not name.startswith('xp.')}
 
     def commit(self) -> None:
-        """Close the epoch: append its metrics to the history, save the checkpoint and what is made
-        from it.
-        """
+        """Close the epoch: append its metrics to the history, save checkpoint and copies."""
         self.history.append(self._pending_metrics)
         self._start_epoch()
-        self.batches, self.means = 0, Averager()
+        self.batches = 0
+        self.means = Averager()
         self.save_checkpoint()
         self._keep_records()
 
     def _keep_records(self) -> None:
-        """Writes what an epoch leaves besides its checkpoint, which holds all of it: copies, and
-        `history.json`.
+        """Write the copies of an epoch's checkpoint and `history.json`.
+
+        The checkpoint holds all of it, so a failure here is only a warning.
         """
         if not distrib.is_rank_zero():
             return
         options = self.cfg.checkpoint
-        with self.failures.caught('a kept checkpoint'):
+        with self.failures.caught('copying the checkpoint'):
             kept.keep_epoch(
                 self.checkpoint_path, len(self.history), options.save_every, options.keep_last
             )
         if options.keep_best is not None:
             with self.failures.caught(f'checkpoint.keep_best={options.keep_best}'):
+                stage, metric = options.keep_best.split('.', 1)
                 kept.keep_best(
                     self.checkpoint_path,
                     self.history,
                     options.keep_best,
-                    self.higher_is_better(*options.keep_best.split('.', 1)),
+                    self.higher_is_better(stage, metric),
                 )
         with self.failures.caught('history.json'):
             self.xp.link.update_history(self.history)
 
     def save_checkpoint(self) -> None:
         """Write the latest checkpoint, at any point of an epoch; every worker must call it."""
-        position = self._position()
+        position = self._position()  # gathered from all workers
         if not distrib.is_rank_zero():
             return
         checkpoint.save(
@@ -125,14 +127,13 @@ class StatefulSolver(flashy.BaseSolver, ABC):
         )
 
     def _position(self) -> dict[str, Any]:
-        """How far into the epoch it is: batches, metrics of the stages that are done, and what each
-        worker holds.
-        """
+        """Return the position in the epoch: batches, completed stages, state of each worker."""
         self._asked_to_stop |= self.guard.flush()
+        bad_files = self.dataloaders['train'].bad_files.state_dict() if self.batches else None
         own = {
             'means': self.means.state_dict(),
             'guard': self.guard.state_dict(),
-            'bad_files': self.dataloaders['train'].bad_files.state_dict() if self.batches else None,
+            'bad_files': bad_files,
         }
         return {
             'batches': self.batches,
@@ -140,35 +141,13 @@ class StatefulSolver(flashy.BaseSolver, ABC):
             'workers': distrib.all_gather_object(own),
         }
 
-    def _load_position(self, position: dict[str, Any]) -> None:
-        if not position:
-            return
-        self.batches = position['batches']
-        self._pending_metrics = {
-            stage: dict(metrics) for stage, metrics in position['stages'].items()
-        }
-        workers = position['workers']
-        own = workers[distrib.rank()] if len(workers) == distrib.world_size() else None
-        if (
-            own is None
-        ):  # another number of workers goes on: the first of them holds what all have summed up
-            held = workers if distrib.is_rank_zero() else []
-            bad_files = [worker['bad_files'] for worker in held if worker['bad_files'] is not None]
-            own = {
-                **workers[0],
-                'means': Averager.merge([worker['means'] for worker in held]),
-                'bad_files': BadFiles.merge(bad_files) if bad_files else None,
-            }
-        self.means.load_state_dict(own['means'], self.device)
-        self.guard.load_state_dict(own['guard'])
-        self._bad_files = own['bad_files']
+    # ---- resuming --------------------------------------------------------------------------------
 
     def restore(self) -> bool:
-        """Continue from this experiment's last checkpoint, if there is one.
+        """Resume from this experiment's last checkpoint; return False if there is none.
 
         Raises:
-            ValueError: if the checkpoint cannot be read or was written with parts of other names or
-                shapes.
+            ValueError: the checkpoint cannot be read, or its parts have other names or shapes.
         """
         if not self.checkpoint_path.exists():
             return False
@@ -178,19 +157,47 @@ class StatefulSolver(flashy.BaseSolver, ABC):
         if missing:
             raise ValueError(
                 f'{self.checkpoint_path} lacks {", ".join(missing)}: it was written by another '
-                'recipe; '
-                'start afresh with `dora run --clear ...`'
+                'recipe; start from scratch with `dora run --clear ...`'
             )
-        self._load(state, self.checkpoint_path)
-        self._load_position(content['position'])
-        return True
-
-    def _load(self, state: dict[str, Any], source: object) -> None:
         try:
             self.load_state_dict(state)
         except (RuntimeError, KeyError) as error:
-            raise ValueError(f'{source} does not fit the configured model: {error}') from error
+            raise ValueError(
+                f'{self.checkpoint_path} does not fit the configured model: {error}'
+            ) from error
+        self._load_position(content['position'])
+        return True
+
+    def _load_position(self, position: dict[str, Any]) -> None:
+        """Restore what `_position` returned."""
+        if not position:
+            return
+        self.batches = position['batches']
+        stages = position['stages']
+        self._pending_metrics = {stage: dict(metrics) for stage, metrics in stages.items()}
+        workers = position['workers']
+        if len(workers) == distrib.world_size():
+            own = workers[distrib.rank()]
+        else:
+            own = _merged(workers, distrib.is_rank_zero())
+        self.means.load_state_dict(own['means'], self.device)
+        self.guard.load_state_dict(own['guard'])
+        self._bad_files = own['bad_files']
 
     def higher_is_better(self, stage: str, metric: str) -> bool:
-        """Whether a metric of a stage is better the higher it is."""
+        """True if higher values of a stage's metric are better."""
         return False
+
+
+def _merged(workers: list[dict[str, Any]], is_first: bool) -> dict[str, Any]:
+    """Return a worker's state when the number of workers has changed.
+
+    Sums cannot be distributed again: the first worker gets those of all, the others start at zero.
+    """
+    summed = workers if is_first else []
+    bad_files = [worker['bad_files'] for worker in summed if worker['bad_files'] is not None]
+    return {
+        **workers[0],
+        'means': Averager.merge([worker['means'] for worker in summed]),
+        'bad_files': BadFiles.merge(bad_files) if bad_files else None,
+    }

@@ -1,3 +1,1 @@
-"""The sub-commands of `scripts/benchmark.py`, one module each; see `benchmarks.common` for what a
-module holds.
-"""
+"""Subcommands of `scripts/benchmark.py`, one module each; `benchmarks.common` has the interface."""

@@ -1,6 +1,4 @@
-"""Encoding and decoding with EnCodec at 24 kHz, in turn with the `encodec` package and
-`transformers`.
-"""
+"""Encoding and decoding with EnCodec at 24 kHz, against packages `encodec` and `transformers`."""
 
 import argparse
 from collections.abc import Callable
@@ -17,11 +15,11 @@ from benchmarks.common import Stopwatch, apart, in_turn, peak_bytes, ratio, summ
 HELP = 'encode and decode at 24 kHz, and the same by the encodec package and transformers'
 DEFAULTS = {'threads': 1}
 PEERS = ('encodec', 'transformers')
-_CODEBOOKS = {1.5: 2, 3.0: 4, 6.0: 8, 12.0: 16, 24.0: 32}  # of each bandwidth, kbps
+_CODEBOOKS = {1.5: 2, 3.0: 4, 6.0: 8, 12.0: 16, 24.0: 32}  # by bandwidth in kbps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """How much is coded, at which rate."""
+    """Declare the amount of audio, the bandwidth and the model's layout."""
     parser.add_argument('--seconds', type=float, default=10.0, help='of audio')
     parser.add_argument('--batch', type=int, default=1, help='items')
     parser.add_argument(
@@ -37,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def make_model(layout: str, device: str) -> Any:
-    """The model of the published 24 kHz weights, with random ones."""
+    """Build the published 24 kHz model with random weights."""
     seanet: dict[str, Any] = {
         'dimension': 128,
         'n_filters': 32,
@@ -87,14 +85,14 @@ def _transformers(wav: torch.Tensor, bandwidth: float) -> Callable[[], Any]:
 
 
 def _noise(args: argparse.Namespace) -> torch.Tensor:
-    """What is coded, the same in every process."""
+    """Return the input, the same in every process."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     return 0.1 * torch.randn(args.batch, 1, round(24000 * args.seconds), device=args.device)
 
 
 def make_peer(name: str, args: argparse.Namespace) -> Callable[[], None]:
-    """Encoding and decoding by a peer."""
+    """Return a function that encodes and decodes with a peer."""
     code = {'encodec': _encodec, 'transformers': _transformers}[name](_noise(args), args.bandwidth)
 
     def run() -> None:
@@ -106,7 +104,7 @@ def make_peer(name: str, args: argparse.Namespace) -> Callable[[], None]:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Time encoding and decoding of noise, each peer in a process of its own; `total` is both."""
+    """Time encoding and decoding of noise, each peer in its own process; `total` is both."""
     wav = _noise(args)
     model = make_model(args.layout, args.device)
     model.set_num_codebooks(_CODEBOOKS[args.bandwidth])

@@ -1,26 +1,24 @@
-"""What every benchmark shares: timing, medians, memory, the table and the JSON line, and a peer run
-in turn.
+"""Shared code of the benchmarks: timing, medians, memory, table and JSON line, comparison.
 
-A sub-command of `scripts/benchmark.py` is a module of this package, imported only when it is asked
-for, with
+A subcommand of `scripts/benchmark.py` is a module of this package, imported on demand, with
 
-    HELP: str                                                        one line for `--help`
-    DEFAULTS: dict[str, Any]                          its own defaults of shared options
-    add_arguments(parser: argparse.ArgumentParser) -> None    its own options, beside shared ones
-                                                                     for it, and gives those that
-                                                                     all have
-    run(args: argparse.Namespace) -> dict[str, Any]   measures, and returns the result
+    HELP: str                                       one line for `--help`
+    DEFAULTS: dict[str, Any]                        defaults of shared options that differ
+    add_arguments(parser: ArgumentParser) -> None   declare further options; the shared ones are
+                                                    added by `add_shared_arguments`
+    run(args: Namespace) -> dict[str, Any]          measure, and return the result
 
 The result holds plain numbers, strings, lists and dicts. `benchmark.py` adds the options and
-`machine()` to it, prints the table and then the result as one line of JSON, the last line of the
-output. These keys have a meaning everywhere:
+`machine()`, prints a table, and then the result as one line of JSON, the last line of the output.
+These keys have the same meaning in all results:
 
-    ms           {name: median milliseconds}: smaller is better; `total` is the whole
-    spread       {name: (third - first quartile) / median}: how far to trust the medians
-    per_second   {name: rate}: greater is better
-    peak_bytes   peak memory: smaller is better
+    ms           {name: median milliseconds}: lower is better; `total` is the whole
+    spread       {name: (third - first quartile) / median}: the uncertainty of the medians
+    per_second   {name: rate}: higher is better
+    peak_bytes   peak memory: lower is better
 
-`--against COMMAND` compares what both sides have under the first, third and fourth.
+`--against COMMAND` compares the values that both sides have under `ms`, `per_second` and
+`peak_bytes`.
 """
 
 import argparse
@@ -46,16 +44,16 @@ if TYPE_CHECKING:
 PEER_OPTIONS = ('--against', '--rounds')
 Times = dict[str, list[float]]  # milliseconds, by name
 _made: Callable[[], Any]  # in a process of `apart`
-LONG_ENOUGH = 20  # milliseconds: what is started and waited for is little beside it
+LONG_ENOUGH = 20  # milliseconds: launching and synchronizing are negligible in comparison
 
 
 def add_shared_arguments(parser: argparse.ArgumentParser, defaults: Mapping[str, Any]) -> None:
-    """The options that every sub-command has."""
+    """Declare the options that every subcommand has."""
     parser.add_argument(
-        '--steps', type=int, default=defaults.get('steps', 5), help='times it is timed'
+        '--steps', type=int, default=defaults.get('steps', 5), help='timed repetitions'
     )
     parser.add_argument(
-        '--warmup', type=int, default=defaults.get('warmup', 1), help='times before that'
+        '--warmup', type=int, default=defaults.get('warmup', 1), help='repetitions before those'
     )
     parser.add_argument(
         '--threads', type=int, default=defaults.get('threads', 2), help='CPU threads of PyTorch'
@@ -65,16 +63,16 @@ def add_shared_arguments(parser: argparse.ArgumentParser, defaults: Mapping[str,
         '--against',
         metavar='COMMAND',
         help="a peer's command, which prints a line of JSON with the "
-        'same keys: run it in turn with this benchmark and print how many times better this one is',
+        'same keys: alternate it with this benchmark and print how many times better this one is',
     )
-    parser.add_argument('--rounds', type=int, default=3, help='turns of each side, with --against')
+    parser.add_argument('--rounds', type=int, default=3, help='runs of each side, with --against')
 
 
 class Stopwatch:
-    """Milliseconds by name; on a GPU, each time waits for the work that was sent before.
+    """Measures milliseconds by name; on a GPU, it synchronizes before and after.
 
     Args:
-        device: where the work is done.
+        device: device that does the work.
     """
 
     def __init__(self, device: str = 'cpu') -> None:
@@ -90,7 +88,7 @@ class Stopwatch:
         self.stop(name)
 
     def start(self, name: str) -> None:
-        """Begin to measure; names may be nested, not repeated within themselves."""
+        """Start measuring; measurements of different names may be nested."""
         self.wait()
         self._begins[name] = time.perf_counter()
 
@@ -102,16 +100,14 @@ class Stopwatch:
         )
 
     def rounds(self, steps: int, warmup: int) -> Iterator[None]:
-        """Go on so many times, `steps` after `warmup`; only what is measured in `steps` of them
-        stays.
-        """
+        """Iterate `warmup` + `steps` times; drop the times of the warm-up."""
         for step in range(warmup + steps):
             if step == warmup:
                 self.times.clear()
             yield
 
     def wait(self) -> None:
-        """Until the device has done all it was sent."""
+        """Wait until the device is idle."""
         if self.device.startswith('cuda'):
             import torch
 
@@ -121,13 +117,13 @@ class Stopwatch:
 def in_turn(
     functions: Mapping[str, Callable[[], Any]], steps: int, warmup: int, device: str = 'cpu'
 ) -> Times:
-    """Milliseconds of each call, the functions called one after the other in every round.
+    """Measure milliseconds of functions that are called one after the other in every round.
 
     Args:
-        functions: by name.
-        steps: rounds that count.
-        warmup: rounds before them.
-        device: waited for after every call.
+        functions: functions by name.
+        steps: timed rounds.
+        warmup: rounds before those.
+        device: device to synchronize after every call.
     """
     watch = Stopwatch(device)
     for _ in watch.rounds(steps, warmup):
@@ -139,15 +135,16 @@ def in_turn(
 
 @contextmanager
 def apart(make: Callable[..., Callable[[], Any]], *args: Any) -> Iterator[Callable[[], None]]:
-    """What `make(*args)` gives, to be called in a process of its own: memory that one side frees is
-    not the other's.
+    """Provide the function that `make(*args)` returns, called in a separate process.
+
+    So memory that one side frees is not reused by the other.
 
     Args:
-        make: a function of a module, not of the main program.
-        args: what can be sent to another process.
+        make: a function of an importable module.
+        args: picklable arguments.
 
     Raises:
-        Exception: what `make` raises, and what each call raises.
+        Exception: errors of `make` and of each call.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as process:
         process.submit(_make, make, args).result()
@@ -166,14 +163,14 @@ def _call() -> None:
 def time_batches(
     batches: Iterable[Any], size: int, workers: int, steps: int, warmup: int
 ) -> dict[str, Any]:
-    """Time batches as they come, `warmup + steps` of them.
+    """Time `warmup + steps` batches as they arrive.
 
     Args:
-        batches: of a loader.
-        size: segments in each.
-        workers: loading processes, at most one of which works in this one.
-        steps: batches that count.
-        warmup: batches before them.
+        batches: a loader.
+        size: segments per batch.
+        workers: loading processes; 0: this process loads.
+        steps: timed batches.
+        warmup: batches before those.
 
     Returns:
         A result, see the module's docstring.
@@ -182,9 +179,8 @@ def time_batches(
     for _ in watch.rounds(steps, warmup):
         with watch.measure('batch'):
             next(source)
-    seconds = (
-        sum(watch.times['batch']) / 1000
-    )  # batches come in bursts, of several processes: all of them count
+    # The total, not the median: several processes deliver batches in bursts.
+    seconds = sum(watch.times['batch']) / 1000
     rate = size * steps / seconds
     result: dict[str, Any] = summary(watch.times)
     result['ms']['total'] = round(1000 * seconds / steps, 3)
@@ -199,7 +195,7 @@ def time_batches(
 
 
 def summary(times: Times) -> dict[str, dict[str, float]]:
-    """`ms` and `spread`, see the module's docstring."""
+    """Return `ms` and `spread`, see the module's docstring."""
     return {
         'ms': {name: round(statistics.median(values), 3) for name, values in times.items()},
         'spread': {name: round(_spread(values), 3) for name, values in times.items()},
@@ -215,14 +211,12 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
-    """Median of the ratios of the rounds."""
+    """Return the median over the rounds of slow / fast."""
     return round(statistics.median(first / second for first, second in zip(slow, fast)), 3)
 
 
 def peak_bytes(device: str = 'cpu') -> int:
-    """Peak memory so far: allocated on a GPU, else resident in this process (interpreter and
-    libraries included).
-    """
+    """Return the peak memory so far: allocated on the GPU, or resident in this process."""
     if device.startswith('cuda'):
         import torch
 
@@ -233,9 +227,7 @@ def peak_bytes(device: str = 'cpu') -> int:
 
 
 def resting_bytes(device: str = 'cpu') -> int:
-    """The memory that this process holds now; the peak so far where the system does not say
-    (outside Linux).
-    """
+    """Return the current memory of this process; outside Linux, the peak so far."""
     if device.startswith('cuda'):
         import torch
 
@@ -248,9 +240,7 @@ def resting_bytes(device: str = 'cpu') -> int:
 
 
 def machine(device: str = 'cpu') -> dict[str, Any]:
-    """Names and versions of what was measured on, and how busy it was: a median of a busy machine
-    is worth little.
-    """
+    """Return names, versions and load of this machine: on a busy one, medians mean little."""
     import torch
 
     from audiocodec.utils.cpus import usable_cores
@@ -276,16 +266,14 @@ def _processor() -> str:
 
 
 def matrix_rate(device: str = 'cpu', dtype: str = 'float32') -> float:
-    """FLOPs per second that this machine reaches: in matrix products, or on a CPU in convolutions,
-    if they are faster.
+    """Measure this machine's peak FLOPs per second in matrix products.
 
-    On a CPU, PyTorch's products are those of a library that knows some makers' processors better
-    than others'; its convolutions are not.
+    On a CPU, convolutions are measured too, since PyTorch's library for matrix products favors
+    processors of some makers.
 
     Args:
-        device: where.
-        dtype: the name of PyTorch's, or `tf32`, in which a GPU's convolutions of float32 may be
-            computed.
+        device: device to measure.
+        dtype: name of a PyTorch type, or `tf32`.
     """
     import torch
 
@@ -301,9 +289,7 @@ def matrix_rate(device: str = 'cpu', dtype: str = 'float32') -> float:
 
 
 def _rate(work: Callable[[int], tuple[Callable[[], Any], int]], device: str) -> float:
-    """FLOPs per second of work of a size that takes long enough to be timed: machines and types
-    differ thousandfold.
-    """
+    """Measure FLOPs per second, at a size that takes long enough: speeds differ thousandfold."""
     for size in (2**exponent for exponent in range(8, 15)):
         function, flops = work(size)
         if in_turn({'': function}, steps=1, warmup=1, device=device)[''][0] > LONG_ENOUGH:
@@ -312,7 +298,7 @@ def _rate(work: Callable[[int], tuple[Callable[[], Any], int]], device: str) -> 
 
 
 def _product(device: str, kind: 'torch.dtype', size: int) -> tuple[Callable[[], Any], int]:
-    """A matrix product, and its FLOPs."""
+    """Return a function that computes a matrix product, and its FLOPs."""
     import torch
 
     first = torch.randn(size, size, device=device).to(kind)
@@ -320,7 +306,7 @@ def _product(device: str, kind: 'torch.dtype', size: int) -> tuple[Callable[[], 
 
 
 def _convolution(device: str, kind: 'torch.dtype', size: int) -> tuple[Callable[[], Any], int]:
-    """A convolution of images, and its FLOPs."""
+    """Return a function that convolves images, and its FLOPs."""
     import torch
 
     side = size // 64
@@ -340,7 +326,7 @@ def _convolution(device: str, kind: 'torch.dtype', size: int) -> tuple[Callable[
 
 
 def memory_rate(device: str = 'cpu', size: int = 2**28) -> float:
-    """Bytes per second that this machine reads and writes, in copies of `size` bytes."""
+    """Measure the memory bandwidth, reads plus writes per second, in copies of `size` bytes."""
     import torch
 
     source = torch.zeros(size, dtype=torch.uint8, device=device)
@@ -350,7 +336,7 @@ def memory_rate(device: str = 'cpu', size: int = 2**28) -> float:
 
 
 def print_table(title: str, rows: Sequence[Sequence[Any]], header: Sequence[str]) -> None:
-    """Rows of text and numbers, aligned."""
+    """Print aligned rows of text and numbers."""
     cells = [
         [f'{cell:,.2f}' if isinstance(cell, float) else str(cell) for cell in row]
         for row in [header, *rows]
@@ -358,25 +344,18 @@ def print_table(title: str, rows: Sequence[Sequence[Any]], header: Sequence[str]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     print(title)
     for row in cells:
-        first, rest = (
-            row[0].ljust(widths[0]),
-            [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])],
-        )
-        print('  ' + '  '.join([first, *rest]))
+        rest = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
+        print('  ' + '  '.join([row[0].ljust(widths[0]), *rest]))
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """The table of a result, and then the result as one line of JSON."""
+    """Print the table of a result, and then the result as one line of JSON."""
     spreads = result.get('spread', {})
-    rows = [
-        [
-            f'{name} ({unit})',
-            float(value),
-            f'{100 * spreads[name]:.0f} %' if name in spreads else '',
-        ]
-        for key, unit in (('ms', 'ms'), ('per_second', '/ s'))
-        for name, value in result.get(key, {}).items()
-    ]
+    rows = []
+    for key, unit in (('ms', 'ms'), ('per_second', '/ s')):
+        for name, value in result.get(key, {}).items():
+            spread = f'{100 * spreads[name]:.0f} %' if name in spreads else ''
+            rows.append([f'{name} ({unit})', float(value), spread])
     if 'peak_bytes' in result:
         rows.append(['peak memory (MiB)', result['peak_bytes'] / 2**20, ''])
     print_table(
@@ -388,20 +367,18 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 def figures(result: dict[str, Any]) -> dict[str, float]:
-    """What can be compared, by dotted name, such that smaller is better: a rate becomes its
-    inverse.
-    """
+    """Return the comparable figures by dotted name; lower is better, so rates are inverted."""
     values = {f'ms.{name}': value for name, value in result.get('ms', {}).items()}
-    values |= {
-        f'per_second.{name}': 1 / value
-        for name, value in result.get('per_second', {}).items()
-        if value
-    }
-    return values | ({'peak_bytes': result['peak_bytes']} if 'peak_bytes' in result else {})
+    for name, value in result.get('per_second', {}).items():
+        if value:
+            values[f'per_second.{name}'] = 1 / value
+    if 'peak_bytes' in result:
+        values['peak_bytes'] = result['peak_bytes']
+    return values
 
 
 def without_peer(argv: Sequence[str]) -> list[str]:
-    """A command line without `--against` and `--rounds`, in both their forms."""
+    """Return a command line without `--against` and `--rounds`, in both their forms."""
     kept, skip = [], False
     for argument in argv:
         if not skip and argument.split('=', 1)[0] not in PEER_OPTIONS:
@@ -411,16 +388,16 @@ def without_peer(argv: Sequence[str]) -> list[str]:
 
 
 def compare(ours: Sequence[str], peer: str, rounds: int) -> dict[str, Any]:
-    """Run two commands in turn, each in processes of its own, and compare their last lines.
+    """Alternate two commands, each run in a new process, and compare their last lines.
 
     Args:
         ours: command and arguments.
-        peer: a command line; no shell reads it.
+        peer: command line, run without a shell.
         rounds: runs of each.
 
     Returns:
-        Our last result, the peer's, and `ratio`: by figure, the median over the rounds of how many
-        times better ours is, with all rounds in `ratios`.
+        Our last result, the peer's, and `ratio`: how many times better ours is in each figure, the
+        median over the rounds. All rounds are in `ratios`.
 
     Raises:
         ValueError: a command fails or prints no result, or the two have no figure in common.
@@ -432,16 +409,12 @@ def compare(ours: Sequence[str], peer: str, rounds: int) -> dict[str, Any]:
         for name in mine.keys() & theirs.keys():
             if mine[name] > 0:
                 ratios.setdefault(name, []).append(round(theirs[name] / mine[name], 4))
-        print(
-            f'  round {turn + 1} of {rounds}: '
-            f'{sorted((name, values[-1]) for name, values in ratios.items())}',
-            file=sys.stderr,
-            flush=True,
-        )
+        latest = sorted((name, values[-1]) for name, values in ratios.items())
+        print(f'  round {turn + 1} of {rounds}: {latest}', file=sys.stderr, flush=True)
     if not ratios:
         raise ValueError(
             f'{peer}: its result has no figure in common with this benchmark, which has '
-            f'{", ".join(sorted(mine))}.'
+            f'{", ".join(sorted(mine))}'
         )
     middle = {name: round(statistics.median(values), 3) for name, values in sorted(ratios.items())}
     return {**result, 'peer': other, 'ratio': middle, 'ratios': ratios}
@@ -460,14 +433,13 @@ def _result_of(command: Sequence[str]) -> dict[str, Any]:
     if not isinstance(result, dict):
         raise ValueError(
             f'{shlex.join(command)}: exit code {done.returncode}; expected 0 and a line of JSON at '
-            'the '
-            f'end of its output. It ended with: {(done.stderr or done.stdout).strip()[-500:]}'
+            f'the end of its output. It ended with: {(done.stderr or done.stdout).strip()[-500:]}'
         )
     return result
 
 
 def print_comparison(result: dict[str, Any]) -> None:
-    """The table of ratios, and the result as one line of JSON."""
+    """Print the table of ratios, and the result as one line of JSON."""
     rows = [
         [name, value, ' '.join(f'{one:.2f}' for one in result['ratios'][name])]
         for name, value in result['ratio'].items()

@@ -1,4 +1,4 @@
-"""Initialising codebooks by k-means: time, and memory above the resting state."""
+"""K-means initialization of codebooks: time, and memory above the resting state."""
 
 import argparse
 from typing import Any
@@ -14,7 +14,7 @@ DEFAULTS = {'steps': 3, 'warmup': 0}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is initialised from how much."""
+    """Declare the sizes of codebooks and data."""
     parser.add_argument('--levels', type=int, default=32, help='codebooks')
     parser.add_argument('--bins', type=int, default=1024, help='entries of each')
     parser.add_argument('--dimension', type=int, default=128, help='channels of the latents')
@@ -25,14 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar='N',
-        help='iterations of the n x c x d implementation that are timed, and scaled; 0: none',
+        help='timed iterations of the n x c x d implementation, scaled to all; 0: none',
     )
 
 
 def plain_iteration(samples: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
-    """New means by way of the differences of every sample and mean, [n, c, d], as the usual
-    implementations do.
-    """
+    """Compute new means from all differences [n, c, d] of samples and means, as is usual."""
     nearest = (samples[:, None] - means[None]).square().sum(-1).argmin(-1)
     counts = torch.bincount(nearest, minlength=len(means)).clamp(min=1)
     sums = torch.zeros_like(means).scatter_add_(0, nearest[:, None].expand_as(samples), samples)
@@ -40,21 +38,18 @@ def plain_iteration(samples: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Time the initialisation of all levels; the plain one is timed for a few iterations, and
-    scaled.
+    """Time the initialization of all levels; the plain one for a few iterations, then scaled.
 
-    Each level of the usual implementations runs all iterations, and one search more, for what it
-    leaves to the next.
+    In the usual implementations, each level runs all iterations, and one more search to compute the
+    residual for the next level.
     """
     torch.set_num_threads(args.threads)
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(args.vectors, args.dimension, generator=generator).to(args.device)
 
     def initialize() -> None:
-        books = Codebooks(args.levels, args.bins, args.dimension, kmeans_iters=args.iterations).to(
-            args.device
-        )
-        books.initialize(vectors)
+        books = Codebooks(args.levels, args.bins, args.dimension, kmeans_iters=args.iterations)
+        books.to(args.device).initialize(vectors)
 
     if args.device.startswith('cuda'):
         torch.cuda.reset_peak_memory_stats()
@@ -65,12 +60,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if not args.plain:
         return {**summary(times), **result}
     means = vectors[spread_indices(len(vectors), (args.bins,), generator).to(args.device)]
-    plain = in_turn({'plain': lambda: plain_iteration(vectors, means)}, args.plain, 0, args.device)[
-        'plain'
-    ]
-    times['plain_scaled'] = [
-        sum(plain) / args.plain * args.levels * (args.iterations + 1)
-    ] * args.steps
+    iteration = {'plain': lambda: plain_iteration(vectors, means)}
+    plain = in_turn(iteration, args.plain, 0, args.device)['plain']
+    scaled = sum(plain) / args.plain * args.levels * (args.iterations + 1)
+    times['plain_scaled'] = [scaled] * args.steps
     return {
         **summary(times),
         **result,

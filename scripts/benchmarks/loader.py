@@ -1,4 +1,4 @@
-"""Segments a second out of audio files, or out of shards."""
+"""Segments per second loaded from audio files or shards."""
 
 import argparse
 from typing import Any
@@ -8,12 +8,12 @@ import torch
 from audiocodec.data import AudioDataset, is_shards, load_shards, load_source, make_loader
 from benchmarks.common import time_batches
 
-HELP = 'segments a second of a folder, manifest or shards'
+HELP = 'segments per second of a folder, manifest or shards'
 DEFAULTS = {'steps': 30, 'warmup': 4, 'threads': 1}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is loaded, and as what."""
+    """Declare the source and the segments."""
     parser.add_argument(
         '--source', required=True, help='folder with audio, manifest, or folder of shards'
     )
@@ -25,11 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Time the batches of one epoch as they come; loading is the work of the CPU, whatever the
-    device.
+    """Time the batches of one epoch as they arrive; loading uses the CPU whatever the device.
 
     Raises:
-        ValueError: no audio there.
+        ValueError: the source has no audio.
     """
     torch.set_num_threads(args.threads)
     metas = load_shards(args.source) if is_shards(args.source) else load_source(args.source)

@@ -1,6 +1,4 @@
-"""Training updates of the quantizer alone, beside an implementation with one-hot codes and full
-distance matrices.
-"""
+"""Training updates of the quantizer, against an implementation with one-hot codes."""
 
 import argparse
 from typing import Any
@@ -11,12 +9,12 @@ import torch.nn.functional as F
 from audiocodec.quantization import ResidualVectorQuantizer
 from benchmarks.common import in_turn, peak_bytes, ratio, summary
 
-HELP = 'training updates of the quantizer alone, and of an implementation with one-hot codes'
+HELP = 'training updates of the quantizer, and of an implementation with one-hot codes'
 DEFAULTS = {'steps': 7, 'warmup': 2}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The size of the quantizer and of a batch."""
+    """Declare the sizes of quantizer and batch."""
     parser.add_argument('--levels', type=int, default=32, help='codebooks')
     parser.add_argument('--bins', type=int, default=1024, help='entries of each')
     parser.add_argument('--dimension', type=int, default=128, help='channels of the latents')
@@ -28,17 +26,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class OneHotQuantizer:
-    """Residual codebooks with moving averages, as the usual implementations compute them."""
+    """Residual EMA codebooks as usually implemented: one-hot codes, full distance matrices."""
 
     def __init__(
         self, embed: torch.Tensor, decay: float = 0.99, epsilon: float = 1e-5, dead: float = 2.0
     ) -> None:
-        self.embed, self.average = embed.clone(), 10 * embed
+        self.embed = embed.clone()
+        self.average = 10 * embed
         self.sizes = torch.full(embed.shape[:2], 10.0, device=embed.device)
-        self.decay, self.epsilon, self.dead = decay, epsilon, dead
+        self.decay = decay
+        self.epsilon = epsilon
+        self.dead = dead
 
     def update(self, latents: torch.Tensor) -> torch.Tensor:
-        """Quantize and learn a batch [B, D, T]; the commitment loss, with its gradient."""
+        """Quantize a batch [B, D, T] and update the codebooks; return the commitment loss."""
         residual, losses = latents, []
         for embed, average, sizes in zip(self.embed, self.average, self.sizes):
             flat = residual.detach().transpose(1, 2).reshape(-1, latents.shape[1])
@@ -66,7 +67,7 @@ class OneHotQuantizer:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Time updates, forward and backward, in turn."""
+    """Time updates, forward and backward, alternating with the one-hot implementation."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     latents = torch.randn(

@@ -1,6 +1,4 @@
-"""Time to import what inference needs, and from the command line to the first update of a training
-run.
-"""
+"""Startup time: imports for inference, and from the command line to the first training update."""
 
 import argparse
 import os
@@ -18,7 +16,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of what."""
+    """Declare the training run."""
     parser.add_argument('--train', type=int, default=1, choices=(0, 1), help='0: imports only')
     parser.add_argument(
         'overrides', nargs='*', default=['solver=compression/debug'], help='of the training run'
@@ -29,7 +27,7 @@ def first_update(overrides: list[str], environment: dict[str, str]) -> None:
     """Run training until it reports its first update.
 
     Raises:
-        ValueError: it ended before; holds what it printed.
+        ValueError: the run ended before; the message has its output.
     """
     command = [sys.executable, '-m', 'dora', '-P', 'audiocodec', 'run', '--clear', *overrides]
     process = subprocess.Popen(
@@ -55,7 +53,7 @@ def first_update(overrides: list[str], environment: dict[str, str]) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Time fresh processes, in turn; the first of all reads from the disk, and does not count."""
+    """Time new processes, alternating; the first one warms the disk cache and does not count."""
     environment = {**os.environ, 'OMP_NUM_THREADS': str(args.threads)}
 
     def imports(module: str) -> None:
@@ -69,7 +67,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     with tempfile.TemporaryDirectory() as folder:
         environment['AUDIOCODEC_DORA_DIR'] = folder
-        # a line for each update
+        # One line of log per update.
         overrides = [*args.overrides, f'device={args.device}', 'logging.log_updates=100000']
         if args.train:
             functions['first_update'] = lambda: first_update(overrides, environment)

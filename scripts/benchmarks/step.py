@@ -14,49 +14,48 @@ if TYPE_CHECKING:
 HELP = 'one training update of a recipe, phase by phase'
 DEFAULTS: dict[str, Any] = {}
 
-# Methods that run_step calls, by the part of the solver they belong to ('' is the solver itself),
-# and the phases that they are. Besides: model_forward, with quantizer_and_commitment as a part of
-# it, and optimizer. The gradients of the adversarial terms belong to their own phase. What is left
-# of `total` is clipping and bookkeeping.
+# Methods that run_step calls and the phases they are, by part of the solver ('' is the solver
+# itself). Further phases: model_forward, which includes quantizer_and_commitment, and optimizer.
+# The gradients of the adversarial terms belong to generator_adversarial. The rest of `total` is
+# clipping and bookkeeping.
 PHASES = {
     'adversaries': {
         'train_step': 'discriminator_step',
         'generator_losses': 'generator_adversarial',
     },
-    '': {'reconstruction_losses': 'spectral_losses', 'reports': 'metrics'},
+    '': {'reconstruction_losses': 'spectral_losses', 'untrained_losses': 'metrics'},
     'balancer': {'backward': 'balancer_and_model_backward'},
     'ema': {'step': 'ema'},
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the peer script, and our own."""
+    """Declare the options of the peer script, and further ones."""
     parser.add_argument(
         '--recipe', default='base_24khz', help='solver=compression/encodec_RECIPE, or another one'
     )
     parser.add_argument('--batch', type=int, default=4, help='items')
-    parser.add_argument('--seconds', type=float, default=1.0, help='of audio in each item')
+    parser.add_argument('--seconds', type=float, default=1.0, help='duration of each item')
     parser.add_argument(
         '--autocast', choices=('null', 'bfloat16'), default='null', help='as precision.autocast'
     )
     parser.add_argument(
-        '--compile', choices=('true', 'false'), default='false', help='as the option of that name'
+        '--compile', choices=('true', 'false'), default='false', help='as the key `compile`'
     )
     parser.add_argument(
         '--profile',
         metavar='FILE',
         type=Path,
-        help='write there the operators of one more update, by their own time',
+        help='profile one more update, and write its operators, by their own time, to FILE',
     )
-    parser.add_argument('overrides', nargs='*', help='of the configuration, such as optim.lr=1e-4')
+    parser.add_argument('overrides', nargs='*', help='overrides, such as optim.lr=1e-4')
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Time updates; then count the floating-point operations of one more, and measure the machine's
-    rate.
+    """Time updates, then count the operations of one more and measure the machine's peak rate.
 
     Raises:
-        ValueError: an override or a figure that the configuration refuses.
+        ValueError: the configuration refuses an override or option.
     """
     import torch
 
@@ -84,14 +83,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     if args.profile is not None:
         _profile(update, args.profile)
-    return {
-        **result,
-        **_share_of_machine(update, result['ms']['total'], args.device, _type_of_products(solver)),
-    }
+    dtype = _matmul_dtype(solver)
+    return {**result, **_utilization(update, result['ms']['total'], args.device, dtype)}
 
 
 def _solver(args: argparse.Namespace) -> 'CompressionSolver':
-    """The recipe's own solver, after k-means of its codebooks, which is measured apart."""
+    """Build the recipe's solver with initialized codebooks: k-means has its own benchmark."""
     from audiocodec import train
 
     recipe = f'encodec_{args.recipe}' if '_' in args.recipe else args.recipe
@@ -119,6 +116,8 @@ def _solver(args: argparse.Namespace) -> 'CompressionSolver':
 
 
 def _time_phases(solver: 'CompressionSolver', watch: Stopwatch) -> None:
+    """Wrap the methods of each phase to measure it."""
+
     def timed(method: Callable[..., Any], phase: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             with watch.measure(phase):
@@ -141,25 +140,23 @@ def _time_phases(solver: 'CompressionSolver', watch: Stopwatch) -> None:
     solver.optimizer.register_step_post_hook(lambda *_: watch.stop('optimizer'))
 
 
-def _type_of_products(solver: 'CompressionSolver') -> str:
-    """What most of the products are computed in: half precision, TF32 or float32."""
+def _matmul_dtype(solver: 'CompressionSolver') -> str:
+    """Return the precision of most matrix products: half precision, TF32 or float32."""
     options = solver.cfg.precision
     if options.autocast is not None or solver.device.type == 'cpu':
         return options.autocast or 'float32'
     return str(options.conv)
 
 
-def _share_of_machine(
+def _utilization(
     update: Callable[[], None], milliseconds: float, device: str, dtype: str
 ) -> dict[str, Any]:
-    """What an update computes and moves, the rates of the machine at its best, and the floors under
-    its time.
-    """
+    """Return FLOPs and bytes of an update, the machine's peak rates, and the minimum times."""
     import torch
 
     rate = matrix_rate(device, dtype)
     bandwidth = memory_rate(device)
-    with torch.compiler.set_stance('force_eager'):  # compiled code does not show its operators
+    with torch.compiler.set_stance('force_eager'):  # compiled code hides its operators
         work = count_work(update)
     floors = {'flops': 1000 * work['flops'] / rate, 'bytes': 1000 * work['bytes'] / bandwidth}
     return {
@@ -173,10 +170,9 @@ def _share_of_machine(
 
 
 def count_work(function: Callable[[], Any]) -> dict[str, int]:
-    """Floating-point operations of matrix products and convolutions (not of the LSTM), and bytes
-    that operators move.
+    """Count FLOPs of matrix products and convolutions (without the LSTM), and bytes moved.
 
-    Each operator is taken to read its arguments and to write its results once, from and to memory;
+    Each operator is assumed to read its arguments from memory and write its results to memory once;
     views move nothing.
     """
     import torch
@@ -212,15 +208,13 @@ def count_work(function: Callable[[], Any]) -> dict[str, int]:
 
 
 def _profile(update: Callable[[], None], path: Path) -> None:
-    """Where the time of an update goes: its operators by the time they take themselves, with their
-    shapes.
-    """
+    """Profile an update, and write its operators sorted by their own time, then by shape too."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    activities = [ProfilerActivity.CPU] + (
-        [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
-    )
+    activities = [ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(ProfilerActivity.CUDA)
     with profile(activities=activities, record_shapes=True, acc_events=True) as profiler:
         update()
     key = 'self_cuda_time_total' if torch.cuda.is_available() else 'self_cpu_time_total'

@@ -75,7 +75,7 @@ def test_the_figures_are_those_of_the_codes(tmp_path, capsys):
         f'    1  {rows[0]["used"]:6d}  {rows[0]["usage"]:6.1%}  {rows[0]["perplexity"]:10.1f}'
         in said
     )
-    assert '125 frames are few for 8 entries' in said
+    assert '125 frames are too few for 8 entries' in said
 
 
 def test_a_dead_level_is_pointed_at(tmp_path, capsys):

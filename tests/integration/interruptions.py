@@ -62,7 +62,7 @@ def start(folder, *overrides, workers=1):
 
 
 def finish(process, timeout=300):
-    """The exit code and what was on the screen."""
+    """Return exit code and output."""
     text = process.communicate(timeout=timeout)[1]
     return process.returncode, text
 
@@ -78,7 +78,7 @@ def checkpoint_of(folder):
 
 
 def fingerprint(path):
-    """Hash of everything in a checkpoint that is not a time."""
+    """Return a hash of everything in a checkpoint except times."""
     digest = hashlib.sha256()
 
     def add(value, name):
@@ -142,9 +142,7 @@ def _half_written(folder):
 
 
 def _wait_for_moment(folder, process, kind, rng):
-    """One run in five is hit while it starts; the others when they have done something, or are
-    writing.
-    """
+    """Wait for the moment to interrupt: in one run of five during startup."""
     if rng.random() < 0.2:
         time.sleep(rng.uniform(0.5, 6.0))
         return

@@ -1,6 +1,4 @@
-"""An installed wheel, far from any clone: it trains, runs grids, takes recipes of a user's own, and
-loads models.
-"""
+"""An installed wheel, without a clone: training, grids, recipes of a user, export."""
 
 import os
 import subprocess
@@ -58,7 +56,7 @@ pytestmark = pytest.mark.slow
 
 
 def call(folder, *command):
-    """Runs Python in a folder; returns what it printed."""
+    """Run Python in a folder; return its output."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -92,7 +90,7 @@ def files(folder):
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-    """A folder that holds nothing, beside the folder `site` where the wheel is installed."""
+    """Create an empty folder next to the folder `site`, where the wheel is installed."""
     folder = tmp_path_factory.mktemp('wheel') / 'empty'
     folder.mkdir()
     call(

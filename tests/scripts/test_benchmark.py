@@ -43,7 +43,7 @@ print(json.dumps({'peer': 'stub', 'ms': {'total': 1e9, 'other': 1.0}, 'peak_byte
 
 @pytest.fixture
 def main(monkeypatch):
-    """The command line; the number of threads stays as it was."""
+    """Run the command line, then restore the number of threads."""
     monkeypatch.syspath_prepend(SCRIPTS)
     spec = importlib.util.spec_from_file_location('benchmark', SCRIPTS / 'benchmark.py')
     module = importlib.util.module_from_spec(spec)
@@ -55,7 +55,7 @@ def main(monkeypatch):
 
 @pytest.fixture
 def run(main, capsys):
-    """Runs a command line and returns its last line, which is JSON."""
+    """Run a command line; return the JSON of its last line."""
 
     def call(*argv):
         assert main(argv) == 0
@@ -71,7 +71,7 @@ def run(main, capsys):
 
 @pytest.fixture
 def tiny_rates(monkeypatch, run):
-    """The rates of the machine, as if measured: large matrix products take seconds."""
+    """Replace measured machine rates: large matrix products take seconds."""
     from benchmarks import step
 
     monkeypatch.setattr(step, 'matrix_rate', lambda device, dtype: 1e9)
@@ -437,7 +437,7 @@ def test_audiocraft_as_a_peer_takes_our_options_and_says_where_it_runs(options):
     )
     assert done.returncode == 1
     assert done.stderr.startswith(
-        "No module named 'audiocraft': run this with the Python of an environment that has"
+        "No module named 'audiocraft': run this with the Python of an environment with"
     )
 
 

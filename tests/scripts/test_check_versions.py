@@ -1,4 +1,4 @@
-"""The script's table, with an interpreter that only pretends."""
+"""The script's table, with a fake interpreter."""
 
 import os
 import subprocess

@@ -24,7 +24,7 @@ def results(folder):
 
 @pytest.fixture
 def fake(module, monkeypatch):
-    """Runs nothing: each job takes `fake.seconds` of a clock that stands still otherwise."""
+    """Replace jobs: each takes `fake.seconds` of a simulated clock."""
 
     class Fake:
         def __init__(self):
@@ -85,9 +85,9 @@ def test_it_ends_in_time_and_says_what_is_missing(module, fake, tmp_path, capsys
     assert module.main([str(tmp_path), '--minutes', '2']) == 1
     assert fake.now == 120.0
     failed = [result.get('failed') for result in results(tmp_path)]
-    assert failed[:4] == [None, None, 'it took longer than 20 s', 'no time was left']
-    assert set(failed[4:]) == {'no time was left'}
-    assert 'musicgen_32khz x 16, float32: FAILED, no time was left' in capsys.readouterr().out
+    assert failed[:4] == [None, None, 'took longer than 20 s', 'no time left']
+    assert set(failed[4:]) == {'no time left'}
+    assert 'musicgen_32khz x 16, float32: FAILED, no time left' in capsys.readouterr().out
 
 
 def test_what_fails_is_shown_and_the_rest_goes_on(module, fake, tmp_path, capsys):

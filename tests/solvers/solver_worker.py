@@ -1,10 +1,8 @@
-"""Trains a tiny codec as one of several workers, or misbehaves. Usage: solver_worker.py FOLDER WHAT
-OVERRIDE...
+"""Train a tiny codec as one of several workers, or fail: solver_worker.py FOLDER WHAT OVERRIDE...
 
-WHAT: `train`, or what a worker does at update 2: `raise:RANK` (it fails), `die:RANK` (it is killed,
-and a process that it has started lives on), `hang:RANK`, `pause:RANK` (it stops until it gets
-SIGCONT). With `+alone`, the others do not wait for it in a collective, but for ever elsewhere, as
-for a GPU.
+WHAT is `train`, or what a worker does at update 2: `raise:RANK` (raise an error), `die:RANK` (be
+killed, while a child process survives), `hang:RANK`, `pause:RANK` (stop until SIGCONT). With
+`+alone`, the others do not wait for it in a collective but hang elsewhere, as for a GPU.
 """
 
 import os
@@ -28,9 +26,8 @@ def fail(how):
         os.kill(os.getpid(), signal.SIGSTOP)
     if how == 'die':
         if os.fork() == 0:
-            os.closerange(
-                0, 3
-            )  # whoever waits for the end of the output does not wait for this process
+            # Whoever waits for the end of the output must not wait for this process.
+            os.closerange(0, 3)
             time.sleep(120)
             os._exit(0)
         os.kill(os.getpid(), signal.SIGKILL)

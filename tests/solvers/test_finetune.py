@@ -1,6 +1,4 @@
-"""Training on from models of every kind: what is taken, what starts afresh, and that nothing is
-wrecked meanwhile.
-"""
+"""Fine-tuning from models of every kind: what is loaded, what is new, and the warm-up."""
 
 import functools
 import logging
@@ -20,7 +18,7 @@ from audiocodec.run import checkpoint
 from audiocodec.solvers import CompressionSolver, finetune
 from audiocodec.utils.config import ConfigError
 
-# in small, with everything on: adversary, balancer, quantizer dropout, averaged model
+# A small model with everything on: discriminators, balancer, quantizer dropout, averaged weights.
 TINY = (
     'solver=compression/debug',
     'device=cpu',
@@ -42,8 +40,8 @@ TINY = (
 )
 PARITY = Path(__file__).parents[1] / 'fixtures' / 'parity'
 # Trained on dataset/example/train in batches of 8 x 1 s: recipe `debug` with seanet.lstm=1 for 280
-# updates, then 1300 beside an adversary (msstftd of 4 filters, learning rate 1e-3), which is not
-# kept. Averaged weights in half precision.
+# updates, then 1300 with discriminators (msstftd with 4 filters, learning rate 1e-3), which are not
+# in the file. Averaged weights in half precision.
 TRAINED = Path(__file__).parents[1] / 'fixtures' / 'finetune' / 'codec.safetensors'
 
 
@@ -52,7 +50,7 @@ def runs(tmp_path_factory):
     return tmp_path_factory.mktemp('runs')
 
 
-@functools.cache  # composing takes longer than all the rest
+@functools.cache  # composing takes longest
 def experiment(*overrides):
     return train.main.get_xp(overrides)
 
@@ -84,9 +82,7 @@ GENERATOR = ('model', 'ema', 'optimizer', 'schedule', 'balancer')
 
 @pytest.fixture(scope='module')
 def trained(runs):
-    """A run of three updates: its checkpoint, a bundle and exports of it, and its state after a
-    fourth update.
-    """
+    """Train for three updates; return its checkpoint, bundle, exports and state after a fourth."""
     with solver_of(runs) as solver:
         for index in range(3):
             solver.run_step(batch(index))
@@ -117,7 +113,7 @@ def test_the_first_update_after_a_bundle_is_that_of_the_run_itself(
             solver.initialize_from(str(trained[source]))
             solver.run_step(batch(3))
             found, expected = solver.state_dict(), copied(trained['state'])
-            for state in (found, expected):  # its schedules begin here, as those of any run
+            for state in (found, expected):  # schedules start over
                 state['adversaries']['_extra_state'].pop('schedule')
             for part in ('model', 'ema', 'optimizer', 'balancer', 'adversaries'):
                 assert_equal(found[part], expected[part], part)
@@ -155,12 +151,12 @@ def test_without_optimizers_it_starts_from_averaged_weights(runs, trained):
         )
         assert solver.ema.count == 0
         assert all(torch.equal(value, state[name]) for name, value in solver.ema.averages.items())
-        assert not solver.adversaries.in_warmup  # the discriminators are taken all the same
+        assert not solver.adversaries.in_warmup  # the discriminators are loaded all the same
         assert torch.equal(solver.balancer.norm_l1, content['balancer']['norm_l1'])
 
 
 @pytest.mark.parametrize('kind', ['compact', 'hf'])
-def test_fresh_discriminators_train_alone_first_and_the_generator_stands_still(
+def test_new_discriminators_train_first_and_the_generator_does_not_change(
     runs, trained, kind, assert_equal
 ):
     with solver_of(runs, 'adversarial.warmup=3', 'adversarial.every=2') as solver:
@@ -219,7 +215,7 @@ def test_without_warmup_nothing_waits(runs, trained):
         assert 'adv_msstftd' in solver.run_step(batch(0))
 
 
-def test_what_does_not_fit_the_recipe_starts_afresh(runs, trained, caplog):
+def test_what_does_not_fit_the_recipe_is_newly_initialized(runs, trained, caplog):
     caplog.set_level(logging.INFO)
     with solver_of(
         runs,
@@ -240,7 +236,7 @@ def test_what_does_not_fit_the_recipe_starts_afresh(runs, trained, caplog):
     )
     assert 'training options changed: rvq.decay=0.9 (checkpoint: 0.99)' in caplog.text
     assert (
-        'the discriminators train alone for the first 300 updates; their weight then grows'
+        'discriminator warm-up: only they train for 300 updates; over as many again, their weight'
         in caplog.text
     )
     with solver_of(
@@ -272,7 +268,7 @@ def test_the_first_updates_leave_codebooks_in_place_whatever_the_file_says_of_th
         name: state[f'quantizer.codebooks.{name}']
         for name in ('embed', 'embed_avg', 'cluster_size')
     }
-    if statistics == 'zeros':  # as transformers initialises them
+    if statistics == 'zeros':  # as transformers initializes them
         books['cluster_size'].zero_()
     elif statistics == 'of other entries':  # and three quarters of them hardly used
         books['embed_avg'].copy_(torch.randn_like(books['embed_avg']))
@@ -342,7 +338,7 @@ def test_sources_that_are_not_there(source, message, monkeypatch, tmp_path):
         finetune.find_source(source)
 
 
-def test_a_signature_is_looked_for_beside_the_running_experiment_first(runs, tmp_path, monkeypatch):
+def test_a_signature_is_searched_next_to_the_running_experiment_first(runs, tmp_path, monkeypatch):
     monkeypatch.setenv('AUDIOCODEC_DORA_DIR', str(tmp_path))
     for root in (runs, tmp_path):
         (root / 'xps' / '0a1b2c3d').mkdir(parents=True)
@@ -372,7 +368,7 @@ def test_where_it_starts_is_part_of_the_signature():
 
 
 def mel_before_and_after(runs, source, updates, warmup):
-    """Valid mel before and after so many updates of the model, with a fresh adversary."""
+    """Return valid mel before and after some updates of the model, with new discriminators."""
     options = (
         'solver=compression/debug',
         'device=cpu',

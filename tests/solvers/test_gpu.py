@@ -1,6 +1,4 @@
-"""Training on a GPU. With AUDIOCODEC_TEST_GPU=cpu, these tests run on a CPU, to try the tests
-themselves.
-"""
+"""Training on a GPU. AUDIOCODEC_TEST_GPU=cpu runs the tests on a CPU, to test them."""
 
 import os
 
@@ -13,9 +11,7 @@ from audiocodec.quantization.kmeans import kmeans
 DEVICE = os.environ.get('AUDIOCODEC_TEST_GPU', 'cuda')
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(
-        DEVICE == 'cuda' and not torch.cuda.is_available(), reason='there is no GPU here'
-    ),
+    pytest.mark.skipif(DEVICE == 'cuda' and not torch.cuda.is_available(), reason='no GPU'),
 ]
 ON_GPU = [f'device={DEVICE}', 'seanet.lstm=1', 'optim.lr=3e-4']
 NAMES = ['l1', 'msspec', 'feat_msstftd', 'd_msstftd']
@@ -23,7 +19,7 @@ NAMES = ['l1', 'msspec', 'feat_msstftd', 'd_msstftd']
 
 @pytest.fixture
 def ieee(monkeypatch):
-    """Convolutions in float32, and not in TF32, which PyTorch allows them."""
+    """Convolutions in float32 instead of TF32, PyTorch's default."""
     monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
 
 
@@ -76,7 +72,7 @@ def test_an_update_never_waits_for_the_device(make_solver, autocast):
     solver = make_solver(*ON_GPU, f'precision.autocast={autocast}', 'rvq.q_dropout=true')
     solver.model.train()
     wavs = [batch(index).to(solver.device) for index in range(5)]
-    for wav in wavs[:2]:  # k-means reads, and libraries set themselves up
+    for wav in wavs[:2]:  # k-means reads from the device, and libraries initialize
         solver.run_step(wav)
     mode = torch.cuda.get_sync_debug_mode() if DEVICE == 'cuda' else 0
     try:

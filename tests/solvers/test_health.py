@@ -1,3 +1,5 @@
+"""Warnings about codebooks and discriminators, and the keys that they advise."""
+
 import re
 
 import pytest
@@ -30,7 +32,7 @@ def test_codebooks_below_the_usage_in_both_epochs_are_named_with_their_latest():
         [{'codebook_usage': 0.0}] * 3,
     ],
 )
-def test_no_word_of_codebooks_too_early_or_in_use(history):
+def test_no_warning_about_codebooks_too_early_or_in_use(history):
     assert codebook_warning(history) is None
 
 

@@ -1,6 +1,4 @@
-"""What the configuration says of data reaches the loaders, and what is missing is said before the
-first update.
-"""
+"""Options of the data reach the loaders; missing data is reported before the first update."""
 
 import os
 import pickle
@@ -56,9 +54,7 @@ def test_missing_files_are_found_before_anything_is_read(manifest):
 
 
 def test_worker_zero_alone_reads_the_source(manifest, monkeypatch):
-    """Half a million files, looked up by each of 64 workers, are too much for a file system that
-    they share.
-    """
+    """Half a million files, looked up by each of 64 workers, overload a shared file system."""
     cfg = compose(manifest)
     found = loaders.load_files(cfg, 'train')
     assert len(found) == 6
@@ -74,7 +70,7 @@ def test_worker_zero_alone_reads_the_source(manifest, monkeypatch):
     assert loaders.load_files(cfg, 'train') == found
 
 
-def test_share_of_bad_files_reaches_the_loaders(manifest):
+def test_fraction_of_bad_files_reaches_the_loaders(manifest):
     loaders = build_dataloaders(compose(manifest), torch.device('cpu'))
     assert {loader.bad_files.max_fraction for loader in loaders.values()} == {0.01}
     loaders = build_dataloaders(
@@ -87,12 +83,12 @@ def test_share_of_bad_files_reaches_the_loaders(manifest):
     ):
         list(loaders['train'])
     with pytest.raises(
-        ConfigError, match=r'dataset\.max_bad_fraction=2: expected a share, from 0 to 1'
+        ConfigError, match=r'dataset\.max_bad_fraction=2: expected a fraction in \[0, 1\]'
     ):
         build_parts(compose(manifest, 'dataset.max_bad_fraction=2'))
 
 
-def test_share_of_bad_files_is_no_part_of_the_signature():
+def test_fraction_of_bad_files_is_no_part_of_the_signature():
     base = train.main.get_xp(['solver=compression/debug'])
     assert (
         base.sig

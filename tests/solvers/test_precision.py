@@ -1,4 +1,4 @@
-"""Options that say how an update is computed, and the paths that are taken for speed."""
+"""Precision options, and fast paths that compute the same."""
 
 import shutil
 
@@ -26,7 +26,7 @@ FULL = ['seanet.lstm=1', 'seanet.n_residual_layers=1', 'seanet.causal=false']
 
 
 def batch(index=0, size=4, length=4000):
-    """Tones that glide, in noise: something to learn."""
+    """Return gliding tones in noise: something to learn."""
     generator = torch.Generator().manual_seed(index)
     time = torch.arange(length) / 16000
     pitch = 200 + 800 * torch.rand(size, 1, 1, generator=generator)
@@ -35,14 +35,14 @@ def batch(index=0, size=4, length=4000):
 
 
 def curve(solver, updates):
-    """Losses [updates, NAMES] of training."""
+    """Return the training losses, [updates, NAMES]."""
     solver.model.train()
     history = [solver.run_step(batch(index)) for index in range(updates)]
     return torch.tensor([[metrics[name].item() for name in NAMES] for metrics in history])
 
 
 def gradients(solver):
-    """Of discriminators and of the model, in one update."""
+    """Return gradients of discriminators and model in one update."""
     found = []
     for optimizer in (solver.adversaries.optimizer, solver.optimizer):
         optimizer.register_step_pre_hook(
@@ -62,7 +62,7 @@ def gradients(solver):
 
 
 def plainly(monkeypatch):
-    """Undo what is there for speed and for memory alone."""
+    """Undo everything that only saves time or memory."""
     monkeypatch.setattr(fast_conv, '_is_covered', lambda conv, x: False)
     monkeypatch.setattr(activation.ELU, 'forward', nn.ELU.forward)
     monkeypatch.setattr(conv.Layers, 'forward', nn.Sequential.forward)
@@ -137,7 +137,7 @@ def test_an_update_never_waits_for_the_device(make_solver, monkeypatch):
         *FULL, 'rvq.q_dropout=false'
     )  # the number of codebooks is drawn on the host, and read there
     solver.model.train()
-    solver.run_step(batch())  # initialises the codebooks, which reads
+    solver.run_step(batch())  # initializes the codebooks, which reads
     reads = []
 
     class Reads(TorchDispatchMode):
@@ -211,7 +211,7 @@ def test_a_gpu_without_bfloat16_is_refused(monkeypatch):
 
 @pytest.fixture
 def switches():
-    """What this process has of PyTorch's switches, now and at the end of the test."""
+    """Restore PyTorch's switches at the end of the test."""
 
     def read():
         return (

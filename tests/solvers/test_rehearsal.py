@@ -1,7 +1,6 @@
-"""A GPU rehearsed without one: on `meta` tensors, which the host cannot read and which mix with no
-other device's.
+"""Dry run of GPU training on `meta` tensors: the host cannot read them, nor mix them with others.
 
-They have no autocast: what it does to each part is in test_precision.py.
+They have no autocast, which test_precision.py tests for each part.
 """
 
 import contextlib
@@ -29,7 +28,7 @@ def options(group):
 
 @pytest.fixture
 def meta(monkeypatch):
-    """Solvers are built on `meta`; what PyTorch offers for CPU and GPU alone is stood in for."""
+    """Build solvers on `meta`, and patch what PyTorch offers only for CPU and GPU."""
     try:
         parts = [torch.empty(2, size, 1, device='meta', requires_grad=True) for size in (3, 1)]
         torch._weight_norm(*parts).sum().backward()
@@ -52,7 +51,7 @@ def meta(monkeypatch):
         '_get_fused_kernels_supported_devices',
         lambda: [*kinds, 'meta'],
     )
-    # parameters stay the same objects, as on their way to a GPU: optimizers know them
+    # As when moved to a GPU, parameters stay the same objects, which optimizers hold.
     torch.__future__.set_swap_module_params_on_conversion(True)
     yield
     torch.__future__.set_swap_module_params_on_conversion(False)
@@ -60,10 +59,9 @@ def meta(monkeypatch):
 
 @pytest.fixture
 def workers(monkeypatch):
-    """This process takes itself for the first of two workers, joined by NCCL, which takes no tensor
-    of the host.
+    """Make this process the first of two workers with NCCL, which refuses tensors of the host.
 
-    Gives the collectives that were called.
+    Returns the list of collectives that were called.
     """
     calls = []
 
@@ -110,7 +108,7 @@ def make_solver(tmp_path, meta):
         yield make
 
 
-def rehearse(solver):
+def dry_run(solver):
     wav = torch.empty(2, solver.model.channels, 4097, device='meta')
     averager = Averager()
     solver.model.train()
@@ -126,13 +124,13 @@ def rehearse(solver):
 
 @pytest.mark.parametrize('recipe', options('solver/compression'))
 def test_every_recipe_as_one_of_two_workers(make_solver, workers, recipe):
-    rehearse(make_solver(f'solver=compression/{recipe}'))
+    dry_run(make_solver(f'solver=compression/{recipe}'))
     assert set(workers) == {'broadcast', 'all_reduce'}
 
 
 @pytest.mark.parametrize('adversary', options('adversarial'))
 def test_every_adversary(make_solver, adversary):
-    metrics = rehearse(make_solver(DEBUG, f'adversarial={adversary}'))
+    metrics = dry_run(make_solver(DEBUG, f'adversarial={adversary}'))
     named = {name for name in ('msstftd', 'mpd', 'msd') if name in adversary.split('_')}
     for term in ('adv', 'feat', 'd'):
         assert {name for name in ('msstftd', 'mpd', 'msd') if f'{term}_{name}' in metrics} == named
@@ -140,7 +138,7 @@ def test_every_adversary(make_solver, adversary):
 
 @pytest.mark.parametrize('quantizer', options('quantizer'))
 def test_every_quantizer(make_solver, quantizer):
-    metrics = rehearse(make_solver(DEBUG, f'quantizer={quantizer}'))
+    metrics = dry_run(make_solver(DEBUG, f'quantizer={quantizer}'))
     assert ('codebook_usage' in metrics) == (quantizer != 'none')
 
 
@@ -154,9 +152,9 @@ def test_every_quantizer(make_solver, quantizer):
 )
 def test_faults_are_found(make_solver, workers, monkeypatch, fault, message):
     solver = make_solver(DEBUG)
-    plain = solver.reports
+    plain = solver.untrained_losses
     monkeypatch.setattr(
-        solver, 'reports', lambda wav_hat, wav: (fault(wav), plain(wav_hat, wav))[1]
+        solver, 'untrained_losses', lambda wav_hat, wav: (fault(wav), plain(wav_hat, wav))[1]
     )
     with pytest.raises(RuntimeError, match=message):
-        rehearse(solver)
+        dry_run(solver)

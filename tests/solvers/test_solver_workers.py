@@ -1,4 +1,4 @@
-"""Several workers: the update of one with the whole batch, and one end for all."""
+"""Several workers train exactly like one with the whole batch, and end together."""
 
 import json
 import os
@@ -18,8 +18,8 @@ from audiocodec.run import checkpoint
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).with_name('solver_worker.py')
-# 20 updates with dropped and dead codes, evaluation and generation with a number of items that no
-# number of workers divides
+# 20 updates with quantizer dropout and dead codes. The numbers of items in evaluation and
+# generation are not divisible by the number of workers.
 LONG = [
     'optim.updates_per_epoch=10',
     'optim.epochs=2',
@@ -83,8 +83,7 @@ def alone(tmp_path_factory):
 
 def assert_close(one, other, path):
     if isinstance(one, torch.Tensor) and one.is_floating_point():
-        # Sums in another order, amplified by 20 updates of an optimizer that divides small
-        # gradients by their size.
+        # Sums are in another order. 20 updates of Adam amplify that: it normalizes gradients.
         atol = 2e-2 * float(other.abs().max()) + 1e-5 if other.numel() else 0.0
         torch.testing.assert_close(
             one, other, rtol=0, atol=atol, msg=lambda text: f'{path}: {text}'
@@ -127,9 +126,7 @@ def test_workers_train_what_one_trains_with_the_whole_batch(alone, several):
 
 
 def test_workers_move_every_weight_as_one_does(alone, several, make_solver):
-    """Compares what training changed, not the weights, of which most of those of discriminators
-    hardly move.
-    """
+    """Compare the changes of weights: most weights of discriminators hardly change."""
     one, other = (
         checkpoint.load_checkpoint(xp / 'checkpoint.th')['state'] for xp in (alone, several)
     )
@@ -139,8 +136,8 @@ def test_workers_move_every_weight_as_one_does(alone, several, make_solver):
         for name, value in one[part].items():
             if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel():
                 movement = float((value - initial[part][name]).norm())
-                # Measured: up to 4 % of the movement, from sums in another order; 1e-6 is the
-                # rounding of a weight.
+                # Measured: up to 4 % of the movement, from sums in another order; weights round to
+                # 1e-6.
                 assert float((value - other[part][name]).norm()) <= 0.1 * movement + 1e-6, (
                     part,
                     name,
@@ -158,7 +155,7 @@ def test_evaluation_and_generation_lose_and_repeat_no_item(alone, several):
         assert_close(*(history[stage] for history in histories), stage)
 
 
-def test_what_fails_beside_training_on_one_worker_leaves_no_other_waiting(tmp_path):
+def test_failures_besides_training_on_one_worker_do_not_block_others(tmp_path):
     sources, samples = tmp_path / 'sources', tmp_path / 'samples'
     for number in range(3):
         write_audio(sources / f'{number}.wav', 0.1 * torch.randn(1, 8000), 16000)
@@ -179,7 +176,7 @@ def test_what_fails_beside_training_on_one_worker_leaves_no_other_waiting(tmp_pa
     )
     texts = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], texts
-    assert 'writing of a sample failed, the run goes on: IsADirectoryError: ' in texts[0]
+    assert 'writing a sample failed, the run goes on: IsADirectoryError: ' in texts[0]
     assert '(worker 1)' in texts[0]
     assert len(list(samples.rglob('*.reconstruction.wav'))) == 2
     (xp,) = (tmp_path / 'xps').iterdir()
@@ -192,7 +189,7 @@ def test_what_fails_beside_training_on_one_worker_leaves_no_other_waiting(tmp_pa
 
 
 def outcome(folder, what, *overrides):
-    """Exit codes and what is on the screen of two workers, which must end in time."""
+    """Return exit codes and stderr of two workers, which must end in time."""
     processes = start(folder, what, 2, *overrides)
     texts = [process.communicate(timeout=90)[1] for process in processes]
     return [process.returncode for process in processes], texts
@@ -220,7 +217,7 @@ def test_a_failing_worker_ends_those_that_do_not_wait_in_a_collective(tmp_path):
     'what', ['die:0', pytest.param('die:1', marks=pytest.mark.slow), 'die:1+alone']
 )
 def test_a_worker_that_is_killed_ends_all(tmp_path, what):
-    """Also while a process that it has started lives on, with its files and sockets."""
+    """Even if a child process survives with its files and sockets."""
     rank = int(what[4])
     codes, texts = outcome(tmp_path, what)
     assert (codes[rank], codes[1 - rank]) == (-9, 1)
@@ -256,5 +253,5 @@ def test_a_worker_that_is_paused_goes_on(tmp_path, rank, seconds):
     assert checkpoint.load_checkpoint(path)['state']['updates'] == 4
 
 
-def test_workers_leave_nothing_beside_the_run(several):
+def test_workers_leave_no_files_in_the_run(several):
     assert [path.name for path in several.iterdir() if 'worker' in path.name] == []

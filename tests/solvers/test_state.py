@@ -1,11 +1,17 @@
-"""Only a training update changes state: validation, evaluation and generation leave every bit as it
-was.
-"""
+"""State and checkpoints: what a stage may change, copies, history, resume."""
 
 import copy
+import json
+import logging
 
 import pytest
 import torch
+
+from audiocodec import train
+from audiocodec.run import checkpoint
+from audiocodec.run.averager import Averager
+from audiocodec.solvers import state as solver_state
+from audiocodec.utils.errors import RunError
 
 pytestmark = pytest.mark.slow
 
@@ -66,9 +72,7 @@ CASES = [
 
 
 def everything(solver):
-    """The state that a checkpoint holds, buffers of losses and metrics, and which modules are in
-    training mode.
-    """
+    """Return the state in checkpoints, the losses' buffers, and the modules in training mode."""
     modules = {
         'model': solver.model,
         'adversaries': solver.adversaries,
@@ -76,20 +80,17 @@ def everything(solver):
         'balancer': solver.balancer,
     }
     state = {name: value for name, value in solver.state_dict().items() if name != 'history'}
+    training = []
+    for name, module in modules.items():
+        training += [f'{name}.{key}' for key, part in module.named_modules() if part.training]
+    gradients = [name for name, part in solver.model.named_parameters() if part.grad is not None]
     return copy.deepcopy(
         {
             'state': state,
             'losses': dict(solver.losses.state_dict()),
             'updates': solver.updates,
-            'training': [
-                f'{name}.{key}'
-                for name, module in modules.items()
-                for key, part in module.named_modules()
-                if part.training
-            ],
-            'gradients': [
-                name for name, part in solver.model.named_parameters() if part.grad is not None
-            ],
+            'training': training,
+            'gradients': gradients,
         }
     )
 
@@ -107,7 +108,7 @@ def test_a_stage_changes_nothing(make_solver, assert_equal, adversary, quantizer
     solver.prepare()
     untrained = everything(solver)
     solver.run_step(0.1 * torch.randn(2, 1, 4000))
-    solver.model.encoder.model[0].eval()  # as who freezes a layer does
+    solver.model.encoder.model[0].eval()  # a frozen layer stays in eval mode
     before = everything(solver)
     with pytest.raises(AssertionError):
         assert_equal(untrained, before)
@@ -132,3 +133,146 @@ def test_a_stage_that_fails_changes_nothing_either(make_solver, assert_equal, mo
         with pytest.raises(RuntimeError, match='out of memory'):
             solver.run_stage('valid', solver.valid)
     assert_equal(before, everything(solver))
+
+
+def warnings_of(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def run(solver):
+    solver.run()
+    assert len(solver.history) == solver.cfg.optim.epochs
+    assert checkpoint.load_checkpoint(solver.checkpoint_path)['epoch'] == solver.cfg.optim.epochs
+    return solver
+
+
+def test_a_history_that_cannot_be_written_is_a_warning_and_made_up_for(make_solver, caplog):
+    solver = make_solver('optim.epochs=2')
+    (solver.folder / 'history.json.tmp').mkdir()  # which is what Dora writes to
+    run(solver)
+    assert [text[:38] for text in warnings_of(caplog)] == [
+        'history.json failed, the run goes on: ',
+        'failures besides training: history.jso',
+    ]
+    assert not (solver.folder / 'history.json').exists()
+    (solver.folder / 'history.json.tmp').rmdir()
+    again = run(make_solver('optim.epochs=2'))
+    assert json.loads((again.folder / 'history.json').read_text()) == solver.history
+    assert len(again.history) == 2
+
+
+def test_copies_of_the_checkpoint_that_cannot_be_written_are_warnings(make_solver, caplog):
+    solver = make_solver('checkpoint.save_every=1')
+    for name in ('checkpoint_1.th', 'checkpoint_best.th'):
+        (solver.folder / name / 'occupied').mkdir(parents=True)
+    run(solver)
+    assert [text.split(':')[0] for text in warnings_of(caplog)] == [
+        'copying the checkpoint failed, the run goes on',
+        'checkpoint.keep_best=valid.mel failed, the run goes on',
+        'failures besides training',
+    ]
+    assert not list(solver.folder.glob('.checkpoint*'))
+    assert json.loads((solver.folder / 'history.json').read_text()) == solver.history
+
+
+def test_copies_that_an_interruption_prevented_are_made_up_for(make_solver):
+    solver = run(make_solver('checkpoint.save_every=1'))
+    names = ('checkpoint_1.th', 'checkpoint_best.th', 'history.json')
+    for name in names:
+        (solver.folder / name).unlink()
+    run(make_solver('checkpoint.save_every=1'))
+    assert all((solver.folder / name).exists() for name in names)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(make_solver):
+    solver = make_solver()
+    (solver.checkpoint_path / 'occupied').mkdir(parents=True)
+    solver.restore = lambda: False
+    with pytest.raises(RunError, match=r'checkpoint\.th could not be written'):
+        solver.run()
+
+
+def test_a_metric_of_the_best_epoch_that_there_is_not_is_named(make_solver, caplog):
+    solver = run(make_solver('checkpoint.keep_best=valid.mos', 'optim.epochs=2'))
+    first, last = warnings_of(caplog)
+    assert first.startswith(
+        'checkpoint.keep_best=valid.mos failed, the run goes on: ValueError: valid has no metric '
+        'mos; it has l1, msspec, '
+    )
+    assert last == 'failures besides training: checkpoint.keep_best=valid.mos (2x)'
+    assert not (solver.folder / 'checkpoint_best.th').exists()
+
+
+@pytest.mark.parametrize(
+    ('key', 'choose'),
+    [
+        ('valid.mel', min),
+        ('valid.sisnr', max),
+        ('evaluate.sisnr', max),
+        ('train.d_msstftd_real_acc', max),
+    ],
+)
+def test_the_best_epoch_is_kept_over_a_resumption(make_solver, key, choose):
+    overrides = [
+        'evaluate.every=1',
+        'generate.every=null',
+        'dataset.evaluate.num_samples=3',
+        f'checkpoint.keep_best={key}',
+    ]
+    run(make_solver(*overrides, 'optim.epochs=2'))
+    solver = run(make_solver(*overrides, 'optim.epochs=4'))
+    stage, metric = key.split('.')
+    values = [stages[stage][metric] for stages in solver.history]
+    best = checkpoint.load_checkpoint(solver.folder / 'checkpoint_best.th')
+    assert best['epoch'] == values.index(choose(values)) + 1
+    assert best['state']['updates'] == 4 * best['epoch']
+
+
+@pytest.mark.parametrize('key', ['mel', 'generate.duration', 'valid.', 'valid.a.b', 'True', '1'])
+def test_only_a_stage_and_its_metric_can_be_kept(key):
+    with pytest.raises(
+        train.ConfigError, match=rf'checkpoint\.keep_best={key}: expected STAGE\.METRIC'
+    ):
+        train.get_solver(
+            train.main.get_xp(['solver=compression/debug', f'checkpoint.keep_best={key}']).cfg
+        )
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_with_the_missing_parts(make_solver):
+    solver = make_solver()
+    solver.prepare()
+    solver.save_checkpoint()
+    content = checkpoint.load_checkpoint(solver.checkpoint_path)
+    del content['state']['ema']
+    checkpoint.save(content, solver.checkpoint_path)
+    with pytest.raises(
+        ValueError, match=r'checkpoint\.th lacks ema: .*; start from scratch with `dora run --clear'
+    ):
+        solver.restore()
+
+
+def test_a_checkpoint_of_other_shapes_is_refused(make_solver):
+    solver = make_solver()
+    solver.prepare()
+    solver.save_checkpoint()
+    content = checkpoint.load_checkpoint(solver.checkpoint_path)
+    weights = content['state']['model']
+    weights['quantizer.codebooks.embed'] = weights['quantizer.codebooks.embed'][:, :-1]
+    checkpoint.save(content, solver.checkpoint_path)
+    with pytest.raises(ValueError, match='does not fit the configured model: '):
+        solver.restore()
+
+
+def test_another_number_of_workers_continues_with_the_sums_of_all():
+    workers = []
+    for value in (1.0, 3.0):
+        means = Averager()
+        means.update({'l1': torch.tensor(value)})
+        workers.append({'means': means.state_dict(), 'guard': {'in_row': 1}, 'bad_files': None})
+    for is_first, expected in ((True, {'l1': 2.0}), (False, {})):
+        merged = solver_state._merged(workers, is_first)
+        means = Averager()
+        means.load_state_dict(merged['means'], torch.device('cpu'))
+        assert means.read() == expected
+        assert merged['guard'] == {'in_row': 1}
+        assert merged['bad_files'] is None

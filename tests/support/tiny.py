@@ -1,6 +1,6 @@
 """The smallest recipe with everything on, for tests and the programs that they start."""
 
-# a model that takes milliseconds, with everything on
+# An update takes milliseconds.
 TINY = [
     'solver=compression/debug',
     'device=cpu',

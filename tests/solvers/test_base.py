@@ -1,17 +1,20 @@
-"""What a run says of its epochs."""
+"""The training loop: lines of the log, epochs and stages that are due, errors of the data."""
 
 import logging
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from audiocodec.run.device import peak_memory
 from audiocodec.solvers import base
+from audiocodec.utils.errors import RunError
 
 
 @pytest.fixture
 def lines(make_solver, caplog):
-    """The lines of an epoch, with overrides."""
+    """Run an epoch with overrides; return the solver and the lines of its log."""
 
     def run(*overrides):
         short = ['evaluate.every=1', 'optim.updates_per_epoch=3', 'dataset.evaluate.num_samples=2']
@@ -73,10 +76,83 @@ def test_no_metrics_are_no_lines(lines):
 def test_peak_memory_is_logged_once_it_no_longer_grows(
     make_solver, monkeypatch, caplog, device, lines
 ):
-    """With the figure of a GPU that is not there."""
+    """The memory of a GPU is simulated."""
     monkeypatch.setattr(torch.cuda, 'max_memory_allocated', lambda where: 3 * 2**29)
     monkeypatch.setattr(base, 'peak_memory', lambda where: peak_memory(torch.device(device)))
     caplog.set_level('INFO', 'audiocodec')
     make_solver().run()
     found = [line for line in caplog.messages if line.startswith('peak memory')]
     assert found == ['peak memory of an update: 1.50 GiB on cpu'] * lines
+
+
+@pytest.fixture
+def folder(tmp_path):
+    found = tmp_path / 'audio'
+    found.mkdir()
+    for number in range(6):
+        soundfile.write(
+            found / f'{number}.wav',
+            0.1 * np.random.default_rng(number).standard_normal(16000),
+            16000,
+        )
+    return found
+
+
+def overrides(folder):
+    return [
+        'dset=audio/default',
+        *(f'datasource.{split}={folder}' for split in ('train', 'valid', 'evaluate', 'generate')),
+    ]
+
+
+@pytest.mark.slow
+def test_skipped_files_are_a_metric(make_solver, folder):
+    solver = make_solver(*overrides(folder), 'dataset.batch_size=8')
+    assert solver.dataloaders
+    (folder / '3.wav').write_bytes(b'broken')  # after it was indexed
+    solver.run()
+    assert solver.history[0]['train']['skipped_files'] == 1
+
+
+def test_too_many_bad_files_are_a_message(make_solver, folder):
+    solver = make_solver(*overrides(folder), 'dataset.max_bad_fraction=0')
+    assert solver.dataloaders
+    (folder / '3.wav').write_bytes(b'broken')
+    with pytest.raises(
+        RunError, match=r'(?s)more than dataset\.max_bad_fraction=0.*3\.wav.*audiocodec doctor'
+    ):
+        solver.run()
+
+
+def test_stages_are_due_by_their_interval_and_in_the_last_epoch(make_solver):
+    solver = make_solver(
+        'optim.epochs=5', 'valid.every=2', 'evaluate.every=3', 'dataset.evaluate.num_samples=2'
+    )
+    due = []
+    for epoch in range(5):
+        solver.history[:] = [{}] * epoch
+        due.append([stage for stage in solver.STAGES if solver.is_due(stage)])
+    train = ['train']
+    assert due == [
+        train,
+        [*train, 'valid'],
+        [*train, 'evaluate'],
+        [*train, 'valid'],
+        [*train, 'valid', 'evaluate'],
+    ]
+
+
+def test_the_position_of_a_run_in_words(make_solver):
+    solver = make_solver()
+    assert solver._position_text() == 'epoch 1'
+    solver.batches = 3
+    assert solver._position_text() == 'epoch 1, after batch 3'
+    solver._pending_metrics = {'train': {}, 'valid': {}}
+    assert solver._position_text() == 'epoch 1, after valid'
+
+
+def test_a_run_without_loading_repeats_one_batch(make_solver):
+    solver = make_solver('benchmark_no_load=true')
+    (first, *others) = [wav for wav, _ in solver.training_batches()]
+    assert len(others) == 3
+    assert all(torch.equal(first, wav) for wav in others)
