@@ -69,8 +69,10 @@ def test_command(number, place):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     if 'lsd' in COMMANDS[number] or 'mine' in COMMANDS[number]:
-        histories = [path.read_text() for path in place.glob('outputs/xps/*/history.json')]
-        assert any('"lsd"' in text for text in histories) or 'lsd ' in done.stderr
+        assert '  lsd ' in done.stderr
+    if 'mine' in COMMANDS[number]:
+        assert '  logcosh ' in done.stderr
+        assert '  codebook_usage ' in done.stderr
 
 
 @pytest.fixture

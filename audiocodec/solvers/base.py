@@ -151,7 +151,15 @@ class StandardSolver(StatefulSolver):
         self.replay_history()
         if resumed and not self.batches and not self._pending_metrics:
             self._keep_records()  # the run may have ended between the checkpoint and its copies
-        while self.epoch <= self.cfg.optim.epochs:
+        epochs = self.cfg.optim.epochs
+        if self.epoch > epochs:
+            self.logger.warning(
+                'all %d epochs are done already, nothing is trained: set optim.epochs=%d to '
+                'continue, or execute_only=evaluate to run a stage on the last checkpoint',
+                epochs,
+                epochs + 1,
+            )
+        while self.epoch <= epochs:
             self.run_epoch()
             self.commit()
         self.logger.info(
@@ -196,7 +204,7 @@ class StandardSolver(StatefulSolver):
         for epoch, stages in enumerate([*self.history, self._pending_metrics], start=1):
             for stage, metrics in stages.items():
                 self._log_line(stage, metrics, epoch)
-        if self.history or self.batches:
+        if (self.history or self.batches) and self.epoch <= self.cfg.optim.epochs:
             self.logger.info('resuming at %s', self._position_text())
 
     def _position_text(self) -> str:
@@ -326,11 +334,16 @@ class StandardSolver(StatefulSolver):
 
     def get_formatter(self, stage_name: str) -> flashy.Formatter:
         """Return the formatter of the metrics in the log, which `logging.metrics` selects."""
-        return figures.make_formatter(self.cfg.logging.metrics)
+        return figures.make_formatter(self.logged_metrics(stage_name))
+
+    def logged_metrics(self, stage: str) -> list[str]:
+        """Return names and patterns of the metrics in a line of the log, in their order."""
+        return list(self.cfg.logging.metrics)
 
     def _formatted(self, stage: str, metrics: dict[str, float]) -> dict[str, str]:
         """Select and format the metrics of a line."""
-        return figures.select(self.get_formatter(stage), self.cfg.logging.metrics, metrics)
+        patterns = self.logged_metrics(stage)
+        return figures.select(self.get_formatter(stage), patterns, metrics)
 
     def _log_line(self, stage: str, metrics: dict[str, Any], epoch: int) -> None:
         """Log the metrics of a stage in one line."""

@@ -206,9 +206,17 @@ class CompressionSolver(StandardSolver):
             rates['d_lr'] = self.adversaries.optimizer.param_groups[0]['lr']
         return rates
 
+    def logged_metrics(self, stage: str) -> list[str]:
+        """Return those of `logging.metrics`, and all metrics of the evaluate stage."""
+        names = super().logged_metrics(stage)
+        if names and stage == 'evaluate':
+            for name in self.metrics.metrics:
+                names += [name, f'{name}_*']
+        return names
+
     def higher_is_better(self, stage: str, metric: str) -> bool:
         """True if higher values are better, as metrics and losses declare it."""
-        if stage == 'evaluate':
+        if names and stage == 'evaluate':
             return self.metrics.higher_is_better(metric)
         if metric in self.losses:
             return getattr(self.losses[metric], 'higher_is_better', False)

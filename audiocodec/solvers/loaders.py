@@ -57,7 +57,10 @@ def _load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
         path = paths.find(source[split])
         files = load_shards(path) if is_shards(path) else load_source(path)
     elif source.folder is not None:
-        files = split_folder(paths.find(source.folder), split)
+        try:
+            files = split_folder(paths.find(source.folder), split)
+        except ValueError as error:
+            raise ConfigError(f'datasource.folder={source.folder}: {error}') from error
     else:
         turn_off = '' if split == 'train' else f', or turn the stage off ({split}.every=null)'
         raise ConfigError(
@@ -129,7 +132,7 @@ def build_dataloaders(cfg: DictConfig, device: torch.device) -> dict[str, AudioL
         except ValueError as error:
             problems.append(f'dataset and datasource, {split}: {error}')
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(dict.fromkeys(problems))
     return loaders
 
 

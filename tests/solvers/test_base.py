@@ -156,3 +156,14 @@ def test_a_run_without_loading_repeats_one_batch(make_solver):
     (first, *others) = [wav for wav, _ in solver.training_batches()]
     assert len(others) == 3
     assert all(torch.equal(first, wav) for wav in others)
+
+
+def test_a_run_that_is_done_says_so(make_solver, caplog):
+    make_solver('optim.updates_per_epoch=1').run()
+    caplog.clear()
+    with caplog.at_level(logging.INFO, 'audiocodec'):
+        make_solver('optim.updates_per_epoch=1').run()
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.getMessage().startswith('all 1 epochs are done already, nothing is trained: set')
+    assert 'optim.epochs=2' in warning.getMessage()
+    assert 'resuming at' not in caplog.text
