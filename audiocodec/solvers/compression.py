@@ -216,7 +216,7 @@ class CompressionSolver(StandardSolver):
 
     def higher_is_better(self, stage: str, metric: str) -> bool:
         """True if higher values are better, as metrics and losses declare it."""
-        if names and stage == 'evaluate':
+        if stage == 'evaluate':
             return self.metrics.higher_is_better(metric)
         if metric in self.losses:
             return getattr(self.losses[metric], 'higher_is_better', False)
