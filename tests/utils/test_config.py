@@ -96,7 +96,7 @@ def test_other_packages_can_be_opted_in(monkeypatch):
     with pytest.raises(ConfigError, match=advice):
         build(node)
     with pytest.raises(ConfigError, match=f"'OrderedDict' belongs to collections; {advice}"):
-        build({'_target_': 'audiocodec.train.OrderedDict'})
+        build({'_target_': 'audiocodec.recipe.experiment.OrderedDict'})
     config.allow_targets('collections.')
     assert build(node) == {}
 
