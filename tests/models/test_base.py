@@ -262,7 +262,7 @@ def test_arrays_become_what_the_model_computes_with(make):
 @pytest.mark.parametrize(
     ('wav', 'message'),
     [
-        ([[[0.1]]], r'wav is a list: expected a tensor or a numpy array of floats, in \[-1, 1\]'),
+        ([[[0.1]]], r'wav is a list: expected a tensor or NumPy array of floats in \[-1, 1\]'),
         (
             np.zeros((1, 1, 64), dtype=np.int16),
             r'wav has type int16: expected floats in \[-1, 1\]. Divide integers by',
@@ -285,9 +285,9 @@ def test_scales_that_are_none(make, name, each):
     codes, scale = model.encode(audio(model))
     assert scale.shape == (2, each)
     for wrong, message in (
-        (scale.tolist(), 'scale is a list: expected a tensor or a numpy array of floats'),
-        (scale.long(), 'scale has type torch.int64: expected floats as given by encode'),
-        (scale.to('meta'), 'scale is on meta and the model on cpu'),
+        (scale.tolist(), 'scale is a list: expected a tensor or NumPy array of floats'),
+        (scale.long(), 'scale has type torch.int64: expected floats as returned by encode'),
+        (scale.to('meta'), 'scale is on meta but the model is on cpu'),
         (scale.numpy()[:1], rf'scale has shape \[1, {each}\]'),
     ):
         with pytest.raises(ValueError, match=message):
@@ -379,11 +379,11 @@ def test_bandwidths_that_are_impossible():
     model.set_num_codebooks(3)
     for kbps in (0.74, 0, -1, float('nan')):
         with pytest.raises(
-            ValueError, match=rf'{kbps} kbps is below .*: use one of 0\.75, 1\.5, 2\.25, 3\.$'
+            ValueError, match=rf'{kbps} kbps is below .*: use one of 0\.75, 1\.5, 2\.25, 3$'
         ):
             model.set_bandwidth(kbps)
     assert model.num_codebooks == 3
-    with pytest.raises(ValueError, match='6 kbps asked of a model that does not quantize'):
+    with pytest.raises(ValueError, match='6 this model does not quantize'):
         EncodecModel(model.encoder, model.decoder, NoQuantizer(6), 24000, 1).set_bandwidth(6)
 
 

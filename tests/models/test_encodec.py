@@ -244,9 +244,9 @@ def test_mixed_precision():
         (torch.zeros(1, 1, 64, dtype=torch.int16), 'type torch.int16: expected floats'),
         (
             torch.zeros(1, 1, 64, dtype=torch.float64),
-            r'type torch.float64 and the model torch.float32: .*\.to\(dtype\)',
+            r'type torch.float64 but the model has torch.float32: .*\.to\(dtype\)',
         ),
-        (torch.zeros(1, 1, 64, device='meta'), 'wav is on meta and the model on cpu'),
+        (torch.zeros(1, 1, 64, device='meta'), 'wav is on meta but the model is on cpu'),
     ],
 )
 def test_wrong_waveforms(wav, message):
@@ -280,7 +280,7 @@ def test_wrong_codes(codes, message):
 
 def test_wrong_scales():
     codes = torch.zeros(2, 4, 8, dtype=torch.int64)
-    with pytest.raises(ValueError, match='scale was given to a model that does not renormalise'):
+    with pytest.raises(ValueError, match='does not renormalize, but got a scale'):
         make_model().decode(codes, torch.ones(2, 1))
     with pytest.raises(ValueError, match=r'scale has shape \[1, 1\]: expected \[2, 1\]'):
         make_model(causal=False, renormalize=True).decode(codes, torch.ones(1, 1))

@@ -165,7 +165,7 @@ def test_a_model_that_is_used_as_it_is_cannot_be_trained(offline, tmp_path):
     (tmp_path / 'config.json').write_text('{"model_type": "dac"}')
     with pytest.raises(
         ValueError,
-        match='is a model of type dac, which is used as it is and cannot be trained here',
+        match='is a model of type dac, which cannot be trained here',
     ):
         pretrained.read(str(tmp_path))
 
@@ -191,7 +191,7 @@ def test_models_of_transformers_without_transformers(monkeypatch, tmp_path):
         ('dac_48khz', "did you mean 'dac_"),
         ('/nowhere/model.th', r'no such file or folder, and not the name of a model\. Expected'),
         ('outputs/xps/0123', 'no such file or folder'),
-        ('', 'holds no model'),
+        ('', 'contains no model'),
     ],
 )
 def test_names_that_lead_nowhere(name, message, offline, tmp_path, monkeypatch):
@@ -204,7 +204,8 @@ def test_names_that_lead_nowhere(name, message, offline, tmp_path, monkeypatch):
 def test_a_folder_without_a_model(tmp_path):
     (tmp_path / 'notes.txt').touch()
     with pytest.raises(
-        ValueError, match=r'holds no model: expected config\.json .* checkpoint\.th or .*notes\.txt'
+        ValueError,
+        match=r'contains no model: expected config\.json .* checkpoint\.th or .*notes\.txt',
     ):
         get(tmp_path)
 
@@ -214,7 +215,7 @@ def test_a_folder_without_a_model(tmp_path):
     [
         ({'version': 99}, 'written by a newer audiocodec'),
         ({'version': 'x'}, 'damaged configuration'),
-        ({'config': 'model: ['}, 'its configuration is no YAML'),
+        ({'config': 'model: ['}, 'its configuration is not valid YAML'),
         ({'config': 'other: 1'}, r'damaged configuration \(KeyError'),
         ({'config': 'model: 3'}, 'a component needs a _target_, found 3'),
         ({'config': 3}, 'damaged configuration'),
@@ -256,7 +257,7 @@ def test_own_files_without_their_parts(tmp_path):
         del content[key]
         checkpoint.save(content, tmp_path / 'model.th')
         with pytest.raises(
-            ValueError, match=rf'model\.th: it is of the format audiocodec\.model, but {key} is'
+            ValueError, match=rf'model\.th: its format is audiocodec\.model, but {key} is'
         ):
             get(tmp_path / 'model.th')
 
@@ -286,12 +287,12 @@ def test_damaged_files_never_raise_anything_else(tmp_path, name):
     [
         (
             {'a': torch.zeros(1), 'b': 1},
-            r'holds a, b: neither a checkpoint or export of audiocodec or AudioCraft',
+            r'contains a, b: neither a checkpoint or export of audiocodec or AudioCraft',
         ),
-        ({}, 'holds nothing'),
+        ({}, 'contains nothing'),
         (
             {'pretrained': 'facebook/encodec_32khz', 'exported': True, 'version': '1'},
-            'holds no weights, only the name',
+            'has no weights, only the name',
         ),
         ({'best_state': {}, 'xp.cfg': 'a: 1'}, r'compression_model=None'),
     ],
@@ -307,7 +308,7 @@ def test_weights_of_transformers_without_their_configuration(tmp_path):
 
     save_file({'encoder.layers.0.conv.bias': torch.zeros(2)}, tmp_path / 'model.safetensors')
     with pytest.raises(
-        ValueError, match=r'weights of transformers need their config\.json beside them'
+        ValueError, match=r'weights of transformers need their config\.json in the same folder'
     ):
         get(tmp_path / 'model.safetensors')
 

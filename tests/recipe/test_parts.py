@@ -86,7 +86,7 @@ def test_the_two_configurations_are_right(plains):
         (
             'seanet.ratios',
             [8, 'a'],
-            "seanet.ratios=[8, 'a']: expected a list, each of its items an integer",
+            "seanet.ratios=[8, 'a']: expected a list of integers",
         ),
         (
             'seanet.norm',
@@ -225,7 +225,7 @@ def test_the_two_configurations_are_right(plains):
         ),
         ('optim.lr', float('inf'), 'optim.lr=inf: expected a learning rate above 0'),
         ('optim.lrr', 1, "optim.lrr: there is no such key; did you mean 'lr'?"),
-        ('optim.optimizer.betas', [0.5], 'optim.optimizer.betas=[0.5]: expected a list of 2'),
+        ('optim.optimizer.betas', [0.5], 'optim.optimizer.betas=[0.5]: expected a list of 2 items'),
         (
             'optim.optimizer.eps',
             -1,

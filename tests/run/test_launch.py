@@ -147,7 +147,7 @@ def test_more_workers_than_gpus(launched, gpus, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
     launched(submitit(5))
     with pytest.raises(
-        ConfigError, match='device=cuda: 8 workers run on this machine, and 4 GPUs are visible'
+        ConfigError, match='device=cuda: 8 workers run on this machine, but 4 GPUs are visible'
     ):
         resolve_device('cuda', launch.find_place())
     assert gpus == []
@@ -156,7 +156,7 @@ def test_more_workers_than_gpus(launched, gpus, monkeypatch):
 def test_one_gpu_by_number_is_for_one_worker(launched, gpus):
     launched(submitit(0))
     with pytest.raises(
-        ConfigError, match=r'device=cuda:1 is one GPU, and 8 workers .*; use device=cuda$'
+        ConfigError, match=r'device=cuda:1 is one GPU, but the 8 workers .*; use device=cuda$'
     ):
         resolve_device('cuda:1', launch.find_place())
     launched({})

@@ -77,7 +77,7 @@ def test_a_full_disk_is_one_warning_and_there_may_be_space_again(small_disk, cap
     assert tracker.failures.counts == {'TensorBoard': 2}
     (message,) = [record.getMessage() for record in caplog.records]
     assert message.startswith(
-        'TensorBoard failed, the run goes on: OSError: [Errno 28] No space left'
+        'TensorBoard failed, the run continues: OSError: [Errno 28] No space left'
     )
     (small_disk / 'other').unlink()
     tracker.scalars('train', {'a': 4.0}, 40, 1)
@@ -186,7 +186,7 @@ def test_a_run_deleted_on_the_server_gets_a_new_one(wandb, tmp_path, caplog):
     assert third == (second, mode) == (second, 'online')
     assert second != deleted
     assert [record.getMessage() for record in caplog.records] == [
-        f'Weights & Biases: the run {deleted} was deleted on the server; a new one is begun'
+        f'Weights & Biases: the run {deleted} was deleted on the server; starting a new one'
     ]
 
 
@@ -198,7 +198,7 @@ def test_without_login_or_network_the_run_is_kept_offline(wandb, tmp_path, caplo
     assert len(wandb.points) == 1
     (message,) = [record.getMessage() for record in caplog.records]
     assert message == (
-        f'Weights & Biases cannot be reached, the run is kept in {tmp_path}/wandb (`wandb sync` '
+        f'Weights & Biases cannot be reached, the run is stored in {tmp_path}/wandb (`wandb sync` '
         'uploads '
         'it): No API key configured. Use `wandb login` to log in.'
     )

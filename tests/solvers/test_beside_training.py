@@ -105,7 +105,7 @@ def test_a_full_disk_for_samples_is_one_warning(make_solver, small_disk, caplog)
     solver = run(make_solver(*STAGES, f'generate.path={small_disk}', 'optim.epochs=2'))
     found = warnings_of(caplog)
     assert len(found) == 2
-    assert found[0].startswith('writing of a sample failed, the run goes on: OSError: ')
+    assert found[0].startswith('writing of a sample failed, the run continues: OSError: ')
     assert '.reference.wav: could not be written (0.0 MB free there)' in found[0]
     assert found[1] == 'failed beside training: writing of a sample (6x)'
     assert [set(stages) for stages in solver.history] == [
@@ -120,7 +120,7 @@ def test_a_file_in_place_of_the_folder_of_samples_is_one_warning(make_solver, ca
     with caplog.at_level(logging.INFO):
         run(solver)
     assert warnings_of(caplog)[0].startswith(
-        'writing of a sample failed, the run goes on: NotADirectoryError: '
+        'writing of a sample failed, the run continues: NotADirectoryError: '
     )
     assert f'0 of 3 samples written to {solver.folder}/samples/epoch_1' in caplog.messages
 
@@ -155,7 +155,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_left_out(
     monkeypatch.setattr(solver.model, 'forward', forward)
     run(solver)
     assert (
-        f'{kind} of a batch failed, the run goes on: OutOfMemoryError: CUDA out of memory'
+        f'{kind} of a batch failed, the run continues: OutOfMemoryError: CUDA out of memory'
         in caplog.messages
     )
     assert ('mel' in solver.history[0]['evaluate']) == (stage == 'generate')
@@ -169,7 +169,7 @@ def test_a_history_that_cannot_be_written_is_a_warning_and_made_up_for(make_solv
     (solver.folder / 'history.json.tmp').mkdir()  # which is what Dora writes to
     run(solver)
     assert [text[:38] for text in warnings_of(caplog)] == [
-        'history.json failed, the run goes on: ',
+        'history.json failed, the run continues: ',
         'failed beside training: history.json (',
     ]
     assert not (solver.folder / 'history.json').exists()
@@ -185,8 +185,8 @@ def test_copies_of_the_checkpoint_that_cannot_be_written_are_warnings(make_solve
         (solver.folder / name / 'in the way').mkdir(parents=True)
     run(solver)
     assert [text.split(':')[0] for text in warnings_of(caplog)] == [
-        'a kept checkpoint failed, the run goes on',
-        'checkpoint.keep_best=valid.mel failed, the run goes on',
+        'a kept checkpoint failed, the run continues',
+        'checkpoint.keep_best=valid.mel failed, the run continues',
         'failed beside training',
     ]
     assert not list(solver.folder.glob('.checkpoint*'))
@@ -215,7 +215,7 @@ def test_a_tracker_that_cannot_be_written_is_a_warning(make_solver, caplog):
     (solver.folder / 'tensorboard').write_text('')
     run(solver)
     assert [text.split(':')[0] for text in warnings_of(caplog)] == [
-        'TensorBoard failed, the run goes on'
+        'TensorBoard failed, the run continues'
     ]
 
 
@@ -228,14 +228,14 @@ def test_a_bad_batch_that_cannot_be_kept_is_a_part_of_its_warning(make_solver, c
     assert solver.history[0]['train']['skipped'] == 0.25
     (text,) = warnings_of(caplog)
     assert text.startswith('update 3 was skipped: ')
-    assert 'not finite; its batch could not be kept (NotADirectoryError: ' in text
+    assert 'not finite; its batch could not be saved (NotADirectoryError: ' in text
 
 
 def test_a_metric_of_the_best_epoch_that_there_is_not_is_named(make_solver, caplog):
     solver = run(make_solver('checkpoint.keep_best=valid.mos', 'optim.epochs=2'))
     first, last = warnings_of(caplog)
     assert first.startswith(
-        'checkpoint.keep_best=valid.mos failed, the run goes on: ValueError: valid has no metric '
+        'checkpoint.keep_best=valid.mos failed, the run continues: ValueError: valid has no metric '
         'mos; it has l1, msspec, '
     )
     assert last == 'failed beside training: checkpoint.keep_best=valid.mos (2x)'

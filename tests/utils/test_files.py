@@ -85,9 +85,9 @@ def test_a_folder_need_not_be_flushed(tmp_path, monkeypatch, name, number):
         ),
         (
             errno.EACCES,
-            ': this user may not write in FOLDER; choose another folder$',
+            ': this user has no write permission in FOLDER; choose another folder$',
         ),
-        (errno.EPERM, ': this user may not write in FOLDER'),
+        (errno.EPERM, ': this user has no write permission in FOLDER'),
         (errno.EIO, '^$'),
         (errno.ESTALE, '^$'),
     ],

@@ -105,7 +105,7 @@ def test_a_file_that_did_not_take_everything_is_an_error(monkeypatch, tmp_path):
         save({**content, 'state': {'a': content['state']['a'] + 1e-7}}, path)
 
     monkeypatch.setattr(checkpoint, 'save', forgetful)
-    with pytest.raises(ValueError, match=r'model.bin does not hold what was written to it'):
+    with pytest.raises(ValueError, match=r'model.bin does not contain what was written'):
         compact.save_compact({'_target_': 'x'}, {'a': torch.ones(3)}, tmp_path / 'model.bin')
 
 

@@ -100,7 +100,7 @@ def test_a_model_put_together_by_hand_is_refused(make_codec, tmp_path):
     model = make_codec()
     by_hand = EncodecModel(model.encoder, model.decoder, model.quantizer, 8000, 1)
     with pytest.raises(
-        ValueError, match=r"'compact' .*how this EncodecModel is rebuilt is not known"
+        ValueError, match=r"'compact' .*this EncodecModel was not built from a configuration"
     ):
         export.export_compact(by_hand, tmp_path / 'model.bin')
     assert list(tmp_path.iterdir()) == []
@@ -125,11 +125,11 @@ def test_sources_that_do_not_exist(source, message, tmp_path):
 
 def test_places_and_formats_that_do_not_fit(make_codec, tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(ValueError, match='is a folder: the format compact is a file'):
+    with pytest.raises(ValueError, match='is a folder: the format compact needs a file'):
         export.export(make_codec(), tmp_path)
-    with pytest.raises(ValueError, match='is a file: the format hf is a folder'):
+    with pytest.raises(ValueError, match='is a file: the format hf needs a folder'):
         export.export(make_codec(), tmp_path / 'file', 'hf')
-    with pytest.raises(ValueError, match='AudioCraft reads files of PyTorch'):
+    with pytest.raises(ValueError, match='AudioCraft reads PyTorch files'):
         export.export(make_codec(), tmp_path / 'model.safetensors', 'audiocraft')
     with pytest.raises(ValueError, match="format='pth' is unknown: choose one of compact, bundle"):
         export.export(make_codec(), tmp_path / 'model.pth', 'pth')

@@ -60,7 +60,7 @@ def test_files_explain_themselves_and_tell_nothing_of_this_machine(exported):
 
 
 def test_models_that_are_not_traced(make_codec, tmp_path):
-    with pytest.raises(ValueError, match="'onnx' cannot hold this model: segment_duration"):
+    with pytest.raises(ValueError, match="'onnx' does not support this model: segment_duration"):
         export.export_onnx(make_codec('stereo', model={'segment_duration': 1.0}), tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
 

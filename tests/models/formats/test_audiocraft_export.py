@@ -88,7 +88,7 @@ def test_every_norm(make_codec, norm, tmp_path):
 
 def test_options_in_the_way_are_named(make_codec, tmp_path):
     with pytest.raises(
-        ValueError, match=r"'audiocraft' cannot hold this model: model.segment_duration=1.0"
+        ValueError, match=r"'audiocraft' does not support this model: model.segment_duration=1.0"
     ):
         export.export_audiocraft(
             make_codec('stereo', model={'segment_duration': 1.0}), tmp_path / 'model.bin'

@@ -205,7 +205,7 @@ def test_weights_that_are_incomplete(tmp_path):
     assert encodec_package.is_checkpoint(state)
     for name, message in (
         ('encoder.model.3.conv.conv.weight_v', 'has a bias but no weight'),
-        ('quantizer.vq.layers.1._codebook.embed', 'must be numbered from 0 on'),
+        ('quantizer.vq.layers.1._codebook.embed', 'must be numbered from 0'),
         ('decoder.model.0.conv.conv.bias', 'missing'),
     ):
         path = tmp_path / 'encodec.th'

@@ -345,7 +345,7 @@ def test_damaged_folders(folder):
     with pytest.raises(ValueError, match=r'config\.json cannot be read as JSON'):
         CompressionModel.get_pretrained(str(folder))
     (folder / 'config.json').write_text('[]')
-    with pytest.raises(ValueError, match=r'config\.json holds a list'):
+    with pytest.raises(ValueError, match=r'config\.json contains a list'):
         CompressionModel.get_pretrained(str(folder))
 
 
@@ -358,7 +358,7 @@ def test_a_codebook_is_missing(folder):
     (folder / 'model.safetensors').unlink()
     torch.save(state, folder / 'pytorch_model.bin')
     with pytest.raises(
-        ValueError, match=r'must be numbered from 0 on, all of one shape, got \{0: .*, 2: '
+        ValueError, match=r'must be numbered from 0 and have the same shape, got \{0: .*, 2: '
     ):
         CompressionModel.get_pretrained(str(folder))
 

@@ -154,7 +154,7 @@ def test_the_model_card_runs(make_codec, save_checkpoint, name, tmp_path):
     [
         ({'lstm': 0}, 'lstm=0: at least one layer'),
         ({'activation': 'ReLU', 'activation_params': {}}, "activation='ReLU' with {}: only ELU"),
-        ({'activation_params': {'alpha': 0.5}}, "with {'alpha': 0.5}: only ELU of alpha 1"),
+        ({'activation_params': {'alpha': 0.5}}, "with {'alpha': 0.5}: only ELU with alpha 1"),
         ({'decoder': {'final_activation': 'Tanh'}}, "decoder.final_activation='Tanh': only null"),
         ({'decoder': {'n_filters': 8}}, 'decoder.n_filters=8 differs from encoder.n_filters=4'),
         ({'pad_mode': 'circular'}, "pad_mode='circular': only constant, reflect, replicate"),
@@ -168,6 +168,8 @@ def test_the_model_card_runs(make_codec, save_checkpoint, name, tmp_path):
     ],
 )
 def test_options_in_the_way_are_named(make_codec, options, message, tmp_path):
-    with pytest.raises(ValueError, match=f"the format 'hf' cannot hold this model: .*{message}"):
+    with pytest.raises(
+        ValueError, match=f"the format 'hf' does not support this model: .*{message}"
+    ):
         hf.save(make_codec(**options), tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -159,5 +159,5 @@ def test_folders_that_cannot_be_loaded(pair, tmp_path):
     with pytest.raises(ValueError, match=r'model\.safetensors cannot be read as safetensors'):
         CompressionModel.get_pretrained(str(tmp_path))
     (tmp_path / 'model.safetensors').rename(tmp_path / 'pytorch_model.bin')
-    with pytest.raises(ValueError, match=r'holds no model\.safetensors'):
+    with pytest.raises(ValueError, match=r'has no model\.safetensors'):
         CompressionModel.get_pretrained(str(tmp_path))
