@@ -150,8 +150,8 @@ def load(
         return _load_safetensors(path, map_location)
     if _is_torchscript(path):  # torch.load would warn, and pass it on to torch.jit.load
         raise ValueError(
-            f'{path} is a TorchScript program, which contains code: expected a file of torch.save '
-            'or safetensors with the weights only'
+            f'{path} contains a TorchScript program. Loading it would run code, which is refused: '
+            'expected weights, saved by torch.save or as safetensors'
         )
     with torch.serialization.safe_globals([(cls, name) for name, cls in (types or {}).items()]):
         try:

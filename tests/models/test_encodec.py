@@ -91,7 +91,7 @@ def test_scale_is_the_loudness_of_the_mono_mix():
         )
 
 
-def test_renormalised_model_does_not_mind_the_loudness():
+def test_renormalizing_model_does_not_depend_on_the_loudness():
     model = make_model(causal=False, renormalize=True).eval()
     wav = torch.randn(2, 1, 64)
     with torch.no_grad():
@@ -161,7 +161,7 @@ def test_gradients_reach_every_parameter_through_the_quantizer():
     ] == []
 
 
-def test_commitment_reaches_the_encoder_alone():
+def test_commitment_reaches_only_the_encoder():
     model = make_model().train()
     model(torch.randn(2, 1, 64)).commitment_loss.backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in model.encoder.parameters())

@@ -110,7 +110,7 @@ def test_prune_keeps_the_newest_by_number(tmp_path):
     assert len(os.listdir(tmp_path)) == 4
 
 
-def test_safetensors_hold_exported_models_whole(tmp_path):
+def test_safetensors_contain_complete_exported_models(tmp_path):
     path = tmp_path / 'model.safetensors'
     content = {
         'format': checkpoint.MODEL_FORMAT,
@@ -145,9 +145,9 @@ def test_safetensors_of_others_are_their_tensors(tmp_path):
     assert list(checkpoint.load(tmp_path / 'a.safetensors')) == ['a']
 
 
-def test_safetensors_hold_nothing_else(tmp_path):
+def test_safetensors_are_for_exported_models_only(tmp_path):
     with pytest.raises(
-        ValueError, match=r"hold exported models only, not 'audiocodec\.checkpoint'"
+        ValueError, match=r"are for exported models only, not for 'audiocodec\.checkpoint'"
     ):
         checkpoint.save(content(), tmp_path / 'checkpoint.safetensors')
     assert os.listdir(tmp_path) == []
@@ -194,7 +194,7 @@ def test_damaged_metadata(tmp_path):
     ],
 )
 @pytest.mark.parametrize('name', ['file.th', 'file.safetensors'])
-def test_what_was_found_instead_is_said(tmp_path, start, message, name):
+def test_the_kind_of_an_unreadable_file_is_named(tmp_path, start, message, name):
     (tmp_path / name).write_bytes(start)
     with pytest.raises(ValueError, match=rf'{name} cannot be read .*{message}'):
         checkpoint.load(tmp_path / name)
@@ -223,7 +223,7 @@ def test_types_are_admitted_by_name_for_one_file(tmp_path):
     assert checkpoint.foreign_types(tmp_path / 'c.txt') == []
 
 
-def test_a_checkpoint_of_the_first_version_is_taken_for_the_end_of_an_epoch(tmp_path):
+def test_a_checkpoint_of_version_1_is_at_the_end_of_an_epoch(tmp_path):
     checkpoint.save(content(), tmp_path / 'a.th')
     loaded = checkpoint.load_checkpoint(tmp_path / 'a.th')
     assert (loaded['version'], loaded['position']) == (checkpoint.CHECKPOINT_VERSION, {})
@@ -231,7 +231,7 @@ def test_a_checkpoint_of_the_first_version_is_taken_for_the_end_of_an_epoch(tmp_
 
 
 @pytest.mark.parametrize('version', [0, -1, '2', None])
-def test_a_version_that_never_was_is_refused_by_name(tmp_path, version):
+def test_an_unknown_version_is_refused_by_name(tmp_path, version):
     checkpoint.save({**content(), 'version': version}, tmp_path / 'a.th')
     with pytest.raises(
         ValueError,
@@ -240,7 +240,7 @@ def test_a_version_that_never_was_is_refused_by_name(tmp_path, version):
         checkpoint.load_checkpoint(tmp_path / 'a.th')
 
 
-def test_what_reads_back_otherwise_does_not_replace_the_old_file(tmp_path, monkeypatch):
+def test_a_corrupted_write_does_not_replace_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / 'a.th'
     checkpoint.save(content(), path)
     before = path.read_bytes()
@@ -275,7 +275,7 @@ def test_a_full_disk_is_a_message_and_the_old_file_stays(small_disk):
 
 
 def refused(monkeypatch, name, number, condition=lambda argument: True):
-    """Lets a function of `os` fail with an error number, as file systems do that lack it."""
+    """Make a function of `os` fail with an error number, as on file systems that lack it."""
     real = getattr(os, name)
 
     def call(argument, *others, **options):
@@ -338,9 +338,7 @@ def test_permissions_are_those_of_the_umask(tmp_path, mask, mode):
         (errno.EIO, r'Input/output error'),
     ],
 )
-def test_what_refuses_a_checkpoint_is_said_with_advice_that_fits(
-    tmp_path, monkeypatch, number, end
-):
+def test_write_errors_are_named_with_advice(tmp_path, monkeypatch, number, end):
     refused(monkeypatch, 'fsync', number)
     with pytest.raises(
         RunError, match=rf'a\.th could not be written \(there is no old file\): .*{end}$'
@@ -356,7 +354,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
         checkpoint.save(content(), tmp_path / 'no' / 'a.th')
 
 
-def test_a_file_that_a_mount_has_cut_short_does_not_replace_the_old_one(tmp_path, monkeypatch):
+def test_a_file_truncated_by_a_mount_does_not_replace_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / 'a.th'
     checkpoint.save(content(), path)
     before = path.read_bytes()

@@ -45,9 +45,7 @@ def test_one_process_holds_it_and_is_named(tmp_path):
         (errno.EACCES, 'Permission denied: this user has no write permission in FOLDER'),
     ],
 )
-def test_a_folder_that_cannot_be_written_to_is_said_with_advice(
-    tmp_path, monkeypatch, number, message
-):
+def test_a_folder_that_is_not_writable_is_named_with_advice(tmp_path, monkeypatch, number, message):
     def refused(path, *arguments, **options):
         raise OSError(number, os.strerror(number))
 

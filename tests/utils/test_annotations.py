@@ -81,5 +81,5 @@ def test_what_fits(value, annotation):
         (3, Callable[[int], int], 'a component (a section with a _target_)'),
     ],
 )
-def test_what_does_not_fit_is_told_what_would(value, annotation, accepted):
+def test_what_does_not_fit_is_told_what_is_accepted(value, annotation, accepted):
     assert misfit(value, annotation) == accepted

@@ -9,7 +9,7 @@ from audiocodec.utils import files
 
 
 def refuse(monkeypatch, name, number, condition=lambda handle: True):
-    """Lets a function of `os` fail with an error number for the handles of a kind.
+    """Make a function of `os` fail with an error number for one kind of handles.
 
     Returns:
         The list of handles that it has refused.

@@ -18,7 +18,7 @@ class Terminal(io.StringIO):
         return True
 
     def screen(self):
-        """Lines as a terminal shows them."""
+        """Return the lines as shown on a terminal."""
         lines = []
         for line in self.getvalue().split('\n'):
             shown = ''
@@ -29,7 +29,7 @@ class Terminal(io.StringIO):
 
 
 def seen_as_stderr(monkeypatch, stream):
-    """By the bar alone: pytest sets `sys.stderr` itself."""
+    """Replace `sys.stderr` only for the bar: pytest sets it itself."""
     monkeypatch.setattr(progress, 'sys', SimpleNamespace(stderr=stream))
     return stream
 
@@ -43,7 +43,7 @@ def terminal(monkeypatch):
 
 @pytest.fixture
 def logger():
-    """A logger with a handler for the file, and one for a terminal."""
+    """Logger with a handler for a file, and one for a terminal."""
     logger = logging.Logger('test')
     logger.file = io.StringIO()
     logger.addHandler(logging.StreamHandler(logger.file))
