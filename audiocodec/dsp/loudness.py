@@ -1,24 +1,24 @@
-"""Level of audio: loudness by ITU-R BS.1770-4, and normalisation before writing."""
+"""Level of audio: loudness by ITU-R BS.1770-4, and normalization before writing."""
 
 import math
 
 import torch
 
-# K-weighting as two analogue prototypes (gain dB, frequency Hz, quality), which give the tables of
-# BS.1770-4 at 48 kHz and carry over to other sample rates by the bilinear transform.
+# K-weighting as two analog prototypes (gain in dB, frequency in Hz, quality). Their bilinear
+# transform gives the tables of BS.1770-4 at 48 kHz, and the filters for other sample rates.
 _SHELF = (3.999843853973347, 1681.974450955533, 0.7071752369554196)
 _HIGH_PASS = (38.13547087602444, 0.5003270373238773)
-_CHANNEL_WEIGHTS = (1.0, 1.0, 1.0, 1.41, 1.41)  # left, right, centre, surrounds
+_CHANNEL_WEIGHTS = (1.0, 1.0, 1.0, 1.41, 1.41)  # left, right, center, surrounds
 
-# Head room of each strategy in dB: the level it leaves below full scale (for loudness: the target,
-# in -LKFS).
+# headroom of each strategy, in dB below full scale (loudness: the target, in -LKFS)
 HEADROOM_DB = {'none': 0.0, 'clip': 0.0, 'peak': 1.0, 'rms': 18.0, 'loudness': 14.0}
 
 
 def k_weighting(sample_rate: int) -> list[tuple[list[float], list[float]]]:
-    """The two biquads of BS.1770-4 as (numerator, denominator), for any sample rate (Hz)."""
+    """Return the two biquads of BS.1770-4 as (numerator, denominator), for a sample rate (Hz)."""
     gain, frequency, quality = _SHELF
-    k, high = math.tan(math.pi * frequency / sample_rate), 10 ** (gain / 20)
+    k = math.tan(math.pi * frequency / sample_rate)
+    high = 10 ** (gain / 20)
     band = high**0.4996667741545416
     a0 = 1 + k / quality + k * k
     slope = band * k / quality
@@ -33,15 +33,14 @@ def k_weighting(sample_rate: int) -> list[tuple[list[float], list[float]]]:
 
 
 def _k_weighted(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
-    """[C, T] through the K-weighting, in float64.
+    """Apply the K-weighting to wav [C, T], in float64.
 
-    Filtered as a product of spectra: the responses die out within half a second (38 Hz high-pass),
-    so that padding by a second or more makes the circular convolution equal to the recursive filter
-    to double precision.
+    Multiplies spectra. The impulse responses decay within half a second (38 Hz high-pass), so that
+    with padding of a second or more, the circular convolution equals the recursive filter to double
+    precision.
     """
-    length = (
-        1 << (wav.shape[-1] + sample_rate - 1).bit_length()
-    )  # a power of two, for the speed of the transform
+    # a power of two, for a fast transform
+    length = 1 << (wav.shape[-1] + sample_rate - 1).bit_length()
     omega = torch.arange(length // 2 + 1, dtype=torch.float64, device=wav.device) * (
         2 * math.pi / length
     )
@@ -49,22 +48,22 @@ def _k_weighted(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
     response = torch.ones_like(z)
     for b, a in k_weighting(sample_rate):
         response = response * (b[0] + b[1] * z + b[2] * z * z) / (a[0] + a[1] * z + a[2] * z * z)
-    return torch.fft.irfft(torch.fft.rfft(wav.double(), length) * response, length)[
-        ..., : wav.shape[-1]
-    ]
+    filtered = torch.fft.irfft(torch.fft.rfft(wav.double(), length) * response, length)
+    return filtered[..., : wav.shape[-1]]
 
 
 def loudness(wav: torch.Tensor, sample_rate: int) -> float:
-    """Integrated loudness (ITU-R BS.1770-4): K-weighting, 400 ms blocks overlapping by 75 %, two
-    gates.
+    """Return the integrated loudness (ITU-R BS.1770-4) in LKFS.
+
+    K-weighting, 400 ms blocks overlapping by 75 %, two gates.
 
     Args:
-        wav: [C, T], up to 5 channels in the order left, right, centre, left and right surround.
+        wav: [C, T], up to 5 channels in the order left, right, center, left and right surround.
         sample_rate: in Hz.
 
     Returns:
-        LKFS; -inf when every block is below the absolute gate of -70 LKFS. Audio shorter than a
-        block is one block.
+        LKFS; -inf if every block is below the absolute gate of -70 LKFS. Audio shorter than a block
+        is one block.
     """
     if wav.dim() != 2 or not 1 <= wav.shape[0] <= len(_CHANNEL_WEIGHTS):
         raise ValueError(
@@ -74,17 +73,15 @@ def loudness(wav: torch.Tensor, sample_rate: int) -> float:
     if wav.shape[-1] == 0:
         return -math.inf
     block = min(wav.shape[-1], round(0.4 * sample_rate))
-    power = (
-        _k_weighted(wav, sample_rate).square().unfold(-1, block, max(1, round(block / 4))).mean(-1)
-    )
+    squares = _k_weighted(wav, sample_rate).square()
+    power = squares.unfold(-1, block, max(1, round(block / 4))).mean(-1)
     weights = torch.tensor(_CHANNEL_WEIGHTS[: len(wav)], dtype=torch.float64, device=wav.device)
     power = weights @ power
     power = power[power > _power(-70.0)]
     if not len(power):
         return -math.inf
-    power = power[
-        power > power.mean() / 10
-    ]  # relative gate: 10 LU below the mean of what passed the first
+    # relative gate: 10 LU below the mean of the blocks that passed the absolute gate
+    power = power[power > power.mean() / 10]
     return -0.691 + 10 * math.log10(power.mean().item())
 
 
@@ -95,14 +92,14 @@ def _power(lkfs: float) -> float:
 def normalize(
     wav: torch.Tensor, sample_rate: int, strategy: str = 'clip', headroom_db: float | None = None
 ) -> torch.Tensor:
-    """Bring audio to a level, and within full scale.
+    """Normalize the level of audio, within full scale.
 
     Args:
         wav: [C, T].
         sample_rate: in Hz.
-        strategy: 'clip' only clips, at the head room; 'peak' scales the largest sample, 'rms' the
-            root mean square of the mono mix, 'loudness' the integrated loudness (see `loudness`) to
-            the head room, and clips at full scale; 'none' changes nothing.
+        strategy: 'clip' only clips, at the headroom. 'peak' scales the largest sample, 'rms' the
+            RMS of the mono mix, and 'loudness' the integrated loudness (see `loudness`) to the
+            headroom, and these clip at full scale. 'none' changes nothing.
         headroom_db: dB below full scale, for 'loudness' below 0 LKFS; by default 0 for clip, 1 for
             peak, 18 for rms and 14 for loudness.
 
@@ -111,7 +108,7 @@ def normalize(
     """
     if strategy not in HEADROOM_DB:
         raise ValueError(
-            f'normalisation strategy {strategy!r}: expected one of {", ".join(HEADROOM_DB)}'
+            f'normalization strategy {strategy!r}: expected one of {", ".join(HEADROOM_DB)}'
         )
     headroom = HEADROOM_DB[strategy] if headroom_db is None else headroom_db
     target = 10 ** (-headroom / 20)

@@ -1,10 +1,9 @@
-"""Resampling with julius' windowed-sinc filter, of whole signals and of segments cut out of a
-longer one.
+"""Resampling with julius' windowed-sinc filter, of whole signals and of segments.
 
 With the ratio reduced to `old : new`, output sample `k * new + i` is an inner product of filter `i`
-with the input around sample `k * old`. A segment is therefore computed from the blocks that it
-covers plus the filter's reach on both sides, and equals the same stretch of the whole resampled
-signal: no edges of its own.
+with the input around sample `k * old`. A segment is computed from the blocks that it covers plus
+the reach of the filter on both sides. It equals the same part of the whole resampled signal,
+without edge effects.
 """
 
 import math
@@ -14,16 +13,16 @@ import julius
 import torch
 from torch.nn import functional as F
 
-ZEROS = 24  # zero crossings of the sinc on each side, and
-ROLLOFF = 0.945  # cutoff as a share of the lower Nyquist frequency: both julius' defaults
-_MAX_KERNEL = (
-    2**22
-)  # values in julius' kernel of one ratio (16 MB), above which it is evaluated sparsely
-_MAX_SPARSE = 2**24  # values (64 MB) which that may take; 192001 Hz to 48000 Hz takes 10 million
+# defaults of julius
+ZEROS = 24  # zero crossings of the sinc on each side
+ROLLOFF = 0.945  # cutoff as a fraction of the lower Nyquist frequency
+# largest dense kernel of one ratio, in values (16 MB); larger ones are evaluated sparsely
+_MAX_KERNEL = 2**22
+_MAX_SPARSE = 2**24  # largest sparse kernel (64 MB); 192001 Hz to 48000 Hz takes 10 million values
 
 
 class Resampler:
-    """Filter for one ratio of sample rates. Get one from `resampler`, which caches them.
+    """Filter for one ratio of sample rates; use `resampler`, which caches them.
 
     Args:
         old: input samples per block (input rate over the greatest common divisor).
@@ -31,25 +30,27 @@ class Resampler:
     """
 
     def __init__(self, old: int, new: int) -> None:
-        self.old, self.new = old, new
+        self.old = old
+        self.new = new
         # reach of the filter, in input samples
         self.width = math.ceil(ZEROS * old / (min(old, new) * ROLLOFF)) if old != new else 0
         self.is_sparse = new * (2 * self.width + old) > _MAX_KERNEL
         self.kernel = self._sparse_kernel() if self.is_sparse else self._dense_kernel()
 
     def length(self, frames: int) -> int:
-        """Output length for `frames` input samples, rounded down."""
+        """Return the output length for `frames` input samples, rounded down."""
         return frames * self.new // self.old
 
     def source_range(self, start: int, frames: int, total: int) -> tuple[int, int]:
-        """Input samples [a, b) needed for the outputs [start, start + frames) of a signal of
-        `total` input samples.
+        """Return the input samples [a, b) needed for outputs [start, start + frames).
+
+        The signal has `total` input samples.
         """
         first, last = start // self.new, -(-(start + frames) // self.new)
         return max(0, first * self.old - self.width), min(total, last * self.old + self.width)
 
     def segment(self, wav: torch.Tensor, start: int, frames: int) -> torch.Tensor:
-        """Outputs [start, start + frames) of a longer signal.
+        """Compute the outputs [start, start + frames) of a longer signal.
 
         Args:
             wav: [..., b - a], the input samples of `source_range(start, frames, total)`.
@@ -62,9 +63,8 @@ class Resampler:
         if self.old == self.new:
             return wav[..., :frames]
         first, last = start // self.new, -(-(start + frames) // self.new)
-        left = max(
-            0, self.width - first * self.old
-        )  # a signal's own ends are continued by their last value
+        # the signal is extended by its first and last value
+        left = max(0, self.width - first * self.old)
         right = (last - first) * self.old + 2 * self.width - left - wav.shape[-1]
         flat = F.pad(wav.reshape(-1, 1, wav.shape[-1]), (left, max(0, right)), mode='replicate')
         out = self._blocks(flat, last - first)
@@ -72,14 +72,11 @@ class Resampler:
         return out[:, offset : offset + frames].reshape(*wav.shape[:-1], frames)
 
     def _blocks(self, wav: torch.Tensor, blocks: int) -> torch.Tensor:
-        """[N, 1, blocks * old + 2 * width] -> [N, blocks * new]."""
+        """Map [N, 1, blocks * old + 2 * width] to [N, blocks * new]."""
         kernel = self.kernel.to(wav)
         if not self.is_sparse:
-            return (
-                F.conv1d(wav, kernel[:, None], stride=self.old)
-                .transpose(1, 2)
-                .reshape(len(wav), -1)
-            )
+            out = F.conv1d(wav, kernel[:, None], stride=self.old)
+            return out.transpose(1, 2).reshape(len(wav), -1)
         nearest = torch.arange(self.new, device=wav.device) * self.old // self.new
         taps = nearest[:, None] + torch.arange(kernel.shape[1], device=wav.device)
         return torch.cat(
@@ -88,33 +85,29 @@ class Resampler:
         )
 
     def _dense_kernel(self) -> torch.Tensor:
-        """The filters of julius, [new, old + 2 * width]."""
+        """Return the filters of julius, [new, old + 2 * width]."""
         if self.old == self.new:
             return torch.ones(1, 1)
         return julius.ResampleFrac(self.old, self.new, zeros=ZEROS, rolloff=ROLLOFF).kernel[:, 0]
 
     def _sparse_kernel(self) -> torch.Tensor:
-        """The same filters without their zeros, [new, 2 * width + 1]; filter i begins at input i *
-        old // new.
+        """Return the same filters without their zeros, [new, 2 * width + 1].
+
+        Filter i begins at input i * old // new.
         """
         taps = 2 * self.width + 1
         if self.new * taps > _MAX_SPARSE:
             raise ValueError(
-                f'a ratio of {self.old} to {self.new} samples takes a filter of {self.new * taps} '
+                f'a ratio of {self.old} to {self.new} samples needs a filter of {self.new * taps} '
                 'values'
             )
-        return torch.cat(
-            [
-                self._sparse_rows(phase)
-                for phase in torch.arange(self.new).split(max(1, 2**20 // taps))
-            ]
-        )
+        phases = torch.arange(self.new).split(max(1, 2**20 // taps))  # in parts, to limit memory
+        return torch.cat([self._sparse_rows(phase) for phase in phases])
 
     def _sparse_rows(self, phase: torch.Tensor) -> torch.Tensor:
         fraction = (phase * self.old % self.new).double() / self.new
-        distance = (
-            torch.arange(-self.width, self.width + 1).double() - fraction[:, None]
-        )  # in input samples
+        # in input samples
+        distance = torch.arange(-self.width, self.width + 1).double() - fraction[:, None]
         time = (distance * (min(self.old, self.new) * ROLLOFF / self.old)).clamp(-ZEROS, ZEROS)
         kernel = torch.sinc(time) * torch.cos(math.pi * time / ZEROS / 2) ** 2
         return (kernel / kernel.sum(-1, keepdim=True)).float()
@@ -126,14 +119,14 @@ def _cached(old: int, new: int) -> Resampler:
 
 
 def resampler(from_rate: int, to_rate: int) -> Resampler:
-    """The cached filter from one sample rate (Hz) to another.
+    """Return the cached filter from one sample rate (Hz) to another.
 
     Raises:
-        ValueError: not both are positive integers, or their ratio is one that no recording has.
+        ValueError: they are not positive integers, or their ratio needs too large a filter.
     """
     for rate in (from_rate, to_rate):
         if int(rate) != rate or rate <= 0:
-            raise ValueError(f'sample rates are positive integers, in Hz; got {rate}')
+            raise ValueError(f'sample rates must be positive integers, in Hz; got {rate}')
     gcd = math.gcd(int(from_rate), int(to_rate))
     try:
         return _cached(int(from_rate) // gcd, int(to_rate) // gcd)
@@ -150,8 +143,8 @@ def resample(wav: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
         to_rate: sample rate of the result (Hz).
 
     Returns:
-        [..., T * to_rate // from_rate] (exact integer arithmetic), the same tensor when the rates
-        are equal.
+        [..., T * to_rate // from_rate] (exact integer arithmetic), the same tensor if the rates are
+        equal.
     """
     filters = resampler(from_rate, to_rate)
     frames = filters.length(wav.shape[-1])

@@ -1,4 +1,4 @@
-"""Scale-invariant signal-to-noise ratio, and the segments that it is computed over."""
+"""Scale-invariant signal-to-noise ratio, over segments."""
 
 import math
 
@@ -9,57 +9,54 @@ EPSILON = torch.finfo(torch.float32).eps
 
 
 def check_pair(estimate: torch.Tensor, reference: torch.Tensor) -> None:
-    """Raise `ValueError` unless both signals have one shape and at least one sample."""
+    """Raise `ValueError` unless both signals have the same shape and at least one sample."""
     if estimate.shape != reference.shape:
         raise ValueError(
             f'estimate and reference must have the same shape, got {list(estimate.shape)} and '
             f'{list(reference.shape)}: cut both to the same length and convert their channels '
-            'first.'
+            'first'
         )
     if estimate.numel() == 0:
         raise ValueError(
-            f'estimate and reference are empty (shape {list(estimate.shape)}): nothing to compare.'
+            f'estimate and reference are empty (shape {list(estimate.shape)}): nothing to compare'
         )
 
 
 def overlapping_segments(wav: torch.Tensor, length: int, stride: int) -> torch.Tensor:
-    """Cut a signal into segments, one every `stride` samples; the last ones are completed by zeros.
+    """Cut a signal into segments, one every `stride` samples; the last ones are zero-padded.
 
     Args:
         wav: [..., T].
         length: samples in a segment.
-        stride: samples from the start of a segment to the next.
+        stride: samples from the start of a segment to the start of the next.
 
     Returns:
         [..., ceil(T / stride), length], a view of the padded signal.
     """
     n_segments = math.ceil(wav.shape[-1] / stride)
     padded_length = max((n_segments - 1) * stride + length, wav.shape[-1])
-    return F.pad(wav, (0, padded_length - wav.shape[-1])).unfold(-1, length, stride)[
-        ..., :n_segments, :
-    ]
+    segments = F.pad(wav, (0, padded_length - wav.shape[-1])).unfold(-1, length, stride)
+    return segments[..., :n_segments, :]
 
 
 def segment_samples(segment: float, sample_rate: int, overlap: float) -> int:
-    """Samples in a segment, checked.
+    """Return the number of samples in a segment, after checking the arguments.
 
     Args:
         segment: seconds.
         sample_rate: Hz.
-        overlap: fraction of a segment shared with the next, in [0, 1).
+        overlap: fraction of a segment that the next one repeats, in [0, 1).
 
     Raises:
-        ValueError: an overlap that is no such fraction, or a segment so short that it has no
-            stride.
+        ValueError: the overlap is not such a fraction, or the stride would be less than a sample.
     """
     if not 0 <= overlap < 1:
-        raise ValueError(f'overlap must be in [0, 1), got {overlap}.')
+        raise ValueError(f'overlap must be in [0, 1), got {overlap}')
     samples = int(segment * sample_rate)
     if int(samples * (1 - overlap)) < 1:
         raise ValueError(
-            f'segment must hold some samples, got {segment} s at {sample_rate} Hz with an overlap '
-            'of '
-            f'{overlap}: give more seconds, or null for whole signals.'
+            f'segment must be longer, got {segment} s at {sample_rate} Hz with an overlap of '
+            f'{overlap}: use more seconds, or null for whole signals'
         )
     return samples
 
@@ -71,18 +68,17 @@ def si_snr(
     overlap: float = 0.5,
     epsilon: float = EPSILON,
 ) -> torch.Tensor:
-    """Scale-invariant signal-to-noise ratio in dB, higher is better (Le Roux et al., arXiv
-    1811.02508, with centring).
+    """Compute the scale-invariant SNR in dB, higher is better (Le Roux et al., arXiv 1811.02508).
 
-    Each segment is centred, the estimate is projected on the reference, and the ratio of the energy
-    of the projection to the energy of the rest is averaged, in dB, over segments and channels. The
-    last segments are completed by zeros.
+    The mean of each segment is subtracted (centering), and the estimate is projected on the
+    reference. The ratio of the energies of projection and residual is averaged, in dB, over
+    segments and channels. The last segments are zero-padded.
 
     Args:
         estimate: [B, C, T].
         reference: [B, C, T].
-        segment_length: samples in a segment; None: the whole signal is one.
-        overlap: fraction of a segment shared with the next, in [0, 1).
+        segment_length: samples in a segment; None: the whole signal.
+        overlap: fraction of a segment that the next one repeats, in [0, 1).
         epsilon: energy per sample added to every energy, so that silence gives a finite ratio.
 
     Returns:
@@ -103,7 +99,7 @@ def si_snr(
         dot = (est * ref).sum(-1, keepdim=True)
         projection = dot * ref / (floor + ref.square().sum(-1, keepdim=True))
         noise = est - projection
-        ratio = torch.log10(floor + projection.square().sum(-1)) - torch.log10(
-            floor + noise.square().sum(-1)
-        )
+        signal_level = torch.log10(floor + projection.square().sum(-1))
+        noise_level = torch.log10(floor + noise.square().sum(-1))
+        ratio = signal_level - noise_level
         return 10 * ratio.flatten(1).mean(1)

@@ -1,4 +1,4 @@
-"""Power and mel spectrograms, with a backward pass of their own."""
+"""Power and mel spectrograms, with a custom backward pass."""
 
 import math
 from typing import Any
@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 
 def reflect_pad(wav: torch.Tensor, left: int, right: int) -> torch.Tensor:
-    """Extend a signal on both sides by its mirror image.
+    """Pad a signal on both sides by reflection.
 
-    A signal too short to be mirrored is continued by zeros first, so that any length >= 1 is
+    A signal too short to be reflected is padded with zeros first, so that any length >= 1 is
     accepted.
 
     Args:
@@ -30,17 +30,16 @@ def reflect_pad(wav: torch.Tensor, left: int, right: int) -> torch.Tensor:
 
 
 class _PowerSpectrum(torch.autograd.Function):
-    """|rfft|^2 with its backward written by hand, about twice as fast as autograd through complex
-    numbers.
+    """|rfft|^2 with a custom backward, about twice as fast as autograd through complex numbers.
 
-    For real x and X[f] = sum_t x[t] e^(-i w_f t), P[f] = |X[f]|^2 has dP[f]/dx[t] = 2 Re(X[f] e^(i
-    w_f t)), hence
+    For real x and X[f] = sum_t x[t] e^(-i w_f t), P[f] = |X[f]|^2 has
+    dP[f]/dx[t] = 2 Re(X[f] e^(i w_f t)), so that
 
         dL/dx[t] = sum_f 2 Re(G[f] X[f] e^(i w_f t))   with G = dL/dP.
 
-    That sum is an unscaled inverse real FFT of G X: it counts each inner bin twice, as wanted,
-    through the bin's mirror image, but the first bin (and the last, for an even size) has none and
-    must be doubled.
+    This sum is an unscaled inverse real FFT of G X. It counts each inner bin twice, as required,
+    because of the conjugate bin; the first bin (and the last, for an even size) has none and must
+    be doubled.
     """
 
     @staticmethod
@@ -62,7 +61,7 @@ class _PowerSpectrum(torch.autograd.Function):
 
 
 def power_spectrum(frames: torch.Tensor) -> torch.Tensor:
-    """Squared magnitude of the real FFT of each frame.
+    """Compute the squared magnitude of the real FFT of each frame.
 
     Args:
         frames: [..., n_fft], real.
@@ -74,7 +73,7 @@ def power_spectrum(frames: torch.Tensor) -> torch.Tensor:
 
 
 def fft_window(window: torch.Tensor, n_fft: int) -> torch.Tensor:
-    """Centre a window of at most `n_fft` samples among zeros, as `torch.stft` does.
+    """Center a window of at most `n_fft` samples in zeros, as `torch.stft` does.
 
     Args:
         window: [win_length].
@@ -88,36 +87,35 @@ def fft_window(window: torch.Tensor, n_fft: int) -> torch.Tensor:
     """
     missing = n_fft - len(window)
     if missing < 0:
-        raise ValueError(f'win_length must be at most n_fft ({n_fft}), got {len(window)}.')
+        raise ValueError(f'win_length must be at most n_fft ({n_fft}), got {len(window)}')
     return F.pad(window, (missing // 2, missing - missing // 2))
 
 
 class MelSpectrogram(nn.Module):
-    """Mel power spectrogram with one frame per started hop: [..., T] -> [..., ceil(T / hop_length),
-    n_mels].
+    """Mel power spectrogram: [..., T] -> [..., ceil(T / hop_length), n_mels].
 
-    The signal is mirrored by (n_fft - hop_length) / 2 samples on both sides, and its last frame is
-    completed by zeros. Always computed in float32. The filters are triangular on the HTK mel scale.
-    A filter that falls between two bins of a small FFT is empty, and its band is zero in every
-    spectrogram: EnCodec's multi-scale loss has 64 bands down to an FFT of 64 samples, of which 21
-    are empty at 24 kHz.
+    The signal is padded by reflection by (n_fft - hop_length) / 2 samples on both sides, and its
+    last frame is zero-padded. Always computed in float32. The filters are triangular on the HTK mel
+    scale. A filter that falls between two bins of a small FFT is empty, and its band is zero in
+    every spectrogram: EnCodec's multi-scale loss has 64 bands down to an FFT of 64 samples, of
+    which 21 are empty at 24 kHz.
 
     Args:
         sample_rate: Hz.
         n_fft: samples of the FFT.
         hop_length: samples between frames.
         win_length: samples of the Hann window; None: n_fft.
-        n_mels: mel bands.
+        n_mels: number of mel bands.
         f_min: lowest frequency, Hz.
         f_max: highest frequency, Hz; None: half the sample rate.
-        normalized: whether to divide by the energy of the window.
+        normalized: divide by the energy of the window.
 
     Buffers:
-        window: [n_fft], normalisation included.
+        window: [n_fft], including the normalization.
         filters: [n_fft // 2 + 1, n_mels].
 
     Raises:
-        ValueError: sizes or frequencies that make no spectrogram.
+        ValueError: invalid sizes or frequencies.
     """
 
     window: torch.Tensor
@@ -137,14 +135,14 @@ class MelSpectrogram(nn.Module):
         super().__init__()
         f_max = float(sample_rate // 2) if f_max is None else f_max
         if not 1 <= hop_length <= n_fft:
-            raise ValueError(f'hop_length must be from 1 to n_fft ({n_fft}), got {hop_length}.')
+            raise ValueError(f'hop_length must be from 1 to n_fft ({n_fft}), got {hop_length}')
         if not 0 <= f_min < f_max <= sample_rate / 2:
             raise ValueError(
                 f'mel bands need 0 <= f_min < f_max <= sample_rate / 2 ({sample_rate / 2:g} Hz), '
-                f'got f_min={f_min} and f_max={f_max}.'
+                f'got f_min={f_min} and f_max={f_max}'
             )
         if n_mels < 1:
-            raise ValueError(f'n_mels must be at least 1, got {n_mels}.')
+            raise ValueError(f'n_mels must be at least 1, got {n_mels}')
         self.n_fft = n_fft
         self.hop_length = hop_length
         window = torch.hann_window(n_fft if win_length is None else win_length)
@@ -166,8 +164,9 @@ class MelSpectrogram(nn.Module):
         """
         with torch.autocast(wav.device.type, enabled=False):
             flat = wav.float().reshape(-1, wav.shape[-1])
-            mirrored = (self.n_fft - self.hop_length) // 2
-            flat = reflect_pad(flat, mirrored, mirrored)
+            padding = (self.n_fft - self.hop_length) // 2
+            flat = reflect_pad(flat, padding, padding)
+            # complete the last frame, or the only one of a short signal
             beyond = flat.shape[-1] - self.n_fft
             flat = F.pad(flat, (0, max(-beyond, -beyond % self.hop_length)))
             frames = flat.unfold(-1, self.n_fft, self.hop_length) * self.window
@@ -178,7 +177,7 @@ class MelSpectrogram(nn.Module):
 def _mel_filters(
     n_fft: int, sample_rate: int, n_mels: int, f_min: float, f_max: float
 ) -> torch.Tensor:
-    """Triangular filters, equally spaced on the mel scale of HTK: mel(f) = 2595 log10(1 + f / 700).
+    """Return triangular filters, equally spaced on HTK's scale: mel(f) = 2595 log10(1 + f / 700).
 
     Filter m rises from 0 at edge m to 1 at edge m + 1 and falls to 0 at edge m + 2:
 
@@ -191,11 +190,12 @@ def _mel_filters(
         [n_fft // 2 + 1, n_mels].
     """
     frequencies = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1)[:, None]
-    lowest, highest = (2595 * math.log10(1 + f / 700) for f in (f_min, f_max))
+    lowest = 2595 * math.log10(1 + f_min / 700)
+    highest = 2595 * math.log10(1 + f_max / 700)
     edges = 700 * (10 ** (torch.linspace(lowest, highest, n_mels + 2) / 2595) - 1)
-    left, center, right = edges[:-2], edges[1:-1], edges[2:]
-    rising, falling = (
-        (frequencies - left) / (center - left),
-        (right - frequencies) / (right - center),
-    )
+    left = edges[:-2]
+    center = edges[1:-1]
+    right = edges[2:]
+    rising = (frequencies - left) / (center - left)
+    falling = (right - frequencies) / (right - center)
     return torch.minimum(rising, falling).clamp(min=0)

@@ -1,4 +1,4 @@
-"""What every compression model offers, whatever its architecture."""
+"""Interface of compression models."""
 
 import copy
 import math
@@ -11,24 +11,23 @@ import torch
 from audiocodec.modules.parametrizations import PicklableModule, fold
 from audiocodec.quantization import BaseQuantizer, check_codes
 
-_FLOATS = ('float16', 'float32', 'float64')  # of numpy
-_ROUNDING = 1e-3  # of bandwidths, as they are shown
+_FLOATS = ('float16', 'float32', 'float64')  # NumPy types
+_ROUNDING = 1e-3  # relative rounding of displayed bandwidths
 
 
 class CodecOutput(NamedTuple):
     """Result of running a waveform through a compression model.
 
     Attributes:
-        wav: reconstruction, float [B, C, T], the length of the input.
-        codes: int64 [B, K, T_frames], K being the codebooks used for this batch.
-        latents: what the decoder received, float [B, D, T_frames]: quantized, if the model
-            quantizes.
-        scale: float [B, 1], by which the waveform was divided before the encoder, [B, N] where each
-            of N segments is; None if the model does not divide.
-        bandwidth: of the codes, in kbps, 0-d.
-        commitment_loss: distance of the encoder's latents from the codebooks, 0-d; to be added to
-            the training loss.
-        metrics: further figures to log, 0-d, or 1-d for one a codebook, left on the device.
+        wav: reconstruction, float [B, C, T], as long as the input.
+        codes: int64 [B, K, T_frames], K = number of codebooks used for this batch.
+        latents: input of the decoder, float [B, D, T_frames]; quantized, if the model quantizes.
+        scale: divisor of the waveform before the encoder, float [B, 1], or [B, N] for N segments;
+            None if the model does not renormalize.
+        bandwidth: bit rate of the codes in kbps, 0-d.
+        commitment_loss: distance of the encoder's latents from the codebooks, 0-d; add it to the
+            training loss.
+        metrics: further values to log, 0-d, or 1-d with one per codebook, left on the device.
     """
 
     wav: torch.Tensor
@@ -41,23 +40,23 @@ class CodecOutput(NamedTuple):
 
 
 class CompressionModel(PicklableModule, ABC):
-    """Waveform to discrete codes and back.
+    """Codec: converts waveforms to discrete codes and back.
 
     Waveforms are float [B, C, T], in [-1, 1], with C = `channels`, at `sample_rate` (Hz). Codes are
     int64 [B, K, T_frames], from 0 to `cardinality` - 1, with T_frames = ceil(T / hop_length);
-    segments that overlap (see `EncodecModel`) give some more. Latents are float [B, D, T_frames].
+    overlapping segments (see `EncodecModel`) have a few more. Latents are float [B, D, T_frames].
 
-    What comes in may also be a numpy array: waveforms and scales of any float type, codes of any
-    integer type. Arrays are brought to the device of the model, floats to its type. Tensors have to
-    be on that device already.
+    Inputs may also be NumPy arrays: waveforms and scales of any float type, codes of any integer
+    type. Arrays are moved to the device of the model, and floats converted to its type. Tensors
+    must be on that device already.
 
     A model can be copied (`copy.deepcopy`), pickled, saved by `torch.save`, loaded by `torch.load`
-    with `weights_only=False`, and sent to another process. All of its state goes along, but not
-    that it was compiled.
+    with `weights_only=False`, and sent to another process. All of its state is kept, except that it
+    was compiled.
 
     Attributes:
-        built_from: the `_target_` node that `utils.config.build` made the model of, which exports
-            need; None where the model was put together by hand.
+        built_from: the `_target_` node from which `utils.config.build` built the model, needed by
+            exports; None for a model built by hand.
     """
 
     built_from: dict[str, Any] | None = None
@@ -76,7 +75,7 @@ class CompressionModel(PicklableModule, ABC):
 
         Returns:
             codes [B, num_codebooks, T_frames], and scale [B, 1], or [B, segments], or None if the
-            model does not renormalise.
+            model does not renormalize.
 
         Raises:
             ValueError: wrong shape, number of channels, type or device.
@@ -86,12 +85,11 @@ class CompressionModel(PicklableModule, ABC):
     def encode_latent(
         self, wav: torch.Tensor | np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encodes a waveform [B, C, T] of any length, without quantizing it; the gradient goes
-        through.
+        """Encode a waveform [B, C, T] of any length without quantizing it; differentiable.
 
         Returns:
-            The latents that the quantizer takes, float [B, D, T_frames] (`decode_latent` gives
-            those that it makes of them), and the scale that `decode` takes, see `encode`.
+            The input of the quantizer, float [B, D, T_frames] (`decode_latent` returns its output),
+            and the scale for `decode`, see `encode`.
 
         Raises:
             ValueError: wrong shape, number of channels, type or device.
@@ -101,11 +99,10 @@ class CompressionModel(PicklableModule, ABC):
     def decode(
         self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None = None
     ) -> torch.Tensor:
-        """Decode codes [B, K, T_frames], 1 <= K <= total_codebooks, and the scale given by
-        `encode`, if any.
+        """Decode codes [B, K, T_frames], 1 <= K <= total_codebooks, and the scale from `encode`.
 
         Returns:
-            Waveform [B, C, T_frames * hop_length], less where segments overlap: cut it to the
+            Waveform [B, C, T_frames * hop_length], shorter if segments overlap: cut it to the
             length of the original.
 
         Raises:
@@ -114,7 +111,7 @@ class CompressionModel(PicklableModule, ABC):
 
     @abstractmethod
     def decode_latent(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """Latents [B, D, T_frames] of the codes [B, K, T_frames], 1 <= K <= total_codebooks.
+        """Return the latents [B, D, T_frames] of codes [B, K, T_frames], 1 <= K <= total_codebooks.
 
         Raises:
             ValueError: wrong shape, type or device, or codes out of range.
@@ -143,12 +140,12 @@ class CompressionModel(PicklableModule, ABC):
     @property
     @abstractmethod
     def num_codebooks(self) -> int:
-        """Codebooks in use."""
+        """Number of codebooks in use."""
 
     @property
     @abstractmethod
     def total_codebooks(self) -> int:
-        """Codebooks there are."""
+        """Total number of codebooks."""
 
     @abstractmethod
     def set_num_codebooks(self, n: int) -> None:
@@ -160,27 +157,22 @@ class CompressionModel(PicklableModule, ABC):
 
     @property
     def possible_num_codebooks(self) -> range:
-        """Numbers of codebooks that `set_num_codebooks` takes, in rising order; empty without
-        codebooks.
-        """
+        """Numbers of codebooks that `set_num_codebooks` accepts, ascending; empty without any."""
         return range(1, self.total_codebooks + 1)
 
     def set_bandwidth(self, kbps: float) -> None:
-        """Uses as many codebooks as a bandwidth allows: the most whose `bandwidth` does not exceed
-        it.
+        """Use as many codebooks as a bandwidth allows.
 
         Args:
-            kbps: kilobits per second. Up to 0.1 % less than an exact bandwidth is taken for it:
-                7.75 for 7.752.
+            kbps: kilobits per second. May be up to 0.1 % below an exact bandwidth, to allow for
+                rounding: 7.75 for 7.752.
 
         Raises:
-            ValueError: less than the lowest bandwidth of the model, or a model that does not
-                quantize.
+            ValueError: below the lowest bandwidth of the model, or the model does not quantize.
         """
         if self.cardinality == 0:
             raise ValueError(
-                f'{kbps} kbps asked of a model that does not quantize: it has no codes, and no '
-                'bandwidth.'
+                f'cannot set the bandwidth to {kbps} kbps: this model does not quantize'
             )
         per_codebook = self.bandwidth / self.num_codebooks
         possible = {n: n * per_codebook for n in self.possible_num_codebooks}
@@ -188,7 +180,7 @@ class CompressionModel(PicklableModule, ABC):
         if not allowed:
             listed = ', '.join(f'{bandwidth:g}' for bandwidth in possible.values())
             raise ValueError(
-                f'{kbps} kbps is below the lowest bandwidth of this model: use one of {listed}.'
+                f'{kbps} kbps is below the lowest bandwidth of this model: use one of {listed}'
             )
         self.set_num_codebooks(allowed[-1])
 
@@ -210,24 +202,22 @@ class CompressionModel(PicklableModule, ABC):
 
         Args:
             name: a name such as `facebook/encodec_32khz`, or the path of an exported model.
-            device: where to put it.
+            device: device of the model.
 
         Raises:
-            ValueError: unknown name, or a file that holds no such model.
+            ValueError: unknown name, or a file that is not a model.
         """
-        from audiocodec.models.pretrained import (
-            load,
-        )  # late: it imports every format, and so this module
+        # not at the top: it imports every format, and these import this module
+        from audiocodec.models.pretrained import load
 
         return load(name, device)
 
     def for_inference(self) -> 'CompressionModel':
-        """A copy that computes the same, made to run only: in eval mode, without gradients, and
-        smaller.
+        """Return a smaller copy for inference only: in eval mode, without gradients, same results.
 
-        Normalised weights are folded into plain ones, and the statistics that codebooks are learnt
-        with are dropped. It cannot be trained, and its weights are for itself alone; the model
-        stays as it is.
+        Normalized weights are folded into plain ones, and the statistics of the codebooks are
+        dropped. The copy cannot be trained, and its weights do not load into other models. This
+        model is not changed.
         """
         model = copy.deepcopy(self).eval().requires_grad_(False)
         for module in model.modules():
@@ -237,20 +227,19 @@ class CompressionModel(PicklableModule, ABC):
         return model
 
     def for_cpu(self) -> 'CompressionModel':
-        """A copy as `for_inference` makes, laid out for speed on a CPU, with memory that hardly
-        grows with the length.
+        """Return a copy like that of `for_inference`, optimized for CPUs.
 
-        What it computes of a long signal is done part by part, where normalisation and padding
-        allow it. Its results differ from the model's by float rounding, so that a code between two
-        nearly equal ones may, rarely, be the other. Its weights have other names and shapes: it
-        cannot be exported.
+        A long signal is computed part by part, where normalization and padding allow it, so that
+        memory hardly grows with its length. Results differ from this model's by float rounding;
+        rarely, this decides between two equally near codebook entries. Weights have other names and
+        shapes, so the copy cannot be exported.
         """
-        from audiocodec.models.cpu.seanet import for_cpu  # late: it imports this module
+        from audiocodec.models.cpu.seanet import for_cpu  # not at the top: it imports this module
 
         return for_cpu(self)
 
     def check_wav(self, wav: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """Checks the input of `forward` and `encode`, without waiting for the device.
+        """Check the input of `forward` and `encode`, without a device synchronization.
 
         Returns:
             The waveform as a tensor, float [B, C, T].
@@ -261,24 +250,24 @@ class CompressionModel(PicklableModule, ABC):
         wav = self._to_floats(
             'wav',
             wav,
-            'in [-1, 1]. Divide integers by their full scale, such as 32768 for 16 bits.',
+            'in [-1, 1]. Divide integers by their full scale, e.g. 32768 for 16 bits',
         )
         if wav.dim() != 3 or wav.shape[1] != self.channels or wav.numel() == 0:
             raise ValueError(
                 f'wav has shape {list(wav.shape)}: expected [B, {self.channels}, T] '
-                f'(items, channels, samples), none of them 0. Use wav[None] for a '
-                f'single item, and convert the channels.'
+                f'(items, channels, samples), none of them 0. Use wav[None] for a single item, '
+                f'and convert the channels if needed'
             )
         dtype = self._weight().dtype
         if wav.dtype != dtype and not torch.is_autocast_enabled(wav.device.type):
             raise ValueError(
-                f'wav has type {wav.dtype} and the model {dtype}: convert one with '
-                f'.to(dtype), or run under torch.autocast.'
+                f'wav has type {wav.dtype} but the model has {dtype}: convert one of them with '
+                f'.to(dtype), or use torch.autocast'
             )
         return wav
 
     def check_codes(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """Checks the input of `decode` and `decode_latent`. Reads the range: waits for the device.
+        """Check the input of `decode` and `decode_latent`; its range, too, so the device is synced.
 
         Returns:
             The codes as a tensor, int64 [B, K, T_frames].
@@ -290,16 +279,16 @@ class CompressionModel(PicklableModule, ABC):
         if codes.numel() == 0:
             raise ValueError(
                 f'codes have shape {list(codes.shape)}: expected [B, K, T] (items, '
-                f'codebooks, frames), none of them 0.'
+                f'codebooks, frames), none of them 0'
             )
         return codes
 
     def _to_floats(self, name: str, values: Any, which: str) -> torch.Tensor:
-        """Returns floats as a tensor; arrays get the type and the device of the model."""
+        """Return floats as a tensor; arrays get the type and the device of the model."""
         if not isinstance(values, torch.Tensor | np.ndarray):
             raise ValueError(
-                f'{name} is a {type(values).__name__}: expected a tensor or a numpy '
-                f'array of floats, {which}'
+                f'{name} is a {type(values).__name__}: expected a tensor or NumPy array of '
+                f'floats {which}'
             )
         weight = self._weight()
         if isinstance(values, np.ndarray) and values.dtype.newbyteorder('=').name in _FLOATS:
@@ -308,11 +297,11 @@ class CompressionModel(PicklableModule, ABC):
             raise ValueError(f'{name} has type {values.dtype}: expected floats {which}')
         if values.device != weight.device:
             raise ValueError(
-                f'{name} is on {values.device} and the model on {weight.device}: move '
-                f'one with .to(device).'
+                f'{name} is on {values.device} but the model is on {weight.device}: move one of '
+                f'them with .to(device)'
             )
         return values
 
     def _weight(self) -> torch.Tensor:
-        """Returns a tensor of the type and on the device of the model."""
+        """Return a tensor with the type and device of the model."""
         return next(self.parameters(), torch.empty(0))

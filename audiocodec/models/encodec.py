@@ -1,6 +1,4 @@
-"""EnCodec (Défossez et al., arXiv 2210.13438): an encoder, a quantizer and a decoder, trained
-together.
-"""
+"""EnCodec (Défossez et al., arXiv 2210.13438): encoder, quantizer and decoder, trained jointly."""
 
 from typing import Any
 
@@ -15,24 +13,24 @@ from audiocodec.quantization import BaseQuantizer
 
 
 class EncodecModel(CompressionModel):
-    """Waveform -> latents -> codes -> latents -> waveform.
+    """Codec: waveform -> latents -> codes -> latents -> waveform.
 
     Args:
         encoder: maps [B, channels, T] to [B, dimension, ceil(T / hop_length)]; has the integer
-            attributes `channels`, `dimension` and `hop_length`, and `causal` if it is.
+            attributes `channels`, `dimension` and `hop_length`, and `causal` if it is causal.
         decoder: maps [B, dimension, T_frames] to [B, channels, T_frames * hop_length], with the
             same attributes.
-        quantizer: of latents [B, dimension, T_frames].
-        sample_rate: of the waveforms (Hz).
-        channels: of the waveforms.
-        renormalize: divide every item by its loudness, the root mean square of its mono mix, before
-            the encoder, and multiply the reconstruction by it. It takes the whole item to know, so
-            that a causal model cannot.
-        segment_duration: encode segments of so many seconds each on its own, `renormalize`
+        quantizer: quantizer of latents [B, dimension, T_frames].
+        sample_rate: sample rate of the waveforms (Hz).
+        channels: channels of the waveforms.
+        renormalize: divide every item by its loudness (RMS of its mono mix) before the encoder, and
+            multiply the reconstruction by it. Not possible in a causal model, because it needs the
+            whole item.
+        segment_duration: encode segments of this length in seconds independently, `renormalize`
             included, as the paper's 48 kHz model does (see `Segments`); None: the whole item at
-            once. In training, `forward` takes items whole.
-        overlap: fraction of a segment that the next one repeats, in [0, 1). The decoder fades one
-            into the other.
+            once. In training, `forward` never divides items into segments.
+        overlap: fraction of a segment that the next one repeats, in [0, 1). The decoder cross-fades
+            them.
 
     Raises:
         ValueError: the parts do not fit together.
@@ -56,8 +54,7 @@ class EncodecModel(CompressionModel):
         if renormalize and segment_duration is None and getattr(encoder, 'causal', False):
             raise ValueError(
                 'renormalize=True needs the loudness of the whole item, which a causal encoder '
-                'must not '
-                'see: use renormalize=False, or causal=False.'
+                'must not see: use renormalize=False or causal=False'
             )
         self.segments = None
         if segment_duration is not None:
@@ -92,12 +89,12 @@ class EncodecModel(CompressionModel):
 
     @property
     def num_codebooks(self) -> int:
-        """Codebooks in use."""
+        """Number of codebooks in use."""
         return self.quantizer.num_codebooks
 
     @property
     def total_codebooks(self) -> int:
-        """Codebooks there are."""
+        """Total number of codebooks."""
         return self.quantizer.total_codebooks
 
     def set_num_codebooks(self, n: int) -> None:
@@ -112,7 +109,7 @@ class EncodecModel(CompressionModel):
         quantized = self.quantizer(latents, self.frame_rate)
         decoded = self._to_wav(quantized.latents, scale, segments)
         assert decoded.shape[-1] >= wav.shape[-1], (decoded.shape, wav.shape)
-        # Under autocast, what is decoded may be of a type too coarse for the losses.
+        # under autocast, the decoder's output may have a type too coarse for the losses
         return CodecOutput(
             decoded[..., : wav.shape[-1]].to(wav.dtype),
             quantized.codes,
@@ -125,9 +122,7 @@ class EncodecModel(CompressionModel):
 
     @torch.no_grad()
     def encode(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Codes [B, num_codebooks, T_frames] and scale or None, without gradient; see
-        `CompressionModel`.
-        """
+        """Return codes [B, num_codebooks, T_frames] and scale or None; see `CompressionModel`."""
         wav = self.check_wav(wav)
         latents, scale = self._to_latents(wav, self.segments)
         return self.quantizer.encode(latents), scale
@@ -135,19 +130,19 @@ class EncodecModel(CompressionModel):
     def encode_latent(
         self, wav: torch.Tensor | np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Latents [B, D, T_frames] before the quantizer, and scale or None; see `CompressionModel`.
+        """Return latents [B, D, T_frames] before the quantizer and scale; see `CompressionModel`.
 
-        A model that renormalizes encodes `wav / scale`; with segments, latents and scales are those
-        of all segments, one after the other.
+        A model that renormalizes encodes `wav / scale`. With segments, latents and scales of all
+        segments are concatenated.
         """
         return self._to_latents(self.check_wav(wav), self.segments)
 
     def decode(
         self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None = None
     ) -> torch.Tensor:
-        """Waveform [B, C, T_frames * hop_length] of codes [B, K, T_frames]; see `CompressionModel`.
+        """Return the waveform [B, C, T_frames * hop_length] of codes; see `CompressionModel`.
 
-        A model that renormalises gives, without scale, what it encoded at a loudness of 1.
+        Without a scale, the output of a model that renormalizes has a loudness of 1.
         """
         latents = self.decode_latent(codes)
         if scale is not None:
@@ -155,39 +150,36 @@ class EncodecModel(CompressionModel):
         return self._to_wav(latents, scale, self.segments)
 
     def decode_latent(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """Latents [B, D, T_frames] of codes [B, K, T_frames]; see `CompressionModel`."""
+        """Return latents [B, D, T_frames] of codes [B, K, T_frames]; see `CompressionModel`."""
         return self.quantizer.decode(self.check_codes(codes))
 
     def _to_latents(
         self, wav: torch.Tensor, segments: Segments | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Latents [B, D, T_frames] and scale of a waveform [B, C, T], of its segments one after the
-        other.
-        """
-        latents, scales = [], []
+        """Return latents [B, D, T_frames] and scale of a waveform, concatenated over segments."""
+        latents: list[torch.Tensor] = []
+        scales: list[torch.Tensor] = []
         for part in [wav] if segments is None else segments.cut(wav):
             normalized, scale = self._normalize(part)
             latents.append(self.encoder(normalized))
-            scales += [] if scale is None else [scale]
+            if scale is not None:
+                scales.append(scale)
         return _cat(latents), _cat(scales) if scales else None
 
     def _to_wav(
         self, latents: torch.Tensor, scale: torch.Tensor | None, segments: Segments | None
     ) -> torch.Tensor:
-        """Waveform of latents [B, D, T_frames] and scale; undoes `_to_latents`."""
+        """Return the waveform of latents [B, D, T_frames] and scale; inverse of `_to_latents`."""
         if segments is None:
             return self._denormalize(self.decoder(latents), scale)
-        wavs = [
-            self.decoder(part) for part in latents.split(segments.split(latents.shape[-1]), dim=-1)
-        ]
+        frames = segments.split(latents.shape[-1])
+        wavs = [self.decoder(part) for part in latents.split(frames, dim=-1)]
         if scale is not None:
             wavs = [self._denormalize(wav, part) for wav, part in zip(wavs, scale.split(1, dim=1))]
         return segments.join(wavs)
 
     def _normalize(self, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Bring every item [C, T] to a loudness of 1; also returns the scale [B, 1], None if not
-        renormalising.
-        """
+        """Normalize items to a loudness of 1; returns the scale [B, 1] too, None if disabled."""
         if not self.renormalize:
             return wav, None
         mono = wav.mean(dim=1, keepdim=True)
@@ -196,37 +188,31 @@ class EncodecModel(CompressionModel):
 
     @staticmethod
     def _denormalize(wav: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
-        """Undo `_normalize`."""
+        """Invert `_normalize`."""
         return wav if scale is None else wav * scale.view(-1, 1, 1)
 
     def _check_scale(self, scale: torch.Tensor | np.ndarray, latents: torch.Tensor) -> torch.Tensor:
         if not self.renormalize:
-            raise ValueError(
-                'scale was given to a model that does not renormalise: use decode(codes).'
-            )
+            raise ValueError('this model does not renormalize, but got a scale: use decode(codes)')
         number = 1 if self.segments is None else len(self.segments.split(latents.shape[-1]))
-        scale = self._to_floats('scale', scale, 'as given by encode.')
+        scale = self._to_floats('scale', scale, 'as returned by encode')
         if scale.shape != (len(latents), number):
             raise ValueError(
                 f'scale has shape {list(scale.shape)}: expected [{len(latents)}, {number}], one '
-                'per '
-                f'{"item" if self.segments is None else "segment"}.'
+                f'per {"item" if self.segments is None else "segment"}'
             )
         return scale
 
 
 def _cat(parts: list[torch.Tensor]) -> torch.Tensor:
-    """Parts one after the other, in the last dimension; a single one is not copied."""
+    """Concatenate along the last dimension, without copying a single part."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
 def _check_parts(
     encoder: nn.Module, decoder: nn.Module, quantizer: BaseQuantizer, channels: int
 ) -> int:
-    """Check that the parts of a codec fit together.
-
-    Returns:
-        Their hop length, in samples.
+    """Check that the parts of a codec fit together, and return their hop length in samples.
 
     Raises:
         ValueError: they do not.
@@ -247,6 +233,6 @@ def _check_parts(
             listed = ', '.join(f'{value} in the {part}' for part, value in values.items())
             raise ValueError(
                 f'{name} must be the same in all parts of a model, got {listed}'
-                f'{" (hop_length is the product of the ratios)" if name == "hop_length" else ""}.'
+                f'{" (hop_length is the product of the ratios)" if name == "hop_length" else ""}'
             )
     return parts['encoder']['hop_length']

@@ -1,4 +1,4 @@
-"""Packages that only some formats need, and that are not installed with this one."""
+"""Optional packages, needed by some formats only."""
 
 import importlib
 
@@ -7,12 +7,12 @@ def require(name: str, extra: str, *packages: str) -> None:
     """Check that packages can be imported.
 
     Args:
-        name: of the format, for the message.
-        extra: of this package, that installs them.
-        packages: to import.
+        name: name of the format, for the message.
+        extra: extra of this package that installs them.
+        packages: packages to import.
 
     Raises:
-        ValueError: some cannot; the message says how to install them.
+        ValueError: some cannot be imported; the message says how to install them.
     """
     missing = []
     for package in packages:

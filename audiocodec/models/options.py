@@ -1,6 +1,4 @@
-"""The options of a model, spelt out for formats that name them otherwise, and the refusal of what
-they cannot hold.
-"""
+"""Constructor arguments of a model, for formats with other names; errors for unsupported ones."""
 
 import inspect
 from collections.abc import Collection, Mapping, Sequence
@@ -14,14 +12,13 @@ from audiocodec.utils import config
 
 
 class Options(NamedTuple):
-    """Constructor arguments of an `EncodecModel` and its parts, those left at their defaults
-    included.
+    """Constructor arguments of an `EncodecModel` and its parts, defaults included.
 
     Attributes:
-        model: of `EncodecModel`, but the parts.
-        encoder: of `SEANetEncoder`.
-        decoder: of `SEANetDecoder`.
-        quantizer: of `ResidualVectorQuantizer`; empty for a continuous autoencoder.
+        model: arguments of `EncodecModel`, without the parts.
+        encoder: arguments of `SEANetEncoder`.
+        decoder: arguments of `SEANetDecoder`.
+        quantizer: arguments of `ResidualVectorQuantizer`; empty for a continuous autoencoder.
     """
 
     model: dict[str, Any]
@@ -31,29 +28,27 @@ class Options(NamedTuple):
 
 
 def refuse(name: str, problems: Sequence[str]) -> None:
-    """Say all that a format cannot hold, if there is anything.
+    """Raise an error with everything that a format does not support, if there is anything.
 
     Raises:
         ValueError: `problems` is not empty.
     """
     if problems:
-        raise ValueError(f'the format {name!r} cannot hold this model: {"; ".join(problems)}')
+        raise ValueError(f'the format {name!r} does not support this model: {"; ".join(problems)}')
 
 
 def node_of(model: CompressionModel, name: str) -> dict[str, Any]:
-    """The node that rebuilds a model, which the format `name` needs.
+    """Return the node that rebuilds a model, which the format `name` needs.
 
     Raises:
-        ValueError: the model was put together by hand, or is of another library.
+        ValueError: the model was built by hand, or wraps a model of another library.
     """
     if model.built_from is None:
         refuse(
             name,
             [
-                f'how this {type(model).__name__} is rebuilt is not known, only that of models '
-                'built from a '
-                'configuration is (audiocodec.utils.config.build, or from a file of an EnCodec '
-                'model)'
+                f'this {type(model).__name__} was not built from a configuration; use '
+                'audiocodec.utils.config.build, or load the file of an EnCodec model'
             ],
         )
     assert model.built_from is not None
@@ -61,21 +56,22 @@ def node_of(model: CompressionModel, name: str) -> dict[str, Any]:
 
 
 def options_of(model: CompressionModel, name: str) -> Options:
-    """The options of an EnCodec model of this package's parts.
+    """Return the constructor arguments of an EnCodec model made of this package's parts.
 
     Args:
         model: the model.
-        name: of the format, for messages.
+        name: name of the format, for messages.
 
     Raises:
-        ValueError: a model of another kind; the message says which part.
+        ValueError: the model has a part of another kind; the message says which.
     """
     node = node_of(model, name)
     found = {'model': spell_out(node)}
     problems = []
     if found['model'][0] is not EncodecModel:
         refuse(
-            name, [f'_target_={node["_target_"]}, only audiocodec.models.EncodecModel is possible']
+            name,
+            [f'_target_={node["_target_"]}, only audiocodec.models.EncodecModel is supported'],
         )
     known = {
         'encoder': (SEANetEncoder,),
@@ -87,7 +83,7 @@ def options_of(model: CompressionModel, name: str) -> Options:
         if found[part][0] not in classes:
             problems.append(
                 f'{part}._target_={node[part]["_target_"]}, only '
-                f'{" or ".join(cls.__name__ for cls in classes)} is possible'
+                f'{" or ".join(cls.__name__ for cls in classes)} is supported'
             )
     refuse(name, problems)
     continuous = found['quantizer'][0] is NoQuantizer
@@ -100,29 +96,24 @@ def options_of(model: CompressionModel, name: str) -> Options:
 def changed(
     part: str, cls: type, arguments: Mapping[str, Any], known: Collection[str]
 ) -> list[str]:
-    """The arguments of a part that a format does not know and that are not at their default, as
-    problems.
-    """
+    """Return problems: arguments that a format does not know and that differ from their default."""
     defaults = _defaults(cls)
     return [
-        f'{part}.{key}={value!r} is not known there'
+        f'{part}.{key}={value!r} is not supported'
         for key, value in arguments.items()
         if key not in known and (key not in defaults or value != defaults[key])
     ]
 
 
 def spell_out(node: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The class that a node names, and its arguments the defaults of those not given included;
-    nested nodes stay.
+    """Return the class of a node, and its arguments including defaults; nested nodes are kept.
 
     Raises:
-        ValueError: there is no such class, or it may not be named.
+        ValueError: there is no such class, or it is not allowed.
     """
     target = config.locate(node['_target_'])
-    return target, {
-        **_defaults(target),
-        **{str(key): value for key, value in node.items() if key != '_target_'},
-    }
+    given = {str(key): value for key, value in node.items() if key != '_target_'}
+    return target, {**_defaults(target), **given}
 
 
 def _defaults(cls: Any) -> dict[str, Any]:

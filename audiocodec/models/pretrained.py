@@ -1,6 +1,4 @@
-"""From a name, a file or a folder to a model: `load` knows every kind, by what is in it and not by
-its name.
-"""
+"""Pretrained models: loads a name, a file or a folder; recognizes formats by their content."""
 
 import re
 from pathlib import Path
@@ -19,8 +17,7 @@ from audiocodec.models.wrapped.mimi import Mimi
 from audiocodec.run import checkpoint
 from audiocodec.utils import config
 
-# names that are known without looking: a model of the Hub each; any other id of the Hub is accepted
-# too
+# known names, and their ids on the Hugging Face Hub; any other id is accepted too
 NAMES = {
     'facebook/encodec_24khz': 'facebook/encodec_24khz',
     'facebook/encodec_32khz': 'facebook/encodec_32khz',
@@ -30,21 +27,20 @@ NAMES = {
     'dac_44khz': 'descript/dac_44khz',
     'kyutai/mimi': 'kyutai/mimi',
 }
-# models of `transformers` that are used as they are, by the `model_type` of their configuration
+# `transformers` models that are wrapped unchanged, by the `model_type` of their configuration
 WRAPPED: dict[str, type[DAC] | type[Mimi]] = {'dac': DAC, 'mimi': Mimi}
-# files that a folder without `config.json` may hold, of this project or of AudioCraft
+# files to look for in a folder without `config.json`, of this project or of AudioCraft
 _FILES = ('checkpoint.th', 'compression_state_dict.bin')
-# what the configuration in a file may call: classes of modules from here, and what the user opted
-# into
+# packages whose module classes the configuration in a file may use, besides what the user allows
 _TARGETS = ('audiocodec.models.', 'audiocodec.modules.', 'audiocodec.quantization.', 'torch.nn.')
 
 
 class Pretrained(NamedTuple):
-    """What makes a model that is ours to train.
+    """Configuration and weights of a trainable model.
 
     Attributes:
         config: its `_target_` node, with the keys of a recipe's `model` section.
-        state: its weights, under the names of that model.
+        state: its state dict.
     """
 
     config: dict[str, Any]
@@ -52,17 +48,16 @@ class Pretrained(NamedTuple):
 
 
 def load(name: str, device: str | torch.device = 'cpu') -> CompressionModel:
-    """A model in eval mode, ready for inference and, unless it is a DAC or a Mimi, for further
-    training.
+    """Load a model in eval mode, for inference and, unless it is a DAC or Mimi, for training.
 
     Args:
         name: a file: a training checkpoint or an exported model of this project or of AudioCraft,
             or a checkpoint of the `encodec` package; a folder of `transformers` of type encodec,
             dac or mimi; one of `NAMES`, or another id of such a model on the Hugging Face Hub.
-        device: where to put it.
+        device: device of the model.
 
     Raises:
-        ValueError: if there is no such model here, it cannot be read, or it does not fit its own
+        ValueError: there is no such model, it cannot be read, or it does not fit its own
             configuration.
     """
     path = find(name)
@@ -77,28 +72,26 @@ def load(name: str, device: str | torch.device = 'cpu') -> CompressionModel:
 
 
 def read(name: str) -> Pretrained:
-    """The configuration and weights of a model that is ours to train, without building it; names as
-    for `load`.
+    """Read the configuration and weights of a trainable model; names as for `load`.
 
     Raises:
-        ValueError: as `load`, or for a model that has no such configuration.
+        ValueError: as `load`, or the model is a DAC or Mimi.
     """
     path = find(name)
     kind = _model_type(path)
     if kind in WRAPPED:
         raise ValueError(
-            f'{name!r} is a model of type {kind}, which is used as it is and cannot be trained '
-            'here: only '
-            f'EnCodec models can.'
+            f'{name!r} is a model of type {kind}, which cannot be trained here: use an EnCodec '
+            'model'
         )
     return _read(path)
 
 
 def find(name: str) -> Path:
-    """The file or folder of a model on this machine; what is on the Hub only is downloaded.
+    """Return the local file or folder of a model, downloaded from the Hub if necessary.
 
     Raises:
-        ValueError: no such file, folder, or model of the Hub; it says what is accepted.
+        ValueError: no such file, folder, or model on the Hub; the message says what is accepted.
     """
     path = Path(name).expanduser()
     if path.is_file():
@@ -111,12 +104,12 @@ def find(name: str) -> Path:
                 return path / file
         found = ', '.join(sorted(entry.name for entry in path.iterdir())[:8]) or 'nothing'
         raise ValueError(
-            f'the folder {path} holds no model: expected {hub.CONFIG} with its weights, or '
+            f'the folder {path} contains no model: expected {hub.CONFIG} with its weights, or '
             f'{" or ".join(_FILES)}; found {found}'
         )
     if name in NAMES or re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', name):
         return hub.fetch(NAMES.get(name, name))
-    hint = config.nearest(name, NAMES) or '.'
+    hint = config.nearest(name, NAMES) or '.'  # '; did you mean X?' or the end of the sentence
     raise ValueError(
         f'{name!r}: no such file or folder, and not the name of a model{hint} Expected '
         f'{", ".join(NAMES)}, another id of the Hugging Face Hub, a checkpoint or exported model '
@@ -125,15 +118,14 @@ def find(name: str) -> Path:
 
 
 def _model_type(path: Path) -> Any:
-    """The type of a model of `transformers`; None for a file."""
+    """Return the `model_type` of a `transformers` folder; None for a file."""
     if not path.is_dir():
         return None
     kind = hub.read_config(path).get('model_type')
     if kind != 'encodec' and kind not in WRAPPED:
         raise ValueError(
-            f'{path / hub.CONFIG} is of model_type {kind!r}: only encodec, {" and ".join(WRAPPED)} '
-            'are '
-            f'supported'
+            f'{path / hub.CONFIG} has model_type {kind!r}: only encodec, {" and ".join(WRAPPED)} '
+            f'are supported'
         )
     return kind
 
@@ -160,20 +152,18 @@ def _read(path: Path) -> Pretrained:
         return read(str(path.parent))
     found = ', '.join(sorted(map(str, content))[:8]) or 'nothing'
     hint = (
-        f'; weights of transformers need their {hub.CONFIG} beside them'
+        f'; weights of transformers need their {hub.CONFIG} in the same folder'
         if path.name in hub.WEIGHTS
         else ''
     )
     raise ValueError(
-        f'{path} holds {found}: neither a checkpoint or export of audiocodec or AudioCraft, nor a '
-        f'checkpoint of the encodec package{hint}'
+        f'{path} contains {found}: neither a checkpoint or export of audiocodec or AudioCraft, nor '
+        f'a checkpoint of the encodec package{hint}'
     )
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """What a file holds; the configuration in AudioCraft's training checkpoints is an object of
-    omegaconf.
-    """
+    """Load a file; allows omegaconf objects, the configuration in AudioCraft's checkpoints."""
     names = checkpoint.foreign_types(path)
     types = (
         audiocraft.checkpoint_types()
@@ -187,20 +177,19 @@ def _read_own(content: dict[str, Any]) -> Pretrained:
     missing = [key for key in ('version', 'config', 'state') if key not in content]
     if missing:
         raise ValueError(
-            f'it is of the format {content["format"]}, but {" and ".join(missing)} is missing'
+            f'its format is {content["format"]}, but {" and ".join(missing)} is missing'
         )
     newest = checkpoint.VERSIONS[content['format']]
     if content['version'] > newest:
         raise ValueError(
-            f'it was written by a newer audiocodec (format version {content["version"]}, this one '
-            'reads '
-            f'up to {newest}): upgrade the package'
+            f'it was written by a newer audiocodec (format version {content["version"]}; this one '
+            f'reads up to {newest}): upgrade the package'
         )
     is_model = content['format'] == checkpoint.MODEL_FORMAT
     try:
         node = yaml.safe_load(content['config'])['model']
     except yaml.YAMLError as error:
-        raise ValueError(f'its configuration is no YAML: {error}') from error
+        raise ValueError(f'its configuration is not valid YAML: {error}') from error
     _check_targets(node)
     state = content['state'] if is_model else compact.inference_state(content)
     if not isinstance(state, dict):
@@ -211,9 +200,7 @@ def _read_own(content: dict[str, Any]) -> Pretrained:
 
 
 def _check_targets(node: Any) -> None:
-    """Refuse a configuration that calls anything but what models are made of: a file may come from
-    a stranger.
-    """
+    """Refuse a configuration that calls anything but module classes: files may not be trusted."""
     for where, mapping in config.targets(node):
         target = str(mapping['_target_'])
         found = config.locate(target)
@@ -223,6 +210,5 @@ def _check_targets(node: Any) -> None:
         ):
             raise ValueError(
                 f"model{'.' if where else ''}{where}._target_ '{target}' in its configuration is "
-                'refused: '
-                f'a model is made of the classes of modules in {", ".join(_TARGETS)}'
+                f'refused: expected a module class in {", ".join(_TARGETS)}'
             )

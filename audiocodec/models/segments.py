@@ -1,4 +1,4 @@
-"""Long recordings in segments of fixed length that overlap a little, each encoded on its own."""
+"""Overlapping segments of fixed length, each encoded independently, for long recordings."""
 
 import bisect
 from collections.abc import Sequence
@@ -7,13 +7,11 @@ import torch
 
 
 class Segments:
-    """Where segments start, how many frames each gives, and how they are joined again (as the 48
-    kHz EnCodec does).
+    """Division of a waveform into segments, and their overlap-add, as in the 48 kHz EnCodec.
 
-    A segment starts every `stride` samples while there are samples left, and takes `length`
-    samples, or what is left of the recording: at an overlap of up to half a segment, the last
-    segment and the one before it may be shorter. The frames of all segments stand one after the
-    other.
+    A segment starts every `stride` samples while there are samples left. It has `length` samples,
+    or what is left of the recording: with an overlap of up to half a segment, the last two segments
+    may be shorter. The frames of all segments are concatenated.
 
     Args:
         length: samples in a segment.
@@ -27,35 +25,34 @@ class Segments:
     def __init__(self, length: int, overlap: float, hop_length: int) -> None:
         if length < 1:
             raise ValueError(
-                f'a segment of {length} samples holds nothing: use a longer segment_duration.'
+                f'a segment of {length} samples is empty: use a longer segment_duration'
             )
         if not 0 <= overlap < 1:
-            raise ValueError(f'overlap={overlap!r}: expected a fraction of a segment, in [0, 1).')
+            raise ValueError(f'overlap={overlap!r}: expected a fraction of a segment, in [0, 1)')
         self.length = length
         self.stride = max(1, int((1 - overlap) * length))
         self.hop_length = hop_length
 
     def cut(self, wav: torch.Tensor) -> list[torch.Tensor]:
-        """The segments [..., length or less] of a waveform [..., T], T >= 1: views."""
+        """Cut a waveform [..., T], T >= 1, into segments [..., length or less], as views."""
         return [
             wav[..., start : start + self.length] for start in range(0, wav.shape[-1], self.stride)
         ]
 
     def frames(self, samples: int) -> list[int]:
-        """Frames of each segment of a waveform of so many samples."""
+        """Return the number of frames of each segment of a waveform."""
         return [
             -(-min(self.length, samples - start) // self.hop_length)
             for start in range(0, samples, self.stride)
         ]
 
     def split(self, frames: int) -> list[int]:
-        """Frames of each segment, of `frames` in all: more samples never give fewer frames, so that
-        the sum tells.
+        """Return the number of frames of each segment, given their sum.
 
-        A sum that no waveform gives, which codes that were generated may have, is taken as the end
-        of the next one.
+        The sum determines them, because more samples never have fewer frames. Generated codes may
+        have a sum that no waveform has: then the last segment of the next longer one is shortened.
         """
-        # frames * hop_length samples give at least as many frames
+        # frames * hop_length samples have at least as many frames
         lengths = range(1, frames * self.hop_length + 1)
         samples = lengths[
             bisect.bisect_left(lengths, frames, key=lambda length: sum(self.frames(length)))
@@ -65,8 +62,7 @@ class Segments:
         return [size for size in sizes if size]
 
     def join(self, wavs: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Add up segments [..., T_n] where they lie, with weights that rise and fall linearly where
-        they overlap.
+        """Overlap-add segments [..., T_n], with triangular weights.
 
         Returns:
             [..., T], up to the end of the last segment.
@@ -82,9 +78,8 @@ class Segments:
         weights = weight.new_zeros(total)
         for index, wav in enumerate(wavs):
             start = index * self.stride
-            size = min(
-                wav.shape[-1], total - start
-            )  # the last but one may end after the last, in padding
+            # the last but one may end after the last: the rest is padding
+            size = min(wav.shape[-1], total - start)
             joined[..., start : start + size] += wav[..., :size] * weight[:size]
             weights[start : start + size] += weight[:size]
         return joined / weights

@@ -1,4 +1,4 @@
-"""From what a user calls a model to the file or folder that holds it, for training and export."""
+"""Names of models: resolves what a user types to a file or folder, for training and export."""
 
 import os
 import re
@@ -11,17 +11,17 @@ CHECKPOINT = 'checkpoint.th'  # the latest one in an experiment's folder
 
 
 def find(source: str | os.PathLike[str], beside: Path | None = None) -> Path:
-    """Returns the file or folder of a model on this machine; what is on the Hub only is downloaded.
+    """Return the local file or folder of a model, downloaded from the Hub if necessary.
 
     Args:
         source: a file; a folder of an experiment or of `transformers`; `//sig/SIG` or `SIG`, the
-            signature of an experiment, looked for as `paths.experiment_places` says; or
-            `//pretrained/NAME`, with any name that `pretrained.load` takes. The names in
+            signature of an experiment, searched in `paths.experiment_places`; or
+            `//pretrained/NAME`, with any name that `pretrained.load` accepts. The names in
             `pretrained.NAMES` need no prefix.
-        beside: a folder of experiments to look in first, that of a running experiment.
+        beside: a folder of experiments to search first, usually that of the running experiment.
 
     Raises:
-        ValueError: there is none; the message says where it was looked for.
+        ValueError: not found; the message says where it was searched.
     """
     name = os.fspath(source)
     if name.startswith('//pretrained/'):

@@ -1,6 +1,4 @@
-"""Stereo from a mono codec: both channels through it, their codes interleaved (Copet et al., arXiv
-2306.05284).
-"""
+"""Stereo from a mono codec, with interleaved codes (Copet et al., arXiv 2306.05284)."""
 
 import numpy as np
 import torch
@@ -9,17 +7,16 @@ from audiocodec.models.base import CodecOutput, CompressionModel
 
 
 class InterleaveStereoCompressionModel(CompressionModel):
-    """Encodes left and right independently with a mono model, and interleaves their codes, left
-    first.
+    """Stereo codec that encodes left and right with a mono model and interleaves their codes.
 
-    With the mono model's codes [B, K, T_frames] for each channel, the codes are [B, 2 K, T_frames],
-    the numbers of codebooks being those after interleaving; or [B, K, 2 T_frames], at twice the
-    frame rate. Latents are [B, 2 D, T_frames], left then right. The scale, if any, is [B, 2], or
-    [B, 2 segments], left then right.
+    The left channel comes first. With codes [B, K, T_frames] of the mono model for each channel,
+    the codes are [B, 2 K, T_frames], and numbers of codebooks are counted after interleaving; or
+    [B, K, 2 T_frames], at twice the frame rate. Latents are [B, 2 D, T_frames], left then right.
+    The scale, if any, is [B, 2], or [B, 2 segments], left then right.
 
     Args:
         model: a model of one channel.
-        per_timestep: interleave frames, rather than codebooks.
+        per_timestep: interleave frames instead of codebooks.
 
     Raises:
         ValueError: the model is not mono, or its frames cannot be halved.
@@ -29,13 +26,12 @@ class InterleaveStereoCompressionModel(CompressionModel):
         super().__init__()
         if model.channels != 1:
             raise ValueError(
-                f'the wrapped model has {model.channels} channels: only a mono model can be made '
-                'stereo.'
+                f'the wrapped model has {model.channels} channels: expected a mono model'
             )
         if per_timestep and model.hop_length % 2:
             raise ValueError(
                 f'per_timestep=True halves the hop length of the wrapped model, which is odd '
-                f'({model.hop_length} samples): use per_timestep=False.'
+                f'({model.hop_length} samples): use per_timestep=False'
             )
         self.model = model
         self.per_timestep = per_timestep
@@ -47,7 +43,7 @@ class InterleaveStereoCompressionModel(CompressionModel):
 
     @property
     def channels(self) -> int:
-        """2."""
+        """Channels of the waveforms: 2."""
         return 2
 
     @property
@@ -62,31 +58,31 @@ class InterleaveStereoCompressionModel(CompressionModel):
 
     @property
     def num_codebooks(self) -> int:
-        """Codebooks in use, after interleaving."""
+        """Number of codebooks in use, after interleaving."""
         return self.model.num_codebooks * self._per_frame
 
     @property
     def total_codebooks(self) -> int:
-        """Codebooks there are, after interleaving."""
+        """Total number of codebooks, after interleaving."""
         return self.model.total_codebooks * self._per_frame
 
     @property
     def possible_num_codebooks(self) -> range:
-        """Numbers of codebooks that `set_num_codebooks` takes."""
-        inner, factor = self.model.possible_num_codebooks, self._per_frame
+        """Numbers of codebooks that `set_num_codebooks` accepts."""
+        inner = self.model.possible_num_codebooks
+        factor = self._per_frame
         return range(inner.start * factor, inner.stop * factor, inner.step * factor)
 
     def set_num_codebooks(self, n: int) -> None:
-        """Use the first `n` codebooks, counted after interleaving: an even number where codebooks
-        are interleaved.
+        """Use the first `n` codebooks, counted after interleaving; even if these are interleaved.
 
         Raises:
             ValueError: `n` odd or out of range.
         """
         if n % self._per_frame:
             raise ValueError(
-                f'{n} codebooks cannot be shared by two channels: use an even number, from 2 to '
-                f'{self.total_codebooks}.'
+                f'{n} codebooks cannot be divided between two channels: use an even number from 2 '
+                f'to {self.total_codebooks}'
             )
         self.model.set_num_codebooks(n // self._per_frame)
 
@@ -103,7 +99,7 @@ class InterleaveStereoCompressionModel(CompressionModel):
         )
 
     def encode(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Interleaved codes and scale of a waveform [B, 2, T]; see `CompressionModel`."""
+        """Return interleaved codes and scale of a waveform [B, 2, T]; see `CompressionModel`."""
         wav = self.check_wav(wav)
         codes, scale = self.model.encode(wav.reshape(-1, 1, wav.shape[-1]))
         return self._interleave(codes), None if scale is None else scale.reshape(len(wav), -1)
@@ -111,9 +107,7 @@ class InterleaveStereoCompressionModel(CompressionModel):
     def encode_latent(
         self, wav: torch.Tensor | np.ndarray
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Latents [B, 2 D, T_frames] of a waveform [B, 2, T], left then right, and scale; see
-        `CompressionModel`.
-        """
+        """Return latents [B, 2 D, T_frames], left then right, and scale; see `CompressionModel`."""
         wav = self.check_wav(wav)
         latents, scale = self.model.encode_latent(wav.reshape(-1, 1, wav.shape[-1]))
         latents = latents.reshape(len(wav), -1, latents.shape[-1])
@@ -122,20 +116,20 @@ class InterleaveStereoCompressionModel(CompressionModel):
     def decode(
         self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None = None
     ) -> torch.Tensor:
-        """Waveform [B, 2, T] of interleaved codes and scale; see `CompressionModel`."""
+        """Return the waveform [B, 2, T] of interleaved codes and scale; see `CompressionModel`."""
         apart = self._separate(codes)
         if scale is not None:
-            scale = self._to_floats('scale', scale, 'as given by encode.')
+            scale = self._to_floats('scale', scale, 'as returned by encode')
             if scale.dim() != 2 or len(scale) != len(codes) or scale.shape[1] % 2:
                 raise ValueError(
                     f'scale has shape {list(scale.shape)}: expected [{len(codes)}, 2], one per '
-                    'channel.'
+                    'channel'
                 )
             scale = scale.reshape(len(apart), -1)
         return self.model.decode(apart, scale).reshape(len(codes), 2, -1)
 
     def decode_latent(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """Latents [B, 2 D, T_frames] of interleaved codes; see `CompressionModel`."""
+        """Return latents [B, 2 D, T_frames] of interleaved codes; see `CompressionModel`."""
         latents = self.model.decode_latent(self._separate(codes))
         return latents.reshape(len(codes), -1, latents.shape[-1])
 
@@ -144,7 +138,7 @@ class InterleaveStereoCompressionModel(CompressionModel):
         return 1 if self.per_timestep else 2
 
     def _interleave(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes [2 B, K, T], left and right in turn, to [B, 2 K, T] or [B, K, 2 T]."""
+        """Map codes [2 B, K, T], left and right alternating, to [B, 2 K, T] or [B, K, 2 T]."""
         apart = codes.unflatten(0, (-1, 2))
         if self.per_timestep:
             return apart.permute(0, 2, 3, 1).flatten(2)
@@ -157,7 +151,7 @@ class InterleaveStereoCompressionModel(CompressionModel):
         if codes.shape[dim] % 2:
             raise ValueError(
                 f'codes have shape {list(codes.shape)}: expected an even number of '
-                f'{"frames" if self.per_timestep else "codebooks"}, left and right in turn.'
+                f'{"frames" if self.per_timestep else "codebooks"}, left and right alternating'
             )
         apart = codes.unflatten(dim, (-1, 2))
         return apart.movedim(dim + 1, 1).flatten(0, 1)

@@ -1,1 +1,1 @@
-"""Mechanics of a run that know no codec: device, workers, signals, checkpoints, logs, trackers."""
+"""Infrastructure of a run: device, workers, signals, checkpoints, logs, trackers."""

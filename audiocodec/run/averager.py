@@ -1,4 +1,4 @@
-"""Means of metrics over updates that stay on the device until a line is written."""
+"""Running means of metrics, which stay on the device until they are read."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,20 +9,20 @@ import torch
 from audiocodec.utils import distrib
 
 _Group = tuple[tuple[str, int], ...]
-_Sums = dict[_Group, list[float]]  # a sum for each figure of a group, and that of the weights
+_Sums = dict[_Group, list[float]]  # a sum for each value of a group, then the sum of weights
 
 
 class Averager:
-    """Weighted running means of scalars, and of one scalar for each level.
+    """Weighted running means of scalars, and of vectors with one value per level.
 
-    An update adds one stacked tensor to a sum, without waiting for the device; `read` copies all
-    sums at once. Metrics may come in groups with different keys (a loss computed every other
-    update): each key is averaged over the updates in which it appeared.
+    An update adds one stacked tensor to a sum, without a device synchronization; `read` copies all
+    sums at once. Metrics may come in groups with different keys (for example, a loss computed every
+    other update): each key is averaged over the updates in which it appeared.
     """
 
     def __init__(self) -> None:
-        # names and sizes of the metrics that come together -> their sums and the sum of their
-        # weights, in float64
+        # names and sizes of metrics that come together -> their sums and the sum of weights, in
+        # float64
         self._sums: dict[_Group, torch.Tensor] = {}
         self._marks: _Sums = {}  # the sums at the last call of `read_recent`
 
@@ -32,13 +32,12 @@ class Averager:
         weight: float = 1.0,
         where: torch.Tensor | None = None,
     ) -> None:
-        """Add tensors, counted `weight` times (e.g. the number of items they are the mean of).
+        """Add metrics with a weight (e.g. the number of items that they are the mean of).
 
         Args:
-            metrics: 0-d; or [K], one figure for each of K levels, which are read as `NAME_1` to
-                `NAME_K`.
+            metrics: 0-d, or [K] with one value for each of K levels, read as `NAME_1` to `NAME_K`.
             weight: see above.
-            where: 0-d, boolean: whether to count them; decided on the device.
+            where: 0-d, boolean, on the device: False to ignore the metrics.
         """
         if not metrics:
             return
@@ -57,20 +56,20 @@ class Averager:
             self._sums[group] = values
 
     def read(self, over_workers: bool = False) -> dict[str, float]:
-        """The means so far, in one copy from the device.
+        """Return the means so far, with one copy from the device.
 
         Args:
-            over_workers: combine all workers' sums, also of workers that saw no batch; every worker
-                must call it.
+            over_workers: combine the sums of all workers, including those without a batch.
+                Collective: every worker must call it.
         """
         sums = self._read_sums()
         return _means(distrib.all_gather_object(sums) if over_workers else [sums])
 
     def read_recent(self) -> dict[str, float]:
-        """Returns the means since the last call, in one copy from the device, without those that
-        nothing was added to.
+        """Return the means since the last call, with one copy from the device.
 
-        The first call after `load_state_dict` goes back to what was loaded.
+        Leaves out metrics without an update since. After `load_state_dict`, the first call returns
+        the means since the loaded state.
         """
         sums = self._read_sums()
         recent = {}
@@ -81,53 +80,58 @@ class Averager:
         return {name: mean for name, mean in _means([recent]).items() if not math.isnan(mean)}
 
     def _read_sums(self) -> _Sums:
-        """Copies all sums from the device at once."""
+        """Copy all sums from the device at once."""
         if not self._sums:
             return {}
-        values = iter(torch.cat(list(self._sums.values())).tolist())
-        return {
-            group: [next(values) for _ in range(len(sums))] for group, sums in self._sums.items()
-        }
+        values = torch.cat(list(self._sums.values())).tolist()
+        read: _Sums = {}
+        start = 0
+        for group, sums in self._sums.items():
+            read[group] = values[start : start + len(sums)]
+            start += len(sums)
+        return read
 
     def state_dict(self) -> dict[str, Any]:
-        """Exact sums, so that an epoch's means survive an interruption."""
-        return {
-            'groups': [
-                {'metrics': [list(metric) for metric in group], 'sums': sums.cpu()}
-                for group, sums in self._sums.items()
-            ]
-        }
+        """Return the exact sums, so that the means of an epoch survive an interruption."""
+        return _to_state({group: sums.cpu() for group, sums in self._sums.items()})
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device | str = 'cpu') -> None:
-        """Restore what `state_dict` gave, on the device of the metrics to come."""
-        self._sums = {
-            tuple((name, size) for name, size in group['metrics']): group['sums'].to(device)
-            for group in state['groups']
-        }
+        """Restore a `state_dict`, on the device of future metrics."""
+        self._sums = {_key(group): group['sums'].to(device) for group in state['groups']}
         self._marks = self._read_sums()
 
     @staticmethod
     def merge(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """The state of one averager that had all the updates of several."""
+        """Merge the states of several averagers into that of one with all their updates."""
         sums: dict[_Group, torch.Tensor] = {}
-        for group in (group for state in states for group in state['groups']):
-            key = tuple((name, size) for name, size in group['metrics'])
-            sums[key] = sums[key] + group['sums'] if key in sums else group['sums']
-        return {
-            'groups': [
-                {'metrics': [list(metric) for metric in key], 'sums': value}
-                for key, value in sums.items()
-            ]
-        }
+        for state in states:
+            for group in state['groups']:
+                key = _key(group)
+                sums[key] = sums[key] + group['sums'] if key in sums else group['sums']
+        return _to_state(sums)
+
+
+def _key(group: Mapping[str, Any]) -> _Group:
+    """Return the key of a group in a state dict."""
+    return tuple((name, size) for name, size in group['metrics'])
+
+
+def _to_state(sums: Mapping[_Group, torch.Tensor]) -> dict[str, Any]:
+    groups = []
+    for key, value in sums.items():
+        groups.append({'metrics': [list(metric) for metric in key], 'sums': value})
+    return {'groups': groups}
 
 
 def _means(workers: Sequence[_Sums]) -> dict[str, float]:
-    """The means over some sets of sums, NaN where the weights are 0."""
+    """Return the means over several sets of sums, NaN where the weights are 0."""
     sums: dict[str, float] = {}
     weights: dict[str, float] = {}
     for groups in workers:
         for group, (*values, weight) in groups.items():
-            names = [name for key, size in group for name in _expanded(key, size)]
+            names: list[str] = []
+            for key, size in group:
+                names += _expanded(key, size)
             for name, value in zip(names, values):
                 sums[name] = sums.get(name, 0.0) + value
                 weights[name] = weights.get(name, 0.0) + weight

@@ -1,14 +1,14 @@
-"""Files that hold tensors: written whole or not at all, read without running code.
+"""Checkpoint files: written atomically, read without executing code.
 
-Two kinds, both dicts of tensors, numbers, strings, lists and dicts:
+There are two formats, both dicts of tensors, numbers, strings, lists and dicts:
 
-- a training checkpoint, `format: audiocodec.checkpoint`: `version`, `sig`, `config` (YAML), `state`
-  (one entry a part), `position` (how far into the epoch it is);
-- an exported model, `format: audiocodec.model`: `version`, `config` (YAML: what rebuilds the
-  model), `state`.
+- training checkpoint, `format: audiocodec.checkpoint`: `version`, `sig`, `config` (YAML), `state`
+  (one entry per part), `position` (progress within the epoch);
+- exported model, `format: audiocodec.model`: `version`, `config` (YAML: rebuilds the model),
+  `state`.
 
-They are PyTorch archives; an exported model may be a safetensors file too, all but its `state`
-being in the metadata.
+They are PyTorch archives. An exported model may also be a safetensors file, with everything except
+its `state` in the metadata.
 """
 
 import json
@@ -31,18 +31,19 @@ from audiocodec.utils.errors import RunError
 
 CHECKPOINT_FORMAT = 'audiocodec.checkpoint'
 MODEL_FORMAT = 'audiocodec.model'
-CHECKPOINT_VERSION, MODEL_VERSION = 2, 1
+CHECKPOINT_VERSION = 2
+MODEL_VERSION = 1
 VERSIONS = {CHECKPOINT_FORMAT: CHECKPOINT_VERSION, MODEL_FORMAT: MODEL_VERSION}
 SAFETENSORS = '.safetensors'
 
-# metadata of a safetensors file that are written as they are; the others are JSON
+# metadata of a safetensors file that is written as plain text; the rest is JSON
 _TEXTS = ('format', 'config')
-# what an unreadable file may begin with, and what that says of it
+# first bytes of unreadable files, and what they mean
 _BEGINNINGS = {
     b'version https://git-lfs': 'is a Git LFS pointer, not the file; run `git lfs pull`',
-    b'<': 'is a web page and not the file it should lead to',
-    b'PK': 'is a zip archive that is truncated, damaged or not of PyTorch',
-    b'\x80': 'is a pickle that is truncated, damaged or not of PyTorch',
+    b'<': 'is a web page instead of the file',
+    b'PK': 'is a zip archive that is truncated, damaged or not from PyTorch',
+    b'\x80': 'is a pickle that is truncated, damaged or not from PyTorch',
     b'\x1f\x8b': 'is compressed with gzip, unpack it first',
     b'RIFF': 'is audio',
     b'fLaC': 'is audio',
@@ -52,22 +53,22 @@ _BEGINNINGS = {
 
 
 def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write `content` so that a reader sees the old file or the new one, never a part of it.
+    """Write a file atomically: readers see the old file or the new one, never a part of it.
 
-    The temporary file lies in the same folder, is flushed to the disk and read back, and takes the
-    place of `path` in one rename: whatever happens before, the old file is intact.
+    A temporary file in the same folder is flushed to the disk, read back, and renamed to `path`. If
+    anything fails before, the old file is intact.
 
     Args:
         content: tensors, numbers, strings, lists and dicts.
-        path: the file, of `torch.save`; with the suffix `.safetensors` of safetensors, for an
-            exported model only.
+        path: the file, written by `torch.save`; the suffix `.safetensors` selects safetensors, for
+            exported models only.
 
     Raises:
-        ValueError: a safetensors file of something else than an exported model.
-        RunError: the disk is full, cannot be written to, or does not give back what was written.
+        ValueError: a safetensors file for something else than an exported model.
+        RunError: the disk is full, not writable, or does not return what was written.
     """
     path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')  # one of `remove_leftovers`
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')  # see `remove_leftovers`
     try:
         with open(temporary, 'wb') as file:
             if path.suffix == SAFETENSORS:
@@ -80,8 +81,7 @@ def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
     except OSError as error:
         raise _cannot_write(path, error) from error
     except RuntimeError as error:
-        # PyTorch's writer reports what it was refused, after the file said why, with an error of
-        # its own.
+        # PyTorch's writer raises its own error for a failed write; the cause is in its context
         if isinstance(error.__context__, OSError):
             raise _cannot_write(path, error.__context__) from error
         raise
@@ -92,15 +92,13 @@ def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Delete the temporary files of writes to `path` that were killed; nobody else may be writing
-    to it.
-    """
+    """Delete temporary files of killed writes to `path`; no other process may be writing to it."""
     for leftover in path.parent.glob(f'.{path.name}.*.tmp'):
         leftover.unlink(missing_ok=True)
 
 
 def _read_back(temporary: Path, path: Path) -> None:
-    """Compare what is on the disk with the checksums in it."""
+    """Verify the checksums in the written file."""
     if path.suffix == SAFETENSORS:
         return
     try:
@@ -110,14 +108,13 @@ def _read_back(temporary: Path, path: Path) -> None:
         damaged = 'its end'
     if damaged is not None:
         raise RunError(
-            f'{path} was not replaced: {damaged} in the new file reads back otherwise than it was '
-            'written; '
-            'is the disk failing? The old file is intact'
+            f'{path} was not replaced: {damaged} in the new file differs from what was written; is '
+            'the disk failing? The old file is intact'
         )
 
 
 def _cannot_write(path: Path, error: OSError) -> RunError:
-    kept = 'the one there is intact' if os.path.exists(path) else 'there is none yet'
+    kept = 'the old file is intact' if os.path.exists(path) else 'there is no old file'
     return RunError(
         f'{path} could not be written ({kept}): {error.strerror or error}'
         f'{files.advice(error, path.parent)}'
@@ -130,20 +127,20 @@ def load(
     types: Mapping[str, Any] | None = None,
     mmap: bool = False,
 ) -> dict[str, Any]:
-    """Read a file of tensors; nothing in it is executed.
+    """Read a file of tensors, without executing anything in it.
 
     Args:
-        path: a file of `torch.save` or safetensors, whatever its name.
-        map_location: where to put the tensors.
-        types: classes, by their full names, that the file may use besides tensors, numbers,
+        path: a file of `torch.save` or safetensors, with any name.
+        map_location: device of the tensors.
+        types: classes by their full names that the file may use, in addition to tensors, numbers,
             strings, lists and dicts.
-        mmap: whether tensors stay on the disk until they are used.
+        mmap: leave tensors on the disk until they are used.
 
     Returns:
-        What was saved; of a safetensors file that is no exported model, the tensors by their names.
+        What was saved; tensors by name for a safetensors file that is not an exported model.
 
     Raises:
-        ValueError: if the file is missing, truncated, of another format, holds code, or is not a
+        ValueError: the file is missing, truncated, of another format, contains code, or is not a
             dict.
     """
     path = Path(path)
@@ -151,39 +148,51 @@ def load(
         raise ValueError(f'no such checkpoint file: {path}')
     if _is_safetensors(path):
         return _load_safetensors(path, map_location)
+    if _is_torchscript(path):  # torch.load would warn, and pass it on to torch.jit.load
+        raise ValueError(
+            f'{path} contains a TorchScript program. Loading it would run code, which is refused: '
+            'expected weights, saved by torch.save or as safetensors'
+        )
     with torch.serialization.safe_globals([(cls, name) for name, cls in (types or {}).items()]):
         try:
             with warnings.catch_warnings():
-                warnings.filterwarnings(
-                    'ignore', 'Detected pickle protocol'
-                )  # a plain pickle: it is refused
+                # of a plain pickle, which is refused
+                warnings.filterwarnings('ignore', 'Detected pickle protocol')
                 content = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
-        except Exception as error:  # damaged bytes may be instructions to the reader for anything
+        except Exception as error:  # damaged bytes may raise any error
             code = _code(path, error)
             if code:
                 raise ValueError(
-                    f'{path} holds more than tensors, numbers, strings, lists and dicts: it names '
-                    f'{code}. '
-                    f'Loading it would run code, which is refused'
+                    f'{path} contains more than tensors, numbers, strings, lists and dicts: it '
+                    f'names {code}. Loading it would run code, which is refused'
                 ) from error
             raise ValueError(
-                f'{path} cannot be read as a checkpoint: it {_describe(path)}; PyTorch says '
+                f'{path} cannot be read as a checkpoint: it {_describe(path)}; PyTorch raised '
                 f'{_reason(error)}'
             ) from error
     if not isinstance(content, dict):
-        raise ValueError(f'{path} holds a {type(content).__name__}, a checkpoint is a dict')
+        raise ValueError(f'{path} contains a {type(content).__name__}, expected a dict')
     return content
 
 
-def foreign_types(path: str | os.PathLike[str]) -> list[str]:
-    """Names of the classes and functions, besides those of tensors, that a PyTorch archive refers
-    to; sorted.
+def _is_torchscript(path: Path) -> bool:
+    """Return whether a file is an archive of `torch.jit.save`, which has a record of constants."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+    return any(name.endswith('/constants.pkl') for name in names)
 
-    They are read, not imported. Other files, and unreadable ones, give none.
+
+def foreign_types(path: str | os.PathLike[str]) -> list[str]:
+    """Return the sorted names of classes and functions in a PyTorch archive, except of tensors.
+
+    They are read, not imported. Empty for other or unreadable files.
     """
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(os.fspath(path)))
-    except Exception:  # no archive, or a damaged one: whoever loads it says so
+    except Exception:  # not an archive, or damaged: `load` reports it
         return []
 
 
@@ -191,7 +200,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a training checkpoint of this project, on the CPU.
 
     Raises:
-        ValueError: as `load`, or if the file is of another kind or a newer version.
+        ValueError: as `load`, or the file has another format or a newer version.
     """
     content = load(path)
     if content.get('format') != CHECKPOINT_FORMAT:
@@ -203,16 +212,15 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _migrated(content: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A training checkpoint in the form of the present version."""
+    """Convert a training checkpoint to the current version."""
     version = content.get('version')
     if not isinstance(version, int) or version < 1:
         raise ValueError(
-            f'{path} has no format version that there ever was: {version!r}, expected 1 to '
-            f'{CHECKPOINT_VERSION}'
+            f'{path} has an unknown format version: {version!r}, expected 1 to {CHECKPOINT_VERSION}'
         )
     if version > CHECKPOINT_VERSION:
         raise ValueError(
-            f'{path} was written by a newer audiocodec (format version {version}, this one '
+            f'{path} was written by a newer audiocodec (format version {version}; this one '
             f'reads up to {CHECKPOINT_VERSION}): upgrade the package'
         )
     for step in range(version, CHECKPOINT_VERSION):
@@ -221,7 +229,7 @@ def _migrated(content: dict[str, Any], path: str | os.PathLike[str]) -> dict[str
 
 
 def _from_1(content: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 was written at the end of an epoch only."""
+    """Convert version 1, which was only written at the end of an epoch."""
     return {**content, 'position': {}}
 
 
@@ -229,12 +237,11 @@ _MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1
 
 
 def duplicate(path: Path, copy: Path) -> None:
-    """Gives a file another name, whole or not at all, which keeps its bytes when the file itself is
-    replaced.
+    """Copy a file atomically, by a hard link if the file system supports it.
 
-    The two share their place on the disk where the file system has links.
+    A linked copy keeps its content when the file is replaced, because `save` renames a new file.
     """
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')  # one of `remove_leftovers`
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')  # see `remove_leftovers`
     try:
         try:
             os.link(path, temporary)
@@ -246,21 +253,20 @@ def duplicate(path: Path, copy: Path) -> None:
 
 
 def prune(folder: Path, pattern: str, keep: int | None) -> None:
-    """Delete all but the `keep` newest of the files `pattern` (with one number for the epoch in
-    place of `*`).
+    """Delete all but the `keep` newest of the files `pattern`, where `*` is the epoch.
 
     Raises:
-        OSError: one cannot be deleted; the others are.
+        OSError: a file cannot be deleted; the others are.
     """
     if keep is None:
         return
     prefix, suffix = pattern.split('*')
-    found = [
-        path
-        for path in folder.glob(pattern)
-        if path.name[len(prefix) : len(path.name) - len(suffix)].isdigit()
-    ]
-    found.sort(key=lambda path: int(path.name[len(prefix) : len(path.name) - len(suffix)]))
+
+    def epoch_of(path: Path) -> str:
+        return path.name[len(prefix) : len(path.name) - len(suffix)]
+
+    found = [path for path in folder.glob(pattern) if epoch_of(path).isdigit()]
+    found.sort(key=lambda path: int(epoch_of(path)))
     failure = None
     for path in found[: max(0, len(found) - keep)]:
         try:
@@ -272,30 +278,25 @@ def prune(folder: Path, pattern: str, keep: int | None) -> None:
 
 
 def _to_safetensors(content: dict[str, Any]) -> bytes:
-    """The bytes of an exported model as safetensors."""
+    """Return the bytes of an exported model as safetensors."""
     from safetensors.torch import save as to_bytes
 
     if content.get('format') != MODEL_FORMAT:
         raise ValueError(
-            f'{SAFETENSORS} files hold exported models only, not '
-            f'{content.get("format", "unnamed")!r}: '
-            f'use another suffix, such as .th'
+            f'{SAFETENSORS} files are for exported models only, not for '
+            f'{content.get("format", "unnamed")!r}: use another suffix, such as .th'
         )
     metadata = {
         key: value if key in _TEXTS else json.dumps(value)
         for key, value in content.items()
         if key != 'state'
     }
-    return to_bytes(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in content['state'].items()},
-        metadata,
-    )
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in content['state'].items()}
+    return to_bytes(state, metadata)
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether a file is meant as safetensors: by its name, or because a header in JSON follows its
-    own length.
-    """
+    """Return whether a file is safetensors, by its suffix or its beginning: a length, then JSON."""
     with path.open('rb') as file:
         head = file.read(9)
     return path.suffix == SAFETENSORS or (
@@ -313,7 +314,7 @@ def _load_safetensors(path: Path, device: str | torch.device) -> dict[str, Any]:
     try:
         with safe_open(path, 'pt', device=str(device)) as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ValueError(
             f'{path} cannot be read as safetensors ({error}): it {_describe(path)}'
@@ -330,9 +331,7 @@ def _load_safetensors(path: Path, device: str | torch.device) -> dict[str, Any]:
 
 
 def _code(path: Path, error: Exception) -> str:
-    """Names what a refused file would have executed; empty for other reasons."""
-    if 'TorchScript' in str(error):
-        return 'a TorchScript program'
+    """Return the names of what a refused file would execute; empty for other errors."""
     if not isinstance(error, pickle.UnpicklingError):
         return ''
     names = (
@@ -344,15 +343,10 @@ def _code(path: Path, error: Exception) -> str:
 
 
 def _named_in_pickle(path: Path) -> list[str]:
-    """Names of the classes and functions that a plain pickle refers to; read, not imported, as far
-    as it is whole.
-    """
+    """Return the names of classes and functions in a plain pickle, without importing them."""
     names: set[str] = set()
     texts: list[str] = []
-    with (
-        path.open('rb') as file,
-        suppress(Exception),
-    ):  # damaged bytes may be instructions to the reader for anything
+    with path.open('rb') as file, suppress(Exception):  # damaged bytes may raise any error
         for opcode, argument, _ in pickletools.genops(file):
             if opcode.name in ('GLOBAL', 'INST'):
                 names.add(str(argument).replace(' ', '.'))
@@ -364,13 +358,13 @@ def _named_in_pickle(path: Path) -> list[str]:
 
 
 def _reason(error: Exception) -> str:
-    """The line of PyTorch's message that says what is wrong."""
+    """Return the line of PyTorch's message that says what is wrong."""
     found = re.search(r'WeightsUnpickler error:\s*(.+)', str(error))
     return f'{type(error).__name__}: {found[1] if found else (str(error).splitlines() or [""])[0]}'
 
 
 def _describe(path: Path) -> str:
-    """What an unreadable file seems to be, as the end of a sentence."""
+    """Describe what an unreadable file seems to be, as the end of a sentence."""
     size = path.stat().st_size
     with path.open('rb') as file:
         head = file.read(512)
@@ -385,4 +379,4 @@ def _describe(path: Path) -> str:
         return (
             f'is damaged or of an unknown format ({size} bytes, the first are {head[:8].hex(" ")})'
         )
-    return f'is a text ({size} bytes), which begins with {text[:40]!r}'
+    return f'is a text file ({size} bytes) that begins with {text[:40]!r}'

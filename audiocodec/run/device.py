@@ -19,14 +19,14 @@ def seed_everything(*numbers: int) -> None:
 
 
 def resolve_device(name: str, place: Place) -> torch.device:
-    """Returns the device that `device=` names for this worker; makes a GPU the current one.
+    """Return the device for this worker; makes a GPU the current one.
 
     Args:
-        name: `auto` (CUDA when there is one), `cpu`, `cuda` or `cuda:N`.
-        place: of this worker: each worker of a machine takes a GPU of its own.
+        name: `auto` (CUDA if available), `cpu`, `cuda` or `cuda:N`.
+        place: place of this worker: each worker of a machine uses a GPU of its own.
 
     Raises:
-        ConfigError: PyTorch does not know the name, or the machine has not the GPUs.
+        ConfigError: PyTorch does not know the name, or there are not enough GPUs.
     """
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -41,30 +41,28 @@ def resolve_device(name: str, place: Place) -> torch.device:
 
 
 def peak_memory(device: torch.device) -> float | None:
-    """Most memory allocated on a GPU so far, in GiB; None for a CPU."""
+    """Return the peak memory allocated on a GPU so far, in GiB; None for a CPU."""
     return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == 'cuda' else None
 
 
 def _own_gpu(device: torch.device, place: Place) -> torch.device:
     if not torch.cuda.is_available():
         raise ConfigError(
-            f'device={device}: PyTorch finds no CUDA device here; use device=cpu or device=auto'
+            f'device={device}: PyTorch finds no CUDA device; use device=cpu or device=auto'
         )
     visible = torch.cuda.device_count()
     if device.index is not None:
         if place.local_world_size > 1:
             raise ConfigError(
-                f'device={device} is one GPU, and {place.local_world_size} workers run on this '
-                'machine, '
-                'each of which needs one; use device=cuda'
+                f'device={device} is one GPU, but the {place.local_world_size} workers on this '
+                'machine need one each; use device=cuda'
             )
         return device
-    if visible == 1:  # the machine has one, or the launcher shows each worker its own alone
+    if visible == 1:  # the machine has one GPU, or the launcher shows each worker only its own
         return torch.device('cuda', 0)
     if place.local_rank >= visible:
         raise ConfigError(
-            f'device=cuda: {place.local_world_size} workers run on this machine, and {visible} '
-            'GPUs are '
-            'visible; start one worker for each GPU'
+            f'device=cuda: {place.local_world_size} workers run on this machine, but {visible} '
+            'GPUs are visible; start one worker per GPU'
         )
     return torch.device('cuda', place.local_rank)

@@ -1,6 +1,4 @@
-"""After an update: was it finite, does anybody want to stop? The device is asked without being
-waited for.
-"""
+"""Checks after each update: non-finite values and stop requests, without device synchronization."""
 
 import json
 import logging
@@ -22,13 +20,13 @@ from audiocodec.utils.paths import safe_stem
 
 logger = logging.getLogger('audiocodec')
 
-# updates after which a GPU's answer is read: it has long been there, and the GPU has work meanwhile
+# updates after which flags are read from a GPU: by then they are ready, and the GPU stays busy
 _LAG = 2
-_AUDIO = 16  # items of a kept batch that are written as audio
+_AUDIO = 16  # items of a saved batch that are written as audio
 
 
 class _Update(NamedTuple):
-    """One update whose outcome is not known yet."""
+    """Update whose flags have not been read yet."""
 
     number: int
     flags: torch.Tensor  # [skipped, stop], on the host once `ready`
@@ -39,24 +37,26 @@ class _Update(NamedTuple):
 
 
 class UpdateGuard:
-    """Follows the updates of a run; every worker comes to the same decisions at the same update.
+    """Monitors the updates of a run; every worker decides the same at the same update.
 
-    An update with a non-finite loss or gradient changes nothing (`optim.step.step_if`); its
-    batch is kept, and too many of them in a row end the run. A batch that cannot be written is a
-    warning.
+    An update with a non-finite loss or gradient is skipped (`optim.step.step_if`) and its batch is
+    saved; too many in a row end the run. A batch that cannot be saved is a warning.
 
     Args:
-        folder: where batches are kept: `update_N.rank_R.json` and `update_N.rank_R/*.wav`.
-        device: of the flags.
-        most: updates in a row that may be skipped; one more ends the run.
-        seed: of the run, written down with a batch.
+        folder: folder for batches: `update_N.rank_R.json` and `update_N.rank_R/*.wav`.
+        device: device of the flags.
+        most: largest number of consecutive skipped updates; one more ends the run.
+        seed: seed of the run, saved with each batch.
 
     Attributes:
-        in_row: updates skipped one after the other, up to now.
+        in_row: number of consecutive skipped updates up to now.
     """
 
     def __init__(self, folder: Path, device: torch.device, most: int, seed: int) -> None:
-        self.folder, self.device, self.most, self.seed = folder, device, most, seed
+        self.folder = folder
+        self.device = device
+        self.most = most
+        self.seed = seed
         self.in_row = 0
         self._pending: deque[_Update] = deque()
 
@@ -69,21 +69,21 @@ class UpdateGuard:
         wav: torch.Tensor,
         infos: Sequence[Any],
     ) -> bool:
-        """Take note of an update.
+        """Register an update.
 
         Args:
-            number: of the update.
-            metrics: 0-d tensors, of which those that are not finite are named.
-            skipped: 0-d, boolean; the same on every worker.
-            stop: whether this worker was asked to stop.
+            number: number of the update.
+            metrics: 0-d tensors; non-finite ones are named in the warning.
+            skipped: 0-d, boolean, the same on every worker.
+            stop: True if this worker was asked to stop.
             wav: float [B, C, T], the batch.
-            infos: where its items are from: dataclasses with `meta.path` and `sample_rate`.
+            infos: origin of its items: dataclasses with `meta.path` and `sample_rate`.
 
         Returns:
-            Whether any worker was asked to stop, at this update or (on a GPU) one shortly before.
+            True if any worker was asked to stop, at this update or (on a GPU) shortly before.
 
         Raises:
-            RunError: more than `most` updates in a row were skipped.
+            RunError: more than `most` consecutive updates were skipped.
         """
         flags = torch.stack([skipped.float(), torch.full_like(skipped, stop, dtype=torch.float32)])
         distrib.all_reduce_sum_([flags])
@@ -96,7 +96,7 @@ class UpdateGuard:
         return self._read(_LAG if ready is not None else 0)
 
     def flush(self) -> bool:
-        """Read what is outstanding; see `follow`."""
+        """Read the flags of all pending updates; see `follow`."""
         return self._read(0)
 
     def _read(self, lag: int) -> bool:
@@ -116,30 +116,25 @@ class UpdateGuard:
         values = {name: value.float().mean().item() for name, value in update.metrics.items()}
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
         try:
-            kept = f'is described in {self._keep(update, values)}'
-        except Exception as error:  # an update that was left out is safe without it
-            kept = f'could not be kept ({type(error).__name__}: {error})'
+            saved = f'is described in {self._save(update, values)}'
+        except Exception as error:  # saving is not essential: the update was skipped
+            saved = f'could not be saved ({type(error).__name__}: {error})'
         logger.warning(
             'update %d was skipped: %s not finite; its batch %s',
             update.number,
             ', '.join(wrong) or 'a gradient of another worker',
-            kept,
+            saved,
         )
         if self.in_row > self.most:
             raise RunError(
                 f'{self.in_row} updates in a row had non-finite losses or gradients '
-                f'({", ".join(wrong)}), '
-                f'more than optim.max_skipped={self.most}: the model cannot recover. Their batches '
-                'are in '
-                f'{self.folder}. Look at the audio there, lower optim.lr, or set optim.max_norm; '
-                'the last '
-                'checkpoint is intact'
+                f'({", ".join(wrong)}), more than optim.max_skipped={self.most}: the model cannot '
+                f'recover. Their batches are in {self.folder}. Check the audio there, lower '
+                'optim.lr, or set optim.max_norm; the last checkpoint is intact'
             )
 
-    def _keep(self, update: _Update, values: Mapping[str, float]) -> Path:
-        """Write down a batch: a description and its first items as audio, float32, exactly as they
-        went in.
-        """
+    def _save(self, update: _Update, values: Mapping[str, float]) -> Path:
+        """Save a batch: a description, and its first items as float32 audio, exactly as used."""
         name = f'update_{update.number}.rank_{distrib.rank()}'
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -170,9 +165,9 @@ class UpdateGuard:
         return path
 
     def state_dict(self) -> dict[str, int]:
-        """What the next decision depends on."""
+        """Return the state that the next decision depends on."""
         return {'in_row': self.in_row}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore a `state_dict`."""
         self.in_row = state['in_row']

@@ -1,6 +1,4 @@
-"""Signals that ask a run to stop: noted when they come, obeyed between two updates, when the state
-is whole.
-"""
+"""Stop signals: recorded when they arrive, handled between two updates, when the state is valid."""
 
 import logging
 import signal
@@ -15,17 +13,15 @@ from audiocodec.utils.errors import InterruptedRunError
 
 logger = logging.getLogger('audiocodec')
 
-# Slurm's preemption sends SIGTERM; its warning before the time limit is the signal that the job
-# asked for: USR2 by submitit's (and so Dora's) default, or USR1.
+# Slurm's preemption sends SIGTERM. Before the time limit, Slurm sends the signal that the job
+# requested: USR2 by default in submitit (and Dora), or USR1.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-# seconds in which the first worker puts the job back into the queue, which ends the others
+# seconds to wait for the first worker to requeue the job, which ends the others
 _REQUEUED = 60.0
 
 
 class Interrupts:
-    """Handlers of `SIGNALS` for as long as a run lasts (`with`); in a thread other than the main
-    one, nothing.
-    """
+    """Context manager with handlers of `SIGNALS`; does nothing outside the main thread."""
 
     def __init__(self) -> None:
         self.received = 0  # number of the signal, 0 for none
@@ -44,26 +40,25 @@ class Interrupts:
         self.received = number
 
     def obey(self, saved: str) -> None:
-        """End the run, its checkpoint being saved: by the launcher's own way where it has one, else
-        by an error.
+        """End the run after its checkpoint was saved, by the launcher's handler or by an error.
 
-        submitit handles the time-limit signal by Dora's hook (`checkpoint` of its target, with the
-        callbacks registered in `dora.shep`), puts the job back into the queue and exits. It would
-        do that in the middle of an update; here it is called when the state is on the disk.
+        On the time-limit signal, submitit calls Dora's hook (`checkpoint` of its target, with the
+        callbacks registered in `dora.shep`), requeues the job and exits. It would do so in the
+        middle of an update; here its handler is called when the state is on disk.
 
         Args:
-            saved: where the run will go on, for the message.
+            saved: where the run will resume, for the message.
 
         Raises:
             InterruptedRunError: always, unless the launcher exits first.
         """
         number = max(distrib.all_gather_object(self.received))
         name = signal.Signals(number).name
-        logger.warning('%s: stopped at %s; the same command goes on from there', name, saved)
+        logger.warning('%s: stopped at %s; the same command resumes from there', name, saved)
         requeue: Callable[[int, FrameType | None], None] | Any = self._before.get(number)
         if number != signal.SIGTERM and callable(requeue):
             requeue(number, None)
             time.sleep(_REQUEUED)
         raise InterruptedRunError(
-            f'stopped by {name} at {saved}; the same command goes on from there', number
+            f'stopped by {name} at {saved}; the same command resumes from there', number
         )

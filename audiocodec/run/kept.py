@@ -1,6 +1,4 @@
-"""Copies of an experiment's latest checkpoint that stay: one every few epochs, and that of the best
-epoch.
-"""
+"""Copies of the latest checkpoint that are kept: every few epochs, and of the best epoch."""
 
 import logging
 import math
@@ -17,14 +15,13 @@ History = Sequence[Mapping[str, Mapping[str, float]]]  # for each epoch, stage -
 
 
 def keep_epoch(latest: Path, epoch: int, every: int | None, keep_last: int | None) -> None:
-    """Keeps the checkpoint of an epoch that is due as `checkpoint_N.th`, and deletes the oldest
-    ones.
+    """Keep the checkpoint of an epoch as `checkpoint_N.th` if it is due, and delete the oldest.
 
     Args:
         latest: the latest checkpoint, of the end of `epoch`.
         epoch: counted from 1.
-        every: epochs between two kept ones; None or 0: none is kept.
-        keep_last: how many stay; None: all.
+        every: epochs between two kept checkpoints; None or 0: none is kept.
+        keep_last: number of checkpoints to keep; None: all.
     """
     if every and epoch % every == 0:
         checkpoint.duplicate(latest, latest.with_name(f'checkpoint_{epoch}.th'))
@@ -32,17 +29,15 @@ def keep_epoch(latest: Path, epoch: int, every: int | None, keep_last: int | Non
 
 
 def keep_best(latest: Path, history: History, key: str, higher_is_better: bool) -> None:
-    """Keeps the latest checkpoint as `checkpoint_best.th` if its epoch is better than that of the
-    one there.
+    """Keep the latest checkpoint as `checkpoint_best.th` if its epoch is better than the best.
 
-    An epoch without a finite value is passed over. A file there of an epoch without one is
-    replaced.
+    Epochs without a finite value are never the best; an existing file of such an epoch is replaced.
 
     Args:
         latest: the latest checkpoint, of the end of the last epoch in `history`.
         history: the metrics of every epoch.
         key: STAGE.METRIC.
-        higher_is_better: of the metric.
+        higher_is_better: True if higher values of the metric are better.
 
     Raises:
         ValueError: the stage ran in the last epoch, and has no such metric.
@@ -57,7 +52,8 @@ def keep_best(latest: Path, history: History, key: str, higher_is_better: bool) 
         for epoch, stages in enumerate(history, start=1)
         if math.isfinite(stages.get(stage, {}).get(metric, math.nan))
     }
-    epoch, best = len(history), latest.with_name(BEST)
+    epoch = len(history)
+    best = latest.with_name(BEST)
     if epoch not in costs or costs[epoch] >= costs.get(_epoch_of(best), math.inf):
         return
     checkpoint.duplicate(latest, best)
@@ -67,10 +63,8 @@ def keep_best(latest: Path, history: History, key: str, higher_is_better: bool) 
 
 
 def _epoch_of(path: Path) -> Any:
-    """The epoch of a training checkpoint, without reading its tensors; None if there is none that
-    can be read.
-    """
+    """Return the epoch of a checkpoint, without reading its tensors; None if it is unreadable."""
     try:
         return checkpoint.load(path, mmap=True)['epoch']
-    except (ValueError, KeyError):  # whatever is wrong with a copy, the next best one replaces it
+    except (ValueError, KeyError):  # a missing or damaged copy is replaced
         return None

@@ -1,4 +1,4 @@
-"""Rank and world size of a worker as its launcher gives them; process group; CPU threads."""
+"""Rank and world size of a worker from its launcher; process group; CPU threads."""
 
 import os
 import socket
@@ -14,12 +14,12 @@ from audiocodec.utils import cpus, distrib
 
 
 class Place(NamedTuple):
-    """A worker's place among the workers of a run.
+    """Place of a worker among the workers of a run.
 
     Attributes:
-        rank: its number among all workers, from 0.
+        rank: number among all workers, from 0.
         world_size: number of workers.
-        local_rank: its number among the workers of its machine, from 0.
+        local_rank: number among the workers of its machine, from 0.
         local_world_size: number of workers on its machine.
     """
 
@@ -30,10 +30,10 @@ class Place(NamedTuple):
 
 
 def find_place() -> Place:
-    """Reads this worker's place from the environment; touches no device.
+    """Read this worker's place from the environment, without using any device.
 
-    torchrun, and `dora run -d`, say it in RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE.
-    Without those it is a task of Slurm, under `dora grid` and `dora launch`, or a single worker.
+    torchrun and `dora run -d` set RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE. Otherwise this
+    is a Slurm task (`dora grid`, `dora launch`) or a single worker.
     """
     spec = get_distrib_spec()
     local_world_size = -(-spec.world_size // spec.num_nodes)
@@ -43,16 +43,16 @@ def find_place() -> Place:
 
 
 def join_workers(place: Place, device: torch.device, timeout: float) -> None:
-    """Starts the process group of a run with several workers.
+    """Start the process group of a run with several workers.
 
     Args:
-        place: this worker's.
-        device: where it computes: NCCL for CUDA, else gloo.
-        timeout: seconds after which a collective fails in those that wait for a worker.
+        place: place of this worker.
+        device: its device; selects NCCL for CUDA, else Gloo.
+        timeout: seconds after which collectives that wait for a worker fail.
     """
     if place.world_size == 1 or distributed.is_initialized():
         return
-    # Dora sets the others; with this one too, `find_place` gives the same answer afterwards.
+    # Dora sets the other variables; with this one, `find_place` still returns the same afterwards
     os.environ.setdefault('LOCAL_WORLD_SIZE', str(place.local_world_size))
     xp = dora.get_xp()
     method = xp.rendezvous_file.absolute().as_uri() if xp.dora.use_rendezvous else 'env://'
@@ -74,11 +74,11 @@ def join_workers(place: Place, device: torch.device, timeout: float) -> None:
 
 
 def share_of_threads(place: Place) -> int:
-    """Number of CPU threads for this worker; every worker must call it.
+    """Return the number of CPU threads for this worker. Collective: every worker must call it.
 
-    Workers that may run on the same cores divide them; workers that the launcher has bound to cores
-    of their own use all of those. A CPU quota is divided among the workers of a machine.
-    OMP_NUM_THREADS is an upper bound.
+    Workers on the same cores divide them; workers bound to their own cores by the launcher use all
+    of these. A CPU quota is divided among the workers of a machine. OMP_NUM_THREADS is an upper
+    bound.
     """
     cores = cpus.affinity()
     own = (socket.gethostname(), cores)

@@ -1,6 +1,4 @@
-"""One run of an experiment at a time: a lock on its folder that the system releases, however its
-holder ends.
-"""
+"""Lock on the folder of an experiment, which the system releases however its holder ends."""
 
 import fcntl
 import json
@@ -19,26 +17,28 @@ logger = logging.getLogger(__name__)
 
 
 class FolderLock:
-    """Held from `acquire` to `release`, or to the end of the process.
+    """Lock held from `acquire` to `release`, or to the end of the process.
 
-    A POSIX record lock: unlike flock it is not inherited by loading processes that outlive a killed
-    run, and it works on NFS between machines. It is advisory, and the process must not open the
-    file a second time.
+    A POSIX record lock: unlike flock, it is not inherited by loader processes that outlive a killed
+    run, and it works on NFS between machines. It is advisory. The process must not open the file a
+    second time, because closing it would release the lock.
 
     Args:
-        folder: what is locked; the lock and who holds it are in its file `.lock`.
-        what: for the message, e.g. 'experiment 0a1b2c3d'.
+        folder: folder to lock; its file `.lock` contains the lock and its holder.
+        what: name for messages, e.g. 'experiment 0a1b2c3d'.
     """
 
     def __init__(self, folder: Path, what: str) -> None:
-        self.path, self.what = folder / '.lock', what
+        self.path = folder / '.lock'
+        self.what = what
         self._file: IO[Any] | None = None
 
     def acquire(self) -> None:
-        """Take the lock.
+        """Acquire the lock.
 
         Raises:
-            RunError: another process holds it; says which. Or the folder cannot be written to.
+            RunError: another process holds it (the message says which), or the folder is not
+                writable.
         """
         try:
             file = self.path.open('a+')
@@ -55,14 +55,13 @@ class FolderLock:
                 file.seek(0)
                 holder = _describe(file.read())
             raise RunError(
-                f'{self.what} is being run already, {holder}: two runs would overwrite each '
-                f"other's checkpoints. Wait for it, end it, or change a value; {self.path} is "
-                'released when '
-                'its holder ends'
+                f'{self.what} is already running, {holder}: two runs would overwrite each '
+                f"other's checkpoints. Wait for it, stop it, or change a value; {self.path} is "
+                'released when its holder ends'
             ) from error
         except OSError as error:  # a file system without locks
             logger.warning(
-                '%s cannot be locked (%s): take care not to start the same experiment twice',
+                '%s cannot be locked (%s): do not start the same experiment twice',
                 self.path,
                 error.strerror,
             )
@@ -71,12 +70,12 @@ class FolderLock:
         self._file = file
         since = time.strftime('%Y-%m-%d %H:%M:%S')
         own = {'host': socket.gethostname(), 'pid': os.getpid(), 'since': since}
-        with suppress(OSError):  # a full disk: the lock holds without a name
+        with suppress(OSError):  # on a full disk, the lock is held without a name
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), json.dumps(own).encode())
 
     def release(self) -> None:
-        """Give the lock up; nothing if it is not held."""
+        """Release the lock, if it is held."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -87,4 +86,4 @@ def _describe(text: str) -> str:
         holder = json.loads(text)
         return f'by process {holder["pid"]} on {holder["host"]} since {holder["since"]}'
     except (ValueError, KeyError, TypeError):
-        return 'by a process that has not said which it is'
+        return 'by an unknown process'

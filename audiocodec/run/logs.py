@@ -1,4 +1,4 @@
-"""Log set-up: readable lines on the terminal, plain lines in a file an experiment and worker."""
+"""Logging setup: readable lines on the terminal, plain lines in one file per worker."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from audiocodec.utils.progress import BesideProgress
+from audiocodec.utils.progress import ProgressHandler
 
 FORMAT = '%(asctime)s %(level)s%(message)s'
 _ANSI = re.compile(r'\x1b\[[0-9;]*m')
@@ -14,9 +14,7 @@ _COLORS = {'DEBUG': '2', 'WARNING': '33', 'ERROR': '31', 'CRITICAL': '1;31'}
 
 
 class _Formatter(logging.Formatter):
-    """Lines in color for terminals; plain ones, whatever a library put into its messages, for
-    everything else.
-    """
+    """Formatter with colors for terminals; otherwise removes all colors, also of libraries."""
 
     def __init__(self, color: bool) -> None:
         super().__init__(FORMAT, datefmt='%m-%d %H:%M:%S')
@@ -35,8 +33,8 @@ def setup(folder: str | os.PathLike[str] | None, rank: int = 0, level: str = 'IN
     """Send log lines to standard error (from worker 0), and append them to `solver.log.RANK`.
 
     Args:
-        folder: of the log file; None: no file.
-        rank: of this worker.
+        folder: folder of the log file; None: no file.
+        rank: rank of this worker.
         level: the lowest level that is logged.
     """
     root = logging.getLogger()
@@ -48,11 +46,11 @@ def setup(folder: str | os.PathLike[str] | None, rank: int = 0, level: str = 'IN
     handlers: list[logging.Handler] = []
     if rank == 0:
         is_terminal = sys.stderr.isatty()
-        console = (BesideProgress if is_terminal else logging.StreamHandler)(sys.stderr)
+        console = (ProgressHandler if is_terminal else logging.StreamHandler)(sys.stderr)
         console.setFormatter(_Formatter(color=is_terminal))
         handlers.append(console)
     if folder is not None:
-        # names of files may hold bytes that are no text
+        # names of files may contain bytes that are not valid text
         file = logging.FileHandler(
             Path(folder) / f'solver.log.{rank}', encoding='utf-8', errors='backslashreplace'
         )

@@ -1,8 +1,7 @@
-"""Where metrics, audio and spectrogram images of a run go besides the log: TensorBoard, and Weights
-& Biases.
+"""Trackers of metrics, audio and spectrogram images: TensorBoard, and Weights & Biases.
 
-Both have one axis, the updates done. A tracker that fails is a warning; the run goes on, and the
-next point is tried.
+The horizontal axis is the number of updates. A failing tracker is a warning: the run continues, and
+the next point is tried again.
 """
 
 import importlib.util
@@ -23,21 +22,21 @@ from audiocodec.utils.failures import Failures
 
 logger = logging.getLogger('audiocodec')
 
-# Seconds for which Weights & Biases waits for somebody to log in on a terminal, and for the last
-# uploads at the end (where its version knows the latter); the environment has the last word.
+# Seconds that Weights & Biases waits for a login on a terminal, and for the last uploads (in
+# versions with such a limit); variables that are already set take precedence.
 _WANDB_LIMITS = {'WANDB_LOGIN_TIMEOUT': '60', 'WANDB_FINISH_TIMEOUT': '600'}
 
 
 def spectrogram_image(
     wav: torch.Tensor, n_fft: int = 1024, hop_length: int = 256, floor_db: float = -80.0
 ) -> torch.Tensor:
-    """A log-magnitude spectrogram as a picture: low frequencies at the bottom, dark is quiet.
+    """Return a log-magnitude spectrogram as an image: low frequencies at the bottom, dark is quiet.
 
     Args:
         wav: float [C, T].
-        n_fft: window length, samples.
-        hop_length: samples a column.
-        floor_db: what is black, relative to a full-scale sine.
+        n_fft: window length in samples.
+        hop_length: samples per column.
+        floor_db: level of black, relative to a full-scale sine.
 
     Returns:
         float [3, n_fft // 2 + 1, T // hop_length + 1] in [0, 1].
@@ -54,32 +53,26 @@ def spectrogram_image(
     )
     level = 20 * torch.log10(spec.abs() / (window.sum() / 2) + 1e-10)
     gray = (1 - level / floor_db).clamp(0, 1).flip(0)
-    # Three ramps one after the other: black, violet, orange, pale yellow. Its lightness grows
-    # evenly.
-    return torch.stack(
-        [
-            (1.5 * gray).clamp(0, 1),
-            (2 * gray - 0.7).clamp(0, 1),
-            torch.where(gray < 0.5, gray, (1 - gray))
-            .mul(1.1)
-            .add((4 * gray - 3).clamp(0, 1))
-            .clamp(0, 1),
-        ]
-    )
+    # color map: black, violet, orange, pale yellow, with evenly increasing lightness
+    red = (1.5 * gray).clamp(0, 1)
+    green = (2 * gray - 0.7).clamp(0, 1)
+    triangle = torch.where(gray < 0.5, gray, (1 - gray)).mul(1.1)
+    blue = triangle.add((4 * gray - 3).clamp(0, 1)).clamp(0, 1)
+    return torch.stack([red, green, blue])
 
 
 class Tracker:
-    """Sends figures and audio to all trackers of a run, on worker 0.
+    """Sends metrics and audio to all trackers of a run, on worker 0.
 
     Args:
-        cfg: the run's configuration, of which `logging` says what is on.
-        folder: the experiment's folder; TensorBoard's files go to `tensorboard/` in it.
-        name: the experiment's signature.
-        updates: done so far. TensorBoard forgets points beyond, which an interrupted run has left,
-            unless None.
+        cfg: configuration of the run; its section `logging` enables trackers.
+        folder: folder of the experiment; TensorBoard's files go to `tensorboard/` in it.
+        name: signature of the experiment.
+        updates: number of updates so far. TensorBoard drops later points, left by an interrupted
+            run; None keeps them.
 
     Raises:
-        ConfigError: if Weights & Biases is asked for and not installed.
+        ConfigError: Weights & Biases is enabled but not installed.
     """
 
     def __init__(
@@ -99,13 +92,13 @@ class Tracker:
                 self._sinks['Weights & Biases'] = WeightsAndBiases(cfg, folder, name)
 
     def scalars(self, section: str, metrics: Mapping[str, float], updates: int, epoch: int) -> None:
-        """Sends figures as `section/metric`.
+        """Send metrics as `section/metric`.
 
         Args:
-            section: a stage, for the figures of an epoch; 'updates' within one.
-            metrics: the figures.
-            updates: done when they were measured.
-            epoch: in which they were measured.
+            section: a stage, for the metrics of an epoch; 'updates' for those within an epoch.
+            metrics: the metrics.
+            updates: number of updates when they were measured.
+            epoch: epoch in which they were measured.
         """
         named = {f'{section}/{key}': value for key, value in metrics.items()}
         for name, sink in self._sinks.items():
@@ -115,16 +108,14 @@ class Tracker:
     def audio(
         self, name: str, wav: torch.Tensor, sample_rate: int, updates: int, epoch: int
     ) -> None:
-        """Sends a waveform float [C, T] and its spectrogram, as `name` (see `scalars`)."""
+        """Send a waveform float [C, T] and its spectrogram, as `name` (see `scalars`)."""
         wav = wav.detach().cpu().float().clamp(-1, 1)
         for kind, sink in self._sinks.items():
             with self.failures.caught(kind):
                 sink.audio(name, wav, sample_rate, updates, epoch)
 
     def close(self) -> None:
-        """Ends the runs of trackers that have such; a run that fails does not call it, and counts
-        there as failed.
-        """
+        """Mark the run as finished in trackers that record it; not called for failed runs."""
         for name, sink in self._sinks.items():
             with self.failures.caught(name):
                 sink.close()
@@ -141,10 +132,10 @@ class _Sink(Protocol):
 
 
 class TensorBoard:
-    """Event files in a folder.
+    """Event files of TensorBoard in a folder.
 
     Args:
-        folder: of the event files.
+        folder: folder of the event files.
         updates: see `Tracker`.
     """
 
@@ -155,9 +146,7 @@ class TensorBoard:
 
     @contextmanager
     def _written(self) -> Iterator[Any]:
-        """A writer of which everything is on the disk behind the block; after a failure there is
-        another next time.
-        """
+        """Provide a writer, and flush it afterwards; after a failure, open a new one next time."""
         from torch.utils.tensorboard import SummaryWriter
 
         try:
@@ -171,7 +160,7 @@ class TensorBoard:
         self._purge = None
 
     def scalars(self, named: Mapping[str, float], updates: int, epoch: int) -> None:
-        """Writes a point of each curve."""
+        """Write a point of each curve."""
         with self._written() as writer:
             for key, value in named.items():
                 writer.add_scalar(key, value, updates)
@@ -179,37 +168,38 @@ class TensorBoard:
     def audio(
         self, name: str, wav: torch.Tensor, sample_rate: int, updates: int, epoch: int
     ) -> None:
-        """Writes a waveform, its channels mixed, and its spectrogram."""
-        tag = re.sub(
-            r'[^-/\w.]', '_', name
-        )  # which TensorBoard would do too, with a line in the log
+        """Write a waveform, mixed to mono, and its spectrogram."""
+        # TensorBoard would do the same, with a line in the log
+        tag = re.sub(r'[^-/\w.]', '_', name)
         with self._written() as writer:
             writer.add_audio(f'{tag}/audio', wav.mean(0, keepdim=True), updates, sample_rate)
             writer.add_image(f'{tag}/spectrogram', spectrogram_image(wav), updates)
 
     def close(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing: everything is flushed."""
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases, which continues over the interruptions of an experiment.
+    """Run of Weights & Biases, which continues after interruptions of an experiment.
 
-    Its id is the signature and a random ending, kept in the experiment's folder: a folder that was
-    cleared begins another curve. Where the run was deleted on the server, a new one is begun.
-    Without a login or a connection the run is kept in the folder, offline, for `wandb sync`.
+    Its id is the signature and a random suffix, stored in the experiment's folder: a cleared folder
+    starts a new run, and so does a run that was deleted on the server. Without a login or a
+    connection, the run is stored offline in the folder, for `wandb sync`.
 
     Args:
-        cfg: the run's configuration.
-        folder: the experiment's folder.
-        name: the experiment's signature.
+        cfg: configuration of the run.
+        folder: folder of the experiment.
+        name: signature of the experiment.
     """
 
     def __init__(self, cfg: DictConfig, folder: Path, name: str) -> None:
         for variable, seconds in _WANDB_LIMITS.items():
             os.environ.setdefault(variable, seconds)
-        import wandb  # reads the environment
+        import wandb  # reads the environment, which must be set before
 
-        self.wandb, self.name, self.id_file = wandb, name, folder / '.wandb_id'
+        self.wandb = wandb
+        self.name = name
+        self.id_file = folder / '.wandb_id'
         options = cfg.logging.wandb
         self._options = {
             'project': options.project,
@@ -233,39 +223,38 @@ class WeightsAndBiases:
     def _begin(self, run_id: str) -> Any:
         try:
             run = self.wandb.init(id=run_id, **self._options)
-        except Exception as error:  # its own kinds have changed over the versions
-            if 'previously created and deleted' in str(
-                error
-            ):  # says the server; such an id cannot be used again
+        except Exception as error:  # its error classes differ between versions
+            # from the server; such an id cannot be used again
+            if 'previously created and deleted' in str(error):
                 logger.warning(
-                    'Weights & Biases: the run %s was deleted on the server; a new one is begun',
+                    'Weights & Biases: the run %s was deleted on the server; starting a new one',
                     run_id,
                 )
                 return self._begin(self._new_id())
             return self._begin_offline(run_id, str(error))
         if run.disabled and not {'WANDB_MODE', 'WANDB_DISABLED'} & os.environ.keys():
-            return self._begin_offline(run_id, 'nobody has logged in')
+            return self._begin_offline(run_id, 'not logged in')
         return run
 
     def _begin_offline(self, run_id: str, reason: str) -> Any:
         logger.warning(
-            'Weights & Biases cannot be reached, the run is kept in %s/wandb (`wandb sync` uploads '
-            'it): %s',
+            'Weights & Biases cannot be reached, the run is stored in %s/wandb (`wandb sync` '
+            'uploads it): %s',
             self._options['dir'],
             reason,
         )
-        # its service keeps the id of a run that could not begin, as one in use
+        # its service considers the id of a run that failed to start as in use
         self.wandb.teardown()
         return self.wandb.init(id=run_id, mode='offline', **self._options)
 
     def scalars(self, named: Mapping[str, float], updates: int, epoch: int) -> None:
-        """Logs a point of each curve."""
+        """Log a point of each curve."""
         self.run.log({**named, 'updates': updates, 'epoch': epoch})
 
     def audio(
         self, name: str, wav: torch.Tensor, sample_rate: int, updates: int, epoch: int
     ) -> None:
-        """Logs a waveform and its spectrogram."""
+        """Log a waveform and its spectrogram."""
         image = spectrogram_image(wav).permute(1, 2, 0).numpy()
         self.run.log(
             {
@@ -277,5 +266,5 @@ class WeightsAndBiases:
         )
 
     def close(self) -> None:
-        """Uploads what is left and marks the run as finished."""
+        """Upload what is left, and mark the run as finished."""
         self.run.finish()

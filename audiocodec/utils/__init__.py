@@ -1,3 +1,1 @@
-"""Ground floor: configuration, checkpoints, worker processes, small tools. Imports nothing else of
-audiocodec.
-"""
+"""Lowest layer: configuration, files, collectives; imports nothing else of audiocodec."""

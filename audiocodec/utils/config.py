@@ -1,7 +1,7 @@
-"""From a configuration to objects: `node_problems` checks a `_target_` node, `build` makes it.
+"""Objects from a configuration: `node_problems` checks a `_target_` node, `build` builds it.
 
-The nodes are Hydra's, but not built by its `instantiate`, which stops at the first error and does
-not tell its key.
+The nodes have Hydra's format, but are not built by its `instantiate`, which stops at the first
+error and does not report its key.
 """
 
 import difflib
@@ -23,20 +23,18 @@ _SPECIAL_KEYS = {'_target_', '_partial_', '_convert_', '_recursive_', '_args_'}
 
 
 class ConfigError(ValueError):
-    """What a user wrote cannot be run; shown as a message, without a traceback.
+    """Invalid configuration or command line; shown as a message, without a traceback.
 
     Args:
-        problems: every problem found, each a sentence or two with the key, its value and what is
+        problems: all problems found, each one or two sentences with the key, its value and what is
             accepted.
     """
 
     def __init__(self, problems: str | Iterable[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
-        head = (
-            ''
-            if len(self.problems) == 1
-            else f'{len(self.problems)} problems in the configuration:\n- '
-        )
+        head = ''
+        if len(self.problems) != 1:
+            head = f'{len(self.problems)} problems in the configuration:\n- '
         super().__init__(head + '\n- '.join(self.problems))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -45,9 +43,7 @@ class ConfigError(ValueError):
 
 @contextmanager
 def shown_as_messages() -> Iterator[None]:
-    """Around what is done before training: every `ValueError` becomes a `ConfigError`, which needs
-    no traceback.
-    """
+    """Turn every `ValueError` inside into a `ConfigError`; for the steps before training."""
     try:
         yield
     except ConfigError:
@@ -57,10 +53,10 @@ def shown_as_messages() -> Iterator[None]:
 
 
 def allow_targets(*prefixes: str) -> None:
-    """Let `_target_` name classes of other packages too, as in `allow_targets('my_codec.')`.
+    """Allow classes of other packages as `_target_`, as in `allow_targets('my_codec.')`.
 
-    A checkpoint's configuration may come from a stranger, so that only what is listed can be
-    called. The command line says the same with `allow_targets=[my_codec.]`, the environment with
+    Only listed packages can be called, because the configuration in a checkpoint may not be
+    trusted. On the command line, use `allow_targets=[my_codec.]`; in the environment,
     `AUDIOCODEC_ALLOW_TARGETS=my_codec.:other.`.
     """
     for prefix in prefixes:
@@ -74,35 +70,32 @@ def _allowed_prefixes() -> list[str]:
 
 
 def is_allowed(target: str) -> bool:
-    """Whether a `_target_` may be called."""
+    """Return whether a `_target_` may be called."""
     return target.startswith(tuple(_allowed_prefixes()))
 
 
 def to_plain(node: Any) -> Any:
-    """An OmegaConf node as dicts and lists with every interpolation resolved; anything else as it
-    is.
-    """
+    """Convert an OmegaConf node to dicts and lists, with interpolations resolved."""
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
 def unresolved(node: Any) -> dict[str, Any]:
-    """An OmegaConf mapping as dicts and lists, with interpolations as they are written."""
+    """Convert an OmegaConf mapping to dicts and lists, with interpolations as written."""
     from omegaconf import OmegaConf
 
     return cast(dict[str, Any], OmegaConf.to_container(node, resolve=False))
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """The hint `; did you mean 'x'?` for a name nearly among the choices, else an empty string."""
+    """Return the hint `; did you mean 'x'?` for the closest choice, or an empty string."""
     known = list(choices)
     leaf = name.rsplit('.', 1)[-1]
     ends = {key: key.rsplit('.', 1)[-1] for key in known}
-    # a key without its path, or with another one, else a misspelled key, else both
-    found = difflib.get_close_matches(
-        name, [key for key, end in ends.items() if end == leaf], n=1, cutoff=0.0
-    )
+    # first a right key with a missing or wrong path, then a misspelled key, then both
+    same_leaf = [key for key, end in ends.items() if end == leaf]
+    found = difflib.get_close_matches(name, same_leaf, n=1, cutoff=0.0)
     found = found or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if not found:
         close = difflib.get_close_matches(leaf, ends.values(), n=1, cutoff=0.8)
@@ -111,7 +104,7 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def leaf_keys(node: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
-    """Dotted names of all keys of nested mappings, inner nodes included."""
+    """Yield the dotted names of all keys of nested mappings, including inner nodes."""
     for key, value in node.items():
         yield f'{prefix}{key}'
         if isinstance(value, Mapping):
@@ -119,9 +112,7 @@ def leaf_keys(node: Mapping[str, Any], prefix: str = '') -> Iterator[str]:
 
 
 def leaf_items(node: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of the leaves of nested mappings; lists and empty mappings are
-    leaves.
-    """
+    """Yield dotted names and values of the leaves of nested mappings; lists are leaves."""
     for key, value in node.items():
         if isinstance(value, Mapping) and value:
             yield from leaf_items(value, f'{prefix}{key}.')
@@ -130,7 +121,7 @@ def leaf_items(node: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str,
 
 
 def select(node: Mapping[str, Any], key: str) -> Any:
-    """What stands at a dotted key of nested mappings; `MISSING` where there is nothing."""
+    """Return the value at a dotted key of nested mappings; `MISSING` if there is none."""
     found: Any = node
     for part in key.split('.'):
         if not isinstance(found, Mapping) or part not in found:
@@ -140,7 +131,7 @@ def select(node: Mapping[str, Any], key: str) -> Any:
 
 
 def targets(node: Any, path: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every mapping with a `_target_`, outermost first, with its dotted path."""
+    """Yield every mapping with a `_target_` and its dotted path, outermost first."""
     if isinstance(node, Mapping):
         if '_target_' in node:
             yield path, node
@@ -152,13 +143,12 @@ def targets(node: Any, path: str = '') -> Iterator[tuple[str, Mapping[str, Any]]
 
 
 def locate(target: str) -> Any:
-    """The class or function that a dotted name stands for.
+    """Return the class or function with a dotted name.
 
-    What it leads to must be defined where it is allowed: `audiocodec.utils.config.os.system` is
-    not.
+    It must be defined in an allowed package: `audiocodec.utils.config.os.system` is refused.
 
     Raises:
-        ValueError: if the name is not allowed or leads nowhere; it names the nearest that exists.
+        ValueError: the name is not allowed or does not exist; names the closest one that exists.
     """
     if not isinstance(target, str):
         raise ValueError(
@@ -208,7 +198,7 @@ def locate(target: str) -> Any:
 
 
 def _opt_in(package: str) -> str:
-    """How to allow a package, in each of the places where a target may be refused."""
+    """Return how to allow a package, for all places where a target may be refused."""
     return (
         f'to allow it, add allow_targets=[{package}.] to dora run, call '
         f"audiocodec.utils.config.allow_targets('{package}.'), or set "
@@ -217,12 +207,12 @@ def _opt_in(package: str) -> str:
 
 
 def node_problems(node: Any, path: str = '', provided: Iterable[str] = ()) -> list[str]:
-    """What is wrong with the `_target_` nodes below `node`, found without building anything.
+    """Return the problems of the `_target_` nodes below `node`, without building anything.
 
     Args:
         node: plain dicts and lists (see `to_plain`).
-        path: the node's own key, for the messages.
-        provided: arguments that the caller passes when it builds the node itself.
+        path: key of the node, for messages.
+        provided: arguments that the caller passes when it builds the node.
     """
     problems = []
     for where, mapping in targets(_without_weight(node), path):
@@ -234,8 +224,8 @@ def node_problems(node: Any, path: str = '', provided: Iterable[str] = ()) -> li
             continue
         if not callable(target):
             problems.append(
-                f"{prefix}_target_: '{mapping['_target_']}' is no class or function, but "
-                f'{type(target).__name__}: name something in it'
+                f"{prefix}_target_: '{mapping['_target_']}' is a {type(target).__name__}, "
+                'expected a class or function, e.g. one in it'
             )
             continue
         provided_here = set(provided) if where == path else set()
@@ -246,29 +236,24 @@ def node_problems(node: Any, path: str = '', provided: Iterable[str] = ()) -> li
 
 
 def _without_weight(node: Any) -> Any:
-    """A node without the `weight` that belongs to whoever combines what is built; those of nodes in
-    it are theirs.
-    """
-    return (
-        {key: value for key, value in node.items() if key != 'weight'}
-        if isinstance(node, Mapping)
-        else node
-    )
+    """Remove the `weight` of a node, which is for the caller; keeps those of nested nodes."""
+    if not isinstance(node, Mapping):
+        return node
+    return {key: value for key, value in node.items() if key != 'weight'}
 
 
 def _argument_problems(node: Mapping[str, Any], target: Any, provided: set[str]) -> list[str]:
-    """What is wrong with the arguments that a node gives to its target."""
+    """Return the problems of the arguments that a node passes to its target."""
     parameters, takes_more = _parameters(target)
     given = sorted({str(key) for key in node} - _SPECIAL_KEYS)
-    problems = [
-        f'{name}={node[name]!r}: expected {accepted}'
-        for name in given
-        if name in parameters
-        for accepted in [misfit(node[name], parameters[name].annotation)]
-        if accepted
-    ]
+    problems = []
+    for name in given:
+        if name in parameters:
+            accepted = misfit(node[name], parameters[name].annotation)
+            if accepted:
+                problems.append(f'{name}={node[name]!r}: expected {accepted}')
     unknown = [] if takes_more else [name for name in given if name not in parameters]
-    if len(unknown) > 3:  # of another class
+    if len(unknown) > 3:  # probably arguments of another class
         problems.append(
             f'_target_={node["_target_"]} has no arguments {", ".join(unknown)}; it takes '
             f'{", ".join(parameters) or "none"}'
@@ -279,14 +264,15 @@ def _argument_problems(node: Mapping[str, Any], target: Any, provided: set[str])
             + nearest(name, parameters)
             for name in unknown
         ]
-    arguments, partial = node.get('_args_', []), node.get('_partial_', False)
+    arguments = node.get('_args_', [])
+    partial = node.get('_partial_', False)
     if not isinstance(partial, bool):
         problems.append(f'_partial_={partial!r}: expected true or false')
     if not isinstance(arguments, list):
         return [*problems, f'_args_={arguments!r}: expected a list']
     by_place = list(parameters)[: len(arguments)]
     problems += [
-        f'_args_={arguments!r}: {name} is given by name too' for name in by_place if name in given
+        f'_args_={arguments!r}: {name} is also passed by name' for name in by_place if name in given
     ]
     if partial:
         return problems
@@ -302,9 +288,9 @@ def _argument_problems(node: Mapping[str, Any], target: Any, provided: set[str])
 
 
 def arguments(target: Any) -> dict[str, Any] | None:
-    """Arguments by name of the class or function that a `_target_` names, with their annotations.
+    """Return the keyword arguments of a `_target_`, with their annotations.
 
-    None where it takes any name, or there is no such class: that is for `node_problems` to say.
+    None if it accepts any name or does not exist, which `node_problems` reports.
     """
     try:
         parameters, takes_more = _parameters(locate(target))
@@ -314,15 +300,14 @@ def arguments(target: Any) -> dict[str, Any] | None:
 
 
 def _parameters(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
-    """What a class or function takes by name, and whether it takes names besides.
+    """Return the parameters of a class or function, and whether it accepts other names as well.
 
-    A class that passes the rest of its keyword arguments on may say whose they are, in
-    `arguments_of`.
+    A class that passes its remaining keyword arguments on may name the receiver in `arguments_of`.
     """
     try:
         parameters = dict(inspect.signature(target).parameters)
     except (ValueError, TypeError):
-        return {}, True  # written in C: it says for itself what is wrong
+        return {}, True  # written in C: checks its arguments itself
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return parameters, False
     further = getattr(target, 'arguments_of', None)
@@ -335,31 +320,34 @@ def _parameters(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
 
 
 def _interpolations(node: Any, path: str = '') -> list[str]:
-    """Problems with interpolations left in a plain node, which nothing resolves any more."""
+    """Return the problems of interpolations in a plain node, which can no longer be resolved."""
     if isinstance(node, Mapping):
         items = [(f'{path}.{key}' if path else str(key), value) for key, value in node.items()]
     elif isinstance(node, list):
         items = [(f'{path}[{index}]', value) for index, value in enumerate(node)]
     elif '${' in str(node):
-        return [f'{path}={node!r}: an interpolation, where a value is expected']
+        return [f'{path}={node!r}: expected a value, got an interpolation']
     else:
         return []
-    return [problem for where, value in items for problem in _interpolations(value, where)]
+    problems = []
+    for where, value in items:
+        problems += _interpolations(value, where)
+    return problems
 
 
 def build(node: Any, path: str = '', **runtime: Any) -> Any:
-    """Make the object that a `_target_` node describes, with everything nested in it.
+    """Build the object of a `_target_` node, with everything nested in it.
 
     Args:
         node: a mapping with `_target_` (a public class or function) and its keyword arguments, or
-            positional ones in `_args_`; `_partial_: true` gives a factory instead. A `weight` next
-            to them belongs to whoever combines the objects, and is not passed.
-        path: the node's own key, for the messages.
-        **runtime: further keyword arguments, known only now.
+            positional ones in `_args_`; `_partial_: true` returns a factory instead. A `weight`
+            next to them is for the caller, and not passed.
+        path: key of the node, for messages.
+        **runtime: further keyword arguments, known only at run time.
 
     Raises:
-        ConfigError: with every problem and its key: targets that are not allowed or do not exist,
-            unknown and missing arguments, and what the components report of their arguments.
+        ConfigError: lists all problems with their keys: targets that are not allowed or do not
+            exist, unknown and missing arguments, and errors that components raise.
     """
     plain = to_plain(node)
     if not isinstance(plain, Mapping) or '_target_' not in plain:
@@ -372,13 +360,13 @@ def build(node: Any, path: str = '', **runtime: Any) -> Any:
     made = _make(arguments, path, runtime, problems)
     if problems:
         raise ConfigError(problems)
-    if hasattr(made, 'built_from'):  # a model knows what rebuilds it, for its exports
+    if hasattr(made, 'built_from'):  # exports of a model need the node that rebuilds it
         made.built_from = arguments
     return made
 
 
 def _problems_of_parts(node: Mapping[str, Any], path: str) -> list[str]:
-    """Problems of the sound parts of a node that has problems itself."""
+    """Build the valid parts of an invalid node, and return the problems that they report."""
     problems: list[str] = []
     for key, part in node.items():
         where = f'{path}.{key}' if path else key
@@ -391,7 +379,7 @@ _NOT_MADE = object()
 
 
 def _make(value: Any, path: str, runtime: Mapping[str, Any], problems: list[str]) -> Any:
-    """Build a node part by part, the innermost first; add what the parts report to `problems`."""
+    """Build a node, innermost parts first; adds the errors of the parts to `problems`."""
     if isinstance(value, list):
         items = [_make(item, f'{path}[{n}]', {}, problems) for n, item in enumerate(value)]
         return _NOT_MADE if _NOT_MADE in items else items
@@ -406,7 +394,7 @@ def _make(value: Any, path: str, runtime: Mapping[str, Any], problems: list[str]
         return made
     try:
         return _call(made, runtime)
-    except Exception as error:  # whatever a component raises is what it reports of its arguments
+    except Exception as error:  # components may raise anything for invalid arguments
         problems.append(_placed(path, value, error))
         return _NOT_MADE
 
@@ -420,7 +408,7 @@ def _call(node: Mapping[str, Any], runtime: Mapping[str, Any]) -> Any:
 
 
 def _placed(where: str, node: Mapping[str, Any], error: Exception) -> str:
-    """An error with its key in front: the argument that it begins with, else the node."""
+    """Return an error with its key in front: of the argument that it begins with, or the node."""
     text = reported(node, error)
     named = re.match(r'(\w+)(=| must )', text)
     if named and named[1] in node:
@@ -434,7 +422,7 @@ def is_own(node: Mapping[str, Any]) -> bool:
 
 
 def reported(node: Mapping[str, Any], error: Exception) -> str:
-    """What a component reports when it is made or run, with its values unless it names them."""
+    """Return the message of a component's error, with its arguments unless it names them."""
     if isinstance(error, ValueError) and node['_target_'].startswith('audiocodec.'):
         return str(error)
     values = ', '.join(f'{key}={value}' for key, value in node.items() if key not in _SPECIAL_KEYS)

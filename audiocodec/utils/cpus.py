@@ -1,27 +1,28 @@
-"""CPU cores that this process may use: its affinity, and the quota of its control groups."""
+"""CPU cores that this process may use, by affinity and control group quota."""
 
 import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-_GROUPS, _MOUNT = Path('/proc/self/cgroup'), Path('/sys/fs/cgroup')
+_GROUPS = Path('/proc/self/cgroup')
+_MOUNT = Path('/sys/fs/cgroup')
 
 
 def usable_cores() -> int:
-    """Number of cores that this process may keep busy; at least 1."""
+    """Return the number of cores that this process may keep busy; at least 1."""
     return max(1, int(min(len(affinity()), quota())))
 
 
 def affinity() -> list[int]:
-    """Numbers of the cores that this process may run on, ascending."""
+    """Return the numbers of the cores that this process may run on, ascending."""
     if hasattr(os, 'sched_getaffinity'):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def quota() -> float:
-    """Cores' worth of CPU time that control groups (v1 and v2) grant; infinity without a limit."""
+    """Return the CPU quota of control groups (v1 and v2) in cores; infinity without a limit."""
     try:
         lines = _GROUPS.read_text().splitlines()
     except OSError:  # not Linux
@@ -37,8 +38,9 @@ def quota() -> float:
 
 
 def _lowest(mount: Path, group: str, limit: Callable[[Path], float]) -> float:
-    """The lowest limit of a group and those above it; a container may show the mount alone."""
-    folder, lowest = mount, limit(mount)
+    """Return the lowest limit of a group and its parents; a container may show only the mount."""
+    folder = mount
+    lowest = limit(mount)
     for name in Path(group).parts[1:]:
         folder /= name
         lowest = min(lowest, limit(folder))
@@ -56,8 +58,8 @@ def _limit_v2(folder: Path) -> float:
 def _limit_v1(folder: Path) -> float:
     try:
         granted = int((folder / 'cpu.cfs_quota_us').read_text())
-        return (
-            math.inf if granted < 0 else granted / int((folder / 'cpu.cfs_period_us').read_text())
-        )
+        if granted < 0:
+            return math.inf
+        return granted / int((folder / 'cpu.cfs_period_us').read_text())
     except (OSError, ValueError):
         return math.inf

@@ -1,10 +1,9 @@
-"""Collectives over the workers of a run; every function is a no-op (or the identity) with a single
-worker.
+"""Collectives over the workers of a run; no-ops (or the identity) with a single worker.
 
-Rules that keep several workers from hanging and equal to one worker: every worker makes the same
-calls in the same order with the same shapes, whatever its data; and random decisions that shape the
-computation come from `shared_generator`, whose draws depend on the seed and a counter, never on the
-worker.
+Two rules prevent deadlocks, and make several workers compute the same as one. Every worker makes
+the same calls in the same order with the same shapes, whatever its data. And random decisions that
+affect the computation come from `shared_generator`, whose draws depend on the seed and a counter,
+never on the worker.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,7 +16,7 @@ T = TypeVar('T')
 
 
 def is_distributed() -> bool:
-    """Whether a process group is up with more than one worker."""
+    """Return whether there is a process group with more than one worker."""
     return (
         distributed.is_available()
         and distributed.is_initialized()
@@ -26,17 +25,17 @@ def is_distributed() -> bool:
 
 
 def rank() -> int:
-    """This worker's number, from 0; 0 with a single worker."""
+    """Return this worker's number, from 0; 0 with a single worker."""
     return distributed.get_rank() if is_distributed() else 0
 
 
 def world_size() -> int:
-    """Number of workers; 1 without a process group."""
+    """Return the number of workers; 1 without a process group."""
     return distributed.get_world_size() if is_distributed() else 1
 
 
 def is_rank_zero() -> bool:
-    """Whether this worker writes the files and talks to the user."""
+    """Return whether this worker writes the files and shows messages."""
     return rank() == 0
 
 
@@ -78,12 +77,11 @@ def all_reduce_mean_(tensors: Iterable[torch.Tensor]) -> None:
 def average_gradients(
     parameters: Iterable[torch.nn.Parameter], beside: Iterable[torch.Tensor] = ()
 ) -> None:
-    """Average the gradients over the workers. A missing gradient counts as zero, so that no worker
-    waits alone.
+    """Average the gradients over the workers, with missing ones as zero, to avoid deadlocks.
 
     Args:
         parameters: the same on every worker.
-        beside: tensors without graph to average in the same collective.
+        beside: further tensors (without a graph) to average in the same collective.
     """
     if not is_distributed():
         return
@@ -97,14 +95,14 @@ def average_gradients(
 
 
 def broadcast_(tensors: Iterable[torch.Tensor], src: int = 0) -> None:
-    """Give every worker the values of worker `src`, in place."""
+    """Broadcast the values of worker `src` to every worker, in place."""
     if is_distributed():
         for tensor in tensors:
             distributed.broadcast(tensor.data, src=src)
 
 
 def all_gather_object(thing: T) -> list[T]:
-    """Every worker's `thing` (small, picklable; it may differ in size), in order of rank."""
+    """Gather a small picklable object of each worker (sizes may differ), in order of rank."""
     if not is_distributed():
         return [thing]
     things: list[T] = [thing] * world_size()
@@ -113,10 +111,10 @@ def all_gather_object(thing: T) -> list[T]:
 
 
 def from_rank_zero(function: Callable[[], T]) -> T:
-    """Calls a function in worker 0 alone; every worker returns its result, or raises its error.
+    """Call a function in worker 0 only; every worker returns its result, or raises its error.
 
     Args:
-        function: its result, or its error, can be pickled.
+        function: a function whose result and errors can be pickled.
     """
     if not is_distributed():
         return function()
@@ -133,10 +131,9 @@ def from_rank_zero(function: Callable[[], T]) -> T:
 
 
 def shared_generator(*numbers: int) -> torch.Generator:
-    """A CPU generator seeded by the given numbers alone (seed, purpose, counter, ...): equal on
-    every worker.
+    """Return a CPU generator seeded only by numbers (seed, purpose, ...): equal on all workers.
 
-    The numbers are mixed with splitmix64, so that neighbouring seeds and counters give unrelated
+    The numbers are mixed with splitmix64, so that neighboring seeds and counters give unrelated
     streams.
     """
     mask = (1 << 64) - 1

@@ -1,19 +1,16 @@
-"""Why a run that had begun cannot go on, as far as a user can mend it."""
+"""Errors that end a run and that the user can fix."""
 
 
 class RunError(RuntimeError):
-    """Ends a run with a message and without a traceback; what is on disk is intact. The exit code
-    is 1.
-    """
+    """Ends a run with a message, without a traceback, and with exit code 1; files are intact."""
 
 
 class InterruptedRunError(RunError):
-    """The run was asked to stop by a signal, has saved its checkpoint, and ends; started again, it
-    goes on.
+    """A signal stopped the run after it saved its checkpoint; the same command resumes it.
 
     Args:
-        message: what is shown.
-        signal: the signal's number.
+        message: the message to show.
+        signal: number of the signal.
     """
 
     def __init__(self, message: str, signal: int) -> None:
@@ -22,7 +19,5 @@ class InterruptedRunError(RunError):
 
     @property
     def exit_code(self) -> int:
-        """What shells give for a process ended by that signal, so that a queue does not take it for
-        success.
-        """
+        """Exit code as of a process ended by that signal, so that queues do not see a success."""
         return 128 + self.signal

@@ -1,4 +1,4 @@
-"""Eval mode for a while, after which every module is in the mode it was in."""
+"""Context manager for eval mode, which restores the mode of every module."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,14 +8,14 @@ from torch import nn
 
 @contextmanager
 def eval_mode(*modules: nn.Module) -> Iterator[None]:
-    """Within it, modules and all their parts are in eval mode.
+    """Put modules and all their submodules into eval mode inside the context.
 
-    Afterwards each part has its own mode back: a layer that was frozen in eval mode stays there,
-    which `train()` of the whole would not know. In training mode, a layer with spectral norm
-    changes its buffers in each forward pass.
+    Afterwards every submodule has its previous mode: a layer frozen in eval mode stays in it, while
+    `train()` of the whole would change it. The mode matters even without dropout: in training mode,
+    spectral norm changes its buffers in each forward pass.
 
     Args:
-        *modules: to put into eval mode.
+        *modules: modules to put into eval mode.
     """
     parts = [part for module in modules for part in module.modules()]
     modes = [part.training for part in parts]

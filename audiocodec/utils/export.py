@@ -1,6 +1,4 @@
-"""The name under which users know the export of a training checkpoint; see
-`audiocodec.models.export.compact`.
-"""
+"""Alias of `audiocodec.models.export.compact`, kept for its users."""
 
 from audiocodec.models.export.compact import (
     compact_state,

@@ -1,4 +1,4 @@
-"""Failures of the work beside training: samples, metrics, trackers, copies of files."""
+"""Failures of non-essential work during training: samples, metrics, trackers, copies of files."""
 
 import logging
 from collections import Counter
@@ -12,7 +12,7 @@ _warned: set[str] = set()
 
 
 class Failures:
-    """Turns failures of work beside training into warnings, one for each kind, and counts them.
+    """Turns failures of non-essential work into warnings, one for each kind, and counts them.
 
     Attributes:
         counts: failures by kind.
@@ -25,25 +25,25 @@ class Failures:
 
     @contextmanager
     def caught(self, kind: str) -> Iterator[None]:
-        """Ends its block at the first error, whoever raised it, without ending the run.
+        """Catch every error inside, count it, and continue the run.
 
         Args:
-            kind: what fails when the block fails, as in 'TensorBoard'.
+            kind: name of what fails, e.g. 'TensorBoard'.
         """
         try:
             yield
-        except Exception as error:  # hours of training are worth more than any of this
+        except Exception as error:  # nothing here is worth losing hours of training
             self.add(kind, f'{type(error).__name__}: {error}')
 
     def add(self, kind: str, reason: str) -> None:
-        """Counts a failure; the first of its kind is logged."""
+        """Count a failure; logs the first of its kind."""
         self.counts[kind] += 1
         if kind not in self.reasons:
             self.reasons[kind] = reason
-            logger.warning('%s failed, the run goes on: %s', kind, reason)
+            logger.warning('%s failed, the run continues: %s', kind, reason)
 
     def sync(self) -> None:
-        """Learns of the kinds that failed on other workers; every worker must call it."""
+        """Add the kinds of failures on other workers. Collective: every worker must call it."""
         for rank, reasons in enumerate(distrib.all_gather_object(self.reasons)):
             for kind in reasons.keys() - self.reasons.keys():
                 self.add(kind, f'{reasons[kind]} (worker {rank})')
@@ -53,7 +53,7 @@ class Failures:
 
 
 def warn_once(logger: logging.Logger, key: str, message: str) -> None:
-    """Logs a warning the first time that `key` is seen in this process."""
+    """Log a warning the first time that `key` is seen in this process."""
     if key not in _warned:
         _warned.add(key)
         logger.warning('%s', message)

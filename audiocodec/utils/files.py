@@ -1,4 +1,4 @@
-"""Writing on any file system: what network and FUSE mounts refuse, and advice on refusals."""
+"""Writing files on any file system, including network and FUSE mounts; advice on write errors."""
 
 import errno
 import gzip
@@ -9,15 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-# what file systems answer to a call that they do not have
+# errors of file systems for calls that they do not support
 _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def flush(file: IO[Any]) -> None:
-    """Flushes a file to the disk, where its file system can do that.
+    """Flush a file to the disk, if its file system supports that.
 
     Raises:
-        OSError: the disk is full, or failed.
+        OSError: the disk is full or failed.
     """
     file.flush()
     try:
@@ -28,8 +28,8 @@ def flush(file: IO[Any]) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Makes a rename in a folder outlast a loss of power, where the file system can do that."""
-    with suppress(OSError):  # the renamed file is there all the same
+    """Make a rename in a folder survive a power loss, if the file system supports that."""
+    with suppress(OSError):  # the file is renamed in any case
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -38,7 +38,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def advice(error: OSError, folder: Path) -> str:
-    """Returns the end of a message that `folder` refuses a write: what to do, or nothing."""
+    """Return what to do about a write error in `folder`, as the end of a message, or ''."""
     if error.errno == errno.ENOSPC:
         return f': free space on the disk of {folder}{_free(folder)} and start again'
     if error.errno == errno.EDQUOT:
@@ -46,7 +46,7 @@ def advice(error: OSError, folder: Path) -> str:
     if error.errno == errno.EROFS:
         return f': {folder} is mounted read-only; choose another folder'
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f': this user may not write in {folder}; choose another folder'
+        return f': this user has no write permission in {folder}; choose another folder'
     return ''
 
 
@@ -57,9 +57,7 @@ def _free(folder: Path) -> str:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file, whole or not at all; gzipped (equal content, equal bytes) when it ends in
-    '.gz'.
-    """
+    """Write a file atomically; gzipped if it ends in '.gz' (equal content gives equal bytes)."""
     if path.suffix.lower() == '.gz':
         buffer = io.BytesIO()
         with gzip.GzipFile(fileobj=buffer, mode='wb', mtime=0, filename='') as file:

@@ -1,6 +1,4 @@
-"""Where things lie, and how files are named: the project's folder, the experiments, names of
-samples.
-"""
+"""Paths: the project's folder, folders of experiments, file names of samples."""
 
 import hashlib
 import os
@@ -8,23 +6,21 @@ from contextlib import suppress
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-INSTALLED = (
-    _PACKAGE / 'config'
-).is_dir()  # from a wheel; in a clone, config/ lies beside the package
-ROOT = (
-    _PACKAGE if INSTALLED else _PACKAGE.parent
-)  # the folder that holds config/, grids/ and dataset/
+# True for a wheel, which contains config/; in a clone, config/ is next to the package
+INSTALLED = (_PACKAGE / 'config').is_dir()
+# the folder that contains config/, grids/ and dataset/
+ROOT = _PACKAGE if INSTALLED else _PACKAGE.parent
 
-# With a number, a kind, a suffix and what a temporary file adds, a name stays within the 143 bytes
-# that an encrypted file system allows (others: 255).
+# With a number, a kind, a suffix and the addition of a temporary file, a name stays within the 143
+# bytes that encrypted file systems allow (others: 255).
 _STEM_BYTES = 80
-_REFUSED = '/\\:*?"<>|'  # by one file system or another
+_REFUSED = '/\\:*?"<>|'  # not allowed by some file systems
 
 
 def experiments_folder() -> Path:
-    """Returns the folder of all experiments.
+    """Return the folder of all experiments.
 
-    That is the environment's AUDIOCODEC_DORA_DIR, else `outputs/`: in the clone, or in the working
+    The environment variable AUDIOCODEC_DORA_DIR, or `outputs/`: in the clone, or in the working
     directory for an installed package.
     """
     outputs = Path('outputs') if INSTALLED else ROOT / 'outputs'
@@ -32,21 +28,19 @@ def experiments_folder() -> Path:
 
 
 def own_config_folder() -> Path | None:
-    """Returns `config/` of the working directory, for recipes of your own, if any."""
+    """Return `config/` of the working directory, with the user's own recipes, if it exists."""
     folder = Path('config').absolute()
     return folder if folder.is_dir() and not folder.samefile(ROOT / 'config') else None
 
 
 def grid_package() -> str:
-    """Returns the package of the grids: `grids` of the working directory, else the project's."""
+    """Return the package of the grids: `grids` of the working directory, else the project's."""
     own = Path('grids/__init__.py').is_file()
     return 'audiocodec.grids' if INSTALLED and not own else 'grids'
 
 
 def find(path: str | os.PathLike[str]) -> Path:
-    """A path as a user writes it: absolute, from the working directory, or from the project's
-    folder.
-    """
+    """Resolve a user's path: absolute, or relative to the working directory or the project."""
     path = Path(path).expanduser()
     if not path.is_absolute() and not path.exists() and (ROOT / path).exists():
         return ROOT / path
@@ -54,12 +48,11 @@ def find(path: str | os.PathLike[str]) -> Path:
 
 
 def canonical(path: str | os.PathLike[str]) -> str:
-    """Returns the one spelling of a path, for comparisons: `data/`, `./data`, `~/data` and its
-    absolute form agree.
+    """Return the canonical spelling of a path, for comparisons: `data/` and `./data` agree.
 
-    Symbolic links stay as they are written, except before `..`, which leaves the folder that a link
-    leads to. What lies in the project's own folder is given relative to it, so that it does not
-    depend on where the clone is.
+    Symbolic links are kept, except before `..`, which refers to the parent of the link's target.
+    Paths in the project's folder are relative to it, so that they do not depend on where the clone
+    is.
     """
     found = find(path)
     if '..' in found.parts:
@@ -68,11 +61,10 @@ def canonical(path: str | os.PathLike[str]) -> str:
 
 
 def safe_stem(path: str | os.PathLike[str]) -> str:
-    """Returns the name of a file, without its suffix, in a form that any file system and terminal
-    takes.
+    """Return the name of a file without its suffix, safe for any file system and terminal.
 
-    Characters that cannot be printed or stored become '_', and names beyond 80 bytes are cut. A
-    name that is changed ends in eight digits of its hash, so that different names stay different.
+    Characters that cannot be printed or stored become '_', and names are cut after 80 bytes. A
+    changed name ends in eight digits of its hash, so that different names stay different.
     """
     stem = Path(path).stem
     cleaned = ''.join(char if char.isprintable() and char not in _REFUSED else '_' for char in stem)
@@ -83,13 +75,13 @@ def safe_stem(path: str | os.PathLike[str]) -> str:
 
 
 def experiment_places(sig: str, beside: Path | None = None) -> list[Path]:
-    """Returns the folders in which to look for an experiment, in order.
+    """Return the folders in which to look for an experiment, in order.
 
-    These are `beside`, the folder of all experiments, and the folder that `note_experiment` has
-    noted there.
+    These are `beside`, the folder of all experiments, and the folder recorded there by
+    `note_experiment`.
 
     Args:
-        sig: its signature.
+        sig: signature of the experiment.
         beside: another folder of experiments.
     """
     roots = [experiments_folder()] if beside is None else [beside.absolute(), experiments_folder()]
@@ -100,18 +92,17 @@ def experiment_places(sig: str, beside: Path | None = None) -> list[Path]:
 
 
 def note_experiment(folder: Path) -> None:
-    """Notes in the folder of all experiments where one is that is not in it, so that its signature
-    alone finds it.
+    """Record the folder of an experiment elsewhere, so that its signature is enough to find it.
 
     Args:
-        folder: of the experiment; its name is the signature.
+        folder: folder of the experiment; its name is the signature.
     """
     folder = folder.absolute()
     if folder.parent == experiments_folder() / 'xps':
         return
     note = _note(folder.name)
     temporary = note.with_name(f'.{note.name}.{os.getpid()}')
-    with suppress(OSError):  # it only spares typing the folder
+    with suppress(OSError):  # not essential: the user can still type the folder
         note.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(str(folder), encoding='utf-8', errors='surrogateescape')
         temporary.replace(note)

@@ -1,7 +1,7 @@
 """Progress of a loop: tqdm's bar on a terminal, evenly spaced lines in the log.
 
-Beyond tqdm: figures that are read only when they are shown, since reading them waits for a GPU, and
-plain lines for log files and wherever there is no terminal.
+In addition to tqdm: metrics that are read only when shown, because reading them waits for the GPU,
+and plain lines for log files and where there is no terminal.
 """
 
 import logging
@@ -20,26 +20,26 @@ _logger = logging.getLogger('audiocodec')
 
 
 class Progress(tqdm, Generic[T]):
-    """Iterates over `iterable` (or counts with `update`), and shows rate, time left and figures.
+    """Progress bar that iterates (or counts with `update`) and shows rate, time left and metrics.
 
-    On a terminal, plain lines go to log files alone: `logs.setup` keeps records marked
+    On a terminal, plain lines go only to log files: `logs.setup` keeps records marked
     `progress_line` off the screen.
 
     Args:
-        iterable: what to iterate over; None when the caller counts with `update`.
-        total: number of steps; by default `len(iterable)`, where it has one.
-        desc: text in front, e.g. 'Train | Epoch 3'.
-        unit: what a step is called in the rate.
-        lines: number of plain lines, evenly over the steps; None: one every `interval` seconds.
-        interval: seconds between two plain lines, at least.
-        initial: steps done before this loop (a resumed epoch).
-        figures: returns name and text of figures. It is called for a plain line, and at most once a
-            second for the bar.
-        logger: where plain lines go, at level INFO.
+        iterable: what to iterate over; None if the caller counts with `update`.
+        total: number of steps; by default `len(iterable)`, if it has a length.
+        desc: label, e.g. 'Train | Epoch 3'.
+        unit: name of a step in the rate.
+        lines: number of plain lines, evenly spaced over the steps; None: one per `interval`.
+        interval: least number of seconds between two plain lines.
+        initial: steps done before this loop (in a resumed epoch).
+        figures: returns names and formatted values of metrics. Called for each plain line, and at
+            most once per second for the bar.
+        logger: logger for plain lines, at level INFO.
         enabled: False for workers other than the first: only iterates.
     """
 
-    monitor_interval = 0  # tqdm's thread would be forked into the loading processes
+    monitor_interval = 0  # tqdm's thread would be forked into the loader processes
 
     def __init__(
         self,
@@ -56,7 +56,10 @@ class Progress(tqdm, Generic[T]):
         enabled: bool = True,
     ) -> None:
         self._is_terminal = sys.stderr.isatty() and os.environ.get('TERM') != 'dumb'
-        self._lines, self._interval, self._figures, self._logger = lines, interval, figures, logger
+        self._lines = lines
+        self._interval = interval
+        self._figures = figures
+        self._logger = logger
         self._last_line = time.monotonic()
         self._last_figures = float('-inf')
         super().__init__(
@@ -76,7 +79,7 @@ class Progress(tqdm, Generic[T]):
         self._lines_done = self._lines_due()
 
     def __iter__(self) -> Iterator[T]:
-        """Yield the items, and take the bar away at the end, or when the loop is left."""
+        """Yield the items, and remove the bar at the end, or when the loop is left."""
         try:
             for item in self.iterable:
                 yield item
@@ -85,14 +88,14 @@ class Progress(tqdm, Generic[T]):
             self.close()
 
     def update(self, n: float = 1) -> bool | None:
-        """Count `n` more steps, and show it if it is time to."""
+        """Count `n` more steps, and update the display if due."""
         drawn: bool | None = super().update(n)
         if not self.disable and self._line_is_due():
             self._log_line()
         return drawn
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-        """Draw the bar, on a terminal; tqdm calls this when it is time to."""
+        """Draw the bar on a terminal; called by tqdm when due."""
         if not self._is_terminal:
             return False
         now = time.monotonic()
@@ -108,12 +111,15 @@ class Progress(tqdm, Generic[T]):
         is_late = time.monotonic() - self._last_line >= self._interval
         if not self._lines or not self.total:
             return is_late
-        due, self._lines_done = self._lines_due() > self._lines_done, self._lines_due()
-        return due and is_late
+        lines_due = self._lines_due()
+        is_due = lines_due > self._lines_done
+        self._lines_done = lines_due
+        return is_due and is_late
 
     def _log_line(self) -> None:
         self._last_line = time.monotonic()
-        seconds, steps = self.format_dict['elapsed'], self.n - self.initial
+        seconds = self.format_dict['elapsed']
+        steps = self.n - self.initial
         rate = self.format_dict['rate'] or (steps / seconds if seconds else 0)
         parts = [f'{self.n}/{self.total}' if self.total else f'{self.n}']
         if self.desc:
@@ -135,11 +141,11 @@ def _has_size(stream: Any) -> bool:
         return False
 
 
-class BesideProgress(logging.StreamHandler[Any]):
-    """A log handler for a terminal, whose lines appear above the bar."""
+class ProgressHandler(logging.StreamHandler[Any]):
+    """Log handler for a terminal that writes lines above the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, unless it is the plain line of a bar that is on the screen."""
+        """Write a record, except the plain lines of a bar, which is on the screen."""
         if getattr(record, 'progress_line', False):
             return
         try:

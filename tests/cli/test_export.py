@@ -81,7 +81,7 @@ def test_the_sound_and_the_format_may_be_given(experiment, tmp_path, capsys):
     [
         (
             ['0a1b2c3d', 'out', '--format', 'hf'],
-            "error: the format 'hf' cannot hold this model: lstm=0",
+            "error: the format 'hf' does not support this model: lstm=0",
         ),
         (['deadbeef', 'out.bin'], "error: 'deadbeef': no such file or folder"),
         (['0a1b2c3d', '/proc/out.bin'], 'error: /proc/out.bin could not be written'),

@@ -58,7 +58,7 @@ def test_pure_tone_survives_and_alias_does_not(from_rate, to_rate):
 @pytest.mark.parametrize(
     'ratio', [(147, 80), (3, 2), (2, 3), (1, 2), (2, 1), (10001, 8000), (1, 1)]
 )
-def test_segment_equals_stretch_of_the_whole(ratio):
+def test_segment_equals_part_of_the_whole(ratio):
     filters = Resampler(*ratio)
     wav = torch.randn(2, 24_001)
     whole = resample(wav, *ratio)
@@ -112,7 +112,7 @@ def test_bits_do_not_depend_on_threads(from_rate, to_rate):
     assert torch.equal(*results)
 
 
-def test_ratio_of_a_damaged_header_takes_no_memory(tmp_path, make_file):
+def test_ratio_of_a_damaged_header_needs_no_memory(tmp_path, make_file):
     path = make_file(tmp_path / 'a.wav', 1.0, 191999)
     assert read_segment(path, 0, 100, 48000).shape == (1, 100)
     path = make_file(tmp_path / 'b.wav', 1.0, 767999)

@@ -9,7 +9,7 @@ def noise(*shape, seed=0):
 
 
 def orthogonal_noise(reference, db, seed=1):
-    """Noise orthogonal to the (centred) reference, `db` below it in energy."""
+    """Noise orthogonal to the (centered) reference, `db` below it in energy."""
     extra = noise(*reference.shape, seed=seed)
     extra = extra - extra.mean(-1, keepdim=True)
     extra = (

@@ -12,7 +12,7 @@ def noise(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_reflect_pad_mirrors_and_continues_short_signals_by_zeros():
+def test_reflect_pad_extends_short_signals_with_zeros():
     assert reflect_pad(torch.tensor([[1.0, 2.0, 3.0]]), 2, 1).tolist() == [
         [3.0, 2.0, 1.0, 2.0, 3.0, 2.0]
     ]
@@ -40,7 +40,7 @@ FILTERS = load_file(Path(__file__).parents[1] / 'fixtures' / 'mel_filters.safete
 
 
 @pytest.mark.parametrize('name', sorted({key.rsplit('.', 1)[0] for key in FILTERS}))
-def test_mel_filters_are_those_of_the_field(name):
+def test_mel_filters_equal_those_of_torchaudio(name):
     """Made by melscale_fbanks of torchaudio 2.11; `name` is the rate, n_fft, n_mels and f_min, all
     else is zero.
     """
@@ -61,8 +61,8 @@ def test_mel_filters_are_those_of_the_field(name):
 @pytest.mark.parametrize('n_fft', [15, 64, 100, 512, 1024, 2048])
 @pytest.mark.filterwarnings(
     'ignore:At least one mel filterbank has all zero values'
-)  # the peer's word for empty bands
-def test_mel_filters_equal_the_peers_bit_for_bit(torchaudio, sample_rate, n_fft):
+)  # torchaudio warns about empty bands
+def test_mel_filters_equal_torchaudio_bit_for_bit(torchaudio, sample_rate, n_fft):
     for n_mels, f_min in [(1, 0.0), (8, 0.0), (32, 50.0), (64, 64.0), (80, 0.0), (128, 20.0)]:
         peer = torchaudio.functional.melscale_fbanks(
             n_fft // 2 + 1, f_min, sample_rate // 2, n_mels, sample_rate

@@ -106,7 +106,7 @@ def test_the_same_experiment_twice_at_once_is_refused(tmp_path):
     wait_for(lambda: list(tmp_path.glob('xps/*/checkpoint.th')), process)
     code, text = finish(start(tmp_path, *overrides), timeout=60)
     assert code == 1
-    assert f'is being run already, by process {process.pid} on {socket.gethostname()}' in text
+    assert f'is already running, by process {process.pid} on {socket.gethostname()}' in text
     assert 'Traceback' not in text
     kill(
         process, signal.SIGKILL

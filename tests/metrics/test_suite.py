@@ -78,8 +78,8 @@ def test_a_failing_metric_is_reported_once_and_does_not_affect_others(caplog):
         for sign in (1.0, -1.0, 1.0):
             suite.update(wav, sign * wav.abs())
     assert [record.getMessage() for record in caplog.records] == [
-        'metric bad failed, the run goes on: RuntimeError: broken',
-        'metric some failed, the run goes on: RuntimeError: negative',
+        'metric bad failed, the run continues: RuntimeError: broken',
+        'metric some failed, the run continues: RuntimeError: negative',
     ]
     assert suite.failures.counts == {'metric bad': 3, 'metric some': 1}
     values = suite.compute()

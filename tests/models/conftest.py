@@ -25,7 +25,7 @@ LEVELS, BINS = 4, 16
 
 
 def fitted(model):
-    """Give the codebooks entries where the latents are."""
+    """Place the entries of the codebooks near the latents."""
     latents = model.encoder(0.3 * torch.randn(2, model.channels, 50 * model.hop_length))
     books = model.quantizer.codebooks.embed
     books.normal_().mul_(latents.std(dim=(0, 2)))
@@ -143,7 +143,7 @@ def hf():
 
 
 def of_encodec_package():
-    """From weights under the names of the package."""
+    """Build a model from weights with the names of the package."""
     seanet = {'dimension': 8, 'n_filters': 2, 'lstm': 2, 'norm': 'weight_norm', 'causal': True}
     quantizer = ResidualVectorQuantizer(dimension=8, n_q=LEVELS, bins=BINS)
     state = EncodecModel(
@@ -165,13 +165,13 @@ def of_encodec_package():
 
 
 def foreign_parametrization():
-    """Of a module that this package did not parametrize."""
+    """Build a model with a module that this package did not parametrize."""
     model = by_hand('none')
     torch.nn.utils.parametrizations.orthogonal(model.encoder.model[0].conv.conv)
     return model
 
 
-# small models of every kind: put together by hand, from a configuration, and from other libraries
+# small models of every kind: built by hand, from a configuration, and from other libraries
 MAKERS = {
     'weight_norm': by_hand,
     'spectral_norm': functools.partial(by_hand, 'spectral_norm'),
@@ -199,7 +199,7 @@ class Form(NamedTuple):
         return self.name not in ('for_inference', 'for_cpu', 'mimi')
 
     def make(self):
-        """The same model each time."""
+        """Return the same model each time."""
         torch.manual_seed(0)
         with torch.no_grad():
             return MAKERS[self.name]()
@@ -207,7 +207,7 @@ class Form(NamedTuple):
 
 @pytest.fixture(params=MAKERS)
 def form(request):
-    """Every kind of model, one after the other."""
+    """Each kind of model in turn."""
     return Form(request.param)
 
 
@@ -219,7 +219,7 @@ def make():
 
 @pytest.fixture
 def assert_same_codes():
-    """Codes are equal, but where two entries are equally near: see `check`."""
+    """Compare codes, which may differ where two entries are equally near: see `check`."""
 
     def check(model, latents, codes, expected, rounding=1e-5):
         """Compare codes [B, K, T] of latents [B, D, T].
@@ -253,7 +253,7 @@ RECIPES = {
 
 
 def node(recipe='mono', model=None, quantizer=None, encoder=None, decoder=None, **seanet):
-    """The configuration of a small model at 8 kHz, 50 frames a second."""
+    """Return the configuration of a small model at 8 kHz, 50 frames per second."""
     shared = {
         'channels': 1,
         'dimension': 8,
@@ -286,7 +286,7 @@ def node(recipe='mono', model=None, quantizer=None, encoder=None, decoder=None, 
 
 
 def spread(model):
-    """Put the entries of the codebooks where the latents are, so that every level matters."""
+    """Place the entries of the codebooks near the latents, so that every level matters."""
     torch.manual_seed(1)
     with torch.no_grad():
         latents = model.encoder(0.1 * torch.randn(1, model.channels, 4000))
@@ -302,7 +302,7 @@ def spread(model):
 
 @pytest.fixture(scope='session')
 def make_codec():
-    """Makes a small model with random weights; see `node`."""
+    """Make a small model with random weights; see `node`."""
 
     def make(*args, **kwargs):
         torch.manual_seed(0)
@@ -313,7 +313,7 @@ def make_codec():
 
 @pytest.fixture(scope='session')
 def short_audio(tmp_path_factory):
-    """A file with half a second of sound, for formats that take long to trace and run."""
+    """Write half a second of audio, for formats that are slow to trace and run."""
     path = tmp_path_factory.mktemp('audio') / 'short.wav'
     write_audio(path, 0.3 * torch.sin(torch.arange(4001) ** 1.3 / 9)[None], 8000)
     return path

@@ -17,13 +17,13 @@ INTEGERS = ('int8', 'int16', 'int32', 'int64', 'uint8', 'uint16', 'uint32', 'uin
 
 
 def audio(model, frames=13, items=2):
-    """A waveform that is no whole number of frames."""
+    """Return a waveform that is not a whole number of frames long."""
     torch.manual_seed(1)
     return 0.3 * torch.randn(items, model.channels, frames * model.hop_length - 3)
 
 
 def train(model):
-    """One update."""
+    """Make one update."""
     model.train().zero_grad()
     out = model(audio(model))
     (out.wav.square().mean() + out.commitment_loss).backward()
@@ -135,7 +135,7 @@ def test_copies_of_copies_and_models_for_inference_of_copies(form):
     wav = audio(model)
     made = pickle.loads(pickle.dumps(other.for_inference()))
     assert torch.equal(made.encode(wav)[0], model.for_inference().encode(wav)[0])
-    assert_same_results(model, other)  # which for_inference left as it was
+    assert_same_results(model, other)  # for_inference did not change it
 
 
 def test_compiled_models_are_copied_as_they_are_not_compiled(make):
@@ -149,7 +149,7 @@ def test_compiled_models_are_copied_as_they_are_not_compiled(make):
 
 @pytest.fixture(scope='module')
 def process():
-    """Another one, which begins with nothing that this one has."""
+    """A spawned process, which shares no state with this one."""
     # a torchaudio that cannot be loaded must not keep the pickle of a foreign model from its
     # classes
     with ProcessPoolExecutor(
@@ -223,7 +223,7 @@ def test_codes_out_of_range_of_every_integer_type(form):
         (np.array('x'), 'codes have type <U1: expected integers'),
     ],
 )
-def test_arrays_and_lists_that_are_no_codes(make, codes, message):
+def test_arrays_and_lists_that_are_not_codes(make, codes, message):
     model = make('built')
     for method in (model.decode, model.decode_latent, model.quantizer.decode):
         with pytest.raises(ValueError, match=message):
@@ -262,7 +262,7 @@ def test_arrays_become_what_the_model_computes_with(make):
 @pytest.mark.parametrize(
     ('wav', 'message'),
     [
-        ([[[0.1]]], r'wav is a list: expected a tensor or a numpy array of floats, in \[-1, 1\]'),
+        ([[[0.1]]], r'wav is a list: expected a tensor or NumPy array of floats in \[-1, 1\]'),
         (
             np.zeros((1, 1, 64), dtype=np.int16),
             r'wav has type int16: expected floats in \[-1, 1\]. Divide integers by',
@@ -272,7 +272,7 @@ def test_arrays_become_what_the_model_computes_with(make):
         (np.zeros((1, 64), dtype=np.float32), r'wav has shape \[1, 64\]: expected \[B, 1, T\]'),
     ],
 )
-def test_arrays_and_lists_that_are_no_waveforms(make, wav, message):
+def test_arrays_and_lists_that_are_not_waveforms(make, wav, message):
     model = make('built')
     for method in (model, model.encode, model.encode_latent):
         with pytest.raises(ValueError, match=message):
@@ -280,14 +280,14 @@ def test_arrays_and_lists_that_are_no_waveforms(make, wav, message):
 
 
 @pytest.mark.parametrize(('name', 'each'), [('segments', 3), ('stereo per timestep', 2)])
-def test_scales_that_are_none(make, name, each):
+def test_invalid_scales(make, name, each):
     model = make(name).eval()
     codes, scale = model.encode(audio(model))
     assert scale.shape == (2, each)
     for wrong, message in (
-        (scale.tolist(), 'scale is a list: expected a tensor or a numpy array of floats'),
-        (scale.long(), 'scale has type torch.int64: expected floats as given by encode'),
-        (scale.to('meta'), 'scale is on meta and the model on cpu'),
+        (scale.tolist(), 'scale is a list: expected a tensor or NumPy array of floats'),
+        (scale.long(), 'scale has type torch.int64: expected floats as returned by encode'),
+        (scale.to('meta'), 'scale is on meta but the model is on cpu'),
         (scale.numpy()[:1], rf'scale has shape \[1, {each}\]'),
     ):
         with pytest.raises(ValueError, match=message):
@@ -310,7 +310,7 @@ def test_latents_before_the_quantizer_have_the_shape_of_those_behind_it(form):
 
 
 def model_at(rate, ratios, bins, n_q):
-    """A model of so many Hz, whose parts are as small as they can be."""
+    """Return a model with the smallest possible parts."""
     quantizer = ResidualVectorQuantizer(dimension=6, n_q=n_q, bins=bins, kmeans_init=False)
     seanet = {'dimension': 6, 'n_filters': 1, 'ratios': ratios, 'compress': 1}
     return EncodecModel(SEANetEncoder(**seanet), SEANetDecoder(**seanet), quantizer, rate, 1)
@@ -379,11 +379,11 @@ def test_bandwidths_that_are_impossible():
     model.set_num_codebooks(3)
     for kbps in (0.74, 0, -1, float('nan')):
         with pytest.raises(
-            ValueError, match=rf'{kbps} kbps is below .*: use one of 0\.75, 1\.5, 2\.25, 3\.$'
+            ValueError, match=rf'{kbps} kbps is below .*: use one of 0\.75, 1\.5, 2\.25, 3$'
         ):
             model.set_bandwidth(kbps)
     assert model.num_codebooks == 3
-    with pytest.raises(ValueError, match='6 kbps asked of a model that does not quantize'):
+    with pytest.raises(ValueError, match='to 6 kbps: this model does not quantize'):
         EncodecModel(model.encoder, model.decoder, NoQuantizer(6), 24000, 1).set_bandwidth(6)
 
 

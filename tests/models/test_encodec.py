@@ -91,7 +91,7 @@ def test_scale_is_the_loudness_of_the_mono_mix():
         )
 
 
-def test_renormalised_model_does_not_mind_the_loudness():
+def test_renormalizing_model_does_not_depend_on_the_loudness():
     model = make_model(causal=False, renormalize=True).eval()
     wav = torch.randn(2, 1, 64)
     with torch.no_grad():
@@ -161,7 +161,7 @@ def test_gradients_reach_every_parameter_through_the_quantizer():
     ] == []
 
 
-def test_commitment_reaches_the_encoder_alone():
+def test_commitment_reaches_only_the_encoder():
     model = make_model().train()
     model(torch.randn(2, 1, 64)).commitment_loss.backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in model.encoder.parameters())
@@ -244,9 +244,9 @@ def test_mixed_precision():
         (torch.zeros(1, 1, 64, dtype=torch.int16), 'type torch.int16: expected floats'),
         (
             torch.zeros(1, 1, 64, dtype=torch.float64),
-            r'type torch.float64 and the model torch.float32: .*\.to\(dtype\)',
+            r'type torch.float64 but the model has torch.float32: .*\.to\(dtype\)',
         ),
-        (torch.zeros(1, 1, 64, device='meta'), 'wav is on meta and the model on cpu'),
+        (torch.zeros(1, 1, 64, device='meta'), 'wav is on meta but the model is on cpu'),
     ],
 )
 def test_wrong_waveforms(wav, message):
@@ -280,7 +280,7 @@ def test_wrong_codes(codes, message):
 
 def test_wrong_scales():
     codes = torch.zeros(2, 4, 8, dtype=torch.int64)
-    with pytest.raises(ValueError, match='scale was given to a model that does not renormalise'):
+    with pytest.raises(ValueError, match='does not renormalize, but got a scale'):
         make_model().decode(codes, torch.ones(2, 1))
     with pytest.raises(ValueError, match=r'scale has shape \[1, 1\]: expected \[2, 1\]'):
         make_model(causal=False, renormalize=True).decode(codes, torch.ones(1, 1))

@@ -28,7 +28,7 @@ def test_frames_of_all_segments_tell_those_of_each(length, overlap, hop):
         assert segments.split(sum(sizes)) == sizes
 
 
-def test_a_second_as_the_48khz_model_cuts_it():
+def test_one_second_is_cut_as_by_the_48khz_model():
     segments = Segments(48000, 0.01, 320)
     assert segments.stride == 47520
     assert segments.frames(47520) == [149]
@@ -37,7 +37,7 @@ def test_a_second_as_the_48khz_model_cuts_it():
     assert segments.frames(10 * 48000) == [150] * 10 + [15]
 
 
-def test_frames_that_no_waveform_gives_are_shared_out_nonetheless():
+def test_sums_of_frames_that_no_waveform_has_are_divided_too():
     segments = Segments(96, 1 / 3, 32)  # the sample after 64 starts a frame and a segment
     possible = {sum(segments.frames(samples)) for samples in range(1, 2000)}
     assert 3 not in possible
@@ -50,7 +50,7 @@ def test_frames_that_no_waveform_gives_are_shared_out_nonetheless():
 
 @pytest.mark.parametrize('samples', [5, 90, 95, 101, 355])
 @pytest.mark.parametrize('overlap', [0.0, 0.1, 0.5, 0.7])
-def test_joining_what_was_cut_gives_it_back(samples, overlap):
+def test_joining_inverts_cutting(samples, overlap):
     segments = Segments(100, overlap, 1)
     wav = torch.randn(2, 3, samples)
     torch.testing.assert_close(segments.join(segments.cut(wav)), wav)
@@ -75,7 +75,7 @@ def test_one_segment_fades_into_the_next():
         ((10, -0.1, 2), 'overlap=-0.1'),
     ],
 )
-def test_segments_that_are_none(arguments, message):
+def test_invalid_segments(arguments, message):
     with pytest.raises(ValueError, match=message):
         Segments(*arguments)
 
@@ -150,7 +150,7 @@ def test_a_scale_for_every_segment():
         model.decode(codes, scale[:, :1])
 
 
-def test_a_causal_model_may_renormalise_its_segments():
+def test_a_causal_model_may_renormalize_its_segments():
     model = make_model(causal=True, renormalize=True, segment_duration=0.1).eval()
     wav = torch.randn(1, 2, 256)
     assert model(wav).scale.shape == (1, 3)

@@ -1,4 +1,4 @@
-"""What a user may call a model, and which file that is."""
+"""Names of models, and the files that they resolve to."""
 
 import pytest
 

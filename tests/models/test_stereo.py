@@ -81,7 +81,7 @@ def test_figures():
     model.set_num_codebooks(4)
     assert (model.num_codebooks, inner.num_codebooks) == (4, 2)
     assert model.encode(torch.randn(1, 2, 80))[0].shape == (1, 4, 10)
-    with pytest.raises(ValueError, match='3 codebooks cannot be shared by two channels'):
+    with pytest.raises(ValueError, match='3 codebooks cannot be divided between two channels'):
         model.set_num_codebooks(3)
     for number in (0, 8):
         with pytest.raises(ValueError, match=str(number // 2)):

@@ -84,7 +84,7 @@ def test_the_two_configurations_are_right(plains):
         (
             'seanet.ratios',
             [8, 'a'],
-            "seanet.ratios=[8, 'a']: expected a list, each of its items an integer",
+            "seanet.ratios=[8, 'a']: expected a list of integers",
         ),
         (
             'seanet.norm',

@@ -64,7 +64,7 @@ def test_something_else_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r'a\.zip'):
         checkpoint.load(tmp_path / 'a.zip')
     torch.save([1, 2], tmp_path / 'list.th')
-    with pytest.raises(ValueError, match='holds a list'):
+    with pytest.raises(ValueError, match='contains a list'):
         checkpoint.load(tmp_path / 'list.th')
 
 
@@ -110,7 +110,7 @@ def test_prune_keeps_the_newest_by_number(tmp_path):
     assert len(os.listdir(tmp_path)) == 4
 
 
-def test_safetensors_hold_exported_models_whole(tmp_path):
+def test_safetensors_contain_complete_exported_models(tmp_path):
     path = tmp_path / 'model.safetensors'
     content = {
         'format': checkpoint.MODEL_FORMAT,
@@ -145,9 +145,9 @@ def test_safetensors_of_others_are_their_tensors(tmp_path):
     assert list(checkpoint.load(tmp_path / 'a.safetensors')) == ['a']
 
 
-def test_safetensors_hold_nothing_else(tmp_path):
+def test_safetensors_are_for_exported_models_only(tmp_path):
     with pytest.raises(
-        ValueError, match=r"hold exported models only, not 'audiocodec\.checkpoint'"
+        ValueError, match=r"are for exported models only, not for 'audiocodec\.checkpoint'"
     ):
         checkpoint.save(content(), tmp_path / 'checkpoint.safetensors')
     assert os.listdir(tmp_path) == []
@@ -189,12 +189,12 @@ def test_damaged_metadata(tmp_path):
         (b'\x1f\x8b\x08\x00', 'unpack it first'),
         (b'PK\x03\x04\x00\x00', 'a zip archive that is truncated'),
         (b'\x80\x02}q\x00(', 'a pickle that is truncated'),
-        (b'sample_rate: 24000', "it is a text .18 bytes., which begins with 'sample_rate"),
+        (b'sample_rate: 24000', "it is a text file .18 bytes. that begins with 'sample_rate"),
         (b'\xff\xfe\x00\x01', r'of an unknown format \(4 bytes, the first are ff fe 00 01\)'),
     ],
 )
 @pytest.mark.parametrize('name', ['file.th', 'file.safetensors'])
-def test_what_was_found_instead_is_said(tmp_path, start, message, name):
+def test_the_kind_of_an_unreadable_file_is_named(tmp_path, start, message, name):
     (tmp_path / name).write_bytes(start)
     with pytest.raises(ValueError, match=rf'{name} cannot be read .*{message}'):
         checkpoint.load(tmp_path / name)
@@ -204,7 +204,7 @@ def test_what_was_found_instead_is_said(tmp_path, start, message, name):
 def test_plain_pickles_are_refused_and_not_run(tmp_path, monkeypatch, protocol):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'evil.pkl').write_bytes(pickle.dumps({'x': Payload()}, protocol=protocol))
-    with pytest.raises(ValueError, match=r'evil\.pkl holds more than .*mkdir'):
+    with pytest.raises(ValueError, match=r'evil\.pkl contains more than .*mkdir'):
         checkpoint.load('evil.pkl')
     assert not (tmp_path / 'executed').exists()
 
@@ -223,7 +223,7 @@ def test_types_are_admitted_by_name_for_one_file(tmp_path):
     assert checkpoint.foreign_types(tmp_path / 'c.txt') == []
 
 
-def test_a_checkpoint_of_the_first_version_is_taken_for_the_end_of_an_epoch(tmp_path):
+def test_a_checkpoint_of_version_1_is_at_the_end_of_an_epoch(tmp_path):
     checkpoint.save(content(), tmp_path / 'a.th')
     loaded = checkpoint.load_checkpoint(tmp_path / 'a.th')
     assert (loaded['version'], loaded['position']) == (checkpoint.CHECKPOINT_VERSION, {})
@@ -231,16 +231,16 @@ def test_a_checkpoint_of_the_first_version_is_taken_for_the_end_of_an_epoch(tmp_
 
 
 @pytest.mark.parametrize('version', [0, -1, '2', None])
-def test_a_version_that_never_was_is_refused_by_name(tmp_path, version):
+def test_an_unknown_version_is_refused_by_name(tmp_path, version):
     checkpoint.save({**content(), 'version': version}, tmp_path / 'a.th')
     with pytest.raises(
         ValueError,
-        match=f'a.th has no format version that there ever was: {version!r}, expected 1 to',
+        match=f'a.th has an unknown format version: {version!r}, expected 1 to',
     ):
         checkpoint.load_checkpoint(tmp_path / 'a.th')
 
 
-def test_what_reads_back_otherwise_does_not_replace_the_old_file(tmp_path, monkeypatch):
+def test_a_corrupted_write_does_not_replace_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / 'a.th'
     checkpoint.save(content(), path)
     before = path.read_bytes()
@@ -251,7 +251,7 @@ def test_what_reads_back_otherwise_does_not_replace_the_old_file(tmp_path, monke
         fsync(handle)
 
     monkeypatch.setattr(os, 'fsync', failing_disk)
-    with pytest.raises(RunError, match='reads back otherwise than it was written'):
+    with pytest.raises(RunError, match='differs from what was written'):
         checkpoint.save({**content(), 'state': {'w': torch.randn(1000)}}, path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ['a.th']
@@ -264,7 +264,7 @@ def test_a_full_disk_is_a_message_and_the_old_file_stays(small_disk):
     with pytest.raises(
         RunError,
         match=(
-            r'a\.th could not be written \(the one there is intact\): No space left on device: '
+            r'a\.th could not be written \(the old file is intact\): No space left on device: '
             r'free space on the disk '
             r'of .* \(\d MB are free\) and start again$'
         ),
@@ -275,7 +275,7 @@ def test_a_full_disk_is_a_message_and_the_old_file_stays(small_disk):
 
 
 def refused(monkeypatch, name, number, condition=lambda argument: True):
-    """Lets a function of `os` fail with an error number, as file systems do that lack it."""
+    """Make a function of `os` fail with an error number, as on file systems that lack it."""
     real = getattr(os, name)
 
     def call(argument, *others, **options):
@@ -338,12 +338,10 @@ def test_permissions_are_those_of_the_umask(tmp_path, mask, mode):
         (errno.EIO, r'Input/output error'),
     ],
 )
-def test_what_refuses_a_checkpoint_is_said_with_advice_that_fits(
-    tmp_path, monkeypatch, number, end
-):
+def test_write_errors_are_named_with_advice(tmp_path, monkeypatch, number, end):
     refused(monkeypatch, 'fsync', number)
     with pytest.raises(
-        RunError, match=rf'a\.th could not be written \(there is none yet\): .*{end}$'
+        RunError, match=rf'a\.th could not be written \(there is no old file\): .*{end}$'
     ):
         checkpoint.save(content(), tmp_path / 'a.th')
     assert os.listdir(tmp_path) == []
@@ -351,19 +349,17 @@ def test_what_refuses_a_checkpoint_is_said_with_advice_that_fits(
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(
-        RunError, match=r'no/a\.th could not be written \(there is none yet\): No such file'
+        RunError, match=r'no/a\.th could not be written \(there is no old file\): No such file'
     ):
         checkpoint.save(content(), tmp_path / 'no' / 'a.th')
 
 
-def test_a_file_that_a_mount_has_cut_short_does_not_replace_the_old_one(tmp_path, monkeypatch):
+def test_a_file_truncated_by_a_mount_does_not_replace_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / 'a.th'
     checkpoint.save(content(), path)
     before = path.read_bytes()
     monkeypatch.setattr(os, 'fsync', lambda handle: os.ftruncate(handle, 1000))
-    with pytest.raises(
-        RunError, match=r'was not replaced: its end in the new file reads back otherwise'
-    ):
+    with pytest.raises(RunError, match=r'was not replaced: its end in the new file differs from'):
         checkpoint.save(content(), path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ['a.th']

@@ -1,4 +1,4 @@
-"""Updates that are not finite: skipped without a trace, kept for inspection, and not for ever."""
+"""Non-finite updates: skipped without side effects, saved for inspection, and limited in number."""
 
 import copy
 import json
@@ -12,7 +12,7 @@ from audiocodec.utils.errors import RunError
 
 
 def poison(solver, updates, value=float('nan')):
-    """Let the given updates of a solver see a sample that is not a number."""
+    """Put a NaN sample into the batches of the given updates."""
     plain = solver.run_step
 
     def run_step(wav):
@@ -97,7 +97,7 @@ def test_discriminators_that_are_not_finite_skip_the_whole_update(make_solver, m
 
 
 @pytest.mark.slow
-def test_the_batch_is_kept_and_the_means_are_clean(make_solver):
+def test_the_batch_is_saved_and_the_means_are_finite(make_solver):
     solver = make_solver()
     poison(solver, {2})
     solver.run()

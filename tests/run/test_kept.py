@@ -1,4 +1,4 @@
-"""Copies of checkpoints: of which epochs they are, and that none is half a file."""
+"""Kept copies of checkpoints: of the right epochs, and always complete."""
 
 import logging
 import os
@@ -54,7 +54,7 @@ def test_of_some_metrics_the_highest_is_the_best(tmp_path):
     assert follow(tmp_path, [3.0, -1.0, 4.0], 'evaluate.sisnr', higher_is_better=True) == [1, 1, 3]
 
 
-def test_the_copy_there_is_judged_by_the_metric_of_today(tmp_path):
+def test_the_existing_copy_is_compared_by_the_current_metric(tmp_path):
     history = [
         {'valid': {'mel': 1.0, 'sisnr': 5.0}},
         {'valid': {'mel': 2.0, 'sisnr': 6.0}},
@@ -73,7 +73,7 @@ def test_a_damaged_copy_is_replaced(tmp_path, content):
     assert follow(tmp_path, [3.0]) == [1]
 
 
-def test_a_copy_of_another_past_is_replaced(tmp_path):
+def test_a_copy_of_another_run_is_replaced(tmp_path):
     write(tmp_path, 9).rename(tmp_path / 'checkpoint_best.th')
     assert follow(tmp_path, [3.0, 2.0]) == [1, 2]
 

@@ -1,4 +1,4 @@
-"""What launchers say of a worker's place, and the GPU and the CPU threads that follow from it."""
+"""Place of a worker by its launcher, and its process group and CPU threads."""
 
 import math
 import os
@@ -48,7 +48,7 @@ def dora_run(rank, per_node=8):
 
 @pytest.fixture
 def launched(monkeypatch):
-    """Puts this process into the environment that a launcher makes."""
+    """Set the environment variables of a launcher."""
 
     def enter(environment):
         for name in [name for name in os.environ if name in LAUNCHERS or name.startswith('SLURM_')]:
@@ -61,7 +61,7 @@ def launched(monkeypatch):
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """A machine of eight GPUs; gives the list of those that were made the current one."""
+    """Simulate a machine with 8 GPUs; returns the list of GPUs that were made current."""
     chosen = []
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 8)
@@ -137,7 +137,7 @@ def test_the_process_group_gets_place_device_and_timeout_and_the_place_stays(
     assert launch.find_place() == place
 
 
-def test_the_only_gpu_in_sight_is_the_workers_own(launched, gpus, monkeypatch):
+def test_the_only_visible_gpu_is_used(launched, gpus, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
     launched(submitit(3))
     assert resolve_device('cuda', launch.find_place()) == torch.device('cuda', 0)
@@ -147,7 +147,7 @@ def test_more_workers_than_gpus(launched, gpus, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
     launched(submitit(5))
     with pytest.raises(
-        ConfigError, match='device=cuda: 8 workers run on this machine, and 4 GPUs are visible'
+        ConfigError, match='device=cuda: 8 workers run on this machine, but 4 GPUs are visible'
     ):
         resolve_device('cuda', launch.find_place())
     assert gpus == []
@@ -156,7 +156,7 @@ def test_more_workers_than_gpus(launched, gpus, monkeypatch):
 def test_one_gpu_by_number_is_for_one_worker(launched, gpus):
     launched(submitit(0))
     with pytest.raises(
-        ConfigError, match=r'device=cuda:1 is one GPU, and 8 workers .*; use device=cuda$'
+        ConfigError, match=r'device=cuda:1 is one GPU, but the 8 workers .*; use device=cuda$'
     ):
         resolve_device('cuda:1', launch.find_place())
     launched({})
@@ -179,7 +179,7 @@ def test_a_barrier_of_nccl_names_the_workers_own_gpu(monkeypatch):
     [
         (range(64), math.inf, range(64), 64, 8),  # eight workers on the same cores
         (range(8), math.inf, range(8, 16), 64, 8),  # each bound to its own
-        (range(64), 16.0, range(64), 64, 2),  # a container's share of them
+        (range(64), 16.0, range(64), 64, 2),  # a quota of 16 cores
         (range(64), math.inf, range(64), 3, 3),  # OMP_NUM_THREADS
         (range(4), math.inf, range(4), 64, 1),
     ],

@@ -27,7 +27,7 @@ def test_one_process_holds_it_and_is_named(tmp_path):
     assert ready.wait(60)
     with pytest.raises(
         RunError,
-        match=f'^it is being run already, by process {holder.pid} on {socket.gethostname()}',
+        match=f'^it is already running, by process {holder.pid} on {socket.gethostname()}',
     ):
         FolderLock(tmp_path, 'it').acquire()
     go.set()
@@ -42,12 +42,10 @@ def test_one_process_holds_it_and_is_named(tmp_path):
     ('number', 'message'),
     [
         (errno.EROFS, 'Read-only file system: FOLDER is mounted read-only; choose another folder'),
-        (errno.EACCES, 'Permission denied: this user may not write in FOLDER'),
+        (errno.EACCES, 'Permission denied: this user has no write permission in FOLDER'),
     ],
 )
-def test_a_folder_that_cannot_be_written_to_is_said_with_advice(
-    tmp_path, monkeypatch, number, message
-):
+def test_a_folder_that_is_not_writable_is_named_with_advice(tmp_path, monkeypatch, number, message):
     def refused(path, *arguments, **options):
         raise OSError(number, os.strerror(number))
 
@@ -87,5 +85,5 @@ def _is_refused(folder):
     try:
         FolderLock(folder, 'it').acquire()
     except RunError as error:
-        return 'by a process that has not said which it is' in str(error)
+        return 'by an unknown process' in str(error)
     return False

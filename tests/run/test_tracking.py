@@ -1,4 +1,4 @@
-"""Trackers: one axis, curves without doubled points, and failures that stop no training."""
+"""Trackers: one axis, no duplicate points, and failures that do not stop training."""
 
 import importlib.machinery
 import os
@@ -51,7 +51,7 @@ def test_points_that_a_killed_run_left_are_forgotten(steps):
     assert curve(steps, 'train/a') == [(10, 10.0), (20, 20.0), (30, 300.0)]
 
 
-def test_a_stage_alone_forgets_no_points(steps, tmp_path):
+def test_a_single_stage_keeps_all_points(steps, tmp_path):
     Tracker(config(tensorboard=True), tmp_path, 'sig').scalars('evaluate', {'b': 1.0}, 20, 1)
     assert curve(steps, 'evaluate/b') == [(20, 1.0)]
     assert len(curve(steps, 'train/a')) == 3
@@ -77,7 +77,7 @@ def test_a_full_disk_is_one_warning_and_there_may_be_space_again(small_disk, cap
     assert tracker.failures.counts == {'TensorBoard': 2}
     (message,) = [record.getMessage() for record in caplog.records]
     assert message.startswith(
-        'TensorBoard failed, the run goes on: OSError: [Errno 28] No space left'
+        'TensorBoard failed, the run continues: OSError: [Errno 28] No space left'
     )
     (small_disk / 'other').unlink()
     tracker.scalars('train', {'a': 4.0}, 40, 1)
@@ -85,7 +85,7 @@ def test_a_full_disk_is_one_warning_and_there_may_be_space_again(small_disk, cap
 
 
 class FakeWandb(types.ModuleType):
-    """The part of Weights & Biases that is used; `refuse` says why a run cannot begin online."""
+    """Mock of Weights & Biases; `refuse` is the reason why a run cannot start online."""
 
     def __init__(self):
         super().__init__('wandb')
@@ -140,7 +140,7 @@ def wandb(monkeypatch):
 
 
 def start(wandb, folder, **trackers):
-    """A tracker in a process of its own."""
+    """Start a tracker, as in a new process."""
     wandb.teardown()
     return Tracker(config(wandb=True, **trackers), folder, 'sig', 0)
 
@@ -186,7 +186,7 @@ def test_a_run_deleted_on_the_server_gets_a_new_one(wandb, tmp_path, caplog):
     assert third == (second, mode) == (second, 'online')
     assert second != deleted
     assert [record.getMessage() for record in caplog.records] == [
-        f'Weights & Biases: the run {deleted} was deleted on the server; a new one is begun'
+        f'Weights & Biases: the run {deleted} was deleted on the server; starting a new one'
     ]
 
 
@@ -198,7 +198,7 @@ def test_without_login_or_network_the_run_is_kept_offline(wandb, tmp_path, caplo
     assert len(wandb.points) == 1
     (message,) = [record.getMessage() for record in caplog.records]
     assert message == (
-        f'Weights & Biases cannot be reached, the run is kept in {tmp_path}/wandb (`wandb sync` '
+        f'Weights & Biases cannot be reached, the run is stored in {tmp_path}/wandb (`wandb sync` '
         'uploads '
         'it): No API key configured. Use `wandb login` to log in.'
     )
@@ -207,10 +207,10 @@ def test_without_login_or_network_the_run_is_kept_offline(wandb, tmp_path, caplo
     assert wandb.begun == [(wandb.begun[0][0], 'offline'), (wandb.begun[0][0], 'online')]
 
 
-def test_a_prompt_that_nobody_answers_is_offline_but_a_wish_is_respected(
+def test_an_unanswered_prompt_is_offline_but_the_environment_is_respected(
     wandb, tmp_path, monkeypatch
 ):
-    wandb.disabled = True  # what becomes of a run when the prompt has timed out
+    wandb.disabled = True  # as after the prompt has timed out
     start(wandb, tmp_path)
     assert [mode for _, mode in wandb.begun] == ['online', 'offline']
     monkeypatch.setenv('WANDB_MODE', 'disabled')
@@ -236,7 +236,7 @@ def test_a_wandb_that_cannot_begin_at_all_is_a_warning(wandb, tmp_path, caplog):
     assert len(caplog.records) == 1
 
 
-def test_a_missing_package_is_said_before_the_run(tmp_path, monkeypatch):
+def test_a_missing_package_is_reported_before_the_run(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'wandb', None)
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     with pytest.raises(

@@ -101,7 +101,7 @@ def test_a_full_disk_for_samples_is_one_warning(make_solver, small_disk, caplog)
     solver = run(make_solver(*STAGES, f'generate.path={small_disk}', 'optim.epochs=2'))
     found = warnings_of(caplog)
     assert len(found) == 2
-    assert found[0].startswith('writing a sample failed, the run goes on: OSError: ')
+    assert found[0].startswith('writing a sample failed, the run continues: OSError: ')
     assert '.reference.wav: could not be written (0.0 MB free there)' in found[0]
     assert found[1] == 'failures besides training: writing a sample (6x)'
     assert [set(stages) for stages in solver.history] == [
@@ -116,7 +116,7 @@ def test_a_file_in_place_of_the_folder_of_samples_is_one_warning(make_solver, ca
     with caplog.at_level(logging.INFO):
         run(solver)
     assert warnings_of(caplog)[0].startswith(
-        'writing a sample failed, the run goes on: NotADirectoryError: '
+        'writing a sample failed, the run continues: NotADirectoryError: '
     )
     assert f'0 of 3 samples written to {solver.folder}/samples/epoch_1' in caplog.messages
 
@@ -151,7 +151,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_left_out(
     monkeypatch.setattr(solver.model, 'forward', forward)
     run(solver)
     assert (
-        f'{kind} a batch failed, the run goes on: OutOfMemoryError: CUDA out of memory'
+        f'{kind} a batch failed, the run continues: OutOfMemoryError: CUDA out of memory'
         in caplog.messages
     )
     assert ('mel' in solver.history[0]['evaluate']) == (stage == 'generate')
@@ -165,7 +165,7 @@ def test_a_tracker_that_cannot_be_written_is_a_warning(make_solver, caplog):
     (solver.folder / 'tensorboard').write_text('')
     run(solver)
     assert [text.split(':')[0] for text in warnings_of(caplog)] == [
-        'TensorBoard failed, the run goes on'
+        'TensorBoard failed, the run continues'
     ]
 
 
@@ -178,7 +178,7 @@ def test_a_bad_batch_that_cannot_be_kept_is_a_part_of_its_warning(make_solver, c
     assert solver.history[0]['train']['skipped'] == 0.25
     (text,) = warnings_of(caplog)
     assert text.startswith('update 3 was skipped: ')
-    assert 'not finite; its batch could not be kept (NotADirectoryError: ' in text
+    assert 'not finite; its batch could not be saved (NotADirectoryError: ' in text
 
 
 def test_points_within_an_epoch_are_means_of_the_updates_since_the_last(make_solver):

@@ -151,7 +151,7 @@ def test_a_history_that_cannot_be_written_is_a_warning_and_made_up_for(make_solv
     (solver.folder / 'history.json.tmp').mkdir()  # which is what Dora writes to
     run(solver)
     assert [text[:38] for text in warnings_of(caplog)] == [
-        'history.json failed, the run goes on: ',
+        'history.json failed, the run continues: '[:38],
         'failures besides training: history.jso',
     ]
     assert not (solver.folder / 'history.json').exists()
@@ -167,8 +167,8 @@ def test_copies_of_the_checkpoint_that_cannot_be_written_are_warnings(make_solve
         (solver.folder / name / 'occupied').mkdir(parents=True)
     run(solver)
     assert [text.split(':')[0] for text in warnings_of(caplog)] == [
-        'copying the checkpoint failed, the run goes on',
-        'checkpoint.keep_best=valid.mel failed, the run goes on',
+        'copying the checkpoint failed, the run continues',
+        'checkpoint.keep_best=valid.mel failed, the run continues',
         'failures besides training',
     ]
     assert not list(solver.folder.glob('.checkpoint*'))
@@ -196,7 +196,7 @@ def test_a_metric_of_the_best_epoch_that_there_is_not_is_named(make_solver, capl
     solver = run(make_solver('checkpoint.keep_best=valid.mos', 'optim.epochs=2'))
     first, last = warnings_of(caplog)
     assert first.startswith(
-        'checkpoint.keep_best=valid.mos failed, the run goes on: ValueError: valid has no metric '
+        'checkpoint.keep_best=valid.mos failed, the run continues: ValueError: valid has no metric '
         'mos; it has l1, msspec, '
     )
     assert last == 'failures besides training: checkpoint.keep_best=valid.mos (2x)'

@@ -59,20 +59,20 @@ def test_what_fits(value, annotation):
         (float('inf'), float, 'a finite number'),
         (False, float, 'a finite number'),
         (1, bool, 'true or false'),
-        (1, str, 'a text'),
+        (1, str, 'a string'),
         ('x', int | None, 'an integer or null'),
         ('x', float | torch.Tensor, 'a finite number'),
-        ('12', Sequence[int], 'a list, each of its items an integer'),
+        ('12', Sequence[int], 'a list of integers'),
         (3, Sequence, 'a list'),
-        ([1, 'a'], Sequence[int], 'a list, each of its items an integer'),
-        ([1], tuple[float, float], 'a list of 2'),
-        ([1, 'a'], tuple[float, float], 'a list of 2'),
+        ([1, 'a'], Sequence[int], 'a list of integers'),
+        ([1], tuple[float, float], 'a list of 2 items'),
+        ([1, 'a'], tuple[float, float], 'a list of 2 items'),
         ([3], Mapping[str, Any], 'a section (keys and values)'),
         ({'a': 3}, Mapping[str, int | str] | dict[str, float], None),
         (
             {'a': 3},
             Mapping[str, nn.Module],
-            'a section, each of its values a component (a section with a _target_)',
+            'a section of components (sections with a _target_)',
         ),
         ('full', Literal['same', 'valid'], 'same, valid'),
         (3, nn.Module, 'a component (a section with a _target_)'),
@@ -81,5 +81,5 @@ def test_what_fits(value, annotation):
         (3, Callable[[int], int], 'a component (a section with a _target_)'),
     ],
 )
-def test_what_does_not_fit_is_told_what_would(value, annotation, accepted):
+def test_what_does_not_fit_is_told_what_is_accepted(value, annotation, accepted):
     assert misfit(value, annotation) == accepted

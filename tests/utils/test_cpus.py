@@ -8,7 +8,7 @@ from audiocodec.utils import cpus
 
 @pytest.fixture
 def groups(tmp_path, monkeypatch):
-    """Makes control groups: which this process is in, and the files below the mount."""
+    """Create control groups: those of this process, and the files below the mount."""
 
     def make(own, files):
         (tmp_path / 'cgroup').write_text(own)

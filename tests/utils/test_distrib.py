@@ -4,7 +4,7 @@ import torch
 from audiocodec.utils import distrib
 
 
-def test_alone_every_collective_is_the_identity():
+def test_collectives_are_the_identity_with_one_worker():
     tensor = torch.arange(3.0)
     distrib.all_reduce_sum_([tensor])
     distrib.all_reduce_mean_([tensor])
@@ -33,7 +33,7 @@ def test_shared_draws_depend_on_every_number_and_on_nothing_else():
     assert draw(0) != draw(0, 0)
 
 
-def test_neighbouring_counters_are_unrelated():
+def test_neighboring_counters_are_unrelated():
     draws = torch.stack(
         [torch.rand(4, generator=distrib.shared_generator(7, n)) for n in range(4000)]
     )
@@ -66,7 +66,7 @@ def as_worker(monkeypatch):
     return make
 
 
-def test_worker_zero_alone_calls_and_all_get_the_result(as_worker):
+def test_only_worker_zero_calls_and_all_get_the_result(as_worker):
     sent = as_worker(0)
     assert distrib.from_rank_zero(lambda: [1, 2]) == [1, 2]
     assert sent == [[[1, 2], None]]

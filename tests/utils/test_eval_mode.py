@@ -8,7 +8,7 @@ def modes(*modules):
     return [part.training for module in modules for part in module.modules()]
 
 
-def test_every_part_has_its_own_mode_back():
+def test_the_mode_of_every_part_is_restored():
     one, other = nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.Dropout())), nn.Dropout()
     one[0].eval()
     before = modes(one, other)

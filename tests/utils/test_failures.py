@@ -16,8 +16,8 @@ def test_failures_are_counted_and_logged_once_a_kind(caplog):
     assert done == [0, 0, 1, -1, 2, -2]
     assert failures.counts == {'sample': 3, 'tracker': 1}
     assert [record.getMessage() for record in caplog.records] == [
-        'sample failed, the run goes on: OSError: [Errno 28] No space for 0',
-        'tracker failed, the run goes on: gone',
+        'sample failed, the run continues: OSError: [Errno 28] No space for 0',
+        'tracker failed, the run continues: gone',
     ]
     assert str(failures) == 'sample (3x), tracker (1x)'
 

@@ -9,7 +9,7 @@ from audiocodec.utils import files
 
 
 def refuse(monkeypatch, name, number, condition=lambda handle: True):
-    """Lets a function of `os` fail with an error number for the handles of a kind.
+    """Make a function of `os` fail with an error number for one kind of handles.
 
     Returns:
         The list of handles that it has refused.
@@ -85,9 +85,9 @@ def test_a_folder_need_not_be_flushed(tmp_path, monkeypatch, name, number):
         ),
         (
             errno.EACCES,
-            ': this user may not write in FOLDER; choose another folder$',
+            ': this user has no write permission in FOLDER; choose another folder$',
         ),
-        (errno.EPERM, ': this user may not write in FOLDER'),
+        (errno.EPERM, ': this user has no write permission in FOLDER'),
         (errno.EIO, '^$'),
         (errno.ESTALE, '^$'),
     ],

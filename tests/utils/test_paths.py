@@ -56,7 +56,7 @@ def test_different_names_stay_different():
     assert len({safe_stem(name) for name in names}) == len(names)
 
 
-def test_a_clone_holds_what_it_needs_wherever_the_working_directory_is(tmp_path, monkeypatch):
+def test_a_clone_contains_what_it_needs_wherever_the_working_directory_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv('AUDIOCODEC_DORA_DIR', raising=False)
     assert paths.ROOT == CLONE
@@ -79,7 +79,7 @@ def test_an_installed_package_takes_the_grids_of_the_working_directory(tmp_path,
     monkeypatch.setattr(paths, 'INSTALLED', True)
     assert paths.grid_package() == 'audiocodec.grids'
     (tmp_path / 'grids').mkdir()
-    assert paths.grid_package() == 'audiocodec.grids'  # a folder, but no package
+    assert paths.grid_package() == 'audiocodec.grids'  # a folder, but not a package
     (tmp_path / 'grids/__init__.py').touch()
     assert paths.grid_package() == 'grids'
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from audiocodec.utils import progress
-from audiocodec.utils.progress import BesideProgress, Progress
+from audiocodec.utils.progress import Progress, ProgressHandler
 
 
 class Terminal(io.StringIO):
@@ -18,7 +18,7 @@ class Terminal(io.StringIO):
         return True
 
     def screen(self):
-        """Lines as a terminal shows them."""
+        """Return the lines as shown on a terminal."""
         lines = []
         for line in self.getvalue().split('\n'):
             shown = ''
@@ -29,7 +29,7 @@ class Terminal(io.StringIO):
 
 
 def seen_as_stderr(monkeypatch, stream):
-    """By the bar alone: pytest sets `sys.stderr` itself."""
+    """Replace `sys.stderr` only for the bar: pytest sets it itself."""
     monkeypatch.setattr(progress, 'sys', SimpleNamespace(stderr=stream))
     return stream
 
@@ -43,7 +43,7 @@ def terminal(monkeypatch):
 
 @pytest.fixture
 def logger():
-    """A logger with a handler for the file, and one for a terminal."""
+    """Logger with a handler for a file, and one for a terminal."""
     logger = logging.Logger('test')
     logger.file = io.StringIO()
     logger.addHandler(logging.StreamHandler(logger.file))
@@ -121,7 +121,7 @@ def test_bar_lives_on_one_line_and_leaves_nothing(terminal, logger):
 
 
 def test_bar_and_log_share_a_terminal(terminal, logger):
-    logger.addHandler(BesideProgress(terminal))
+    logger.addHandler(ProgressHandler(terminal))
     for step in Progress(range(4), desc='Train', lines=2, interval=0.0, logger=logger):
         if step == 2:
             logger.info('a word')
@@ -189,7 +189,7 @@ def test_a_terminal_that_is_closed_ends_no_loop(logger, monkeypatch):
     stream = os.fdopen(terminal, 'w')
     seen_as_stderr(monkeypatch, stream)
     monkeypatch.setenv('TERM', 'xterm')
-    logger.addHandler(BesideProgress(stream))
+    logger.addHandler(ProgressHandler(stream))
     bar = Progress(range(50), lines=5, interval=0.0, logger=logger)
     steps = []
     for step in bar:

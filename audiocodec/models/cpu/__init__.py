@@ -1,1 +1,1 @@
-"""Inference laid out for a CPU."""
+"""Inference optimized for CPUs."""

@@ -1,6 +1,4 @@
-"""Convolutions of signals whose channels lie last in memory, and ELU, as CPUs compute them fastest;
-no gradients.
-"""
+"""Fast CPU kernels for signals in channels-last memory: convolutions and ELU; no gradients."""
 
 import math
 
@@ -11,11 +9,10 @@ from torch import nn
 from audiocodec.modules.conv import pad1d
 
 LOG2_E = 1 / math.log(2)
-_FEW = 2  # output channels, of audio
-_PAIRED = 2**18  # weights from which on the products that pairs save outweigh their sums
-_PRODUCTS = (
-    torch.backends.cpu.get_cpu_capability() == 'AVX2'
-)  # are as fast as convolutions; not with AVX-512
+_FEW = 2  # output channels of audio
+_PAIRED = 2**18  # weights above which the products that `Pairs` saves outweigh its additions
+# matrix products are as fast as convolutions with AVX2, but not with AVX-512
+_PRODUCTS = torch.backends.cpu.get_cpu_capability() == 'AVX2'
 _CACHED = 2**19  # values that stay in the cache of a core from one operator to the next
 
 
@@ -26,7 +23,7 @@ def make_kernel(
     dilation: int = 1,
     groups: int = 1,
 ) -> 'Kernel':
-    """Make the `Kernel` that is the fastest one here."""
+    """Return the fastest `Kernel` for a convolution on this CPU."""
     kind = Kernel
     if stride == groups == 1 and len(weight) <= _FEW:
         kind = FewOutputs
@@ -41,15 +38,17 @@ def make_kernel(
 
 
 class Kernel(nn.Module):
-    """A convolution, by oneDNN: with one thread, PyTorch does kernels of 1 otherwise, three times
-    slower.
+    """Convolution by oneDNN.
+
+    Called explicitly, because with one thread PyTorch computes convolutions of kernel size 1
+    without oneDNN, three times slower.
 
     Args:
         weight: [O, C / groups, K].
         bias: [O] or None.
-        stride: as of `F.conv1d`.
-        dilation: as of `F.conv1d`.
-        groups: as of `F.conv1d`.
+        stride: as in `F.conv1d`.
+        dilation: as in `F.conv1d`.
+        groups: as in `F.conv1d`.
     """
 
     def __init__(
@@ -65,7 +64,9 @@ class Kernel(nn.Module):
         self.weight = nn.Parameter(self._laid_out(weight.detach(), stride), requires_grad=False)
         self.bias = nn.Parameter(bias.detach(), requires_grad=False)
         self.outputs, _, self.taps = weight.shape
-        self.stride, self.dilation, self.groups = stride, dilation, groups
+        self.stride = stride
+        self.dilation = dilation
+        self.groups = groups
 
     @staticmethod
     def _laid_out(weight: torch.Tensor, stride: int) -> torch.Tensor:
@@ -73,11 +74,11 @@ class Kernel(nn.Module):
 
     @property
     def is_product(self) -> bool:
-        """Whether `add_product` is possible, and fast."""
+        """True if `add_product` is possible and fast."""
         return _PRODUCTS and type(self) is Kernel and self.taps == self.stride == self.groups == 1
 
     def add_product(self, x: torch.Tensor, onto: torch.Tensor) -> None:
-        """Add what it gives for x [B, C, T], less the bias, onto [B, O, T]."""
+        """Add the output for x [B, C, T], without the bias, to `onto` [B, O, T] in place."""
         assert self.is_product
         for item, out in zip(x.transpose(1, 2), onto.transpose(1, 2)):
             torch.addmm(out, item, self.weight[:, :, 0, 0].t(), out=out)
@@ -102,8 +103,9 @@ class Kernel(nn.Module):
 
 
 class FewOutputs(Kernel):
-    """One product for all taps, and sums of it: of a vector of output channels, most would be
-    empty.
+    """Convolution with few outputs: one matrix product for all taps, then sums over the taps.
+
+    A convolution kernel vectorized over output channels would leave most of a vector empty.
     """
 
     @staticmethod
@@ -121,18 +123,17 @@ class FewOutputs(Kernel):
 
 
 class Pairs(Kernel):
-    """Two outputs at once by three products of half a kernel each, in place of four.
+    """Strided convolution that computes two outputs with three products instead of four.
 
-    With a stride of half its length, a kernel is two taps g on blocks d of `stride` frames: outputs
-    are d0 g0 + d1 g1 and d1 g0 + d2 g1, which are m + (d0 - d1) g0 and m - (d1 - d2) g1 for m = d1
-    (g0 + g1). This is F(2, 2) of the algorithms of Winograd that Lavin and Gray (arXiv 1509.09308)
-    describe.
+    A kernel of twice the stride is two taps g on blocks d of `stride` frames. Two outputs are
+    d0 g0 + d1 g1 and d1 g0 + d2 g1, which equal m + (d0 - d1) g0 and m - (d1 - d2) g1 with
+    m = d1 (g0 + g1). This is Winograd's F(2, 2), as described by Lavin and Gray (arXiv 1509.09308).
     """
 
     @staticmethod
     def _laid_out(weight: torch.Tensor, stride: int) -> torch.Tensor:
         first, second = (half.permute(2, 1, 0).flatten(0, 1) for half in weight.split(stride, 2))
-        return torch.stack([first, first + second, second])  # of [stride * C, O] each
+        return torch.stack([first, first + second, second])  # [3, stride * C, O]
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Map [B, C, 1, T], channels last, to [B, O, T']."""
@@ -149,28 +150,30 @@ class Pairs(Kernel):
 
 
 class ScaledELU(nn.Module):
-    """ELU of values that are multiplied by `scale`; with log2(e) they are exponents of two.
+    """ELU of values that are multiplied by `scale`; with log2(e), exp becomes exp2.
 
-    PyTorch's takes twice as long as an exponential, and that twice as long as a power of two, for
-    relative precision close to zero. This one's error is that of the one subtracted: 6e-8. For
-    alpha up to 1, the exponential lies above the line where x is negative.
+    PyTorch's ELU takes twice as long as exp, which takes twice as long as exp2, because it keeps
+    the relative precision near zero. The error of this one is that of subtracting 1: 6e-8. For
+    alpha up to 1, alpha (exp(x) - 1) >= x for all negative x, so that a maximum selects the branch.
 
     Args:
-        alpha: of the ELU.
-        scale: of the values.
+        alpha: alpha of the ELU.
+        scale: factor of the values.
     """
 
     def __init__(self, alpha: float, scale: float) -> None:
         super().__init__()
-        self.alpha, self.scale = alpha, scale
+        self.alpha = alpha
+        self.scale = scale
 
     def forward(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Map x [B, T, C], into `out` if that is given, which may be x."""
+        """Map x [B, T, C], into `out` if given, which may be x."""
         out = torch.empty_like(x) if out is None else out
         factor = self.alpha * self.scale
         if self.alpha > 1:
             return torch.ops.aten.elu.out(x, factor, 1, 1 / self.scale, out=out)
         offset = x.new_tensor(-factor)
+        # in parts that stay in the cache between the operators
         frames = max(1, torch.get_num_threads() * _CACHED // (len(x) * x.shape[2]))
         for part, y in zip(x.split(frames, 1), out.split(frames, 1)):
             power = torch.clamp(part, max=0, out=None if out is x else y)
@@ -184,15 +187,15 @@ class ScaledELU(nn.Module):
 def padded(
     x: torch.Tensor, left: int, right: int, mode: str, activation: nn.Module | None, owned: bool
 ) -> torch.Tensor:
-    """Rows for a `Kernel`.
+    """Apply an activation, pad, and lay out the input of a `Kernel`.
 
     Args:
         x: [B, C, T].
-        left: frames before it.
-        right: frames behind it.
-        mode: of `pad1d`.
+        left: frames of padding before it.
+        right: frames of padding after it.
+        mode: mode of `pad1d`.
         activation: applied before the padding, or None.
-        owned: whether x may be overwritten.
+        owned: True if x may be overwritten.
 
     Returns:
         `pad1d(activation(x))` as [B, C, 1, left + T + right], channels last.
@@ -204,7 +207,7 @@ def padded(
     elif left == right == 0 or length <= max(left, right):
         x = x.transpose(1, 2)
         x = elu(x, out=x if owned else None).transpose(1, 2)
-    if length <= max(left, right):  # what is repeated is not all there
+    if length <= max(left, right):  # too short to be padded by its own samples
         x = pad1d(x, (left, right), mode)
         left = right = 0
     if left == right == 0:
@@ -215,16 +218,17 @@ def padded(
     if elu is None:
         middle.copy_(x.transpose(1, 2))
     else:
-        elu(x.transpose(1, 2), out=middle)  # instead of a copy
+        elu(x.transpose(1, 2), out=middle)  # saves a copy
     before, after = _around(middle, left, right, mode)
-    rows[:, :left], rows[:, left + length :] = before, after
+    rows[:, :left] = before
+    rows[:, left + length :] = after
     return rows.transpose(1, 2).unsqueeze(2)
 
 
 def _around(
     x: torch.Tensor, left: int, right: int, mode: str
 ) -> tuple[torch.Tensor | float, torch.Tensor | float]:
-    """What `mode` puts before and after x [B, T, C]."""
+    """Return the padding before and after x [B, T, C]."""
     length = x.shape[1]
     if mode == 'reflect':
         return x[:, 1 : left + 1].flip(1), x[:, length - 1 - right : length - 1].flip(1)

@@ -1,15 +1,14 @@
-"""SEANet for a CPU: every convolution with the channels last in memory, where oneDNN runs near the
-machine's peak.
+"""SEANet for CPUs: channels-last convolutions, where oneDNN runs near the peak of the machine.
 
 Tensors stay [B, C, T] with memory [B, T, C]. A transposed convolution of stride s becomes a plain
-one that gives s times the channels per frame: in this layout these are the s samples of the frame,
-without moving anything.
+one with s times the channels per frame: in this layout, these are the s samples of the frame, and
+nothing needs to be moved.
 
-Layers that read only some frames around each of their own are computed part by part, all of them
-for one part of the signal and then for the next: what lies between two layers is small however long
-the signal is, and its memory is used again for the next part, where the system would first clear
-every page of a large tensor. Each layer says which of its inputs a part of its output `reads`.
-Parts give what the whole gives, to float rounding.
+Layers with a small receptive field are computed part by part: all layers for one part of the
+signal, then for the next. Intermediate tensors are small however long the signal is, and their
+memory is reused for the next part; for large tensors, the system would clear every page first. Each
+layer states which of its inputs a part of its output `reads`. The result equals that of the whole
+signal to float rounding.
 """
 
 import math
@@ -28,8 +27,8 @@ from audiocodec.modules.lstm import StreamableLSTM
 from audiocodec.modules.seanet import SEANetDecoder, SEANetEncoder, SEANetResnetBlock
 
 _PART = 2**21  # values of the largest tensor of a part
-_OVERLAP = 1 / 8  # of a part, at most, is computed for its neighbour as well
-_WEIGHTS = 2**19  # of a layer that is computed in parts, at most: they are laid out anew for each
+_OVERLAP = 1 / 8  # largest fraction of a part that is also computed for its neighbor
+_WEIGHTS = 2**19  # most weights of a layer computed in parts: they are reordered for each part
 _POINTWISE = (ScaledELU, nn.GELU, nn.LeakyReLU, nn.ReLU, nn.SiLU, nn.Softplus, nn.Tanh)
 _SCALABLE = (nn.Conv1d, nn.ConvTranspose1d, nn.ELU, nn.Identity, nn.LSTM)
 
@@ -46,8 +45,7 @@ def for_cpu(model: CompressionModel) -> CompressionModel:
 
 
 class _Network(nn.Sequential):
-    """Layers that overwrite what they no longer need, with signals between them that are multiplied
-    by `scale`.
+    """Sequence of layers that reuse memory, with signals multiplied by `scale` between them.
 
     Args:
         layers: at least one.
@@ -64,19 +62,16 @@ class _Network(nn.Sequential):
 
 
 def _scale_of(network: nn.Sequential) -> float:
-    """What the signals in a network are multiplied by: log2(e), of which ELUs take powers of two,
-    or 1.
+    """Return the factor of the signals in a network: log2(e), so that ELUs can use exp2, or 1.
 
-    Convolutions are linear, so this takes no more than biases multiplied by it.
+    Convolutions are linear, so only their biases must be multiplied by it.
     """
     leaves = (module for module in network.modules() if not list(module.children()))
     return LOG2_E if all(isinstance(leaf, _SCALABLE) for leaf in leaves) else 1.0
 
 
 def _channels_last(layers: nn.Sequential, scale: float) -> list[nn.Module]:
-    """The layers of a network or of a residual block's branch, an activation and the convolution
-    behind it in one.
-    """
+    """Convert layers; an activation is fused with the convolution that follows it."""
     made: list[nn.Module] = []
     activation: nn.Module | None = None
     for layer in layers:
@@ -104,7 +99,7 @@ def _channels_last(layers: nn.Sequential, scale: float) -> list[nn.Module]:
 
 
 def _chained(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    """The layers, local ones that follow each other in one."""
+    """Yield the layers, with runs of consecutive local layers merged into one."""
     chain: list[_Layer] = []
     for layer in layers:
         if isinstance(layer, _Layer) and layer.local:
@@ -119,39 +114,39 @@ def _chained(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:
 
 
 class _Layer(nn.Module):
-    """A layer that can compute a part of its output.
+    """Layer that can compute a part of its output.
 
     Attributes:
         width: channels of its output, 0 for an activation.
-        local: whether parts are worth it, and give what the whole gives: an output frame depends
-            only on what it reads.
+        local: True if computing parts is efficient and exact: an output frame depends only on what
+            it `reads`.
     """
 
     width: int
     local: bool
 
     def frames(self, length: int) -> int:
-        """Frames out for `length` frames in."""
+        """Return the number of output frames for `length` input frames."""
         return length
 
     def reads(self, start: int, stop: int) -> tuple[int, int]:
-        """First input frame that the outputs start to stop depend on, and the one behind the last.
+        """Return the range of input frames that the outputs start to stop depend on.
 
-        They may lie before and behind the signal, where there is padding.
+        It may extend before and after the signal, where there is padding.
         """
         raise NotImplementedError
 
     def part(
         self, x: torch.Tensor, start: int, stop: int, length: int, owned: bool
     ) -> torch.Tensor:
-        """Outputs start to stop.
+        """Compute the outputs start to stop.
 
         Args:
-            x: [B, C, T], those of the frames which they read that are in the signal.
-            start: first frame out.
-            stop: frame behind the last one.
-            length: frames of the signal.
-            owned: whether x may be overwritten.
+            x: [B, C, T], the input frames that they read, as far as these are in the signal.
+            start: first output frame.
+            stop: output frame after the last one.
+            length: input frames of the whole signal.
+            owned: True if x may be overwritten.
 
         Returns:
             [B, width, stop - start].
@@ -163,18 +158,17 @@ class _Layer(nn.Module):
         return self.part(x, 0, self.frames(x.shape[-1]), x.shape[-1], owned=False)
 
     def _padding(self, x: torch.Tensor, start: int, stop: int, length: int) -> tuple[int, int]:
-        """Frames before and behind the signal that the outputs start to stop read; arguments as in
-        `part`.
-        """
+        """Return the padding before and after the signal that outputs read; arguments as `part`."""
         first, last = self.reads(start, stop)
         left, right = max(0, -first), max(0, last - length)
         assert x.shape[-1] == min(last, length) - max(first, 0), (x.shape, first, last, length)
-        assert x.shape[-1] > max(left, right) or x.shape[-1] == length  # what is repeated is there
+        # x contains the samples that the padding repeats
+        assert x.shape[-1] > max(left, right) or x.shape[-1] == length
         return left, right
 
 
 class _Chain(_Layer):
-    """Layers one after the other, computed part by part.
+    """Sequence of layers, computed part by part.
 
     Args:
         layers: at least one.
@@ -190,7 +184,7 @@ class _Chain(_Layer):
         return list(cast(Iterable[_Layer], self.layers))
 
     def _lengths(self, length: int) -> list[int]:
-        """Frames before the first layer and behind each."""
+        """Return the numbers of frames before the first layer and after each layer."""
         lengths = [length]
         for layer in self._each():
             lengths.append(layer.frames(lengths[-1]))
@@ -207,16 +201,16 @@ class _Chain(_Layer):
     def part(
         self, x: torch.Tensor, start: int, stop: int, length: int, owned: bool
     ) -> torch.Tensor:
-        layers, lengths = self._each(), self._lengths(length)
+        layers = self._each()
+        lengths = self._lengths(length)
         offset = max(0, self.reads(start, stop)[0])
-        bounds = [(start, stop)]  # of the last layer's output, and then of each layer's input
+        bounds = [(start, stop)]  # of the last layer's output, then of each layer's input, backward
         for layer, frames in zip(reversed(layers), reversed(lengths[:-1])):
             start, stop = layer.reads(start, stop)
             start, stop = max(0, start), min(frames, stop)
             bounds.append((start, stop))
-        x = x[
-            ..., start - offset : stop - offset
-        ]  # less than `reads` says, where layers pad between them
+        # less than `reads` says, because layers in between pad
+        x = x[..., start - offset : stop - offset]
         for layer, frames, (start, stop) in zip(layers, lengths, bounds[-2::-1]):
             x = layer.part(x, start, stop, frames, owned)
             owned = True
@@ -243,7 +237,7 @@ class _Chain(_Layer):
 
 
 class _Activation(_Layer):
-    """An activation with no convolution behind it."""
+    """Activation that no convolution follows."""
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()
@@ -264,9 +258,9 @@ class _Conv(_Layer):
     """`StreamableConv1d` with the activation before it.
 
     Args:
-        source: the convolution, its weight folded.
+        source: the convolution, with its weight folded.
         activation: applied first.
-        scale: of the signals.
+        scale: factor of the signals.
     """
 
     def __init__(
@@ -277,9 +271,11 @@ class _Conv(_Layer):
         self.stride = conv.stride[0]
         bias = None if conv.bias is None else conv.bias * scale
         self.kernel = make_kernel(conv.weight, bias, self.stride, conv.dilation[0], conv.groups)
-        self.covered, self.pad_mode = source.padding_total + self.stride, source.pad_mode
+        self.covered = source.padding_total + self.stride  # frames covered by the dilated kernel
+        self.pad_mode = source.pad_mode
         self.left = source.padding_total - (0 if source.causal else source.padding_total // 2)
-        self.activation, self.norm = activation, source.conv.norm
+        self.activation = activation
+        self.norm = source.conv.norm
         self.width = conv.out_channels
         self.local = _is_local(self.kernel, activation) and (
             self.pad_mode != 'circular' and isinstance(self.norm, nn.Identity)
@@ -310,7 +306,8 @@ class _ConvTranspose(_Layer):
     ) -> None:
         super().__init__()
         conv = source.convtr.convtr
-        self.stride, self.trim = conv.stride[0], source.trims[0]
+        self.stride = conv.stride[0]
+        self.trim = source.trims[0]
         inputs, outputs, kernel_size = conv.weight.shape
         self.reach = -(-kernel_size // self.stride) - 1  # frames before the current one
         weight = F.pad(conv.weight, (0, (self.reach + 1) * self.stride - kernel_size))
@@ -327,9 +324,9 @@ class _ConvTranspose(_Layer):
         return length * self.stride
 
     def reads(self, start: int, stop: int) -> tuple[int, int]:
-        return (start + self.trim) // self.stride - self.reach, (
-            stop - 1 + self.trim
-        ) // self.stride + 1
+        first = (start + self.trim) // self.stride - self.reach
+        last = (stop - 1 + self.trim) // self.stride
+        return first, last + 1
 
     def part(
         self, x: torch.Tensor, start: int, stop: int, length: int, owned: bool
@@ -343,7 +340,7 @@ class _ConvTranspose(_Layer):
 
 
 class _Block(_Layer):
-    """`SEANetResnetBlock`, whose last product is added onto the shortcut where possible."""
+    """`SEANetResnetBlock`, whose last convolution is added to the shortcut in place if possible."""
 
     def __init__(self, source: SEANetResnetBlock, scale: float) -> None:
         super().__init__()
@@ -369,9 +366,7 @@ class _Block(_Layer):
         self.local = self.branch.local and (self.shortcut is None or self.shortcut.local)
 
     def reads(self, start: int, stop: int) -> tuple[int, int]:
-        return self.branch.reads(
-            start, stop
-        )  # as the shortcut, the frame itself, and others around it
+        return self.branch.reads(start, stop)  # includes the frame itself, which the shortcut reads
 
     def part(
         self, x: torch.Tensor, start: int, stop: int, length: int, owned: bool
@@ -389,11 +384,13 @@ class _Block(_Layer):
 
 
 class _LSTM(nn.Module):
-    """`StreamableLSTM` by oneDNN's kernels."""
+    """`StreamableLSTM` with oneDNN's kernels."""
 
     def __init__(self, source: StreamableLSTM, scale: float) -> None:
         super().__init__()
-        self.lstm, self.skip, self.scale = source.lstm, source.skip, scale
+        self.lstm = source.lstm
+        self.skip = source.skip
+        self.scale = scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, dimension, T] to [B, dimension, T]."""

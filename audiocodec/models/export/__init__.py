@@ -1,11 +1,10 @@
-"""Models out: one function for each format, which writes, reads again, and compares with the source
-on audio.
+"""Export of models: each format has a function that writes, reads back and compares on audio.
 
     from audiocodec.models import export
     report = export.export_hf('//sig/SIG', 'folder')      # or a file, a folder, a name, a model
     print(report)
 
-`audiocodec export` is the same as a command. The page docs/export.md tells the formats apart.
+The command `audiocodec export` does the same. docs/export.md compares the formats.
 """
 
 import logging
@@ -43,26 +42,25 @@ Audio = Sequence[str | os.PathLike[str]] | None
 
 
 class ParityError(ValueError):
-    """What was written does not compute what its source computes; its text is the report."""
+    """The export does not compute the same as its source; the message is the report."""
 
 
 def export_compact(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
-    """Write the weights and what rebuilds the model: a file of PyTorch, or of safetensors if that
-    is its suffix.
+    """Write the weights and configuration of a model to a PyTorch or .safetensors file.
 
     Args:
-        source: a model, as it is; the signature of an experiment, as `SIG` or `//sig/SIG`; an
-            experiment's folder; a checkpoint or an exported file; or `//pretrained/NAME`.
+        source: a model; the signature of an experiment, as `SIG` or `//sig/SIG`; the folder of an
+            experiment; a checkpoint or an exported file; or `//pretrained/NAME`.
         out: the file to write.
         audio: files, folders or manifests of audio to compare on; by default the example
             recordings.
 
     Returns:
-        The comparison with the source, which is also written beside the file, as `OUT.parity.json`.
+        The comparison with the source, which is also written to `OUT.parity.json`.
 
     Raises:
         ParityError: the export does not compute the same.
-        ValueError: a source that cannot be read, or whose model was not built from a configuration.
+        ValueError: the source cannot be read, or its model was not built from a configuration.
     """
 
     def write(found: Source, path: Path) -> list[str]:
@@ -78,20 +76,18 @@ def export_compact(source: Sources, out: str | os.PathLike[str], audio: Audio = 
 
 
 def export_bundle(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
-    """Write all that fine-tuning goes on from, without data paths; arguments and result as
-    `export_compact`.
+    """Write everything needed for fine-tuning, without data paths; see `export_compact`.
 
     Raises:
         ParityError: the export does not compute the same.
-        ValueError: a source that is no training checkpoint: there is nothing more than the model.
+        ValueError: the source is not a training checkpoint, and has nothing but the model.
     """
 
     def write(found: Source, path: Path) -> list[str]:
         if found.content is None:
             raise ValueError(
-                f'{found.name}: only a training checkpoint of audiocodec has discriminators, '
-                'optimizers '
-                f'and averages for a bundle; use the format compact'
+                f'{found.name}: a bundle needs the discriminators, optimizers and averages of a '
+                'training checkpoint of audiocodec; use the format compact'
             )
         bundle.save(found.content, path)
         return []
@@ -100,14 +96,13 @@ def export_bundle(source: Sources, out: str | os.PathLike[str], audio: Audio = N
 
 
 def export_audiocraft(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
-    """Write a file for AudioCraft and its MusicGen training; arguments and result as
-    `export_compact`.
+    """Write a file for AudioCraft and its MusicGen training; see `export_compact`.
 
-    It is read again by this package's importer.
+    The comparison reads it back with this package's importer, not with AudioCraft.
 
     Raises:
         ParityError: the export does not compute the same.
-        ValueError: an option that AudioCraft lacks; the message names it.
+        ValueError: AudioCraft does not support an option; the message names it.
     """
     return _export(
         'audiocraft',
@@ -120,31 +115,31 @@ def export_audiocraft(source: Sources, out: str | os.PathLike[str], audio: Audio
 
 
 def export_hf(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
-    """Write a folder for `transformers`, with a model card; arguments and result as
-    `export_compact`.
+    """Write a folder for `transformers`, with a model card; see `export_compact`.
 
     The report is `parity.json` in the folder.
 
     Raises:
         ParityError: the export does not compute the same.
-        ValueError: an option that `transformers` lacks (the message names it), or the extra `hf` is
-            missing.
+        ValueError: `transformers` does not support an option (the message names it), or the extra
+            `hf` is missing.
     """
 
     def write(found: Source, path: Path) -> list[str]:
-        told = ' '.join(f'{key} {value}' for key, value in found.origin.items())
-        return hf.save(found.model, path, f'It is from the experiment {told}.' if told else '')
+        origin = ' '.join(f'{key} {value}' for key, value in found.origin.items())
+        return hf.save(found.model, path, f'It is from the experiment {origin}.' if origin else '')
 
     return _export('hf', source, Path(out), write, hf.Loaded, audio)
 
 
 def export_onnx(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
-    """Write a folder with `encoder.onnx` and `decoder.onnx`, for any batch and length; as
-    `export_hf` otherwise.
+    """Write a folder with `encoder.onnx` and `decoder.onnx`, for any batch size and length.
+
+    Otherwise like `export_hf`.
 
     Raises:
         ParityError: the export does not compute the same.
-        ValueError: a model that cannot be traced, or the extra `onnx` is missing.
+        ValueError: the model cannot be traced, or the extra `onnx` is missing.
     """
 
     def write(found: Source, path: Path) -> list[str]:
@@ -155,12 +150,13 @@ def export_onnx(source: Sources, out: str | os.PathLike[str], audio: Audio = Non
 
 
 def export_torch(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
-    """Write a folder with `encoder.pt2` and `decoder.pt2`, programs of `torch.export`; as
-    `export_hf` otherwise.
+    """Write a folder with the `torch.export` programs `encoder.pt2` and `decoder.pt2`.
+
+    Otherwise like `export_hf`.
 
     Raises:
         ParityError: the export does not compute the same.
-        ValueError: a model that cannot be traced.
+        ValueError: the model cannot be traced.
     """
 
     def write(found: Source, path: Path) -> list[str]:
@@ -186,7 +182,7 @@ def export(
     """Write a model in one of `FORMATS`; see the function of that format.
 
     Raises:
-        ValueError: an unknown format, or as the function.
+        ValueError: unknown format, or as the function.
     """
     if format not in FORMATS:
         raise ValueError(f'format={format!r} is unknown: choose one of {", ".join(FORMATS)}')
@@ -205,17 +201,15 @@ def _export(
     read: Callable[[Path], Codec],
     audio: Audio,
 ) -> Report:
-    """Write, read again, compare, and save the report."""
+    """Write, read back, compare, and save the report."""
     _check_out(name, out)
     found = open_source(source)
     clips = parity.load_clips(found.model, audio)
     report = Report(name, found.name, notes=write(found, out))
     parity.compare(found.model, read(out), clips, report)
-    files = (
-        [out]
-        if out.is_file()
-        else sorted(path for path in out.iterdir() if path.name != 'parity.json')
-    )
+    files = [out]
+    if out.is_dir():
+        files = sorted(path for path in out.iterdir() if path.name != 'parity.json')
     report.files = {path.name: path.stat().st_size for path in files}
     report.needed = parity.needed_bytes(found.model)
     report.save(out / 'parity.json' if out.is_dir() else out.with_name(f'{out.name}.parity.json'))
@@ -226,16 +220,14 @@ def _export(
 
 
 def _check_out(name: str, out: Path) -> None:
-    """Refuse a place that would make a mess, before anything is computed."""
+    """Refuse an unsuitable output path, before anything is computed."""
     folder = name in ('hf', 'onnx', 'torch')
     if folder and out.is_file():
-        raise ValueError(f'{out} is a file: the format {name} is a folder')
+        raise ValueError(f'{out} is a file: the format {name} needs a folder')
     if not folder and out.is_dir():
         raise ValueError(
-            f'{out} is a folder: the format {name} is a file, such as '
+            f'{out} is a folder: the format {name} needs a file, such as '
             f'{out / ("model" + (".th" if name == "bundle" else ".bin"))}'
         )
     if name == 'audiocraft' and out.suffix == checkpoint.SAFETENSORS:
-        raise ValueError(
-            f'{out}: AudioCraft reads files of PyTorch; use another suffix, such as .bin'
-        )
+        raise ValueError(f'{out}: AudioCraft reads PyTorch files; use another suffix, such as .bin')

@@ -1,8 +1,6 @@
-"""From a training checkpoint to the file that is shared: the weights used for inference and what
-rebuilds the model.
+"""Format `compact`: inference weights and configuration in one file.
 
-The other formats, and the comparison of what was written with its source on audio, are in
-`audiocodec.models.export`.
+The other formats, and the comparison with the source on audio, are in `audiocodec.models.export`.
 """
 
 import os
@@ -15,24 +13,20 @@ import yaml
 
 from audiocodec.run import checkpoint
 
-# Buffers of a codebook that only training reads: more than the entries themselves. `inited` stays:
-# it says whether the entries have been learnt, and is small.
+# Buffers of a codebook that only training reads, larger than the entries themselves. `inited` is
+# kept: it is small, and says whether the entries were initialized.
 _STATISTICS = ('embed_avg', 'cluster_size', 'usage', 'dead', 'updates')
 
 
 def inference_state(content: dict[str, Any]) -> dict[str, Any]:
-    """The model's weights in a training checkpoint: the averaged copy where one was kept, else the
-    trained ones.
-    """
+    """Return the weights for inference of a checkpoint: averaged (EMA) if available."""
     state = dict(content['state']['model'])
     state.update(content['state'].get('ema', {}).get('averages', {}))
     return state
 
 
 def compact_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights without the statistics that codebooks are learnt with; the loader starts them
-    anew.
-    """
+    """Return the weights without the training statistics of codebooks; loading resets these."""
 
     def is_statistic(name: str) -> bool:
         module, _, buffer = name.rpartition('.')
@@ -51,30 +45,26 @@ def save_compact(
     out_path: str | os.PathLike[str],
     **origin: Any,
 ) -> Path:
-    """Write the compact file of a model, and read it again to see that it holds the weights, bit by
-    bit.
+    """Write the compact file of a model, and verify it bit by bit by reading it back.
 
     Args:
         model_node: the `_target_` node that rebuilds the model.
-        state: its weights, statistics of codebooks included or not.
-        out_path: the file to write, in the format of safetensors if that is its suffix; its folder
-            is made.
-        **origin: strings and numbers that say where the model is from, such as `sig` and `epoch`.
+        state: its weights, with or without statistics of codebooks.
+        out_path: the file to write; .safetensors selects that format. Creates the folder.
+        **origin: strings and numbers on the origin of the model, such as `sig` and `epoch`.
 
     Returns:
         The path written.
 
     Raises:
-        ValueError: if what was read differs from what was written.
+        ValueError: the file does not contain what was written.
     """
     out_path = Path(out_path)
     out_path.parent.mkdir(parents=True, exist_ok=True)
-    compact = {
-        name: value.detach()
-        .cpu()
-        .clone(memory_format=torch.contiguous_format)  # never a view of something more
-        for name, value in compact_state(state).items()
-    }
+    compact = {}
+    for name, value in compact_state(state).items():
+        # cloned: of a view, the whole storage would be written
+        compact[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
     config = yaml.safe_dump({'model': dict(model_node)}, sort_keys=False)
     checkpoint.save(
         {
@@ -94,7 +84,7 @@ def save_compact(
     )
     if not same:
         raise ValueError(
-            f'{out_path} does not hold what was written to it: is the disk full or failing?'
+            f'{out_path} does not contain what was written: is the disk full or failing?'
         )
     return out_path
 
@@ -102,20 +92,18 @@ def save_compact(
 def export_encodec(
     checkpoint_path: str | os.PathLike[str], out_path: str | os.PathLike[str]
 ) -> Path:
-    """Write the compact file of a trained model: averaged weights and configuration, without data
-    paths.
+    """Write the compact file of a trained model: averaged weights and model configuration.
 
     Args:
         checkpoint_path: a training checkpoint, e.g. `xp.folder / 'checkpoint.th'`.
-        out_path: the file to write, in the format of safetensors if that is its suffix; its folder
-            is made.
+        out_path: the file to write; .safetensors selects that format. Creates the folder.
 
     Returns:
         The path written, for `CompressionModel.get_pretrained` and
         `CompressionSolver.model_from_checkpoint`.
 
     Raises:
-        ValueError: if the checkpoint cannot be read or is of another kind.
+        ValueError: the checkpoint cannot be read or has another format.
     """
     content = checkpoint.load_checkpoint(checkpoint_path)
     model_node = yaml.safe_load(content['config'])['model']
@@ -125,7 +113,7 @@ def export_encodec(
 
 
 def _same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
-    """Whether two tensors are equal; NaN equals itself."""
+    """Return whether two tensors are equal, where NaN equals itself."""
     if first.dtype != second.dtype or first.shape != second.shape:
         return False
     return torch.equal(first.reshape(-1).view(torch.uint8), second.reshape(-1).view(torch.uint8))

@@ -1,6 +1,4 @@
-"""`onnx`: encoder and decoder as graphs of ONNX, for onnxruntime and whatever else reads them; the
-extra `onnx`.
-"""
+"""Format `onnx`: encoder and decoder as ONNX graphs, for onnxruntime and others; extra `onnx`."""
 
 import contextlib
 import logging
@@ -19,11 +17,10 @@ OPSET = 18
 
 
 def save(model: CompressionModel, out: Path) -> None:
-    """Write `encoder.onnx` and `decoder.onnx` (see `program`) and `config.json` into a folder,
-    which is made.
+    """Write `encoder.onnx`, `decoder.onnx` (see `program`) and `config.json` into a new folder.
 
     Raises:
-        ValueError: a package of the extra is missing, or a model that cannot be traced.
+        ValueError: a package of the extra is missing, or the model cannot be traced.
     """
     require(FORMAT, 'onnx', 'onnx', 'onnxscript', 'onnxruntime')
     encoder, decoder = program.programs(model, FORMAT, program.OnnxLSTM)
@@ -52,39 +49,38 @@ def save(model: CompressionModel, out: Path) -> None:
             {key: str(value) for key, value in texts.items() if key not in exported}
         )
         for node in graph.model.graph.all_nodes():
-            node.metadata_props.clear()  # where on this machine each operator is from
+            node.metadata_props.clear()  # source lines on this machine
         graph.save(out / f'{name}.onnx', external_data=False)
     program.write_config(model, out)
 
 
 class Loaded:
-    """The two graphs of a folder, in onnxruntime, on the CPU."""
+    """The two graphs of a folder, loaded in onnxruntime on the CPU."""
 
     def __init__(self, out: Path) -> None:
         require(FORMAT, 'onnx', 'onnxruntime')
         import onnxruntime
 
-        self._encoder, self._decoder = (
-            onnxruntime.InferenceSession(out / f'{name}.onnx', providers=['CPUExecutionProvider'])
-            for name in ('encoder', 'decoder')
-        )
+        providers = ['CPUExecutionProvider']
+        self._encoder = onnxruntime.InferenceSession(out / 'encoder.onnx', providers=providers)
+        self._decoder = onnxruntime.InferenceSession(out / 'decoder.onnx', providers=providers)
 
     def encode(self, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Codes [B, K, T_frames] and scale [B, 1] or None, of a waveform [B, C, T]."""
+        """Return codes [B, K, T_frames] and scale [B, 1] or None, of a waveform [B, C, T]."""
         codes, *scale = self._encoder.run(None, {'wav': wav.numpy()})
         return torch.from_numpy(codes), torch.from_numpy(scale[0]) if scale else None
 
     def decode(self, codes: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
-        """Waveform [B, C, T_frames * hop_length]."""
-        feeds = {'codes': codes.numpy(), **({} if scale is None else {'scale': scale.numpy()})}
+        """Return the waveform [B, C, T_frames * hop_length]."""
+        feeds = {'codes': codes.numpy()}
+        if scale is not None:
+            feeds['scale'] = scale.numpy()
         return torch.from_numpy(self._decoder.run(None, feeds)[0])
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what the exporter says of packages that are not used here, and of its own parts
-    that will change.
-    """
+    """Silence the exporter's messages about unused packages and its own deprecations."""
     registration = logging.getLogger('torch.onnx._internal.exporter._registration')
     level = registration.level
     registration.setLevel(logging.ERROR)

@@ -1,6 +1,4 @@
-"""What was written, held against the model it was made of, on audio: the same codes, the same
-waveforms.
-"""
+"""Comparison of an export with its source on audio: codes and waveforms."""
 
 import json
 import os
@@ -16,13 +14,12 @@ from audiocodec.models.encodec import EncodecModel
 from audiocodec.quantization import ResidualVectorQuantizer
 from audiocodec.utils import paths
 
-# Largest difference of waveforms that passes: of full scale, or of the loudest sample where that is
-# more.
+# Largest accepted difference of waveforms, relative to full scale or to a louder peak.
 WAV_TOLERANCE = 1e-4
-# Rounding that may decide between two nearly equal distances: of the latents, relative to the
-# largest of them (sums of thousands of products in another order), and of the squared distances,
-# relative to the longest vector's (a sum of a hundred products: some ten units of float32's
-# spacing).
+# Rounding errors that may decide between two nearly equal distances: of the latents, relative to
+# the largest of them (sums of thousands of products in another order), and of the squared
+# distances, relative to that of the longest vector (sums of about a hundred products: about ten
+# units of float32 spacing).
 LATENT_ROUNDING = 1e-5
 DISTANCE_ROUNDING = 32 * torch.finfo(torch.float32).eps
 SECONDS = 3.0
@@ -30,13 +27,13 @@ ITEMS = 4
 
 
 class Codec(Protocol):
-    """What an export is read back as."""
+    """Interface of an export that was read back."""
 
     def encode(self, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Codes of all codebooks [B, K, T_frames], and scale or None, of a waveform [B, C, T]."""
+        """Return codes of all codebooks [B, K, T_frames], and scale or None, of wav [B, C, T]."""
 
     def decode(self, codes: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
-        """Waveform [B, C, T] of codes [B, 1 to K, T_frames] and scale."""
+        """Return the waveform [B, C, T] of codes [B, 1 to K, T_frames] and scale."""
 
 
 @dataclass
@@ -45,7 +42,7 @@ class Clips:
 
     Attributes:
         origin: where it is from, for the report.
-        names: of each clip.
+        names: name of each clip.
         wavs: float [C, T] each.
     """
 
@@ -56,24 +53,23 @@ class Clips:
 
 @dataclass
 class Report:
-    """How an export compares with its source.
+    """Result of comparing an export with its source.
 
     Attributes:
-        format: of the export.
-        source: what was exported.
-        audio: where the audio is from.
-        clips: name and length of each.
-        codes: how many were compared.
-        codes_different: how many differ.
-        codes_tied: whether, wherever codes differ, two entries of the codebook are equally near but
-            for rounding.
-        widest_tie: how far from equally near they are at most, in units of what rounding may do: up
-            to 1 is a tie.
+        format: format of the export.
+        source: name of the source.
+        audio: origin of the audio.
+        clips: name and length of each clip.
+        codes: number of codes compared.
+        codes_different: number of codes that differ.
+        codes_tied: True if wherever codes differ, two entries are equally near up to rounding.
+        widest_tie: largest difference of such distances, relative to the possible rounding error;
+            up to 1 is a tie.
         wav_difference: largest difference of a sample, both decoding the codes of the source.
-        wav_peak: loudest sample of the source's output.
-        files: bytes of each file.
+        wav_peak: largest absolute sample of the source's output.
+        files: size of each file in bytes.
         needed: 4 bytes for each parameter and buffer that inference needs.
-        notes: what else there is to know.
+        notes: further remarks.
     """
 
     format: str
@@ -92,14 +88,12 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether codes are equal, or tied where they differ, and waveforms are within
-        `WAV_TOLERANCE`.
-        """
+        """True if all codes are equal or tied, and waveforms are within `WAV_TOLERANCE`."""
         wav_equal = self.wav_difference <= WAV_TOLERANCE * max(1.0, self.wav_peak)  # False for NaN
         return wav_equal and (self.codes_different == 0 or self.codes_tied)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the report as JSON."""
         return {
             **asdict(self),
             'passed': self.passed,
@@ -118,15 +112,12 @@ class Report:
             f'  audio: {self.audio}: {", ".join(self.clips)}',
         ]
         if self.codes:
-            ties = (
-                ''
-                if self.codes_different == 0
-                else (
+            ties = ''
+            if self.codes_different:
+                ties = (
                     f', the others are {"" if self.codes_tied else "NOT all "}ties (at most '
-                    f'{self.widest_tie:.2g} of what '
-                    f'rounding may do)'
+                    f'{self.widest_tie:.2g} of the possible rounding error)'
                 )
-            )
             lines.append(
                 f'  codes: {self.codes - self.codes_different} of {self.codes} equal{ties}'
             )
@@ -145,20 +136,21 @@ class Report:
 def load_clips(
     model: CompressionModel, sources: Sequence[str | os.PathLike[str]] | None = None
 ) -> Clips:
-    """Audio for a model: stretches of recordings, of uneven lengths.
+    """Load segments of recordings for a comparison, with different lengths.
 
     Args:
-        model: its sample rate and channels are those of the clips.
+        model: determines the sample rate and channels of the clips.
         sources: audio files, folders or manifests. None: the example recordings.
 
     Raises:
-        ValueError: sources that cannot be read.
+        ValueError: the sources cannot be read.
     """
     origin = 'given'
     if sources is None:
         sources = [paths.ROOT / 'dataset' / 'example' / 'evaluate']
         origin = 'recordings of dataset/example/evaluate'
-    from audiocodec.data import load_source, read_segment  # late: models do not need sound files
+    # not at the top: other uses of models do not need audio files
+    from audiocodec.data import load_source, read_segment
 
     metas = [meta for source in sources for meta in load_source(source)]
     metas = metas[:: max(1, len(metas) // ITEMS)][:ITEMS]
@@ -166,39 +158,36 @@ def load_clips(
     for index, meta in enumerate(metas):
         frames = int(SECONDS * model.sample_rate) - 37 * index - 1
         start = max(0, int(meta.duration * model.sample_rate) - frames) // 2
-        clips.wavs.append(
-            _fit(model, read_segment(meta.path, start, frames, model.sample_rate, model.channels))
-        )
-        clips.names.append(
-            f'{Path(meta.path).name} ({clips.wavs[-1].shape[-1] / model.sample_rate:.2f} s)'
-        )
+        wav = read_segment(meta.path, start, frames, model.sample_rate, model.channels)
+        wav = _fit(model, wav)
+        clips.wavs.append(wav)
+        clips.names.append(f'{Path(meta.path).name} ({wav.shape[-1] / model.sample_rate:.2f} s)')
     return clips
 
 
 @torch.no_grad()
 def compare(model: CompressionModel, export: Codec, clips: Clips, report: Report) -> None:
-    """Compare on every clip alone, and on two in a batch; fills the figures of the report.
+    """Compare on every clip, and on a batch of two; fills in the results of the report.
 
-    Codes are compared at all codebooks, of which fewer are the first; waveforms at one, half and
-    all of them.
+    Codes are compared with all codebooks, waveforms with one, half and all of the codebooks.
 
     Args:
         model: the source, in eval mode.
-        export: what was read back.
+        export: the export that was read back.
         clips: the audio.
-        report: its format, source and notes are left as they are.
+        report: its format, source and notes are not changed.
     """
     model.set_num_codebooks(model.total_codebooks)
-    report.audio, report.clips = clips.origin, clips.names
+    report.audio = clips.origin
+    report.clips = clips.names
     batches = [wav[None] for wav in clips.wavs]
     if len(clips.wavs) > 1:
         shortest = min(wav.shape[-1] for wav in clips.wavs[:2])
         batches.append(torch.stack([wav[..., :shortest] for wav in clips.wavs[:2]]))
     for wav in batches:
         if model.total_codebooks == 0:
-            assert isinstance(
-                export, CompressionModel
-            )  # formats of others hold no model without codes
+            # only formats of this project support models without codebooks
+            assert isinstance(export, CompressionModel)
             _compare_wavs(report, model(wav).wav, export(wav).wav)
             continue
         latents, codes, scale = _encode(model, wav)
@@ -213,7 +202,7 @@ def compare(model: CompressionModel, export: Codec, clips: Clips, report: Report
 
 
 def needed_bytes(model: CompressionModel) -> int:
-    """4 bytes for each number that a model keeps to encode and decode with."""
+    """Return 4 bytes for each number that a model needs for inference."""
     return 4 * sum(value.numel() for value in model.for_inference().state_dict().values())
 
 
@@ -221,7 +210,7 @@ def _encode(
     model: CompressionModel,
     wav: torch.Tensor,
 ) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
-    """Latents before the quantizer [B, D, T_frames], where there are some, codes and scale."""
+    """Return latents before the quantizer [B, D, T_frames] or None, codes and scale."""
     latents: list[torch.Tensor] = []
     if not isinstance(model, EncodecModel):
         return None, *model.encode(wav)
@@ -267,21 +256,22 @@ def _compare_codes(
 def _widest_tie(
     embed: torch.Tensor, latents: torch.Tensor, codes: torch.Tensor, found: torch.Tensor
 ) -> float:
-    """Where codes differ, how much nearer one entry is than the other, in units of what rounding
-    may do.
+    """Return how much nearer one of two different codes is, relative to possible rounding errors.
 
-    If a latent is off by d, its squared distances to entries a and b change by 2 d·(a - b) against
-    each other, at most 2 |d| |a - b|. Where a and b nearly coincide, the rounding of the distances
-    themselves is more than that. The levels after the first that differs quantize another residual,
-    and are not asked.
+    If a latent is off by d, the difference of its squared distances to entries a and b changes by
+    2 d·(a - b), at most 2 |d| |a - b|. If a and b nearly coincide, the rounding of the distances
+    themselves is larger. Levels after the first difference quantize another residual, and are
+    ignored.
 
     Args:
         embed: entries [K, bins, D].
         latents: [B, D, T].
-        codes: of the source, int64 [B, K, T].
-        found: others, of the same shape.
+        codes: codes of the source, int64 [B, K, T].
+        found: codes of the export, same shape.
     """
-    books, widest, largest = embed.double(), 0.0, latents.abs().max().item()
+    books = embed.double()
+    largest = latents.abs().max().item()
+    widest = 0.0
     for item, frame in (found != codes).any(dim=1).nonzero().tolist():
         ours, theirs = codes[item, :, frame], found[item, :, frame]
         if int(theirs.min()) < 0 or int(theirs.max()) >= embed.shape[1]:
@@ -303,22 +293,18 @@ def _widest_tie(
 def _compare_wavs(report: Report, wav: torch.Tensor, found: torch.Tensor) -> None:
     if found.shape != wav.shape:
         report.notes.append(
-            f'a waveform or scale has the shape {list(found.shape)}, not {list(wav.shape)}'
+            f'a waveform or scale has shape {list(found.shape)}, not {list(wav.shape)}'
         )
         report.wav_difference = float('inf')
         return
     difference = (found - wav).abs().max().item()
-    # `max` would pass over a NaN
-    report.wav_difference = (
-        difference if not difference <= report.wav_difference else report.wav_difference
-    )
+    if not difference <= report.wav_difference:  # `max` would ignore NaN
+        report.wav_difference = difference
     report.wav_peak = max(report.wav_peak, wav.abs().max().item())
 
 
 def _fit(model: CompressionModel, wav: torch.Tensor) -> torch.Tensor:
-    """Cut to a length that only full segments give, where the model takes segments: others expect
-    no other.
-    """
+    """Cut to a length of full segments if the model uses segments: other libraries need that."""
     segments = getattr(model, 'segments', None)
     if segments is None or wav.shape[-1] <= segments.length:
         return wav

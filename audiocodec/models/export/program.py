@@ -1,9 +1,7 @@
-"""Encoder and decoder as plain functions of tensors, written so that they can be traced for any
-batch and length.
+"""Encoder and decoder as modules that can be traced for any batch size and length.
 
-What a trained model computes stays; how it says so changes: lengths are short expressions of the
-input's, time runs in an operator instead of a loop that tracing would unroll, checks of values are
-gone.
+They compute the same as the model, in a traceable form: lengths are simple expressions of the input
+length, LSTMs are operators instead of loops that tracing would unroll, and values are not checked.
 """
 
 import json
@@ -28,7 +26,8 @@ class _Conv(nn.Module):
     def __init__(self, source: StreamableConv1d) -> None:
         super().__init__()
         self.conv = source.conv
-        self.stride, self.pad_mode = source.stride, source.pad_mode
+        self.stride = source.stride
+        self.pad_mode = source.pad_mode
         right = 0 if source.causal else source.padding_total // 2
         self.padding = (source.padding_total - right, right)
 
@@ -43,11 +42,9 @@ class _Conv(nn.Module):
 
 
 def _pad_by_index(x: torch.Tensor, left: int, right: int, mode: str) -> torch.Tensor:
-    """`modules.conv.pad1d` by looking samples up: it gives zeros where a short input would be
-    completed with them.
+    """Pad like `modules.conv.pad1d`, by indexing; includes its zeros for short inputs.
 
-    The operators that pad compare the padding with the length, and would tie the program to the
-    answer.
+    The padding operators compare the padding with the length, which would specialize the program.
     """
     length = torch.full((), x.shape[-1], dtype=torch.int64, device=x.device)
     indices = torch.arange(x.shape[-1] + left + right, device=x.device) - left
@@ -78,14 +75,14 @@ class _ConvTranspose(nn.Module):
 
 
 class _GroupNorm(nn.Module):
-    """`nn.GroupNorm` of a single group, step by step: what onnxruntime has for it rounds a hundred
-    times more.
-    """
+    """`nn.GroupNorm` with one group, in single steps: onnxruntime's rounds a hundred times more."""
 
     def __init__(self, source: nn.GroupNorm) -> None:
         super().__init__()
         assert source.num_groups == 1, source
-        self.weight, self.bias, self.eps = source.weight, source.bias, source.eps
+        self.weight = source.weight
+        self.bias = source.bias
+        self.eps = source.eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x - self._mean(x)
@@ -94,14 +91,12 @@ class _GroupNorm(nn.Module):
 
     @staticmethod
     def _mean(x: torch.Tensor) -> torch.Tensor:
-        """[B, C, T] to [B, 1, 1]; over time first, for sums of millions in a row round."""
+        """Map [B, C, T] to [B, 1, 1]; in two steps, because long sums accumulate rounding."""
         return x.mean(dim=2, keepdim=True).mean(dim=1, keepdim=True)
 
 
 class ScanLSTM(nn.Module):
-    """`nn.LSTM` from a zero state, of [T, B, D], through the operator `scan`: tracing `nn.LSTM`
-    would fix T.
-    """
+    """`nn.LSTM` of [T, B, D] with zero state, as the operator `scan`: `nn.LSTM` would fix T."""
 
     def __init__(self, source: nn.LSTM) -> None:
         super().__init__()
@@ -117,17 +112,14 @@ class ScanLSTM(nn.Module):
         from torch._higher_order_ops.scan import scan  # no public name yet
 
         for layer in range(self.num_layers):
-            # As a convolution: F.linear would ask whether T and B can be merged, and tie the
-            # program to the answer.
-            gates = (
-                F.conv1d(
-                    x.permute(1, 2, 0).contiguous(),
-                    self.get_buffer(f'input_{layer}')[:, :, None],
-                    self.get_buffer(f'bias_{layer}'),
-                )
-                .permute(2, 0, 1)
-                .contiguous()
+            # a convolution: F.linear would check whether T and B can be merged, which would
+            # specialize the program
+            gates = F.conv1d(
+                x.permute(1, 2, 0).contiguous(),
+                self.get_buffer(f'input_{layer}')[:, :, None],
+                self.get_buffer(f'bias_{layer}'),
             )
+            gates = gates.permute(2, 0, 1).contiguous()
             weight = self.get_buffer(f'state_{layer}')
 
             def step(
@@ -136,9 +128,13 @@ class ScanLSTM(nn.Module):
                 weight: torch.Tensor = weight,
             ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
                 hidden, cell = state
-                take, keep, new, give = (gate + hidden @ weight.t()).chunk(4, -1)
-                cell = torch.sigmoid(keep) * cell + torch.sigmoid(take) * torch.tanh(new)
-                hidden = torch.sigmoid(give) * torch.tanh(cell)
+                input_gate, forget_gate, new, output_gate = (gate + hidden @ weight.t()).chunk(
+                    4, -1
+                )
+                cell = torch.sigmoid(forget_gate) * cell + torch.sigmoid(input_gate) * torch.tanh(
+                    new
+                )
+                hidden = torch.sigmoid(output_gate) * torch.tanh(cell)
                 return (hidden, cell), hidden.clone()
 
             zeros = x.new_zeros(x.shape[1], weight.shape[1])
@@ -147,18 +143,17 @@ class ScanLSTM(nn.Module):
 
 
 class OnnxLSTM(nn.Module):
-    """`nn.LSTM` from a zero state, of [T, B, D], as the operator of ONNX, whose gates are in
-    another order.
-    """
+    """`nn.LSTM` of [T, B, D] with zero state, as the ONNX operator, with gates in its order."""
 
     def __init__(self, source: nn.LSTM) -> None:
         super().__init__()
-        self.num_layers, self.hidden_size = source.num_layers, source.hidden_size
+        self.num_layers = source.num_layers
+        self.hidden_size = source.hidden_size
         for layer in range(source.num_layers):
             weights = []
             for weight in _lstm_weights(source, layer):
-                take, keep, new, give = weight.chunk(4)
-                weights.append(torch.cat([take, give, keep, new])[None])
+                input_gate, forget_gate, new, output_gate = weight.chunk(4)
+                weights.append(torch.cat([input_gate, output_gate, forget_gate, new])[None])
             self.register_buffer(f'input_{layer}', weights[0])
             self.register_buffer(f'state_{layer}', weights[1])
             self.register_buffer(f'bias_{layer}', torch.cat(weights[2:], dim=1))
@@ -183,22 +178,21 @@ class _LSTM(nn.Module):
         self.skip = source.skip
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.permute(
-            2, 0, 1
-        ).contiguous()  # else tracing asks in which order the strides are, which depends on T
+        # contiguous: otherwise tracing checks the order of strides, which depends on T
+        x = x.permute(2, 0, 1).contiguous()
         y = self.lstm(x)
         return (y + x if self.skip else y).permute(1, 2, 0).contiguous()
 
 
 class EncoderProgram(nn.Module):
-    """Waveform float [B, C, T] to codes int64 [B, K, T_frames], K all codebooks, and scale [B, 1]
-    if renormalising.
+    """Encoder: waveform float [B, C, T] to codes int64 [B, K, T_frames] of all codebooks.
 
-    Fewer codebooks are the first ones of K.
+    Also returns the scale [B, 1] if the model renormalizes. To use fewer codebooks, take the first
+    ones.
 
     Args:
-        model: made by `for_inference`; its modules are taken over.
-        lstm: what stands for `nn.LSTM`.
+        model: made by `for_inference`; its modules are reused and modified.
+        lstm: replacement of `nn.LSTM`.
     """
 
     embed: torch.Tensor
@@ -221,24 +215,24 @@ class EncoderProgram(nn.Module):
         residual = self.encoder(wav)
         codes = []
         for level in range(len(self.embed)):
-            # |x - e|² less |x|², as `quantization.kmeans.nearest`; a convolution, as in `ScanLSTM`.
+            # |x - e|² - |x|², as in `quantization.kmeans.nearest`; a convolution as in `ScanLSTM`
             distances = F.conv1d(residual, -2 * self.embed[level][:, :, None], self.norms[level])
             indices = distances.argmin(1)
-            residual = (
-                residual - F.embedding(indices, self.embed[level]).transpose(1, 2).contiguous()
-            )
+            quantized = F.embedding(indices, self.embed[level]).transpose(1, 2).contiguous()
+            residual = residual - quantized
             codes.append(indices)
         stacked = torch.stack(codes, dim=1)
         return (stacked,) if scale is None else (stacked, scale.view(-1, 1))
 
 
 class DecoderProgram(nn.Module):
-    """Codes int64 [B, K, T_frames], of the first K codebooks, and scale [B, 1] if renormalising, to
-    the waveform.
+    """Decoder: codes int64 [B, K, T_frames] of the first K codebooks to the waveform.
+
+    Also takes the scale [B, 1] if the model renormalizes.
 
     Args:
-        model: made by `for_inference`; its modules are taken over.
-        lstm: what stands for `nn.LSTM`.
+        model: made by `for_inference`; its modules are reused and modified.
+        lstm: replacement of `nn.LSTM`.
     """
 
     entries: torch.Tensor
@@ -248,7 +242,7 @@ class DecoderProgram(nn.Module):
         super().__init__()
         self.decoder = _traceable(model.decoder, lstm)
         embed = model.quantizer.get_buffer('codebooks.embed')
-        # All codebooks in one table: their number may differ between calls.
+        # all codebooks in one table: their number may differ between calls
         self.register_buffer('entries', embed.flatten(0, 1))
         self.register_buffer('offsets', torch.arange(len(embed))[None, :, None] * embed.shape[1])
 
@@ -265,25 +259,27 @@ def programs(
     name: str,
     lstm: type[ScanLSTM] | type[OnnxLSTM],
 ) -> tuple[EncoderProgram, DecoderProgram]:
-    """The two halves of a model, ready to be traced, for the format `name`.
+    """Return encoder and decoder of a model, ready to be traced, for the format `name`.
 
     Raises:
-        ValueError: a model that cannot be traced; the message says why.
+        ValueError: the model cannot be traced; the message says why.
     """
     if not isinstance(model, EncodecModel):
-        refuse(name, [f'it is a {type(model).__name__}, only EncodecModel is possible'])
+        refuse(name, [f'it is a {type(model).__name__}, only EncodecModel is supported'])
     assert isinstance(model, EncodecModel)
     problems = []
     if type(model.quantizer) is not ResidualVectorQuantizer:
         problems.append(
-            f'quantizer={type(model.quantizer).__name__}, only ResidualVectorQuantizer is possible'
+            f'quantizer={type(model.quantizer).__name__}, only ResidualVectorQuantizer is supported'
         )
     if model.segments is not None:
         problems.append(
-            'segment_duration: recordings in segments that overlap are not traced, only whole ones'
+            'segment_duration: overlapping segments cannot be traced, only whole recordings'
         )
     refuse(name, problems)
-    encoder, decoder = model.for_inference(), model.for_inference()
+    # two copies, because each program modifies its modules
+    encoder = model.for_inference()
+    decoder = model.for_inference()
     assert isinstance(encoder, EncodecModel)
     assert isinstance(decoder, EncodecModel)
     return EncoderProgram(encoder, lstm).eval(), DecoderProgram(decoder, lstm).eval()
@@ -292,35 +288,30 @@ def programs(
 def example_inputs(
     model: CompressionModel,
 ) -> dict[str, tuple[tuple[torch.Tensor, ...], dict[str, Any]]]:
-    """For encoder and decoder, arguments to trace with, and which of their dimensions may differ in
-    later calls.
-    """
-    # Two frames at least: PyTorch treats lengths of 1 apart.
-    batch, length, frames = (
-        Dim('batch', min=1),
-        Dim('length', min=model.hop_length + 1),
-        Dim('frames', min=2),
-    )
-    wav = torch.randn(
-        2, model.channels, 9 * model.hop_length + 3
-    )  # numbers that no other dimension has by chance
+    """Return arguments to trace encoder and decoder with, and their dynamic dimensions."""
+    # at least two frames: PyTorch specializes for lengths of 1
+    batch = Dim('batch', min=1)
+    length = Dim('length', min=model.hop_length + 1)
+    frames = Dim('frames', min=2)
+    # a length that no other dimension has by chance
+    wav = torch.randn(2, model.channels, 9 * model.hop_length + 3)
     codes = torch.randint(0, model.cardinality, (2, model.total_codebooks, 9))
     lengths = {0: batch, 2: frames}
     if model.total_codebooks > 1:
         lengths[1] = Dim('codebooks', min=1, max=model.total_codebooks)
-    scale = (
-        ((torch.ones(2, 1),), {'scale': {0: batch}})
-        if getattr(model, 'renormalize', False)
-        else ((), {})
-    )
+    arguments: tuple[torch.Tensor, ...] = (codes,)
+    dynamic = {'codes': lengths}
+    if getattr(model, 'renormalize', False):
+        arguments = (codes, torch.ones(2, 1))
+        dynamic['scale'] = {0: batch}
     return {
         'encoder': ((wav,), {'wav': {0: batch, 2: length}}),
-        'decoder': ((codes, *scale[0]), {'codes': lengths, **scale[1]}),
+        'decoder': (arguments, dynamic),
     }
 
 
 def description(model: CompressionModel) -> dict[str, Any]:
-    """What a user of the two programs must know of the model."""
+    """Return what a user of the two programs must know about the model."""
     renormalize = bool(getattr(model, 'renormalize', False))
     return {
         'sample_rate': model.sample_rate,
@@ -352,17 +343,17 @@ def write_config(model: CompressionModel, out: Path) -> None:
 
 
 def untraceable(name: str, part: str, error: Exception) -> ValueError:
-    """The error for a model that PyTorch refuses to trace."""
+    """Return the error for a model that PyTorch cannot trace."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return ValueError(
-        f'the format {name!r} cannot hold this model: its {part} cannot be traced for any length; '
-        f'PyTorch {torch.__version__} says {type(error).__name__}: '
+        f'the format {name!r} does not support this model: its {part} cannot be traced for any '
+        f'length; PyTorch {torch.__version__} raised {type(error).__name__}: '
         f'{lines[0][:200] if lines else ""}'
     )
 
 
 def _traceable(module: nn.Module, lstm: type[ScanLSTM] | type[OnnxLSTM]) -> nn.Module:
-    """Replace, in place, the layers whose lengths do not trace well."""
+    """Replace layers that cannot be traced for any length, in place."""
     for name, child in module.named_children():
         if isinstance(child, StreamableConv1d):
             module.add_module(name, _traceable(_Conv(child), lstm))
@@ -378,9 +369,7 @@ def _traceable(module: nn.Module, lstm: type[ScanLSTM] | type[OnnxLSTM]) -> nn.M
 
 
 def _lstm_weights(source: nn.LSTM, layer: int) -> list[torch.Tensor]:
-    """Weights [4 D, D] of the input and of the state, and their biases [4 D]; in the order of gates
-    of PyTorch.
-    """
+    """Return the weights [4 D, D] of input and state and their biases [4 D], in PyTorch's order."""
     assert source.bias, source
     assert not source.bidirectional, source
     assert not source.batch_first, source

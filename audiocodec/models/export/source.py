@@ -1,4 +1,4 @@
-"""Opens what is to be exported: a signature, a file, a name or a model."""
+"""Sources of exports: a signature, a file, a name or a model."""
 
 import copy
 import os
@@ -16,11 +16,11 @@ class Source:
     """A model to export.
 
     Attributes:
-        name: what reports call it; without the folders of this machine, for reports travel.
+        name: name for reports, without the folders of this machine, because reports are shared.
         model: in eval mode, on the CPU.
-        path: of the file that it is from, if it is from one.
-        content: of a training checkpoint of this project; None otherwise.
-        origin: `sig` and `epoch`, where they are known.
+        path: the file it was loaded from, if any.
+        content: content of a training checkpoint of this project; None otherwise.
+        origin: `sig` and `epoch`, if known.
     """
 
     name: str
@@ -31,13 +31,13 @@ class Source:
 
 
 def open_source(source: str | os.PathLike[str] | CompressionModel) -> Source:
-    """Load what is to be exported.
+    """Load a model to export.
 
     Args:
-        source: a model, as it is (a copy is taken); or what `sources.find` takes.
+        source: a model (which is copied), or a name for `sources.find`.
 
     Raises:
-        ValueError: nothing of that name, or unreadable.
+        ValueError: no such source, or unreadable.
     """
     if isinstance(source, CompressionModel):
         return Source(
@@ -50,17 +50,14 @@ def open_source(source: str | os.PathLike[str] | CompressionModel) -> Source:
     model = pretrained.load(str(found))
     try:
         content = checkpoint.load(found)
-    except ValueError:  # of another project, with objects of its own, which `pretrained` knows
+    except ValueError:  # a file of another project with objects that only `pretrained` allows
         return Source(name, model, found)
     origin: dict[str, Any] = {}
     if content.get('format') in (checkpoint.CHECKPOINT_FORMAT, checkpoint.MODEL_FORMAT):
         origin = {key: content[key] for key in ('sig', 'epoch') if key in content}
     if 'sig' in origin:
-        name = ', '.join(
-            [
-                f'experiment {origin["sig"]}',
-                *([f'epoch {origin["epoch"]}'] if 'epoch' in origin else []),
-            ]
-        )
+        name = f'experiment {origin["sig"]}'
+        if 'epoch' in origin:
+            name += f', epoch {origin["epoch"]}'
     own = content if content.get('format') == checkpoint.CHECKPOINT_FORMAT else None
     return Source(name, model, found, own, origin)

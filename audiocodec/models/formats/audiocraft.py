@@ -1,9 +1,9 @@
-"""EnCodec models of AudioCraft: read from exports and training checkpoints, written as exports.
+"""EnCodec models of AudioCraft: reads exports and training checkpoints, writes exports.
 
 An export is a dict of `best_state` (names to tensors), `xp.cfg` (the configuration, as YAML),
-`version` and `exported`; AudioCraft's `CompressionModel.get_pretrained` and its MusicGen training
-take it (`//pretrained/PATH`). A training checkpoint has the weights in `best_state` under `model`,
-and in `xp.cfg` a pickled object of omegaconf.
+`version` and `exported`. AudioCraft's `CompressionModel.get_pretrained` and its MusicGen training
+load it (`//pretrained/PATH`). A training checkpoint has the weights in `best_state` under `model`,
+and a pickled omegaconf object in `xp.cfg`.
 """
 
 import logging
@@ -52,33 +52,29 @@ DECODER_KEYS = SEANET_KEYS | {'final_activation', 'final_activation_params', 'tr
 RVQ_KEYS = frozenset(
     ('n_q', 'q_dropout', 'bins', 'decay', 'kmeans_init', 'kmeans_iters', 'threshold_ema_dead_code')
 )
-# These shape AudioCraft's training, but not what a trained model computes.
+# options of AudioCraft's training that do not affect a trained model
 _RVQ_TRAINING_KEYS = frozenset(
     ('orthogonal_reg_weight', 'orthogonal_reg_active_codes_only', 'orthogonal_reg_max_codes')
 )
+# `renorm` is a deprecated key that AudioCraft ignores too
 _ENCODEC_KEYS = frozenset(
     ('autoencoder', 'quantizer', 'sample_rate', 'channels', 'causal', 'renormalize', 'renorm')
-)  # `renorm` is a deprecated key that AudioCraft ignores too
+)
 _CODEBOOK = re.compile(
     r'quantizer\.vq\.layers\.(\d+)\._codebook\.(embed|embed_avg|cluster_size|inited)'
 )
 
 
 def checkpoint_types() -> dict[str, Any]:
-    """Classes, by their names, that a training checkpoint holds besides tensors: those of its
-    configuration.
+    """Return the classes, by name, that a training checkpoint contains besides tensors.
 
-    The averages are in a defaultdict, and metrics may be scalars of numpy: others stand in for
-    these.
+    These are the classes of its configuration. Averages are in a defaultdict, and metrics may be
+    NumPy scalars; both are replaced by plain types.
     """
     import typing
 
-    from omegaconf import (
-        DictConfig,
-        ListConfig,
-        base,
-        nodes,
-    )  # late: loading other models does not need it
+    # not at the top: loading other models does not need it
+    from omegaconf import DictConfig, ListConfig, base, nodes
 
     types = (
         DictConfig,
@@ -110,10 +106,10 @@ def checkpoint_types() -> dict[str, Any]:
 def read(package: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Translate an export or a training checkpoint of AudioCraft.
 
-    The frame rate of the model is exact, where AudioCraft rounds it down to an integer.
+    The frame rate of the model is exact, while AudioCraft rounds it down to an integer.
 
     Args:
-        package: what the file holds.
+        package: content of the file.
 
     Returns:
         The `_target_` node of an `EncodecModel`, and its weights.
@@ -124,15 +120,13 @@ def read(package: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Te
     if 'pretrained' in package:
         name = package['pretrained']
         raise ValueError(
-            f'this export holds no weights, only the name of a pretrained model, {name!r}: load it '
-            'with '
-            f'CompressionModel.get_pretrained({name!r}).'
+            f'this export has no weights, only the name of a pretrained model, {name!r}: load it '
+            f'with CompressionModel.get_pretrained({name!r})'
         )
     absent = [key for key in ('best_state', 'xp.cfg') if key not in package]
     if absent:
         raise ValueError(
-            f'not an AudioCraft export: it has no {" and no ".join(absent)}, only '
-            f'{sorted(package)}.'
+            f'not an AudioCraft export: it has no {" and no ".join(absent)}, only {sorted(package)}'
         )
     return model_config(package['xp.cfg']), model_state(_best_state(package))
 
@@ -141,8 +135,8 @@ def model_config(xp_cfg: Any) -> dict[str, Any]:
     """Translate the configuration of an export to the `_target_` node of an `EncodecModel`.
 
     Args:
-        xp_cfg: YAML, as in the export, or what it stands for, plain or of omegaconf. Interpolations
-            are resolved.
+        xp_cfg: YAML, as in the export, or its content, plain or as an omegaconf object.
+            Interpolations are resolved.
 
     Raises:
         ValueError: unreadable, not an EnCodec model, or an option that is not supported.
@@ -152,18 +146,18 @@ def model_config(xp_cfg: Any) -> dict[str, Any]:
     if kind != 'encodec':
         raise ValueError(
             f"compression_model={kind!r} in the AudioCraft configuration: only 'encodec' is "
-            'supported.'
+            'supported'
         )
     encodec = _section(config, 'encodec', _ENCODEC_KEYS)
     for key, accepted in (('autoencoder', ('seanet',)), ('quantizer', ('rvq', 'no_quant'))):
         if encodec.get(key) not in accepted:
             raise ValueError(
                 f'encodec.{key}={encodec.get(key)!r} in the AudioCraft configuration: only '
-                f'{" or ".join(accepted)} is supported.'
+                f'{" or ".join(accepted)} is supported'
             )
     for key in ('sample_rate', 'channels'):
         if key not in encodec:
-            raise ValueError(f'encodec.{key} is missing in the AudioCraft configuration.')
+            raise ValueError(f'encodec.{key} is missing in the AudioCraft configuration')
     encoder, decoder = _seanet_nodes(config)
     return {
         '_target_': 'audiocodec.models.EncodecModel',
@@ -180,13 +174,13 @@ def model_state(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Translate the names of AudioCraft's weights to ours.
 
     Raises:
-        ValueError: something else than tensors, or an incomplete set of codebooks.
+        ValueError: a value is not a tensor, or codebooks are missing.
     """
     return translate(state, _CODEBOOK)
 
 
 class _Ignored:
-    """In place of a value that is not read."""
+    """Placeholder for a value that is not read."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -196,14 +190,12 @@ class _Ignored:
 
 
 def _plain_dict(*_: Any) -> dict[Any, Any]:
-    """In place of a defaultdict, which the restricted unpickler of PyTorch does not fill."""
+    """Replace a defaultdict, which the restricted unpickler of PyTorch does not fill."""
     return {}
 
 
 def _best_state(package: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The weights that AudioCraft itself loads: of the best epoch, or, before its first, the
-    latest.
-    """
+    """Return the weights that AudioCraft loads: of the best epoch, if any, or the latest."""
     candidates = [package['best_state']]
     if not package.get('exported'):
         parts = [package.get('fsdp_best_state'), package['best_state'], package]
@@ -214,15 +206,14 @@ def _best_state(package: Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(state, Mapping) and state:
             return state
     raise ValueError(
-        f'best_state of the AudioCraft package holds no weights: {str(package["best_state"])[:80]}.'
+        'best_state of the AudioCraft package contains no weights: '
+        f'{str(package["best_state"])[:80]}'
     )
 
 
 def _read_sections(xp_cfg: Any) -> dict[str, Any]:
-    """Sections that make the model. The others may hold interpolations that resolve only where it
-    was trained.
-    """
-    from omegaconf import OmegaConf  # late: loading other models does not need it
+    """Read the sections of the model; others may not resolve outside the training environment."""
+    from omegaconf import OmegaConf  # not at the top: loading other models does not need it
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
@@ -230,7 +221,7 @@ def _read_sections(xp_cfg: Any) -> dict[str, Any]:
         config: Any = xp_cfg if OmegaConf.is_config(xp_cfg) else OmegaConf.create(xp_cfg)
         if not OmegaConf.is_dict(config):
             raise ValueError(
-                'the AudioCraft configuration (xp.cfg) is not a mapping of keys to values.'
+                'the AudioCraft configuration (xp.cfg) is not a mapping of keys to values'
             )
         sections = {}
         for name in ('compression_model', 'encodec', 'seanet', 'rvq'):
@@ -246,21 +237,21 @@ def _read_sections(xp_cfg: Any) -> dict[str, Any]:
 
 
 def _section(config: Mapping[str, Any], name: str, known: Collection[str]) -> dict[str, Any]:
-    """A section, with its keys checked."""
+    """Return a section, after checking its keys."""
     section = config.get(name)
     if not isinstance(section, dict):
-        raise ValueError(f'the AudioCraft configuration has no section {name}.')
+        raise ValueError(f'the AudioCraft configuration has no section {name}')
     unknown = sorted(str(key) for key in section if key not in known)
     if unknown:
         raise ValueError(
             f'the AudioCraft configuration has options that are not supported: '
-            f'{", ".join(f"{name}.{key}={section[key]!r}" for key in unknown)}.'
+            f'{", ".join(f"{name}.{key}={section[key]!r}" for key in unknown)}'
         )
     return section
 
 
 def _seanet_nodes(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Nodes of the encoder and of the decoder: the shared options, overridden by their own."""
+    """Return the nodes of encoder and decoder: shared options, overridden by their own."""
     seanet = _section(config, 'seanet', SEANET_KEYS | {'encoder', 'decoder'})
     shared = {key: value for key, value in seanet.items() if key not in ('encoder', 'decoder')}
     nodes = []
@@ -271,21 +262,20 @@ def _seanet_nodes(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
         own = _section({f'seanet.{part}': seanet.get(part) or {}}, f'seanet.{part}', known)
         node = {'_target_': target, **shared, **own}
         if node.get('norm') != 'time_group_norm':
-            node.pop('norm_params', None)  # AudioCraft ignores them there
+            node.pop('norm_params', None)  # AudioCraft ignores them with other norms
         nodes.append(node)
     return nodes[0], nodes[1]
 
 
 def _quantizer_node(config: Mapping[str, Any], kind: str, dimension: int) -> dict[str, Any]:
-    """Node of the quantizer."""
+    """Return the node of the quantizer."""
     if kind == 'no_quant':
         return {'_target_': 'audiocodec.quantization.NoQuantizer', 'dimension': dimension}
     rvq = _section(config, 'rvq', RVQ_KEYS | _RVQ_TRAINING_KEYS)
     if rvq.get('orthogonal_reg_weight'):
         logger.warning(
             'rvq.orthogonal_reg_weight=%s of AudioCraft has no equivalent: the model computes the '
-            'same, but '
-            'trains on without it.',
+            'same, but continues training without it',
             rvq['orthogonal_reg_weight'],
         )
     node = {key: value for key, value in rvq.items() if key not in _RVQ_TRAINING_KEYS}
@@ -297,21 +287,20 @@ def _quantizer_node(config: Mapping[str, Any], kind: str, dimension: int) -> dic
 
 
 FORMAT = 'audiocraft'
-# What AudioCraft says of itself in the files it writes; the version whose sources this was written
-# for.
+# version of AudioCraft to write into files: the one whose sources this code follows
 VERSION = '1.3.0'
-# Options that shape a model only before it is trained, or only its training here.
+# options that affect only the initialization or the training here
 _WITHOUT_EFFECT = frozenset({'init', 'seed'})
 
 
 def save(model: CompressionModel, out: Path) -> list[str]:
-    """Write the file; its folder is made.
+    """Write an export for AudioCraft; creates the folder.
 
     Returns:
         Notes for the report.
 
     Raises:
-        ValueError: an option that AudioCraft lacks.
+        ValueError: AudioCraft does not support an option.
     """
     options = options_of(model, FORMAT)
     _check(options)
@@ -330,28 +319,24 @@ def save(model: CompressionModel, out: Path) -> list[str]:
         return []
     return [
         f'AudioCraft rounds the frame rate, {model.frame_rate:.3f} Hz, down to an integer: '
-        'durations that it '
-        f'derives from it are off'
+        'durations derived from it are off'
     ]
 
 
 def foreign_config(options: Options) -> dict[str, Any]:
-    """The configuration that AudioCraft rebuilds the model from: the sections it reads."""
+    """Return the configuration from which AudioCraft rebuilds the model."""
     known = SEANET_KEYS
     shared = {
         key: value
         for key, value in options.encoder.items()
         if key in known and options.decoder.get(key) == value
     }
-    own = [
-        {
-            key: _plain(key, value)
-            for key, value in part.items()
-            if key in DECODER_KEYS and key not in shared
-        }
-        for part in (options.encoder, options.decoder)
-    ]
-    rate, channels = options.model['sample_rate'], options.model['channels']
+    own: list[dict[str, Any]] = []
+    for part in (options.encoder, options.decoder):
+        keys = [key for key in part if key in DECODER_KEYS and key not in shared]
+        own.append({key: _plain(key, part[key]) for key in keys})
+    rate = options.model['sample_rate']
+    channels = options.model['channels']
     return {
         'solver': 'compression',
         'device': 'cpu',
@@ -378,7 +363,7 @@ def foreign_config(options: Options) -> dict[str, Any]:
 
 
 def foreign_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Names of weights as AudioCraft has them: norms of the older layout, codebooks one by one."""
+    """Translate weights to AudioCraft's names: norms of the older layout, separate codebooks."""
     translated = {}
     for name, value in hook_names(state).items():
         module, _, buffer = name.rpartition('.')
@@ -393,9 +378,7 @@ def foreign_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _check(options: Options) -> None:
-    """Refuse options that AudioCraft does not know, unless they are at the value that changes
-    nothing.
-    """
+    """Refuse options that AudioCraft does not support, unless they are at their default."""
     problems = []
     if options.model['segment_duration'] is not None:
         problems.append(
@@ -415,7 +398,7 @@ def _check(options: Options) -> None:
 
 
 def _plain(key: str, value: Any) -> Any:
-    """What YAML has a form for, and AudioCraft takes: no arguments are an empty mapping there."""
+    """Convert a value for YAML and AudioCraft, where no arguments are an empty mapping."""
     if key in ('activation_params', 'norm_params'):
         return dict(value or {})
     return list(value) if isinstance(value, tuple) else value

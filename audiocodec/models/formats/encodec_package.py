@@ -1,9 +1,8 @@
-"""Checkpoints of the `encodec` package: weights alone, from whose names and shapes the model is
-found.
+"""Checkpoints of the `encodec` package: only weights; the model is inferred from their shapes.
 
-The package has two models, and so has what cannot be seen in weights: mono with weight_norm is
-causal at 24 kHz; stereo with time_group_norm is at 48 kHz, not causal, renormalised, and works in
-segments of 1 s.
+The package has two models. This determines what weights do not show: mono with weight_norm is
+causal, at 24 kHz; stereo with time_group_norm is at 48 kHz, not causal, renormalized, with segments
+of 1 s.
 """
 
 import re
@@ -29,7 +28,7 @@ _STEREO: dict[str, Any] = {
 
 
 def is_checkpoint(content: Mapping[Any, Any]) -> bool:
-    """Whether these are weights of the package's EnCodec."""
+    """Return whether these are weights of the package's EnCodec."""
     return _EMBED in content and any(
         f'{_FIRST}{leaf}' in content for leaf in ('weight_v', 'weight')
     )
@@ -52,7 +51,7 @@ def read(weights: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Te
 
 
 def model_config(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """The `_target_` node of the `EncodecModel` that has these weights, under our names.
+    """Return the `_target_` node of the `EncodecModel` with these weights, under our names.
 
     Raises:
         ValueError: neither the mono nor the stereo model.
@@ -68,10 +67,11 @@ def model_config(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     if options is None:
         raise ValueError(
             f'these weights of the encodec package have {first[1]} channels and {norm}: only its '
-            '24 kHz '
-            f'model (1 channel, weight_norm) and its 48 kHz model (2, time_group_norm) are known.'
+            '24 kHz model (1 channel, weight_norm) and its 48 kHz model (2 channels, '
+            'time_group_norm) are supported'
         )
-    layers, book = _layers(kernels), state['quantizer.codebooks.embed']
+    layers = _layers(kernels)
+    book = state['quantizer.codebooks.embed']
     strided = [shape for index, shape in layers if index > 0][:-1]
     blocks = [
         name for name in kernels if re.fullmatch(r'encoder\.model\.\d+\.block\.1\.conv\.conv', name)
@@ -112,14 +112,14 @@ def model_config(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def _layers(kernels: Mapping[str, torch.Size]) -> list[tuple[int, torch.Size]]:
-    """Index and shape of the encoder's convolutions: the first, one per ratio, the last."""
+    """Return index and shape of the encoder's convolutions: the first, one per ratio, the last."""
     matches = [re.fullmatch(r'encoder\.model\.(\d+)\.conv\.conv', name) for name in kernels]
     return sorted((int(match[1]), kernels[match[0]]) for match in matches if match)
 
 
 def _kernel(state: Mapping[str, torch.Tensor], conv: str) -> torch.Size:
-    """Shape of the kernel of a convolution, normalised or not: [out, in, size]."""
+    """Return the kernel shape of a convolution, normalized or not: [out, in, size]."""
     for leaf in ('parametrizations.weight.original1', 'weight'):
         if f'{conv}.{leaf}' in state:
             return state[f'{conv}.{leaf}'].shape
-    raise ValueError(f'{conv} has a bias but no weight among these weights of the encodec package.')
+    raise ValueError(f'{conv} has a bias but no weight among these weights of the encodec package')

@@ -1,4 +1,4 @@
-"""EnCodec models of `transformers` (type encodec): read from their folders, and written as such.
+"""EnCodec models of `transformers` (type encodec): reads and writes their folders.
 
 `config.json` is translated key by key, weights by name.
 """
@@ -20,7 +20,7 @@ from audiocodec.models.formats.keys import translate
 from audiocodec.models.optional import require
 from audiocodec.models.options import Options, options_of, refuse
 
-# keys that shape the model, and the values `transformers` takes where they are absent
+# configuration keys of the model, and the defaults of `transformers`
 DEFAULTS: dict[str, Any] = {
     'target_bandwidths': [1.5, 3.0, 6.0, 12.0, 24.0],
     'sampling_rate': 24000,
@@ -46,7 +46,7 @@ DEFAULTS: dict[str, Any] = {
     'codebook_dim': None,
     'use_conv_shortcut': True,
 }
-# options of the encoder and the decoder: name here, name there
+# options of encoder and decoder: our name, name in `transformers`
 SEANET = {
     'channels': 'audio_channels',
     'dimension': 'hidden_size',
@@ -86,9 +86,9 @@ def model_config(config: Mapping[str, Any], levels: int | None = None) -> dict[s
     """Translate a configuration to the `_target_` node of an `EncodecModel`.
 
     Args:
-        config: what `config.json` holds.
-        levels: codebooks among the weights, None if not known. Older versions counted them in
-            another way.
+        config: content of `config.json`.
+        levels: number of codebooks among the weights, None if unknown. Older versions computed it
+            differently.
 
     Raises:
         ValueError: an option that is not supported.
@@ -97,13 +97,12 @@ def model_config(config: Mapping[str, Any], levels: int | None = None) -> dict[s
     if config['codebook_dim'] not in (None, config['hidden_size']):
         raise ValueError(
             f'codebook_dim={config["codebook_dim"]} differs from '
-            f'hidden_size={config["hidden_size"]}: '
-            f'codebooks with a projection are not supported.'
+            f'hidden_size={config["hidden_size"]}: codebooks with a projection are not supported'
         )
     if config['chunk_length_s'] is not None and config['overlap'] is None:
         raise ValueError(
-            f'chunk_length_s={config["chunk_length_s"]} needs an overlap (a fraction of it), not '
-            'null.'
+            f'chunk_length_s={config["chunk_length_s"]} needs an overlap (a fraction of it), got '
+            'null'
         )
     seanet = {
         'activation': 'ELU',
@@ -129,7 +128,7 @@ def model_config(config: Mapping[str, Any], levels: int | None = None) -> dict[s
             'dimension': config['hidden_size'],
             'n_q': _n_q(config, levels),
             'bins': config['codebook_size'],
-            # a model of several bandwidths was trained with all of them
+            # a model with several bandwidths was trained with all of them
             'q_dropout': len(config['target_bandwidths']) > 1,
             'kmeans_iters': 50,
         },
@@ -145,10 +144,10 @@ def model_state(weights: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str
 
     Args:
         weights: names to tensors.
-        node: of the model.
+        node: `_target_` node of the model.
 
     Raises:
-        ValueError: something else than tensors, or an incomplete set of codebooks.
+        ValueError: a value is not a tensor, or codebooks are missing.
     """
     transposed = _transposed_layers(node['decoder'])
     renamed = {}
@@ -157,7 +156,7 @@ def model_state(weights: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str
         if match:
             part, index, rest = match.groups()
             conv = 'convtr' if part == 'decoder' and int(index) in transposed else 'conv'
-            # a convolution and its normalisation are in a module of their own here
+            # here, a convolution and its norm are in a module of their own
             rest = re.sub(r'(^|\.)conv\.', rf'\g<1>{conv}.{conv}.', rest)
             rest = re.sub(r'(^|\.)norm\.', rf'\g<1>{conv}.norm.', rest)
             name = f'{part}.model.{index}.{rest}'
@@ -166,17 +165,18 @@ def model_state(weights: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str
 
 
 def _transposed_layers(decoder: Mapping[str, Any]) -> list[int]:
-    """Indices of the decoder's transposed convolutions: after a convolution, the LSTM, and an
-    activation each.
+    """Return the layer indices of the decoder's transposed convolutions.
+
+    They follow a convolution, the LSTM (if any), and an activation each.
     """
     stage = 2 + decoder['n_residual_layers']
     return [2 + bool(decoder['lstm']) + stage * index for index in range(len(decoder['ratios']))]
 
 
 def _n_q(config: Mapping[str, Any], levels: int | None) -> int:
-    """Codebooks for the highest bandwidth, by the formula of `transformers`."""
+    """Return the number of codebooks at the highest bandwidth, by the formula of `transformers`."""
     frame_rate = math.ceil(config['sampling_rate'] / math.prod(config['upsampling_ratios']))
-    # until version 4.53, a code was counted as 10 bits
+    # up to version 4.53, a code always counted as 10 bits
     numbers = [
         int(1000 * config['target_bandwidths'][-1] // (frame_rate * bits))
         for bits in (math.ceil(math.log2(config['codebook_size'])), 10)
@@ -189,18 +189,18 @@ PAD_MODES = ('constant', 'reflect', 'replicate')
 
 
 def save(model: CompressionModel, out: Path, origin: str = '') -> list[str]:
-    """Write configuration, weights, feature extractor and model card into a folder, which is made.
+    """Write configuration, weights, feature extractor and model card into a new folder.
 
     Args:
         model: the model.
         out: the folder.
-        origin: a sentence on where the model is from, for the card.
+        origin: a sentence on the origin of the model, for the card.
 
     Returns:
         Notes for the report.
 
     Raises:
-        ValueError: an option that `transformers` lacks, or the extra is missing.
+        ValueError: `transformers` does not support an option, or the extra is missing.
     """
     options = options_of(model, FORMAT)
     _check(options)
@@ -212,9 +212,8 @@ def save(model: CompressionModel, out: Path, origin: str = '') -> list[str]:
     out.mkdir(parents=True, exist_ok=True)
     with _without_progress_bars():
         target.eval().save_pretrained(out)
-    with contextlib.suppress(
-        OSError
-    ):  # safetensors makes it for its owner alone; mounts without permissions refuse
+    # safetensors makes the file readable for its owner only; some mounts do not support permissions
+    with contextlib.suppress(OSError):
         shutil.copymode(out / 'config.json', out / 'model.safetensors')
     transformers.EncodecFeatureExtractor(
         feature_size=model.channels,
@@ -228,13 +227,12 @@ def save(model: CompressionModel, out: Path, origin: str = '') -> list[str]:
         return []
     return [
         f'transformers rounds the frame rate, {model.frame_rate:.3f} Hz, up to an integer: its '
-        'bandwidths are '
-        f'{math.ceil(model.frame_rate) / model.frame_rate:.3f} times the true ones'
+        f'bandwidths are {math.ceil(model.frame_rate) / model.frame_rate:.3f} times the true ones'
     ]
 
 
 class Loaded:
-    """A folder as `transformers` reads it."""
+    """Model of a folder, loaded by `transformers`."""
 
     def __init__(self, out: Path) -> None:
         require(FORMAT, 'hf', 'transformers')
@@ -247,15 +245,13 @@ class Loaded:
             out, local_files_only=True
         )
         config = self._model.config
-        self._chunk = (
-            None
-            if config.chunk_length is None
-            else math.ceil(config.chunk_length / config.hop_length)
-        )
+        self._chunk = None  # frames
+        if config.chunk_length is not None:
+            self._chunk = math.ceil(config.chunk_length / config.hop_length)
 
     @torch.no_grad()
     def encode(self, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Codes [B, K, T_frames] and scale [B, chunks] or None, of a waveform [B, C, T]."""
+        """Return codes [B, K, T_frames] and scale [B, chunks] or None, of a waveform [B, C, T]."""
         config = self._model.config
         items = [item[0].numpy() if config.audio_channels == 1 else item.numpy() for item in wav]
         inputs = self._extractor(
@@ -273,7 +269,7 @@ class Loaded:
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
-        """Waveform [B, C, T] of codes [B, K, T_frames] and scale."""
+        """Return the waveform [B, C, T] of codes [B, K, T_frames] and scale."""
         chunks = list(codes.split(self._chunk or codes.shape[-1], dim=-1))
         missing = chunks[0].shape[-1] - chunks[-1].shape[-1]
         chunks[-1] = torch.nn.functional.pad(chunks[-1], (0, missing))
@@ -284,13 +280,15 @@ class Loaded:
 
 
 def foreign_config(options: Options) -> dict[str, Any]:
-    """The arguments of `transformers.EncodecConfig`."""
-    model, encoder, quantizer = options.model, options.encoder, options.quantizer
+    """Return the arguments of `transformers.EncodecConfig`."""
+    model = options.model
+    encoder = options.encoder
+    quantizer = options.quantizer
     norm = 'time_group_norm' if encoder['norm'] == 'time_group_norm' else 'weight_norm'
     return {
         **{theirs: encoder[ours] for ours, theirs in SEANET.items()},
         'upsampling_ratios': list(encoder['ratios']),
-        'norm_type': norm,  # any other norm of weights is folded, and written as this one
+        'norm_type': norm,  # other weight norms are folded, and written as weight_norm
         'use_conv_shortcut': not encoder['true_skip'],
         'trim_right_ratio': float(options.decoder['trim_right_ratio']),
         'sampling_rate': model['sample_rate'],
@@ -303,11 +301,10 @@ def foreign_config(options: Options) -> dict[str, Any]:
 
 
 def bandwidths(options: Options) -> list[float]:
-    """The bandwidths (kbps) to choose from: of 2, 4, 8 ... and all codebooks, or of all if trained
-    without dropout.
+    """Return the selectable bandwidths (kbps): of 2, 4, 8 ... and all codebooks.
 
-    `transformers` finds the number of codebooks from a bandwidth by a division of floats, which
-    must not end below it.
+    Without quantizer dropout, only that of all codebooks. `transformers` computes the number of
+    codebooks from a bandwidth by a floating-point division, which must not end up just below it.
     """
     number = options.quantizer['n_q']
     counts = {number}
@@ -325,22 +322,21 @@ def bandwidths(options: Options) -> list[float]:
 
 
 def foreign_state(model: CompressionModel) -> dict[str, torch.Tensor]:
-    """Names of weights as `transformers` has them, every normalised weight under the names of
-    weight_norm.
-    """
-    state, folded = model.state_dict(), model.for_inference().state_dict()
+    """Translate weights to the names of `transformers`, with all weight norms as weight_norm."""
+    state = model.state_dict()
+    folded = model.for_inference().state_dict()
     translated = {}
     for name, value in folded.items():
         module, _, leaf = name.rpartition('.')
         if module == 'quantizer.codebooks':
             continue
-        renamed = re.sub(
-            r'\.(conv|convtr)\.\1\.', '.conv.', re.sub(r'\.(conv|convtr)\.norm\.', '.norm.', name)
-        )
+        renamed = re.sub(r'\.(conv|convtr)\.norm\.', '.norm.', name)
+        renamed = re.sub(r'\.(conv|convtr)\.\1\.', '.conv.', renamed)
         renamed = re.sub(r'^(encoder|decoder)\.model\.', r'\1.layers.', renamed)
         if leaf != 'weight' or module.endswith('.norm') or _uses_group_norm(state):
             translated[renamed] = value
             continue
+        # a folded weight is its own direction; the direction of a zero weight must not be zero
         own = f'{module}.parametrizations.weight.original'
         direction = state.get(
             f'{own}1', torch.where(_magnitude(value) > 0, value, torch.ones_like(value))
@@ -361,11 +357,12 @@ def foreign_state(model: CompressionModel) -> dict[str, torch.Tensor]:
 def _check(options: Options) -> None:
     """Refuse what `transformers.EncodecConfig` has no option for."""
     if not options.quantizer:
-        refuse(FORMAT, ['quantizer=NoQuantizer: transformers holds no model without codebooks'])
-    encoder, decoder = options.encoder, options.decoder
+        refuse(FORMAT, ['quantizer=NoQuantizer: transformers needs codebooks'])
+    encoder = options.encoder
+    decoder = options.decoder
     problems = [
-        f'decoder.{key}={decoder[key]!r} differs from encoder.{key}={value!r}: one value holds for '
-        'both there'
+        f'decoder.{key}={decoder[key]!r} differs from encoder.{key}={value!r}: transformers has '
+        'one value for both'
         for key, value in encoder.items()
         if key != 'init' and decoder[key] != value
     ]
@@ -375,48 +372,45 @@ def _check(options: Options) -> None:
     ):
         problems.append(
             f'activation={encoder["activation"]!r} with {encoder["activation_params"]}: only ELU '
-            'of '
-            f'alpha 1 is possible'
+            'with alpha 1 is supported'
         )
     if decoder['final_activation'] is not None:
         problems.append(
-            f'decoder.final_activation={decoder["final_activation"]!r}: only null is possible'
+            f'decoder.final_activation={decoder["final_activation"]!r}: only null is supported'
         )
     if encoder['lstm'] < 1:
         problems.append(f'lstm={encoder["lstm"]}: at least one layer is needed')
     if encoder['pad_mode'] not in PAD_MODES:
         problems.append(
-            f'pad_mode={encoder["pad_mode"]!r}: only {", ".join(PAD_MODES)} are possible'
+            f'pad_mode={encoder["pad_mode"]!r}: only {", ".join(PAD_MODES)} are supported'
         )
     if encoder['norm'] == 'time_group_norm':
         if encoder['disable_norm_outer_blocks']:
             problems.append(
                 f'disable_norm_outer_blocks={encoder["disable_norm_outer_blocks"]} with '
-                'time_group_norm: '
-                f'only 0 is possible'
+                'time_group_norm: only 0 is supported'
             )
         if (encoder['norm_params'] or {}) not in ({}, {'eps': 1e-5}):
             problems.append(
-                f'norm_params={encoder["norm_params"]}: only the defaults of GroupNorm are possible'
+                f'norm_params={encoder["norm_params"]}: only the defaults of GroupNorm are '
+                'supported'
             )
     if options.model['channels'] > 2:
-        problems.append(f'channels={options.model["channels"]}: only 1 and 2 are possible')
+        problems.append(f'channels={options.model["channels"]}: only 1 and 2 are supported')
     bins = options.quantizer['bins']
     if bins < 2 or bins & (bins - 1):
-        problems.append(f'bins={bins}: only powers of 2 are possible')
+        problems.append(f'bins={bins}: only powers of 2 are supported')
     refuse(FORMAT, problems)
 
 
 def _magnitude(weight: torch.Tensor) -> torch.Tensor:
-    """What weight_norm takes out of a weight [A, ...]: the norm for each of its first dimension,
-    [A, 1, ...].
-    """
+    """Return the magnitude of weight_norm for a weight [A, ...]: norms [A, 1, ...]."""
     return torch.norm_except_dim(weight, 2, 0)
 
 
 @contextlib.contextmanager
 def _without_progress_bars() -> Iterator[None]:
-    """A model that is written in a moment needs none."""
+    """Disable the progress bars of transformers: a model loads in a moment."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

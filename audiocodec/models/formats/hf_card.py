@@ -1,15 +1,15 @@
-"""The `README.md` of a folder for `transformers`, which the Hub shows as the model card."""
+"""Model card: the `README.md` of a folder for `transformers`, which the Hub displays."""
 
 from audiocodec.models.base import CompressionModel
 
 
 def model_card(model: CompressionModel, rates: list[float], origin: str) -> str:
-    """Return the model card: figures of the model, and how to use it.
+    """Return the model card: properties of the model, and how to use it.
 
     Args:
         model: the model.
         rates: its bandwidths (kbps).
-        origin: a sentence on where it is from.
+        origin: a sentence on its origin.
     """
     shape = '' if model.channels == 1 else ' with two channels, [2, samples]'
     return f"""---

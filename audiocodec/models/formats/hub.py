@@ -1,6 +1,4 @@
-"""Models of the Hugging Face Hub: their files on this machine, and those that `transformers` itself
-builds.
-"""
+"""Models of the Hugging Face Hub: finds or downloads files, and builds `transformers` models."""
 
 import contextlib
 import importlib.util
@@ -24,12 +22,11 @@ WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
 
 
 def fetch(repo_id: str) -> Path:
-    """The folder with the configuration and weights of a model of the Hub: from the local cache,
-    else downloaded.
+    """Return the local folder of a Hub model, downloaded if not cached.
 
     Raises:
-        ValueError: it is not cached, and cannot be downloaded; it says what to download and where
-            to put it.
+        ValueError: not cached, and cannot be downloaded; the message says what to download, and
+            where to put it.
     """
     try:
         import huggingface_hub.constants
@@ -39,7 +36,7 @@ def fetch(repo_id: str) -> Path:
             f'{_advice(repo_id, "the cache of huggingface_hub")}'
         ) from error
     try:
-        return _download(repo_id, local=True)  # what is cached needs no network, and stays the same
+        return _download(repo_id, local=True)  # cached models need no network and do not change
     except (OSError, ValueError, RuntimeError):
         pass
     try:
@@ -50,23 +47,19 @@ def fetch(repo_id: str) -> Path:
         reason = f'{type(error).__name__}: {(str(error).strip().splitlines() or [""])[0]}'
         cache = huggingface_hub.constants.HF_HUB_CACHE
         raise ValueError(
-            f'{repo_id!r} is not in the cache of the Hub, and could not be downloaded ({reason}). '
+            f'{repo_id!r} is not in the Hub cache, and could not be downloaded ({reason}). '
             f'{_advice(repo_id, cache)}'
         ) from error
 
 
 def _check_reachable(endpoint: str) -> None:
-    """Raise OSError if nothing answers there: huggingface_hub would try again and again, for half a
-    minute.
-    """
-    with contextlib.suppress(urllib.error.HTTPError):  # that is an answer
+    """Raise OSError if the server cannot be reached: huggingface_hub would retry for 30 s."""
+    with contextlib.suppress(urllib.error.HTTPError):  # an answer, too
         urllib.request.urlopen(urllib.request.Request(endpoint, method='HEAD'), timeout=10).close()
 
 
 def _download(repo_id: str, local: bool) -> Path:
-    """The folder of one revision, with the configuration and the first of the weights that there
-    are.
-    """
+    """Download configuration and weights of one revision, and return the folder."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import EntryNotFoundError
 
@@ -81,19 +74,18 @@ def _download(repo_id: str, local: bool) -> Path:
 
 def _advice(repo_id: str, cache: str) -> str:
     return (
-        f'Where there is a network, get the files {CONFIG} and {WEIGHTS[0]} from '
-        f'https://huggingface.co/{repo_id} '
-        'and put them into a folder, whose path is then the name of the model; or run `hf '
-        f'download {repo_id}` '
-        f"(of pip install 'audiocodec[hf]') and copy the result to {cache}."
+        f'On a machine with a network, download {CONFIG} and {WEIGHTS[0]} from '
+        f'https://huggingface.co/{repo_id} into a folder, and use its path as the name of the '
+        f"model; or run `hf download {repo_id}` (after pip install 'audiocodec[hf]') and copy the "
+        f'result to {cache}'
     )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a model in a folder.
+    """Read the configuration of a model in a folder.
 
     Raises:
-        ValueError: it is no JSON object.
+        ValueError: it is not a JSON object.
     """
     try:
         config = json.loads((folder / CONFIG).read_text('utf-8'))
@@ -101,39 +93,39 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f'{folder / CONFIG} cannot be read as JSON: {error}') from error
     if not isinstance(config, dict):
         raise ValueError(
-            f'{folder / CONFIG} holds a {type(config).__name__}, expected an object with a '
+            f'{folder / CONFIG} contains a {type(config).__name__}, expected an object with a '
             'model_type'
         )
     return config
 
 
 def read_weights(folder: Path) -> dict[str, Any]:
-    """The weights of a model in a folder, names to tensors.
+    """Read the weights of a model in a folder, names to tensors.
 
     Raises:
-        ValueError: none there, or unreadable.
+        ValueError: no weights, or unreadable.
     """
     for name in WEIGHTS:
         if (folder / name).is_file():
             return checkpoint.load(folder / name)
-    raise ValueError(f'{folder} holds a {CONFIG} but no weights: expected {" or ".join(WEIGHTS)}')
+    raise ValueError(f'{folder} has a {CONFIG} but no weights: expected {" or ".join(WEIGHTS)}')
 
 
 def import_transformers() -> ModuleType:
-    """Imports `transformers`, also beside a torchaudio that cannot be loaded.
+    """Import `transformers`, even if the installed torchaudio cannot be loaded.
 
-    It imports torchaudio wherever that is installed, and needs it for little. The last torchaudio
-    cannot be loaded beside a CPU-only PyTorch, nor beside one that is much older.
+    `transformers` imports torchaudio if it is installed, though it hardly needs it. The latest
+    torchaudio cannot be loaded with a CPU-only PyTorch, or with a much older one.
 
     Raises:
-        ImportError: there is no transformers.
+        ImportError: transformers is not installed.
     """
     if 'transformers.audio_utils' not in sys.modules:
         with _without_broken('torchaudio'):
             from transformers.utils import is_torchaudio_available
 
-            # If it was imported before, it has looked for torchaudio; since version 5 it remembers
-            # what it found.
+            # if it was imported before, it has looked for torchaudio; since version 5 it caches
+            # the result
             getattr(is_torchaudio_available, 'cache_clear', lambda: None)()
             importlib.import_module('transformers.audio_utils')
     return importlib.import_module('transformers')
@@ -141,15 +133,13 @@ def import_transformers() -> ModuleType:
 
 @contextlib.contextmanager
 def _without_broken(package: str) -> Iterator[None]:
-    """Within it, a package that is installed but cannot be loaded looks as if it were not
-    installed.
-    """
+    """Make a package that is installed but cannot be loaded look as if it were not installed."""
     try:
         if importlib.util.find_spec(package) is not None:
             importlib.import_module(package)
     except (ImportError, OSError):
         for name in [name for name in sys.modules if name.partition('.')[0] == package]:
-            del sys.modules[name]  # what was imported of it before it failed
+            del sys.modules[name]  # submodules imported before it failed
         sys.modules[package] = None  # type: ignore[assignment]
     try:
         yield
@@ -159,14 +149,14 @@ def _without_broken(package: str) -> Iterator[None]:
 
 
 def build_with_transformers(class_name: str, folder: Path) -> nn.Module:
-    """Build a model of `transformers`, in float32, from a folder.
+    """Build a `transformers` model in float32 from a folder.
 
     Args:
-        class_name: of the model, in `transformers`.
-        folder: with its configuration and weights, as safetensors.
+        class_name: name of the model class in `transformers`.
+        folder: folder with its configuration and weights, as safetensors.
 
     Raises:
-        ValueError: no transformers, or weights that are not those of the configuration.
+        ValueError: transformers is missing, or the weights do not fit the configuration.
     """
     try:
         transformers = import_transformers()
@@ -176,18 +166,18 @@ def build_with_transformers(class_name: str, folder: Path) -> nn.Module:
         ) from error
     if not (folder / WEIGHTS[0]).is_file():
         raise ValueError(
-            f'{folder} holds no {WEIGHTS[0]}, the only weights that are read for this kind of model'
+            f'{folder} has no {WEIGHTS[0]}, the only file of weights supported for this model'
         )
-    read_weights(folder)  # a damaged file is said to be one
+    read_weights(folder)  # gives a clear error for a damaged file
     try:
         model, found = getattr(transformers, class_name).from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )  # reported below
-    except Exception as error:  # of a configuration that is none, in whatever way
+            ignore_mismatched_sizes=True,  # reported below
+        )
+    except Exception as error:  # invalid configurations fail in many ways
         raise ValueError(
             f'{folder}: transformers cannot build its {class_name}: {error}'
         ) from error
@@ -200,5 +190,5 @@ def build_with_transformers(class_name: str, folder: Path) -> nn.Module:
         listed = '; '.join(
             f'{len(names)} {key} ({", ".join(names[:4])})' for key, names in problems.items()
         )
-        raise ValueError(f'{folder}: the weights are not those of the model in {CONFIG}: {listed}')
+        raise ValueError(f'{folder}: the weights do not fit the model in {CONFIG}: {listed}')
     return model.to(torch.float32)

@@ -1,6 +1,4 @@
-"""From a configuration and weights to a model: names of other libraries made ours, everything
-checked before.
-"""
+"""Building a model from a configuration and weights: translates names and checks everything."""
 
 import re
 from collections.abc import Mapping
@@ -13,27 +11,26 @@ from audiocodec.models.base import CompressionModel
 from audiocodec.models.formats.weight_norm import parametrized_names
 from audiocodec.utils import config
 
-# buffers of a codebook, under one name everywhere
+# buffers of a codebook, which have the same names in all libraries
 CODEBOOK_BUFFERS = ('embed', 'embed_avg', 'cluster_size', 'inited')
 
 
 def translate(state: Mapping[str, Any], codebook: re.Pattern[str]) -> dict[str, torch.Tensor]:
-    """Names of normalised weights become parametrizations; codebooks, one module each elsewhere,
-    are stacked.
+    """Translate weights of another library: rename normalized weights, and stack codebooks.
 
     Args:
         state: names to tensors.
-        codebook: matches the whole name of a codebook's buffer; its groups are the level and the
+        codebook: matches the full name of a codebook's buffer; its groups are the level and the
             buffer.
 
     Raises:
-        ValueError: something else than tensors, or an incomplete set of codebooks.
+        ValueError: a value is not a tensor, or codebooks are missing.
     """
     others: dict[str, torch.Tensor] = {}
     books: dict[str, dict[int, tuple[str, torch.Tensor]]] = {}
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
-            raise ValueError(f'{name} among the weights is no tensor but {type(value).__name__}.')
+            raise ValueError(f'{name} among the weights is not a tensor but {type(value).__name__}')
         match = codebook.fullmatch(name)
         if match:
             books.setdefault(match[2], {})[int(match[1])] = name, value
@@ -47,80 +44,81 @@ def translate(state: Mapping[str, Any], codebook: re.Pattern[str]) -> dict[str, 
         ):
             name = next(iter(levels.values()))[0]
             raise ValueError(
-                f'the codebooks among the weights (such as {name}) must be numbered from 0 on, all '
-                'of one '
-                f'shape, got {shapes}.'
+                f'the codebooks among the weights (such as {name}) must be numbered from 0 and '
+                f'have the same shape, got {shapes}'
             )
         stacked = torch.stack([levels[level][1] for level in shapes])
-        translated[f'quantizer.codebooks.{buffer}'] = (
-            stacked.view(-1) if buffer == 'inited' else stacked
-        )
+        if buffer == 'inited':  # [1] per codebook elsewhere
+            stacked = stacked.view(-1)
+        translated[f'quantizer.codebooks.{buffer}'] = stacked
     return translated
 
 
 def make_model(node: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> CompressionModel:
-    """Build the model that a `_target_` node describes, with its weights: on the CPU, in evaluation
-    mode.
+    """Build the model of a `_target_` node with its weights, on the CPU, in eval mode.
 
     Raises:
-        ValueError: an option that a part does not take, or weights that do not fit.
+        ValueError: an invalid option, or weights that do not fit.
     """
     model = config.build(node)
     if not isinstance(model, CompressionModel):
         raise ValueError(
-            f'the configuration describes a {type(model).__name__}, expected a CompressionModel.'
+            f'the configuration describes a {type(model).__name__}, expected a CompressionModel'
         )
     load_weights(model, state)
     return model.eval()
 
 
 def load_weights(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Load weights that must be exactly those of the model, but for the statistics of codebooks.
+    """Load weights that fit a model exactly, except that statistics of codebooks may be missing.
 
-    Statistics that the weights lack start as if every entry had been chosen once in the latest
-    update.
+    Missing statistics start as if every entry had been selected once in the last update.
 
     Args:
-        model: the model, as its configuration makes it.
+        model: the model.
         state: its weights.
 
     Raises:
-        ValueError: it lists what is missing, unexpected, of another shape or no tensor; the model
-            is left as it was.
+        ValueError: lists what is missing, unexpected, of another shape or not a tensor; the model
+            is not changed.
     """
     state = dict(state)
     for name in [name for name in state if name.endswith('codebooks.embed')]:
-        book, entries = name.removesuffix('embed'), state[name]
+        book = name.removesuffix('embed')
+        entries = state[name]
         if isinstance(entries, torch.Tensor) and entries.dim() == 3:
             state.setdefault(f'{book}inited', torch.ones(entries.shape[0]))
             if not {f'{book}embed_avg', f'{book}cluster_size'} <= state.keys():
                 state[f'{book}embed_avg'] = entries.clone()
                 state[f'{book}cluster_size'] = torch.ones(entries.shape[:2])
     expected = model.state_dict()
-    optional = [
-        name
-        for name in expected  # the model completes these itself
-        if re.search(r'(^|\.)codebooks\.', name) and name.rpartition('.')[2] not in CODEBOOK_BUFFERS
-    ]
-    problems = {
-        'missing': [name for name in expected if name not in state and name not in optional],
+    problems: dict[str, list[str]] = {
+        'missing': [],
         'unexpected': [str(name) for name in state if name not in expected],
-        'no tensors': [
-            name for name in expected if name in state and not isinstance(state[name], torch.Tensor)
-        ],
-        'of another shape': [
-            f'{name} {list(state[name].shape)} instead of {list(value.shape)}'
-            for name, value in expected.items()
-            if isinstance(state.get(name), torch.Tensor) and state[name].shape != value.shape
-        ],
+        'not tensors': [],
+        'of another shape': [],
     }
+    for name, value in expected.items():
+        if name not in state:
+            if not _is_optional(name):
+                problems['missing'].append(name)
+        elif not isinstance(state[name], torch.Tensor):
+            problems['not tensors'].append(name)
+        elif state[name].shape != value.shape:
+            problems['of another shape'].append(
+                f'{name} {list(state[name].shape)} instead of {list(value.shape)}'
+            )
     found = [
         f'{len(names)} {what} ({", ".join(names[:4])}{", ..." if len(names) > 4 else ""})'
         for what, names in problems.items()
         if names
     ]
     if found:
-        raise ValueError(
-            f'the weights are not those of the model in the configuration: {"; ".join(found)}.'
-        )
+        raise ValueError(f'the weights do not fit the configuration: {"; ".join(found)}')
     model.load_state_dict(state)
+
+
+def _is_optional(name: str) -> bool:
+    """Return whether the model completes a missing buffer itself."""
+    is_codebook = re.search(r'(^|\.)codebooks\.', name) is not None
+    return is_codebook and name.rpartition('.')[2] not in CODEBOOK_BUFFERS

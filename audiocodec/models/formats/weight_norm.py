@@ -1,7 +1,6 @@
-"""Names of normalised weights in a state dict: the layout of `torch.nn.utils.parametrizations` and
-the older one.
+"""State dict names of normalized weights: `torch.nn.utils.parametrizations` and the older hooks.
 
-| older | parametrised | of |
+| older | parametrized | of |
 |---|---|---|
 | `weight_g` | `parametrizations.weight.original0` | weight_norm, magnitude |
 | `weight_v` | `parametrizations.weight.original1` | weight_norm, direction |
@@ -19,8 +18,7 @@ _SPECTRAL_NORM = {'weight_orig': 'original', 'weight_u': '0._u', 'weight_v': '0.
 
 
 def parametrized_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename normalised weights of the older layout; other entries, and the order, stay as they
-    are.
+    """Rename normalized weights of the older layout; keeps other entries, and the order.
 
     Args:
         state: a state dict with names of either layout, or of both.
@@ -32,16 +30,16 @@ def parametrized_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
     for name, tensor in state.items():
         prefix, _, leaf = name.rpartition('.')
         module = f'{prefix}.' if prefix else ''
-        # Both norms have a `weight_v`: the weight kept beside it tells which one it is.
+        # both norms have a `weight_v`: only spectral_norm also has a `weight_orig`
         names = _SPECTRAL_NORM if f'{module}weight_orig' in state else _WEIGHT_NORM
-        renamed[f'{module}parametrizations.weight.{names[leaf]}' if leaf in names else name] = (
-            tensor
-        )
+        if leaf in names:
+            name = f'{module}parametrizations.weight.{names[leaf]}'
+        renamed[name] = tensor
     return renamed
 
 
 def hook_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The inverse of `parametrized_names`: rename normalised weights to the older layout.
+    """Rename normalized weights to the older layout; inverse of `parametrized_names`.
 
     Args:
         state: a state dict with names of either layout, or of both.

@@ -1,1 +1,1 @@
-"""Models of other packages behind the interface of `CompressionModel`."""
+"""Models of other packages with the interface of `CompressionModel`."""

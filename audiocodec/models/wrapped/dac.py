@@ -1,4 +1,4 @@
-"""DAC, the Descript Audio Codec (Kumar et al., arXiv 2306.06546), as `transformers` has it."""
+"""DAC, the Descript Audio Codec (Kumar et al., arXiv 2306.06546), wrapped from `transformers`."""
 
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ from audiocodec.models.formats import hub
 
 
 class DAC(CompressionModel):
-    """A mono DAC model behind the interface of all compression models.
+    """Mono DAC model with the interface of all compression models.
 
-    A waveform is completed by zeros to whole frames before it is encoded, as the feature extractor
-    of `transformers` does. Where a stride is odd, the decoder gives a few samples less than
-    T_frames * hop_length: zeros complete them.
+    A waveform is padded with zeros to whole frames before encoding, as by the feature extractor of
+    `transformers`. If a stride is odd, the decoder returns a few samples less than
+    T_frames * hop_length, and its output is padded with zeros.
 
     Args:
         model: a `transformers.DacModel`.
@@ -30,10 +30,10 @@ class DAC(CompressionModel):
 
     @staticmethod
     def load(folder: Path) -> 'DAC':
-        """The model in a folder of `transformers`.
+        """Load the model in a folder of `transformers`.
 
         Raises:
-            ValueError: no transformers, or a folder that holds no such model.
+            ValueError: transformers is missing, or the folder has no such model.
         """
         return DAC(hub.build_with_transformers('DacModel', folder))
 
@@ -44,7 +44,7 @@ class DAC(CompressionModel):
 
     @property
     def channels(self) -> int:
-        """1."""
+        """Channels of the waveforms: 1."""
         return 1
 
     @property
@@ -59,27 +59,27 @@ class DAC(CompressionModel):
 
     @property
     def num_codebooks(self) -> int:
-        """Codebooks in use."""
+        """Number of codebooks in use."""
         return self._num_codebooks
 
     @property
     def total_codebooks(self) -> int:
-        """Codebooks there are."""
+        """Total number of codebooks."""
         return int(self.model.config.n_codebooks)
 
     def set_num_codebooks(self, n: int) -> None:
         """Use the first `n` codebooks; see `CompressionModel`."""
         if not 1 <= n <= self.total_codebooks:
             raise ValueError(
-                f'{n} codebooks asked for: this model can use 1 to {self.total_codebooks}.'
+                f'cannot use {n} codebooks: this model has 1 to {self.total_codebooks}'
             )
         self._num_codebooks = n
 
     def forward(self, wav: torch.Tensor | np.ndarray) -> CodecOutput:
         """Encode, quantize and decode a waveform [B, 1, T]; see `CompressionModel`.
 
-        The commitment loss is the weighted sum of DAC's two losses of the codebooks. Training uses
-        all codebooks.
+        The commitment loss is the weighted sum of DAC's two codebook losses. Training uses all
+        codebooks.
         """
         wav = self.check_wav(wav)
         loss, latents, codes, _ = self._encode(wav)
@@ -91,38 +91,32 @@ class DAC(CompressionModel):
 
     @torch.no_grad()
     def encode(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, None]:
-        """Codes [B, num_codebooks, ceil(T / hop_length)], and no scale; see `CompressionModel`."""
+        """Return codes [B, num_codebooks, ceil(T / hop_length)], and no scale."""
         wav = self.check_wav(wav)
         return self._encode(wav)[2][:, : self.num_codebooks], None
 
     def encode_latent(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, None]:
-        """Latents [B, D, ceil(T / hop_length)] before the quantizer, and no scale; see
-        `CompressionModel`.
-        """
-        return self.model.encoder(self._completed(self.check_wav(wav))), None
+        """Return latents [B, D, ceil(T / hop_length)] before the quantizer, and no scale."""
+        return self.model.encoder(self._pad(self.check_wav(wav))), None
 
     def decode(
         self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None = None
     ) -> torch.Tensor:
-        """Waveform [B, 1, T_frames * hop_length] of codes; see `CompressionModel`."""
+        """Return the waveform [B, 1, T_frames * hop_length] of codes; see `CompressionModel`."""
         if scale is not None:
-            raise ValueError(
-                'scale was given to a model that does not renormalise: use decode(codes).'
-            )
+            raise ValueError('this model does not renormalize, but got a scale: use decode(codes)')
         return self._decode(self.decode_latent(codes))
 
     def decode_latent(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """Latents [B, D, T_frames] of codes; see `CompressionModel`."""
+        """Return the latents [B, D, T_frames] of codes; see `CompressionModel`."""
         return self.model.quantizer.from_codes(self.check_codes(codes))[0]
 
     def _encode(self, wav: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Loss [B], quantized latents [B, D, T_frames], codes [B, K, T_frames], and what was
-        quantized.
-        """
-        return self.model.encode(self._completed(wav), self.num_codebooks, return_dict=False)
+        """Return loss [B], quantized latents [B, D, T_frames], codes, and projected latents."""
+        return self.model.encode(self._pad(wav), self.num_codebooks, return_dict=False)
 
-    def _completed(self, wav: torch.Tensor) -> torch.Tensor:
-        """The waveform in whole frames."""
+    def _pad(self, wav: torch.Tensor) -> torch.Tensor:
+        """Pad a waveform to whole frames."""
         return F.pad(wav, (0, -wav.shape[-1] % self.hop_length))
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:

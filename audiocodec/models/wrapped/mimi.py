@@ -1,4 +1,4 @@
-"""Mimi, the codec of Moshi (Défossez et al., arXiv 2410.00037), as `transformers` has it."""
+"""Mimi, the codec of Moshi (Défossez et al., arXiv 2410.00037), wrapped from `transformers`."""
 
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,16 @@ from audiocodec.models.formats import hub
 
 
 class Mimi(CompressionModel):
-    """A Mimi model behind the interface of all compression models; it cannot be trained: codes
-    carry no gradient.
+    """Mimi model with the interface of all compression models.
 
-    Its first codebooks are semantic, always in use; the latents are the sum of the semantic and the
-    acoustic codes.
+    It cannot be trained, because its codes carry no gradient. The first codebooks are semantic, and
+    always in use. The latents are the sum of the semantic and the acoustic codes.
 
     Args:
         model: a `transformers.MimiModel`.
 
     Raises:
-        ValueError: a model with the encoder or the decoder alone.
+        ValueError: the model has no encoder or no decoder.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -30,15 +29,15 @@ class Mimi(CompressionModel):
         self.model: Any = model
         for part in ('encoder', 'decoder'):
             if getattr(model, part) is None:
-                raise ValueError(f'this Mimi model has no {part}: expected the whole codec.')
+                raise ValueError(f'this Mimi model has no {part}: expected the whole codec')
         self._num_codebooks = self.total_codebooks
 
     @staticmethod
     def load(folder: Path) -> 'Mimi':
-        """The model in a folder of `transformers`.
+        """Load the model in a folder of `transformers`.
 
         Raises:
-            ValueError: no transformers, or a folder that holds no such model.
+            ValueError: transformers is missing, or the folder has no such model.
         """
         return Mimi(hub.build_with_transformers('MimiModel', folder))
 
@@ -64,32 +63,30 @@ class Mimi(CompressionModel):
 
     @property
     def num_codebooks(self) -> int:
-        """Codebooks in use."""
+        """Number of codebooks in use."""
         return self._num_codebooks
 
     @property
     def total_codebooks(self) -> int:
-        """Codebooks there are."""
+        """Total number of codebooks."""
         return int(self.model.config.num_quantizers)
 
     @property
     def possible_num_codebooks(self) -> range:
-        """Numbers of codebooks that `set_num_codebooks` takes."""
+        """Numbers of codebooks that `set_num_codebooks` accepts."""
         return range(int(self.model.config.num_semantic_quantizers), self.total_codebooks + 1)
 
     def set_num_codebooks(self, n: int) -> None:
         """Use the first `n` codebooks, at least the semantic ones; see `CompressionModel`."""
         if n not in self.possible_num_codebooks:
             raise ValueError(
-                f'{n} codebooks asked for: this model can use {self.possible_num_codebooks[0]} to '
-                f'{self.total_codebooks}.'
+                f'cannot use {n} codebooks: this model can use {self.possible_num_codebooks[0]} to '
+                f'{self.total_codebooks}'
             )
         self._num_codebooks = n
 
     def forward(self, wav: torch.Tensor | np.ndarray) -> CodecOutput:
-        """Encode, quantize and decode a waveform [B, C, T]; see `CompressionModel`. The commitment
-        loss is 0.
-        """
+        """Encode, quantize and decode a waveform [B, C, T]; the commitment loss is 0."""
         wav = self.check_wav(wav)
         codes, _ = self.encode(wav)
         bandwidth = torch.full((), self.bandwidth, device=wav.device)
@@ -105,20 +102,17 @@ class Mimi(CompressionModel):
 
     @torch.no_grad()
     def encode(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, None]:
-        """Codes [B, num_codebooks, ceil(T / hop_length)], and no scale; see `CompressionModel`."""
+        """Return codes [B, num_codebooks, ceil(T / hop_length)], and no scale."""
         wav = self.check_wav(wav)
-        return self.model.encode(
-            wav, num_quantizers=self.num_codebooks, return_dict=True
-        ).audio_codes, None
+        encoded = self.model.encode(wav, num_quantizers=self.num_codebooks, return_dict=True)
+        return encoded.audio_codes, None
 
     def encode_latent(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, None]:
-        """Latents [B, D, ceil(T / hop_length)] before the quantizer, and no scale; see
-        `CompressionModel`.
-        """
+        """Return latents [B, D, ceil(T / hop_length)] before the quantizer, and no scale."""
         encoded = self.model.encoder(self.check_wav(wav))
         if not isinstance(encoded, torch.Tensor):
             return encoded.latents, None
-        # In older versions of transformers, `encoder` is the first of three parts.
+        # in older versions of transformers, `encoder` is the first of three parts
         hidden = self.model.encoder_transformer(
             encoded.transpose(1, 2), return_dict=True
         ).last_hidden_state
@@ -127,13 +121,11 @@ class Mimi(CompressionModel):
     def decode(
         self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None = None
     ) -> torch.Tensor:
-        """Waveform [B, C, T_frames * hop_length] of codes; see `CompressionModel`."""
+        """Return the waveform [B, C, T_frames * hop_length] of codes; see `CompressionModel`."""
         if scale is not None:
-            raise ValueError(
-                'scale was given to a model that does not renormalise: use decode(codes).'
-            )
+            raise ValueError('this model does not renormalize, but got a scale: use decode(codes)')
         return self.model.decode(self.check_codes(codes), return_dict=True).audio_values
 
     def decode_latent(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """Latents [B, D, T_frames] of codes; see `CompressionModel`."""
+        """Return the latents [B, D, T_frames] of codes; see `CompressionModel`."""
         return self.model.quantizer.decode(self.check_codes(codes))

@@ -59,7 +59,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize('name', OPTIONS)
-@pytest.mark.parametrize('length', [1, 5, 333])  # shorter than the padding, and of no whole frames
+@pytest.mark.parametrize('length', [1, 5, 333])  # shorter than the padding, and not whole frames
 def test_it_computes_the_same(fast, name, length):
     model = make_model(**OPTIONS[name])
     fast = fast(model)
@@ -68,7 +68,7 @@ def test_it_computes_the_same(fast, name, length):
     expected, out = model(wav), fast(wav)
     assert torch.equal(out.codes, expected.codes)
     torch.testing.assert_close(out.wav, expected.wav, rtol=0, atol=1e-10)
-    assert torch.equal(wav, before)  # what is given to it is not overwritten
+    assert torch.equal(wav, before)  # the input is not overwritten
     codes, _ = fast.encode(wav)
     latents = fast.decode_latent(codes)
     torch.testing.assert_close(fast.decoder(latents), model.decoder(latents), rtol=0, atol=1e-10)

@@ -59,7 +59,7 @@ def base_24khz(tmp_path_factory):
 @pytest.mark.parametrize(
     'name', ['compression_state_dict.bin', 'compression_state_dict.safetensors']
 )
-def test_it_holds_the_averaged_weights_and_nothing_else(base_24khz, name, tmp_path):
+def test_it_contains_the_averaged_weights_and_nothing_else(base_24khz, name, tmp_path):
     model, source = base_24khz
     path = compact.export_encodec(source, tmp_path / 'new' / 'folder' / name)
     assert path == tmp_path / 'new' / 'folder' / name
@@ -98,18 +98,18 @@ def test_only_statistics_of_codebooks_are_left_out():
     ]
 
 
-def test_a_file_that_did_not_take_everything_is_an_error(monkeypatch, tmp_path):
+def test_an_incomplete_file_is_an_error(monkeypatch, tmp_path):
     save = checkpoint.save
 
     def forgetful(content, path):
         save({**content, 'state': {'a': content['state']['a'] + 1e-7}}, path)
 
     monkeypatch.setattr(checkpoint, 'save', forgetful)
-    with pytest.raises(ValueError, match=r'model.bin does not hold what was written to it'):
+    with pytest.raises(ValueError, match=r'model.bin does not contain what was written'):
         compact.save_compact({'_target_': 'x'}, {'a': torch.ones(3)}, tmp_path / 'model.bin')
 
 
-def test_views_are_written_without_what_they_are_a_view_of(tmp_path):
+def test_views_are_written_without_their_base(tmp_path):
     large = torch.randn(100000)
     for name in ('model.bin', 'model.safetensors'):
         state = {

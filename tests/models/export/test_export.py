@@ -34,7 +34,7 @@ def test_a_checkpoint_becomes_a_file_of_its_averaged_weights(
     assert torch.equal(loaded(wav).wav, model(wav).wav)
 
 
-def test_what_only_training_needs_is_gone(make_codec, tmp_path):
+def test_data_for_training_only_is_left_out(make_codec, tmp_path):
     export.export(make_codec(), tmp_path / 'model.bin')
     state = checkpoint.load(tmp_path / 'model.bin')['state']
     assert [name for name in state if name.startswith('quantizer.')] == [
@@ -43,7 +43,7 @@ def test_what_only_training_needs_is_gone(make_codec, tmp_path):
     ]
 
 
-def test_a_compact_model_trains_on(make_codec, tmp_path):
+def test_a_compact_model_can_be_fine_tuned(make_codec, tmp_path):
     export.export_compact(make_codec(), tmp_path / 'model.bin')
     model = CompressionModel.get_pretrained(str(tmp_path / 'model.bin')).train()
     books = model.quantizer.codebooks
@@ -56,13 +56,13 @@ def test_a_compact_model_trains_on(make_codec, tmp_path):
         (out.wav.square().mean() + out.commitment_loss).backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
     moved = (books.embed[0] - before[0]).norm(dim=-1) / before[0].norm(dim=-1)
-    assert 0 < moved.max() < 1  # entries follow the data, and none was thrown away
+    assert 0 < moved.max() < 1  # entries follow the data, and none was replaced
     assert (
         int(books.updates) == UPDATES_WHEN_UNKNOWN + 3
     )  # the averages are as long as those of a codebook that is not new
 
 
-def test_entries_that_were_never_learnt_stay_to_be_learnt(make_codec, tmp_path):
+def test_uninitialized_entries_stay_uninitialized(make_codec, tmp_path):
     model = make_codec(quantizer={'kmeans_init': True})
     export.export_compact(model, tmp_path / 'model.safetensors')
     loaded = CompressionModel.get_pretrained(str(tmp_path / 'model.safetensors'))
@@ -86,7 +86,7 @@ def test_a_continuous_autoencoder(make_codec, tmp_path):
     assert report.wav_peak > 0
 
 
-def test_a_live_model_stays_as_it_is(make_codec, tmp_path):
+def test_a_live_model_is_not_changed(make_codec, tmp_path):
     model = make_codec().train()
     model.set_num_codebooks(2)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -96,11 +96,11 @@ def test_a_live_model_stays_as_it_is(make_codec, tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_model_put_together_by_hand_is_refused(make_codec, tmp_path):
+def test_a_model_built_by_hand_is_refused(make_codec, tmp_path):
     model = make_codec()
     by_hand = EncodecModel(model.encoder, model.decoder, model.quantizer, 8000, 1)
     with pytest.raises(
-        ValueError, match=r"'compact' .*how this EncodecModel is rebuilt is not known"
+        ValueError, match=r"'compact' .*this EncodecModel was not built from a configuration"
     ):
         export.export_compact(by_hand, tmp_path / 'model.bin')
     assert list(tmp_path.iterdir()) == []
@@ -125,11 +125,11 @@ def test_sources_that_do_not_exist(source, message, tmp_path):
 
 def test_places_and_formats_that_do_not_fit(make_codec, tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(ValueError, match='is a folder: the format compact is a file'):
+    with pytest.raises(ValueError, match='is a folder: the format compact needs a file'):
         export.export(make_codec(), tmp_path)
-    with pytest.raises(ValueError, match='is a file: the format hf is a folder'):
+    with pytest.raises(ValueError, match='is a file: the format hf needs a folder'):
         export.export(make_codec(), tmp_path / 'file', 'hf')
-    with pytest.raises(ValueError, match='AudioCraft reads files of PyTorch'):
+    with pytest.raises(ValueError, match='AudioCraft reads PyTorch files'):
         export.export(make_codec(), tmp_path / 'model.safetensors', 'audiocraft')
     with pytest.raises(ValueError, match="format='pth' is unknown: choose one of compact, bundle"):
         export.export(make_codec(), tmp_path / 'model.pth', 'pth')

@@ -11,7 +11,7 @@ from audiocodec.models import InterleaveStereoCompressionModel, export
 
 @pytest.fixture(scope='module')
 def exported(make_codec, short_audio, tmp_path_factory):
-    """With all that is translated: the scale, group norms, LSTM, and mirrored ends."""
+    """Export a model with every translated part: scale, group norms, LSTM, reflection padding."""
     model = make_codec('stereo', pad_mode='reflect', ratios=[8])
     folder = tmp_path_factory.mktemp('onnx')
     return model, folder, export.export_onnx(model, folder, [short_audio])
@@ -43,7 +43,7 @@ def test_onnxruntime_computes_the_same_for_any_batch_and_length(exported, batch)
 
 
 @pytest.mark.slow
-def test_files_explain_themselves_and_tell_nothing_of_this_machine(exported):
+def test_files_describe_themselves_and_contain_no_paths(exported):
     model, folder, report = exported
     assert sorted(report.files) == ['config.json', 'decoder.onnx', 'encoder.onnx']
     config = json.loads((folder / 'config.json').read_text())
@@ -60,7 +60,7 @@ def test_files_explain_themselves_and_tell_nothing_of_this_machine(exported):
 
 
 def test_models_that_are_not_traced(make_codec, tmp_path):
-    with pytest.raises(ValueError, match="'onnx' cannot hold this model: segment_duration"):
+    with pytest.raises(ValueError, match="'onnx' does not support this model: segment_duration"):
         export.export_onnx(make_codec('stereo', model={'segment_duration': 1.0}), tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
 

@@ -27,7 +27,7 @@ def test_a_model_equals_itself(make_codec):
 
 
 @pytest.mark.parametrize('part', ['encoder', 'decoder', 'quantizer'])
-def test_a_part_that_is_off_is_found(make_codec, part):
+def test_a_wrong_part_is_found(make_codec, part):
     model, other = make_codec(), make_codec()
     for value in getattr(other, part).state_dict().values():
         if value.is_floating_point() and value.dim() > 1:
@@ -84,7 +84,7 @@ def test_ties_are_told_from_differences():
     assert parity._widest_tie(embed, latents, codes[..., :1], torch.tensor([[[0], [0]]])) < 1
 
 
-def test_the_sound_may_be_given(make_codec, tmp_path):
+def test_the_audio_may_be_given(make_codec, tmp_path):
     model = make_codec('stereo')
     write_audio(tmp_path / 'tone.wav', torch.sin(torch.arange(8000) / 9)[None], 16000)
     clips = parity.load_clips(model, [tmp_path / 'tone.wav'])

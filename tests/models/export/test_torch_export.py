@@ -35,7 +35,7 @@ assert not [name for name in sys.modules if name.startswith('audiocodec')]
 def test_programs_run_without_this_package_for_any_batch_and_length(
     make_codec, short_audio, tmp_path
 ):
-    # with all that is translated, but for mirrored ends: the scale, group norms, LSTM
+    # every translated part except reflection padding: scale, group norms, LSTM
     model = make_codec('stereo', ratios=[8, 5])
     report = export.export_torch(model, tmp_path, [short_audio])
     assert report.passed

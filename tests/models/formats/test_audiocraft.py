@@ -31,7 +31,7 @@ def load_figures(name):
 
 
 def edited(**sections):
-    """The configuration of causal_24khz with keys of its sections changed."""
+    """Return the configuration of causal_24khz with keys of its sections changed."""
     config = yaml.safe_load(load_package()['xp.cfg'])
     for name, changes in sections.items():
         config[name] = {**config[name], **changes} if isinstance(changes, dict) else changes
@@ -43,7 +43,7 @@ def from_export(package):
 
 
 def names_of_audiocraft(state):
-    """The inverse of what is tested."""
+    """Translate names to those of AudioCraft: the inverse of what is tested."""
     leaves = {
         'parametrizations.weight.original0': 'weight_g',
         'parametrizations.weight.original1': 'weight_v',
@@ -91,8 +91,8 @@ def widest_gap(model, latents, codes, expected):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_exported_model_gives_exactly_the_same_codes(name):
-    # In float64: in float32 the last codebooks hang on the rounding of a given CPU and number of
-    # threads.
+    # float64: in float32, the last codebooks depend on the rounding of a CPU and its number of
+    # threads
     model = from_export(load_package(name)).double()
     figures, metadata = load_figures(name)
     codes, scale = model.encode(figures['wav'].double())
@@ -142,7 +142,7 @@ def test_exported_model_computes_the_same(name):
     assert model(figures['wav']).bandwidth.item() == pytest.approx(figures['bandwidth'].item() / 2)
 
 
-def test_exported_model_has_all_codebooks_initialised():
+def test_exported_model_has_all_codebooks_initialized():
     model = from_export(load_package())
     assert torch.equal(model.quantizer.codebooks.inited, torch.ones(8))
     state = load_package()['best_state']
@@ -151,7 +151,7 @@ def test_exported_model_has_all_codebooks_initialised():
         assert torch.equal(getattr(model.quantizer.codebooks, buffer)[5], level)
 
 
-def test_exported_model_trains_on():
+def test_exported_model_can_be_fine_tuned():
     model = from_export(load_package()).train()
     out = model(0.1 * torch.randn(2, 1, 2400))
     (out.wav.square().mean() + out.commitment_loss).backward()
@@ -311,7 +311,7 @@ def test_configurations_that_cannot_be_loaded(changes, message):
         ('transformer_lm: {dim: 8}\n', 'compression_model=None'),
     ],
 )
-def test_configurations_that_are_none(text, message):
+def test_invalid_configurations(text, message):
     with pytest.raises(ValueError, match=message):
         model_config(text)
 
@@ -339,14 +339,16 @@ def test_weights_that_are_incomplete():
         for name, value in state.items()
         if not name.startswith('quantizer.vq.layers.3.')
     }
-    with pytest.raises(ValueError, match=r'_codebook\..* must be numbered from 0 on'):
+    with pytest.raises(ValueError, match=r'_codebook\..* must be numbered from 0'):
         from_export({**package, 'best_state': without})
     without = {name: value for name, value in state.items() if not name.startswith('quantizer.')}
     with pytest.raises(ValueError, match=r'4 missing \(quantizer.codebooks.embed'):
         from_export({**package, 'best_state': without})
-    with pytest.raises(ValueError, match='model among the weights is no tensor but OrderedDict'):
+    with pytest.raises(ValueError, match='model among the weights is not a tensor but OrderedDict'):
         from_export({**package, 'best_state': {'model': state}})
-    with pytest.raises(ValueError, match='best_state of the AudioCraft package holds no weights'):
+    with pytest.raises(
+        ValueError, match='best_state of the AudioCraft package contains no weights'
+    ):
         from_export({**package, 'best_state': {}})
     with pytest.raises(ValueError, match=r'1 unexpected \(decoder.extra\)'):
         from_export({**package, 'best_state': {**state, 'decoder.extra': torch.zeros(1)}})
@@ -422,7 +424,7 @@ class Payload:
         return os.mkdir, ('executed',)
 
 
-def test_code_beside_the_configuration_is_refused_and_not_run(tmp_path, monkeypatch):
+def test_code_next_to_the_configuration_is_refused_and_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for changes in (
         {'extra': Payload()},

@@ -12,7 +12,7 @@ PARITY = Path(__file__).parents[2] / 'fixtures' / 'parity'
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['causal_24khz', 'musicgen_32khz', 'stereo_48khz'])
-def test_what_audiocraft_wrote_comes_back_as_it_was(name, tmp_path):
+def test_an_export_of_audiocraft_is_written_back_unchanged(name, tmp_path):
     source = PARITY / f'{name}.audiocraft.bin'
     report = export.export_audiocraft(source, tmp_path / 'model.bin')
     assert report.passed
@@ -86,9 +86,9 @@ def test_every_norm(make_codec, norm, tmp_path):
     assert report.wav_difference == 0.0
 
 
-def test_options_in_the_way_are_named(make_codec, tmp_path):
+def test_unsupported_options_are_named(make_codec, tmp_path):
     with pytest.raises(
-        ValueError, match=r"'audiocraft' cannot hold this model: model.segment_duration=1.0"
+        ValueError, match=r"'audiocraft' does not support this model: model.segment_duration=1.0"
     ):
         export.export_audiocraft(
             make_codec('stereo', model={'segment_duration': 1.0}), tmp_path / 'model.bin'
@@ -98,7 +98,7 @@ def test_options_in_the_way_are_named(make_codec, tmp_path):
         **model.built_from,
         'encoder': {**model.built_from['encoder'], 'snake': True},
     }
-    with pytest.raises(ValueError, match=r'encoder.snake=True is not known there$'):
+    with pytest.raises(ValueError, match=r'encoder.snake=True is not supported$'):
         export.export_audiocraft(model, tmp_path / 'model.bin')
     model.built_from = {**make_codec().built_from, 'quantizer': {'_target_': 'torch.nn.Identity'}}
     with pytest.raises(
@@ -108,7 +108,7 @@ def test_options_in_the_way_are_named(make_codec, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_frame_rate_that_is_no_integer_is_noted(make_codec, tmp_path):
+def test_a_frame_rate_that_is_not_an_integer_is_noted(make_codec, tmp_path):
     report = export.export_audiocraft(
         make_codec(model={'sample_rate': 8050}), tmp_path / 'model.bin'
     )

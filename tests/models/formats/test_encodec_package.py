@@ -22,7 +22,7 @@ SMALL = {'n_filters': 2, 'dimension': 8}
 
 
 def make_model(options, levels=3, bins=16, **seanet):
-    """A model of the package, as its `_get_model` puts it together, with random codebooks."""
+    """Build a model of the package, as its `_get_model` does, with random codebooks."""
     torch.manual_seed(0)
     encoder = modules.SEANetEncoder(**options, **seanet)
     decoder = modules.SEANetDecoder(**options, **seanet)
@@ -33,7 +33,7 @@ def make_model(options, levels=3, bins=16, **seanet):
     rate = 48000 if stereo else 24000
     frame_rate, bits = rate // encoder.hop_length, bins.bit_length() - 1
     bandwidths = [n * bits * frame_rate / 1000 + 1e-4 for n in range(1, levels + 1)]
-    return randomised(
+    return randomized(
         encodec.EncodecModel(
             encoder,
             decoder,
@@ -48,7 +48,7 @@ def make_model(options, levels=3, bins=16, **seanet):
 
 
 @torch.no_grad()
-def randomised(model):
+def randomized(model):
     model.eval()
     size = model.encoder(torch.randn(1, model.channels, 1000)).std()
     for level, layer in enumerate(model.quantizer.vq.layers):
@@ -58,7 +58,7 @@ def randomised(model):
 
 
 def flat(frames):
-    """Codes and scales of the package's segments, one after the other."""
+    """Return codes and scales of the package's segments, concatenated."""
     codes, scales = zip(*frames)
     return torch.cat(codes, dim=-1), None if scales[0] is None else torch.cat(scales, dim=1)
 
@@ -143,7 +143,7 @@ def test_a_length_that_the_package_cannot_decode(tmp_path):
 )
 @torch.no_grad()
 def test_the_models_of_the_package_in_full(name, bandwidth, length, tmp_path, assert_same_codes):
-    theirs = randomised(getattr(encodec.EncodecModel, name)(pretrained=False))
+    theirs = randomized(getattr(encodec.EncodecModel, name)(pretrained=False))
     theirs.set_target_bandwidth(bandwidth)
     ours = load(theirs, tmp_path / 'encodec.th')
     assert ours.total_codebooks == theirs.quantizer.n_q
@@ -181,7 +181,7 @@ def test_the_architecture_is_found_in_the_weights(seanet, tmp_path):
 
 
 @pytest.mark.parametrize('options', [MONO, STEREO])
-def test_it_trains_on(options, tmp_path):
+def test_it_can_be_fine_tuned(options, tmp_path):
     model = load(make_model(options, **SMALL), tmp_path / 'encodec.th').train()
     out = model(0.3 * torch.randn(2, model.channels, 48000 if model.channels == 2 else 9600))
     assert out.codes.shape[-1] == (150 if model.channels == 2 else 30)  # whole items, not segments
@@ -205,7 +205,7 @@ def test_weights_that_are_incomplete(tmp_path):
     assert encodec_package.is_checkpoint(state)
     for name, message in (
         ('encoder.model.3.conv.conv.weight_v', 'has a bias but no weight'),
-        ('quantizer.vq.layers.1._codebook.embed', 'must be numbered from 0 on'),
+        ('quantizer.vq.layers.1._codebook.embed', 'must be numbered from 0'),
         ('decoder.model.0.conv.conv.bias', 'missing'),
     ):
         path = tmp_path / 'encodec.th'

@@ -11,8 +11,8 @@ from huggingface_hub import constants
 from audiocodec.models import CompressionModel, EncodecModel
 from audiocodec.models.formats import hf
 
-# each like one of the published models, in small: causal at 24 kHz, of one bandwidth at 32 kHz, in
-# segments at 48 kHz
+# small versions of the published models: causal at 24 kHz, one bandwidth at 32 kHz, segments at
+# 48 kHz
 COMMON = {'num_filters': 4, 'hidden_size': 8, 'codebook_size': 16, 'num_lstm_layers': 1}
 CONFIGS = {
     'mono': {**COMMON, 'upsampling_ratios': [8, 5, 4, 2], 'num_lstm_layers': 2},
@@ -77,7 +77,7 @@ def make_model(name, levels=LEVELS):
 
 @pytest.fixture(scope='module', params=CONFIGS)
 def pair(request, tmp_path_factory):
-    """A model of transformers, and what we make of it from its folder."""
+    """A model of transformers, and ours loaded from its folder."""
     theirs = make_model(request.param)
     folder = tmp_path_factory.mktemp('hf') / request.param
     theirs.save_pretrained(folder)
@@ -85,17 +85,16 @@ def pair(request, tmp_path_factory):
 
 
 def lengths(config):
-    """Odd ones, shorter than a frame, and around the borders of segments."""
+    """Return lengths: odd, shorter than a frame, and around the borders of segments."""
     if config.chunk_length is None:
         return 1, config.hop_length + 1, 8 * config.hop_length, 2999
-    # the last chunk but one must be whole for transformers, which stacks the chunks, unless it is
-    # the first
+    # transformers stacks the chunks, so that the last but one must be whole unless it is the first
     stride, chunk = config.chunk_stride, config.chunk_length
     return 1, stride - 1, stride, stride + 1, chunk, 2 * stride + chunk, 2 * stride + chunk + 1
 
 
 def flat(encoded):
-    """Codes [B, K, T] and scales of the chunks of transformers, one after the other."""
+    """Codes [B, K, T] and scales of the chunks of transformers, concatenated."""
     codes, scales, padding = encoded
     codes = torch.cat(list(codes), dim=-1)
     return codes[..., : codes.shape[-1] - padding], None if scales[0] is None else torch.cat(
@@ -276,7 +275,7 @@ def test_configuration_is_translated_key_by_key():
             {'target_bandwidths': [9.0], 'codebook_size': 64},
             12,
             12,
-        ),  # of a version that took 10 bits for every code
+        ),  # from a version that counted 10 bits for every code
         ({'target_bandwidths': [9.0], 'codebook_size': 64}, 20, 20),
         (
             {'target_bandwidths': [9.0], 'codebook_size': 64},
@@ -345,7 +344,7 @@ def test_damaged_folders(folder):
     with pytest.raises(ValueError, match=r'config\.json cannot be read as JSON'):
         CompressionModel.get_pretrained(str(folder))
     (folder / 'config.json').write_text('[]')
-    with pytest.raises(ValueError, match=r'config\.json holds a list'):
+    with pytest.raises(ValueError, match=r'config\.json contains a list'):
         CompressionModel.get_pretrained(str(folder))
 
 
@@ -358,7 +357,7 @@ def test_a_codebook_is_missing(folder):
     (folder / 'model.safetensors').unlink()
     torch.save(state, folder / 'pytorch_model.bin')
     with pytest.raises(
-        ValueError, match=r'must be numbered from 0 on, all of one shape, got \{0: .*, 2: '
+        ValueError, match=r'must be numbered from 0 and have the same shape, got \{0: .*, 2: '
     ):
         CompressionModel.get_pretrained(str(folder))
 

@@ -12,7 +12,7 @@ from audiocodec.models.options import options_of
 
 pytestmark = pytest.mark.slow
 
-# what each is called below -> arguments of make_codec
+# name -> arguments of make_codec
 MODELS = {
     'mono': {
         'pad_mode': 'reflect',
@@ -63,7 +63,7 @@ def test_transformers_computes_the_same(make_codec, name, tmp_path):
         },
     ],
 )
-def test_what_transformers_wrote_comes_back_as_it_was(options, tmp_path):
+def test_a_folder_of_transformers_is_written_back_unchanged(options, tmp_path):
     torch.manual_seed(0)
     config = EncodecConfig(
         **{
@@ -125,7 +125,7 @@ def test_the_feature_extractor_has_rate_channels_and_segments(make_codec, tmp_pa
     assert (extractor.chunk_length, extractor.chunk_stride) == (8000, 7920)
 
 
-def test_the_weights_may_be_read_by_whoever_may_read_the_rest(make_codec, tmp_path):
+def test_the_weights_have_the_permissions_of_the_other_files(make_codec, tmp_path):
     before = os.umask(0o027)
     try:
         export.export_hf(make_codec(**MODELS['mono']), tmp_path)
@@ -154,7 +154,7 @@ def test_the_model_card_runs(make_codec, save_checkpoint, name, tmp_path):
     [
         ({'lstm': 0}, 'lstm=0: at least one layer'),
         ({'activation': 'ReLU', 'activation_params': {}}, "activation='ReLU' with {}: only ELU"),
-        ({'activation_params': {'alpha': 0.5}}, "with {'alpha': 0.5}: only ELU of alpha 1"),
+        ({'activation_params': {'alpha': 0.5}}, "with {'alpha': 0.5}: only ELU with alpha 1"),
         ({'decoder': {'final_activation': 'Tanh'}}, "decoder.final_activation='Tanh': only null"),
         ({'decoder': {'n_filters': 8}}, 'decoder.n_filters=8 differs from encoder.n_filters=4'),
         ({'pad_mode': 'circular'}, "pad_mode='circular': only constant, reflect, replicate"),
@@ -167,7 +167,9 @@ def test_the_model_card_runs(make_codec, save_checkpoint, name, tmp_path):
         ({'quantizer': {'bins': 30}}, 'bins=30: only powers of 2'),
     ],
 )
-def test_options_in_the_way_are_named(make_codec, options, message, tmp_path):
-    with pytest.raises(ValueError, match=f"the format 'hf' cannot hold this model: .*{message}"):
+def test_unsupported_options_are_named(make_codec, options, message, tmp_path):
+    with pytest.raises(
+        ValueError, match=f"the format 'hf' does not support this model: .*{message}"
+    ):
         hf.save(make_codec(**options), tmp_path)
     assert list(tmp_path.iterdir()) == []

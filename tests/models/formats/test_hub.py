@@ -1,4 +1,4 @@
-"""`transformers` beside other packages."""
+"""`transformers` next to other packages."""
 
 import subprocess
 import sys

@@ -11,7 +11,7 @@ from audiocodec.models.formats.weight_norm import hook_names, parametrized_names
     [(weight_norm, parametrizations.weight_norm), (spectral_norm, parametrizations.spectral_norm)],
 )
 @pytest.mark.filterwarnings('ignore:.*weight_norm.* is deprecated:FutureWarning')
-def test_older_names_load_into_parametrised_modules_and_give_the_same_weight(older, newer):
+def test_older_names_load_into_parametrized_modules_and_give_the_same_weight(older, newer):
     torch.manual_seed(0)
     old = nn.Sequential(older(nn.Conv1d(3, 4, 5)), nn.Linear(2, 2))
     new = nn.Sequential(newer(nn.Conv1d(3, 4, 5)), nn.Linear(2, 2))
@@ -25,7 +25,7 @@ def test_older_names_load_into_parametrised_modules_and_give_the_same_weight(old
     single.load_state_dict(parametrized_names(old[0].state_dict()))
 
 
-def test_parametrised_and_other_names_stay():
+def test_parametrized_and_other_names_stay():
     module = nn.Sequential(parametrizations.weight_norm(nn.Linear(2, 3)), nn.BatchNorm1d(3))
     state = module.state_dict()
     renamed = parametrized_names(state)

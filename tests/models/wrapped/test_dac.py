@@ -34,7 +34,7 @@ def pair(request, tmp_path_factory):
 
 
 def whole_frames(wav, hop_length):
-    """As the feature extractor does."""
+    """Pad a waveform as the feature extractor does."""
     extractor = transformers.DacFeatureExtractor(sampling_rate=24000, hop_length=hop_length)
     return extractor([item[0].numpy() for item in wav], sampling_rate=24000, return_tensors='pt')[
         'input_values'
@@ -129,7 +129,7 @@ def test_wrong_uses(pair):
     codes = torch.zeros(1, LEVELS, 4, dtype=torch.int64)
     for number in (0, LEVELS + 1):
         with pytest.raises(
-            ValueError, match=f'{number} codebooks asked for: this model can use 1 to {LEVELS}'
+            ValueError, match=f'cannot use {number} codebooks: this model has 1 to {LEVELS}'
         ):
             model.set_num_codebooks(number)
     with pytest.raises(ValueError, match='does not renormalise'):
@@ -159,5 +159,5 @@ def test_folders_that_cannot_be_loaded(pair, tmp_path):
     with pytest.raises(ValueError, match=r'model\.safetensors cannot be read as safetensors'):
         CompressionModel.get_pretrained(str(tmp_path))
     (tmp_path / 'model.safetensors').rename(tmp_path / 'pytorch_model.bin')
-    with pytest.raises(ValueError, match=r'holds no model\.safetensors'):
+    with pytest.raises(ValueError, match=r'has no model\.safetensors'):
         CompressionModel.get_pretrained(str(tmp_path))

@@ -109,7 +109,7 @@ def test_wrong_uses(pair):
     codes = torch.zeros(1, 4, 4, dtype=torch.int64)
     for number in (0, 5):
         with pytest.raises(
-            ValueError, match=f'{number} codebooks asked for: this model can use 1 to 4'
+            ValueError, match=f'cannot use {number} codebooks: this model can use 1 to 4'
         ):
             model.set_num_codebooks(number)
     with pytest.raises(ValueError, match='does not renormalise'):
