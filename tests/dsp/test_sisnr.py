@@ -25,14 +25,14 @@ def orthogonal_noise(reference, db, seed=1):
     )
 
 
-def centred_noise(*shape):
+def centered_noise(*shape):
     wav = noise(*shape)
     return wav - wav.mean(-1, keepdim=True)
 
 
 @pytest.mark.parametrize('db', [-5.0, 0.0, 10.0, 40.0])
 def test_si_snr_of_orthogonal_noise_is_its_level(db):
-    reference = centred_noise(2, 1, 8000)
+    reference = centered_noise(2, 1, 8000)
     measured = si_snr(reference + orthogonal_noise(reference, db), reference)
     assert measured.shape == (2,)
     assert measured.tolist() == pytest.approx([db, db], abs=1e-2)
@@ -40,13 +40,13 @@ def test_si_snr_of_orthogonal_noise_is_its_level(db):
 
 @pytest.mark.parametrize('gain', [0.1, 3.0, -1.0])
 def test_si_snr_ignores_gain_and_offset(gain):
-    reference = centred_noise(1, 1, 8000)
+    reference = centered_noise(1, 1, 8000)
     estimate = reference + orthogonal_noise(reference, 10.0)
     assert si_snr(gain * estimate + 0.3, reference).item() == pytest.approx(10.0, abs=1e-2)
 
 
 def test_si_snr_is_a_mean_in_db_over_segments_channels_and_not_items():
-    reference = centred_noise(2, 2, 1000)
+    reference = centered_noise(2, 2, 1000)
     levels = torch.tensor([[[0.0], [10.0]], [[20.0], [30.0]]])
     estimate = reference + orthogonal_noise(reference, levels)
     measured = si_snr(

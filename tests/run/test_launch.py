@@ -9,7 +9,6 @@ import torch
 from audiocodec.run import launch
 from audiocodec.run.device import resolve_device
 from audiocodec.utils import cpus, distrib
-from audiocodec.utils.config import ConfigError
 
 LAUNCHERS = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'SUBMITIT_EXECUTOR')
 
@@ -135,32 +134,6 @@ def test_the_process_group_gets_place_device_and_timeout_and_the_place_stays(
     }
     launched({name: value for name, value in started.items() if name.isupper()})
     assert launch.find_place() == place
-
-
-def test_the_only_visible_gpu_is_used(launched, gpus, monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
-    launched(submitit(3))
-    assert resolve_device('cuda', launch.find_place()) == torch.device('cuda', 0)
-
-
-def test_more_workers_than_gpus(launched, gpus, monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 4)
-    launched(submitit(5))
-    with pytest.raises(
-        ConfigError, match='device=cuda: 8 workers run on this machine, but 4 GPUs are visible'
-    ):
-        resolve_device('cuda', launch.find_place())
-    assert gpus == []
-
-
-def test_one_gpu_by_number_is_for_one_worker(launched, gpus):
-    launched(submitit(0))
-    with pytest.raises(
-        ConfigError, match=r'device=cuda:1 is one GPU, but the 8 workers .*; use device=cuda$'
-    ):
-        resolve_device('cuda:1', launch.find_place())
-    launched({})
-    assert resolve_device('cuda:1', launch.find_place()) == torch.device('cuda', 1)
 
 
 def test_a_barrier_of_nccl_names_the_workers_own_gpu(monkeypatch):

@@ -7,9 +7,6 @@ import pytest
 import torch
 
 from audiocodec.models import export
-from audiocodec.models.export import program
-from audiocodec.modules import StreamableConv1d
-from audiocodec.modules.conv import PAD_MODES
 
 # what a user has: PyTorch and the folder
 USE = """
@@ -52,38 +49,3 @@ def test_programs_run_without_this_package_for_any_batch_and_length(
     subprocess.run([sys.executable, '-c', USE, str(tmp_path)], check=True, cwd=tmp_path)
     with zipfile.ZipFile(tmp_path / 'encoder.pt2') as archive:
         assert not any(b'program.py' in archive.read(entry) for entry in archive.namelist())
-
-
-@pytest.mark.parametrize('mode', PAD_MODES)
-@pytest.mark.parametrize('causal', [True, False])
-def test_traceable_convolution_pads_as_the_source_does(mode, causal):
-    source = StreamableConv1d(
-        2, 3, kernel_size=7, stride=2, dilation=2, causal=causal, pad_mode=mode
-    )
-    traceable = program._Conv(source)
-    for length in (1, 2, 3, 7, 12, 13, 40):
-        x = torch.randn(2, 2, length)
-        torch.testing.assert_close(traceable(x), source(x), rtol=0, atol=1e-6)
-
-
-def test_traceable_lstm_and_group_norm_compute_the_same():
-    lstm, x = torch.nn.LSTM(6, 6, 2), torch.randn(9, 3, 6)
-    torch.testing.assert_close(program.ScanLSTM(lstm)(x), lstm(x)[0], rtol=0, atol=1e-6)
-    norm = torch.nn.GroupNorm(1, 4)
-    torch.nn.init.normal_(norm.weight)
-    x = 3 + torch.randn(2, 4, 50)
-    torch.testing.assert_close(program._GroupNorm(norm)(x), norm(x), rtol=0, atol=1e-5)
-
-
-def test_a_program_gives_every_codebook_whatever_is_in_use(make_codec):
-    model = make_codec()
-    wav = 0.1 * torch.randn(2, 1, 1000)
-    codes, _ = model.encode(wav)
-    model.set_num_codebooks(2)
-    encoder, decoder = program.programs(model, 'torch', program.ScanLSTM)
-    with torch.no_grad():
-        assert torch.equal(encoder(wav)[0], codes)
-        torch.testing.assert_close(
-            decoder(codes[:, :3]), model.decode(codes[:, :3]), rtol=0, atol=1e-6
-        )
-    model.set_num_codebooks(4)

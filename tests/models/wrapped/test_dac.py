@@ -132,7 +132,7 @@ def test_wrong_uses(pair):
             ValueError, match=f'cannot use {number} codebooks: this model has 1 to {LEVELS}'
         ):
             model.set_num_codebooks(number)
-    with pytest.raises(ValueError, match='does not renormalise'):
+    with pytest.raises(ValueError, match='does not renormalize'):
         model.decode(codes, torch.ones(1, 1))
     with pytest.raises(ValueError, match='from 16 to 16'):
         model.decode(codes + 16)
