@@ -29,8 +29,8 @@ def test_gradient_descent_increases_the_ratio():
     [
         ({'overlap': 1.0}, r'overlap must be in \[0, 1\), got 1'),
         ({'overlap': -0.1}, 'overlap'),
-        ({'segment': 0.0}, 'segment must hold some samples, got 0'),
-        ({'segment': 1e-4, 'sample_rate': 16000}, 'segment must hold some samples'),
+        ({'segment': 0.0}, 'segment must be longer, got 0'),
+        ({'segment': 1e-4, 'sample_rate': 16000}, 'segment must be longer'),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

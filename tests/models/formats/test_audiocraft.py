@@ -433,7 +433,7 @@ def test_code_next_to_the_configuration_is_refused_and_not_run(tmp_path, monkeyp
         torch.save(training_checkpoint(**changes), 'checkpoint.th')
         with pytest.raises(
             ValueError,
-            match=r'checkpoint\.th holds more than .*: it names (\w+\.mkdir|pathlib|fract)',
+            match=r'checkpoint\.th contains more than .*: it names (\w+\.mkdir|pathlib|fract)',
         ):
             CompressionModel.get_pretrained('checkpoint.th')
     assert os.listdir() == ['checkpoint.th']
