@@ -16,7 +16,6 @@ from audiocodec.utils import cpus, paths
 
 # Packages whose versions a bug report should include.
 PACKAGES = (
-    'torch',
     'numpy',
     'hydra-core',
     'dora-search',
@@ -44,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 def _model(name: str) -> Iterator[tuple[str, str]]:
     source = open_source(name)
     model: CompressionModel = source.model
-    yield 'model', f'{type(model).__name__}, {source.name}'
+    yield 'source', f'{type(model).__name__}, {source.name}'
     if source.path is not None:
         yield 'file', f'{source.path}, {source.path.stat().st_size / 1e6:.1f} MB'
     yield from model_rows(model)
@@ -53,6 +52,7 @@ def _model(name: str) -> Iterator[tuple[str, str]]:
 def _installation() -> Iterator[tuple[str, str]]:
     yield 'audiocodec', f'{__version__} in {paths.ROOT}'
     yield 'python', f'{platform.python_version()} on {platform.platform()}'
+    yield 'torch', torch.__version__  # with its build, such as +cpu
     for name in PACKAGES:
         try:
             yield name, importlib.metadata.version(name)
