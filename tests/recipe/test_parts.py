@@ -169,11 +169,15 @@ def test_the_two_configurations_are_right(plains):
             'x',
             "dataset.train.segment_duration='x': expected a finite number or null",
         ),
-        ('dataset.min_segment_ratio', 2, 'dataset.min_segment_ratio=2: expected 0 to 1'),
+        (
+            'dataset.min_segment_ratio',
+            2,
+            'dataset.min_segment_ratio=2: expected a fraction in [0, 1]',
+        ),
         (
             'dataset.permutation_on_files',
             True,
-            'dataset.permutation_on_files=true takes every file equally',
+            'dataset.permutation_on_files=true uses every file equally',
         ),
         (
             'dataset.valid.bach_size',
