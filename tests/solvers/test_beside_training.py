@@ -106,7 +106,7 @@ def test_a_full_disk_for_samples_is_one_warning(make_solver, small_disk, caplog)
     found = warnings_of(caplog)
     assert len(found) == 2
     assert found[0].startswith('writing of a sample failed, the run continues: OSError: ')
-    assert '.reference.wav: could not be written (0.0 MB free there)' in found[0]
+    assert '.reference.wav: could not be written (0.0 MB free on the disk)' in found[0]
     assert found[1] == 'failed beside training: writing of a sample (6x)'
     assert [set(stages) for stages in solver.history] == [
         {'train', 'valid', 'evaluate', 'generate'}
@@ -168,9 +168,9 @@ def test_a_history_that_cannot_be_written_is_a_warning_and_made_up_for(make_solv
     solver = make_solver('optim.epochs=2')
     (solver.folder / 'history.json.tmp').mkdir()  # which is what Dora writes to
     run(solver)
-    assert [text[:38] for text in warnings_of(caplog)] == [
+    assert [text[:40] for text in warnings_of(caplog)] == [
         'history.json failed, the run continues: ',
-        'failed beside training: history.json (',
+        'failed beside training: history.json (2x',
     ]
     assert not (solver.folder / 'history.json').exists()
     (solver.folder / 'history.json.tmp').rmdir()
