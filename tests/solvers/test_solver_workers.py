@@ -209,7 +209,7 @@ def test_a_failing_worker_ends_those_that_do_not_wait_in_a_collective(tmp_path):
     codes, texts = outcome(tmp_path, 'raise:1+alone')
     assert codes == [1, 1]
     assert 'Error: worker 1: Traceback' in texts[0]
-    assert 'worker 0 ends because of that error; it was at:' in texts[0]
+    assert 'worker 0 ends because of this error; it was at:' in texts[0]
     assert 'time.sleep(1000)' in texts[0]
 
 
@@ -231,7 +231,7 @@ def test_a_worker_that_hangs_ends_all_after_the_timeout(tmp_path):
     assert 'worker 0: Traceback' in texts[1]
     assert 'imed out' in texts[0]
     assert 'imed out' in texts[1]
-    assert 'worker 1 ends because of that error; it was at:' in texts[1]
+    assert 'worker 1 ends because of this error; it was at:' in texts[1]
     assert 'time.sleep(1000)' in texts[1]
 
 
