@@ -102,7 +102,7 @@ def test_a_full_disk_for_samples_is_one_warning(make_solver, small_disk, caplog)
     found = warnings_of(caplog)
     assert len(found) == 2
     assert found[0].startswith('writing a sample failed, the run continues: OSError: ')
-    assert '.reference.wav: could not be written (0.0 MB free there)' in found[0]
+    assert '.reference.wav: could not be written (0.0 MB free on the disk)' in found[0]
     assert found[1] == 'failures besides training: writing a sample (6x)'
     assert [set(stages) for stages in solver.history] == [
         {'train', 'valid', 'evaluate', 'generate'}
