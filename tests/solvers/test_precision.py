@@ -63,7 +63,7 @@ def gradients(solver):
 
 def plainly(monkeypatch):
     """Undo everything that only saves time or memory."""
-    monkeypatch.setattr(fast_conv, '_is_covered', lambda conv, x: False)
+    monkeypatch.setattr('audiocodec.kernels._is_enabled', False)
     monkeypatch.setattr(activation.ELU, 'forward', nn.ELU.forward)
     monkeypatch.setattr(conv.Layers, 'forward', nn.Sequential.forward)
     monkeypatch.setattr(lstm.StreamableLSTM, '_run', without_onednn)
@@ -310,8 +310,8 @@ def test_under_autocast_losses_quantizer_spectra_and_balancer_see_float32(make_s
         watch(loss, 'forward', f'loss {name}')
     monkeypatch.setattr(
         adversarial_losses,
-        '_wide',
-        lambda values, wide=adversarial_losses._wide: (
+        '_to_float',
+        lambda values, wide=adversarial_losses._to_float: (
             seen.setdefault('features', set()).add(wide(values).dtype),
             wide(values),
         )[1],
