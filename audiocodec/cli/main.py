@@ -42,9 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument('--version', action='version', version=f'audiocodec {__version__}')
     subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
+    chosen = next((argument for argument in argv if not argument.startswith('-')), None)
     for name, text in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=text, description=_sentence(text))
-        if argv[:1] == [name]:
+        if name == chosen:
             module = importlib.import_module(f'audiocodec.cli.{name}')
             module.add_arguments(subparser)
     args = parser.parse_args(argv)

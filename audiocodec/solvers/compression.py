@@ -40,6 +40,9 @@ class CompressionSolver(StandardSolver):
         cfg = self.cfg
         self.model = parts.model.to(self.device)
         self.adversaries = parts.adversaries.to(self.device)
+        self.losses = parts.losses.to(self.device)
+        self.balancer = parts.balancer.to(self.device)
+        check_on_device(parts, cfg, self.device)
         discriminators = self.adversaries.discriminators
         # All workers start from the weights of the first.
         distrib.broadcast_(
@@ -48,11 +51,8 @@ class CompressionSolver(StandardSolver):
         self.autocast = precision.autocast(cfg.precision.autocast, self.device)
         if cfg.compile:
             precision.compile_parts(self.model, self.adversaries)
-        self.losses = parts.losses.to(self.device)
         self.trained = parts.trained
         self.commitment_weight = parts.weights.get('commitment', 0.0)
-        self.balancer = parts.balancer.to(self.device)
-        check_on_device(parts, cfg, self.device)
         self.optimizer = config.build(cfg.optim.optimizer, params=list(self.model.parameters()))
         self.schedule = config.build(cfg.optim.schedule)(self.optimizer)
         # Everything registered is saved in checkpoints and restored from them.

@@ -8,6 +8,8 @@ from audiocodec.modules.checks import require_int, require_ints
 @pytest.mark.parametrize(('value', 'minimum'), [(1, 1), (7, 1), (0, 0), (-2, -2)])
 def test_integers_from_the_minimum_on_are_accepted(value, minimum):
     require_int('stride', value, minimum)
+    with pytest.raises(ValueError, match=f'expected an integer >= {minimum}$'):
+        require_int('stride', minimum - 1, minimum)
 
 
 @pytest.mark.parametrize('value', [0, -1, 2.0, '2', True, None, [2]])
