@@ -253,8 +253,11 @@ class _Builder:
                 node = self.plain['model'].get('quantizer')
                 before = len(self._found)
                 # Only those of other packages: ours have tests.
-                is_foreign = self.device is not None and _is_component(node)
-                if is_foreign and isinstance(quantizer, BaseQuantizer):
+                if (
+                    self.device is not None
+                    and isinstance(quantizer, BaseQuantizer)
+                    and _is_component(node)
+                ):
                     run = partial(_run_quantizer, quantizer, model.frame_rate, self.device)
                     self._run('model.quantizer', node, run)
                 if len(self._found) == before:
