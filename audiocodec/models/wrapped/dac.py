@@ -1,18 +1,14 @@
 """DAC, the Descript Audio Codec (Kumar et al., arXiv 2306.06546), wrapped from `transformers`."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from audiocodec.models.base import CodecOutput, CompressionModel
-from audiocodec.models.formats import hub
+from audiocodec.models.base import CodecOutput
+from audiocodec.models.wrapped.base import TransformersCodec
 
 
-class DAC(CompressionModel):
+class DAC(TransformersCodec):
     """Mono DAC model with the interface of all compression models.
 
     A waveform is padded with zeros to whole frames before encoding, as by the feature extractor of
@@ -23,24 +19,7 @@ class DAC(CompressionModel):
         model: a `transformers.DacModel`.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model: Any = model
-        self._num_codebooks = self.total_codebooks
-
-    @staticmethod
-    def load(folder: Path) -> 'DAC':
-        """Load the model in a folder of `transformers`.
-
-        Raises:
-            ValueError: transformers is missing, or the folder has no such model.
-        """
-        return DAC(hub.build_with_transformers('DacModel', folder))
-
-    @property
-    def sample_rate(self) -> int:
-        """Samples per second of the waveforms (Hz)."""
-        return int(self.model.config.sampling_rate)
+    MODEL_CLASS = 'DacModel'
 
     @property
     def channels(self) -> int:
@@ -53,27 +32,9 @@ class DAC(CompressionModel):
         return int(self.model.config.hop_length)
 
     @property
-    def cardinality(self) -> int:
-        """Entries of each codebook."""
-        return int(self.model.config.codebook_size)
-
-    @property
-    def num_codebooks(self) -> int:
-        """Number of codebooks in use."""
-        return self._num_codebooks
-
-    @property
     def total_codebooks(self) -> int:
         """Total number of codebooks."""
         return int(self.model.config.n_codebooks)
-
-    def set_num_codebooks(self, n: int) -> None:
-        """Use the first `n` codebooks; see `CompressionModel`."""
-        if not 1 <= n <= self.total_codebooks:
-            raise ValueError(
-                f'cannot use {n} codebooks: this model has 1 to {self.total_codebooks}'
-            )
-        self._num_codebooks = n
 
     def forward(self, wav: torch.Tensor | np.ndarray) -> CodecOutput:
         """Encode, quantize and decode a waveform [B, 1, T]; see `CompressionModel`.
@@ -99,12 +60,7 @@ class DAC(CompressionModel):
         """Return latents [B, D, ceil(T / hop_length)] before the quantizer, and no scale."""
         return self.model.encoder(self._pad(self.check_wav(wav))), None
 
-    def decode(
-        self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None = None
-    ) -> torch.Tensor:
-        """Return the waveform [B, 1, T_frames * hop_length] of codes; see `CompressionModel`."""
-        if scale is not None:
-            raise ValueError('this model does not renormalize, but got a scale: use decode(codes)')
+    def _decode_codes(self, codes: torch.Tensor) -> torch.Tensor:
         return self._decode(self.decode_latent(codes))
 
     def decode_latent(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:

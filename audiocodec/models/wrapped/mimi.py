@@ -1,17 +1,14 @@
 """Mimi, the codec of Moshi (Défossez et al., arXiv 2410.00037), wrapped from `transformers`."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import torch
 from torch import nn
 
-from audiocodec.models.base import CodecOutput, CompressionModel
-from audiocodec.models.formats import hub
+from audiocodec.models.base import CodecOutput
+from audiocodec.models.wrapped.base import TransformersCodec
 
 
-class Mimi(CompressionModel):
+class Mimi(TransformersCodec):
     """Mimi model with the interface of all compression models.
 
     It cannot be trained, because its codes carry no gradient. The first codebooks are semantic, and
@@ -24,27 +21,13 @@ class Mimi(CompressionModel):
         ValueError: the model has no encoder or no decoder.
     """
 
+    MODEL_CLASS = 'MimiModel'
+
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model: Any = model
+        super().__init__(model)
         for part in ('encoder', 'decoder'):
             if getattr(model, part) is None:
                 raise ValueError(f'this Mimi model has no {part}: expected the whole codec')
-        self._num_codebooks = self.total_codebooks
-
-    @staticmethod
-    def load(folder: Path) -> 'Mimi':
-        """Load the model in a folder of `transformers`.
-
-        Raises:
-            ValueError: transformers is missing, or the folder has no such model.
-        """
-        return Mimi(hub.build_with_transformers('MimiModel', folder))
-
-    @property
-    def sample_rate(self) -> int:
-        """Samples per second of the waveforms (Hz)."""
-        return int(self.model.config.sampling_rate)
 
     @property
     def channels(self) -> int:
@@ -57,16 +40,6 @@ class Mimi(CompressionModel):
         return round(self.model.config.sampling_rate / self.model.config.frame_rate)
 
     @property
-    def cardinality(self) -> int:
-        """Entries of each codebook."""
-        return int(self.model.config.codebook_size)
-
-    @property
-    def num_codebooks(self) -> int:
-        """Number of codebooks in use."""
-        return self._num_codebooks
-
-    @property
     def total_codebooks(self) -> int:
         """Total number of codebooks."""
         return int(self.model.config.num_quantizers)
@@ -75,15 +48,6 @@ class Mimi(CompressionModel):
     def possible_num_codebooks(self) -> range:
         """Numbers of codebooks that `set_num_codebooks` accepts."""
         return range(int(self.model.config.num_semantic_quantizers), self.total_codebooks + 1)
-
-    def set_num_codebooks(self, n: int) -> None:
-        """Use the first `n` codebooks, at least the semantic ones; see `CompressionModel`."""
-        if n not in self.possible_num_codebooks:
-            raise ValueError(
-                f'cannot use {n} codebooks: this model can use {self.possible_num_codebooks[0]} to '
-                f'{self.total_codebooks}'
-            )
-        self._num_codebooks = n
 
     def forward(self, wav: torch.Tensor | np.ndarray) -> CodecOutput:
         """Encode, quantize and decode a waveform [B, C, T]; the commitment loss is 0."""
@@ -118,13 +82,8 @@ class Mimi(CompressionModel):
         ).last_hidden_state
         return self.model.downsample(hidden.transpose(1, 2)), None
 
-    def decode(
-        self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None = None
-    ) -> torch.Tensor:
-        """Return the waveform [B, C, T_frames * hop_length] of codes; see `CompressionModel`."""
-        if scale is not None:
-            raise ValueError('this model does not renormalize, but got a scale: use decode(codes)')
-        return self.model.decode(self.check_codes(codes), return_dict=True).audio_values
+    def _decode_codes(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.model.decode(codes, return_dict=True).audio_values
 
     def decode_latent(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Return the latents [B, D, T_frames] of codes; see `CompressionModel`."""

@@ -129,7 +129,7 @@ def test_wrong_uses(pair):
     codes = torch.zeros(1, LEVELS, 4, dtype=torch.int64)
     for number in (0, LEVELS + 1):
         with pytest.raises(
-            ValueError, match=f'cannot use {number} codebooks: this model has 1 to {LEVELS}'
+            ValueError, match=f'cannot use {number} codebooks: this model can use 1 to {LEVELS}'
         ):
             model.set_num_codebooks(number)
     with pytest.raises(ValueError, match='does not renormalize'):
