@@ -165,3 +165,19 @@ def test_a_run_that_is_done_says_so(make_solver, caplog):
         make_solver('optim.updates_per_epoch=1').run()
     assert 'all 1 epochs are done already, nothing is trained: set optim.epochs=2' in caplog.text
     assert 'resuming at' not in caplog.text
+
+
+def test_the_evaluate_line_has_every_metric_whatever_the_others_have(make_solver, caplog):
+    with caplog.at_level(logging.INFO, 'audiocodec'):
+        make_solver(
+            'optim.updates_per_epoch=1',
+            'evaluate.every=1',
+            'dataset.evaluate.num_samples=2',
+            'logging.metrics=[g_loss]',
+        ).run()
+    lines = [text for text in caplog.messages if text.startswith('Epoch 1 ')]
+    train, evaluate = lines[0], lines[-1]
+    assert [train.split()[2], train.split()[3]] == ['train', 'loss']
+    assert len(train.split()) == 5
+    assert evaluate.split()[2::2][0] == 'evaluate'
+    assert {'sisnr', 'mel'} == set(evaluate.split()[3::2])

@@ -170,7 +170,8 @@ def test_counting_by_hand(logger):
 def test_the_bar_appears_on_terminals_that_do_not_know_their_size(columns, monkeypatch):
     """tqdm by itself draws nothing there."""
     controller, terminal = os.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('4H', 24, columns, 0, 0))
+    rows = 24 if columns else 0
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('4H', rows, columns, 0, 0))
     monkeypatch.setenv('TERM', 'xterm')
     with os.fdopen(terminal, 'w') as stream:
         seen_as_stderr(monkeypatch, stream)
