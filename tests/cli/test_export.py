@@ -3,27 +3,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tiny_codecs import tiny_codec
 
 from audiocodec.cli.main import main as audiocodec
 from audiocodec.models import CompressionModel
 from audiocodec.run import checkpoint
 from audiocodec.utils import config
 
-SEANET = {'dimension': 4, 'n_filters': 2, 'n_residual_layers': 1, 'ratios': [8, 5, 4], 'lstm': 0}
-MODEL = {
-    '_target_': 'audiocodec.models.EncodecModel',
-    'sample_rate': 8000,
-    'channels': 1,
-    'encoder': {'_target_': 'audiocodec.modules.SEANetEncoder', **SEANET},
-    'decoder': {'_target_': 'audiocodec.modules.SEANetDecoder', **SEANET},
-    'quantizer': {
-        '_target_': 'audiocodec.quantization.ResidualVectorQuantizer',
-        'dimension': 4,
-        'n_q': 2,
-        'bins': 8,
-        'kmeans_init': False,
-    },
-}
+MODEL = tiny_codec(n_q=2, kmeans_init=False, n_residual_layers=1, lstm=0)
 
 
 def run(*argv):

@@ -3,26 +3,14 @@ import platform
 import pytest
 import torch
 import yaml
+from tiny_codecs import tiny_codec
 
 from audiocodec import __version__
 from audiocodec.cli.main import main
 from audiocodec.run import checkpoint
 from audiocodec.utils import config
 
-SEANET = {'dimension': 4, 'n_filters': 2, 'ratios': [8, 5, 4], 'causal': True, 'lstm': 0}
-MODEL = {
-    '_target_': 'audiocodec.models.EncodecModel',
-    'sample_rate': 8000,
-    'channels': 1,
-    'encoder': {'_target_': 'audiocodec.modules.SEANetEncoder', **SEANET},
-    'decoder': {'_target_': 'audiocodec.modules.SEANetDecoder', **SEANET},
-    'quantizer': {
-        '_target_': 'audiocodec.quantization.ResidualVectorQuantizer',
-        'dimension': 4,
-        'n_q': 3,
-        'bins': 8,
-    },
-}
+MODEL = tiny_codec(causal=True, lstm=0)
 
 
 def facts(capsys, *argv):

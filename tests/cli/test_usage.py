@@ -3,6 +3,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from tiny_codecs import tiny_codec
 
 from audiocodec.cli.main import main as audiocodec
 from audiocodec.data import AudioDataset, load_source
@@ -10,20 +11,7 @@ from audiocodec.run import checkpoint
 from audiocodec.utils import config
 
 ROOT = Path(__file__).parents[2]
-SEANET = {'dimension': 4, 'n_filters': 2, 'ratios': [8, 5, 4]}
-MODEL = {
-    '_target_': 'audiocodec.models.EncodecModel',
-    'sample_rate': 8000,
-    'channels': 1,
-    'encoder': {'_target_': 'audiocodec.modules.SEANetEncoder', **SEANET},
-    'decoder': {'_target_': 'audiocodec.modules.SEANetDecoder', **SEANET},
-    'quantizer': {
-        '_target_': 'audiocodec.quantization.ResidualVectorQuantizer',
-        'dimension': 4,
-        'n_q': 3,
-        'bins': 8,
-    },
-}
+MODEL = tiny_codec()
 AUDIO = ROOT / 'dataset' / 'example' / 'valid'
 
 

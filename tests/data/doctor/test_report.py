@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
+from audio_files import noise, write
 
 from audiocodec.data import (
     AudioMeta,
@@ -19,17 +19,6 @@ from audiocodec.data import (
 from audiocodec.data.doctor.file import examine
 
 EXAMPLES = str(Path(__file__).parents[3] / 'dataset' / 'example')
-
-
-def noise(seconds=1.0, sample_rate=24000, channels=1, seed=0):
-    return 0.1 * np.random.default_rng(seed).standard_normal(
-        (round(seconds * sample_rate), channels)
-    ).clip(-3, 3)
-
-
-def write(path, wav, sample_rate=24000, **options):
-    soundfile.write(path, wav, sample_rate, **options)
-    return str(path)
 
 
 def test_duplicates_across_formats(tmp_path):

@@ -1,27 +1,12 @@
 import numpy as np
 import pytest
-import soundfile
+from audio_files import kinds, noise, write
 
 from audiocodec.data import (
     resample,
 )
 from audiocodec.data.doctor.file import Limits, examine
 from audiocodec.data.doctor.spectrum import SIZE, LongTermSpectrum
-
-
-def noise(seconds=1.0, sample_rate=24000, channels=1, seed=0):
-    return 0.1 * np.random.default_rng(seed).standard_normal(
-        (round(seconds * sample_rate), channels)
-    ).clip(-3, 3)
-
-
-def write(path, wav, sample_rate=24000, **options):
-    soundfile.write(path, wav, sample_rate, **options)
-    return str(path)
-
-
-def kinds(path, limits=None):
-    return [problem.kind for problem in examine(str(path), limits or Limits()).problems]
 
 
 def speech_like(seconds, sample_rate):
