@@ -9,7 +9,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +17,9 @@ from pathlib import Path
 import torch
 
 from audiocodec.run import checkpoint
+
+sys.path.insert(0, str(Path(__file__).parents[1] / 'support'))
+from forked import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
 # Small, with everything on; a checkpoint after every update, so that many kills come while one is
@@ -50,14 +52,10 @@ _TIMES = (
 
 def start(folder, *overrides, workers=1):
     distributed = [] if workers == 1 else ['-d', f'--ddp_workers={workers}']
-    return subprocess.Popen(
-        [sys.executable, '-m', 'dora', 'run', *distributed, '--', *RECIPE, *overrides],
+    return Forked(
+        ['-m', 'dora', 'run', *distributed, '--', *RECIPE, *overrides],
         cwd=ROOT,
         env={**os.environ, 'AUDIOCODEC_DORA_DIR': str(folder), 'OMP_NUM_THREADS': '1'},
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
     )
 
 

@@ -4,14 +4,15 @@ load back; alone and with two workers."""
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import soundfile
 import torch
+from forked import Forked
 
 from audiocodec import train
 from audiocodec.models import CompressionModel
@@ -58,16 +59,8 @@ def environment(folder):
     return {**kept, 'AUDIOCODEC_DORA_DIR': str(folder), 'OMP_NUM_THREADS': '1'}
 
 
-def dora(folder, *arguments, **options):
-    return subprocess.run(
-        [sys.executable, '-m', 'dora', *arguments],
-        cwd=ROOT,
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-        timeout=400,
-        **options,
-    )
+def dora(folder, *arguments):
+    return forked.run(['-m', 'dora', *arguments], cwd=ROOT, env=environment(folder), timeout=400)
 
 
 def run(folder, *overrides, workers=None):
@@ -161,12 +154,8 @@ def test_tensorboard_holds_scalars_audio_and_images(uninterrupted):
 
 
 def test_killed_and_resumed_equals_uninterrupted(uninterrupted, tmp_path, assert_equal):
-    process = subprocess.Popen(
-        [sys.executable, '-m', 'dora', 'run', '--', *RECIPE, 'optim.epochs=3'],
-        cwd=ROOT,
-        env=environment(tmp_path),
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
+    process = Forked(
+        ['-m', 'dora', 'run', '--', *RECIPE, 'optim.epochs=3'], ROOT, environment(tmp_path)
     )
     end = time.monotonic() + 300
     while not list(tmp_path.glob('xps/*/checkpoint.th')) and time.monotonic() < end:

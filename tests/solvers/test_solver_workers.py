@@ -4,13 +4,12 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked
 
 from audiocodec.data import write_audio
 from audiocodec.run import checkpoint
@@ -58,11 +57,10 @@ def start(folder, what, world_size, *overrides):
             else {}
         )
         found.append(
-            subprocess.Popen(
-                [sys.executable, str(SCRIPT), str(folder), what, *overrides],
-                text=True,
+            Forked(
+                [SCRIPT, folder, what, *overrides],
+                cwd=os.getcwd(),
                 env={**os.environ, **spread, 'OMP_NUM_THREADS': '1'},
-                stderr=subprocess.PIPE,
             )
         )
     return found
