@@ -68,8 +68,8 @@ def test_command(number, place):
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    if 'lsd' in COMMANDS[number] or 'mine' in COMMANDS[number]:
-        assert '  lsd ' in done.stderr
+    if 'centroid' in COMMANDS[number] or 'mine' in COMMANDS[number]:
+        assert '  centroid ' in done.stderr
     if 'mine' in COMMANDS[number]:
         assert '  logcosh ' in done.stderr
         assert '  codebook_usage ' in done.stderr
@@ -147,8 +147,10 @@ def test_a_loss_is_checked_before_training(mycodec, body, expected):
 
 
 def test_a_metric_without_a_switch_is_reported(mycodec):
-    (found,) = mycodec('', 'metrics.lsd={_target_: mine.LogSpectralDistance}')
-    assert found == 'metrics.lsd: is not switched on or off; add evaluate.metrics.lsd=true'
+    (found,) = mycodec('', 'metrics.centroid={_target_: mine.SpectralCentroid}')
+    assert (
+        found == 'metrics.centroid: is not switched on or off; add evaluate.metrics.centroid=true'
+    )
 
 
 def test_classes_are_known_while_overrides_are_checked(tmp_path, place, monkeypatch):

@@ -16,6 +16,7 @@ LAYERS = [
     {'modules', 'optim'},
     {'quantization', 'losses', 'adversarial', 'metrics', 'data', 'run'},
     {'models'},
+    {'evaluation'},
     {'recipe'},
     {'solvers'},
     {'train', 'cli'},

@@ -21,6 +21,7 @@ COMMANDS = {
     'shards': 'decode, resample and pack audio into shards, which load without decoding',
     'export': 'write a model in another format, and compare the two on audio',
     'usage': 'measure how much of each codebook a model uses on audio',
+    'evaluate': 'score models and classical codecs on audio, at any bit rates',
     'info': 'describe a model or checkpoint; without one, this installation',
 }
 _INTERRUPTED = 130  # exit code of shells for Ctrl-C

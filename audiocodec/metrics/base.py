@@ -1,114 +1,117 @@
-"""Base classes of metrics, which are measured per batch and combined over all workers."""
+"""Base class of metrics, which score each item of a batch."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import ClassVar, NamedTuple
 
 import torch
 
 from audiocodec.dsp.sisnr import check_pair
-from audiocodec.utils.distrib import all_gather_object
+
+
+class UnscorableError(ValueError):
+    """An item has no score, for the reason in the message, e.g. silence; raised by `score`."""
+
+
+class Score(NamedTuple):
+    """Score of an item.
+
+    Attributes:
+        value: the score, NaN if there is none.
+        reason: why there is none.
+        is_error: True if the metric failed, rather than that the item has no score.
+    """
+
+    value: float
+    reason: str | None = None
+    is_error: bool = False
 
 
 class Metric(ABC):
-    """Metric of the quality of reconstructions.
+    """Metric of the quality of reconstructions: one score per item.
 
-    `measure` does not change the metric, so that it may run in another process on a pickled copy;
-    `add` accumulates its result. A metric does not communicate with other workers: the caller
-    gathers the `partial` results, and every worker combines them. Other workers therefore never
-    wait for one that fails.
+    A subclass implements `score`. Metrics have no state that changes, and can be pickled: they run
+    in several processes at once.
 
     Attributes:
-        higher_is_better: whether better reconstructions have higher values.
+        higher_is_better: whether better reconstructions have higher scores.
+        unit: unit of the score, for tables and plots.
     """
 
     higher_is_better: ClassVar[bool] = False
-
-    def update(
-        self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None
-    ) -> None:
-        """Measure a batch and add the result (see `measure`)."""
-        self.add(self.measure(estimate, reference, lengths))
+    unit: ClassVar[str] = ''
 
     @abstractmethod
-    def measure(
-        self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None
+    def score(
+        self, estimate: torch.Tensor, reference: torch.Tensor, sample_rate: int
+    ) -> float | torch.Tensor:
+        """Score a reconstruction.
+
+        Args:
+            estimate: [C, T], T > 0.
+            reference: [C, T].
+            sample_rate: Hz.
+
+        Returns:
+            A number, or 0-d.
+
+        Raises:
+            UnscorableError: there is no score for this item.
+        """
+
+    def prepare(self, sample_rate: int) -> None:  # noqa: B027
+        """Check that signals of a sample rate (Hz) can be scored, before any data is read.
+
+        Raises:
+            ValueError: they cannot.
+        """
+
+    @property
+    def description(self) -> str:
+        """What the score is, in one line, for the captions of tables."""
+        return (type(self).__doc__ or type(self).__name__).strip().splitlines()[0].rstrip('.')
+
+    @torch.no_grad()
+    def compute(
+        self,
+        estimate: torch.Tensor,
+        reference: torch.Tensor,
+        sample_rate: int,
+        lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Measure a batch.
+        """Score each item of a batch.
 
         Args:
             estimate: [B, C, T].
             reference: [B, C, T].
-            lengths: [B], number of samples of each item without padding; padding is not measured.
-                None: no padding.
+            sample_rate: Hz.
+            lengths: [B], samples of each item without padding, which is not scored; None: T.
 
         Returns:
-            The argument of `add`.
+            [B], float64, on the CPU; NaN for items that have no score.
+
+        Raises:
+            ValueError: shapes that differ, or lengths that do not fit the batch.
         """
+        scores = [
+            self.score_item(est, ref, sample_rate).value
+            for est, ref in without_padding(estimate, reference, lengths)
+        ]
+        return torch.tensor(scores, dtype=torch.float64)
 
-    @abstractmethod
-    def add(self, measured: torch.Tensor) -> None:
-        """Add the result of `measure` for a batch."""
-
-    @abstractmethod
-    def partial(self) -> Any:
-        """Return the sums of this worker, on the CPU and picklable, also without measurements."""
-
-    @abstractmethod
-    def combine(self, partials: Sequence[Any]) -> dict[str, float]:
-        """Return the values by name, without those for which nothing could be measured.
-
-        Args:
-            partials: result of `partial` on each worker.
-        """
-
-    def compute(self) -> dict[str, float]:
-        """Return the values over all batches and workers; every worker must call it."""
-        return self.combine(all_gather_object(self.partial()))
-
-    @abstractmethod
-    def reset(self) -> None:
-        """Discard all measurements."""
-
-
-class MeanMetric(Metric):
-    """Metric that is the mean of a score per item.
-
-    Attributes:
-        name: name of the value.
-    """
-
-    name: str
-
-    def __init__(self) -> None:
-        self.reset()
-
-    @abstractmethod
-    def measure(
-        self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Score each item: [B], NaN for one that cannot be scored (see `Metric.measure`)."""
-
-    def add(self, measured: torch.Tensor) -> None:
-        """Add the scores [B] of a batch, except NaNs."""
-        # Sums over large data sets would lose precision in float32.
-        scores = measured.detach().to('cpu', torch.float64)
-        self.total += scores.nansum()
-        self.count += scores.isnan().logical_not().sum()
-
-    def partial(self) -> torch.Tensor:
-        """Return the sum and the number of the scores, float64 [2]."""
-        return torch.stack([self.total, self.count])
-
-    def combine(self, partials: Sequence[torch.Tensor]) -> dict[str, float]:
-        """Return the mean over all items of all workers, by `name`; empty without items."""
-        total, count = torch.stack(list(partials)).sum(0).tolist()
-        return {self.name: total / count} if count else {}
-
-    def reset(self) -> None:
-        """Discard all scores."""
-        self.total = torch.zeros((), dtype=torch.float64)
-        self.count = torch.zeros((), dtype=torch.float64)
+    @torch.no_grad()
+    def score_item(
+        self, estimate: torch.Tensor, reference: torch.Tensor, sample_rate: int
+    ) -> Score:
+        """Score an item [C, T], or tell why it has no score."""
+        if reference.shape[-1] == 0:
+            return Score(math.nan, 'it has no samples')
+        try:
+            value = float(self.score(estimate, reference, sample_rate))
+        except UnscorableError as error:
+            return Score(math.nan, str(error))
+        return Score(value, 'the score is not a number' if math.isnan(value) else None)
 
 
 def without_padding(
@@ -122,7 +125,7 @@ def without_padding(
         lengths: [B], samples without padding, from 0 to T; None: T.
 
     Yields:
-        The estimate and the reference of each item, [1, C, length].
+        The estimate and the reference of each item, [C, length].
 
     Raises:
         ValueError: shapes that differ, or lengths that do not fit the batch.
@@ -137,5 +140,5 @@ def without_padding(
         raise ValueError(
             f'lengths must be {n_items} numbers from 0 to {n_samples}, one per item, got {ends}'
         )
-    for item, end in enumerate(ends):
-        yield estimate[item : item + 1, :, :end], reference[item : item + 1, :, :end]
+    for est, ref, end in zip(estimate, reference, ends):
+        yield est[:, :end], ref[:, :end]

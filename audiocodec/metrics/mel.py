@@ -1,18 +1,20 @@
 """Mel spectrogram distance as a metric."""
 
+import math
+from functools import lru_cache
+
 import torch
 
 from audiocodec.dsp.spectra import MelSpectrogram
-from audiocodec.metrics.base import MeanMetric, without_padding
+from audiocodec.metrics.base import Metric
 
 
-class MelDistance(MeanMetric):
+class MelDistance(Metric):
     """Mean absolute difference of log10 mel spectrograms; lower is better.
 
     This is the loss `mel`, computed per item and without padding.
 
     Args:
-        sample_rate: sample rate in Hz.
         n_fft: FFT size in samples.
         hop_length: samples between frames.
         n_mels: number of mel bands.
@@ -21,11 +23,8 @@ class MelDistance(MeanMetric):
         floor_level: power added before the logarithm.
     """
 
-    name = 'mel'
-
     def __init__(
         self,
-        sample_rate: int,
         n_fft: int = 1024,
         hop_length: int = 256,
         n_mels: int = 64,
@@ -33,29 +32,30 @@ class MelDistance(MeanMetric):
         f_max: float | None = None,
         floor_level: float = 1e-5,
     ) -> None:
-        super().__init__()
         if not floor_level > 0:
             raise ValueError(
                 f'floor_level must be positive (silence has no logarithm), got {floor_level}'
             )
-        self.melspec = MelSpectrogram(sample_rate, n_fft, hop_length, None, n_mels, f_min, f_max)
+        self.options = (n_fft, hop_length, None, n_mels, f_min, f_max)
         self.floor_level = floor_level
+        highest = max(f_min, f_max or 0.0)
+        self.prepare(max(48000, 2 * math.ceil(highest)))  # checks all but f_max
 
-    @torch.no_grad()
-    def measure(
-        self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None
+    def prepare(self, sample_rate: int) -> None:
+        """See `Metric.prepare`."""
+        mel_spectrogram(sample_rate, *self.options)
+
+    def score(
+        self, estimate: torch.Tensor, reference: torch.Tensor, sample_rate: int
     ) -> torch.Tensor:
-        """Return the distance of each item, [B]; NaN for one without samples.
-
-        See `Metric.measure`.
-        """
-        self.melspec.to(reference.device)
-        items = without_padding(estimate, reference, lengths)
-        return torch.stack([self._score(*item) for item in items])
-
-    def _score(self, estimate: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        if reference.shape[-1] == 0:
-            return reference.new_full((), torch.nan)
-        log_est = torch.log10(self.floor_level + self.melspec(estimate))
-        log_ref = torch.log10(self.floor_level + self.melspec(reference))
+        """Return the distance, see `Metric.score`."""
+        melspec = mel_spectrogram(sample_rate, *self.options).to(reference.device)
+        log_est = torch.log10(self.floor_level + melspec(estimate))
+        log_ref = torch.log10(self.floor_level + melspec(reference))
         return (log_est - log_ref).abs().mean()
+
+
+@lru_cache(64)
+def mel_spectrogram(sample_rate: int, *options: float | None) -> MelSpectrogram:
+    """Return a cached transform; see `MelSpectrogram` for the arguments."""
+    return MelSpectrogram(sample_rate, *options)  # type: ignore[arg-type]

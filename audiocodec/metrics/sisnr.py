@@ -3,16 +3,15 @@
 import torch
 
 from audiocodec.dsp.sisnr import EPSILON, segment_samples, si_snr
-from audiocodec.metrics.base import MeanMetric, without_padding
+from audiocodec.metrics.base import Metric
 
 
-class SISNR(MeanMetric):
+class SISNR(Metric):
     """SI-SNR in dB, averaged over overlapping segments; higher is better.
 
-    See `audiocodec.dsp.si_snr`.
+    See `audiocodec.dsp.si_snr`. An item shorter than a segment is one segment of its own length.
 
     Args:
-        sample_rate: sample rate in Hz.
         segment: seconds per segment; None: each item is one segment.
         overlap: fraction by which consecutive segments overlap, in [0, 1).
         epsilon: energy per sample added to every energy.
@@ -21,35 +20,24 @@ class SISNR(MeanMetric):
         ValueError: a segment without samples, or an overlap that leaves no stride.
     """
 
-    name = 'sisnr'
     higher_is_better = True
+    unit = 'dB'
 
     def __init__(
-        self,
-        sample_rate: int,
-        segment: float | None = 5.0,
-        overlap: float = 0.5,
-        epsilon: float = EPSILON,
+        self, segment: float | None = 5.0, overlap: float = 0.5, epsilon: float = EPSILON
     ) -> None:
-        super().__init__()
-        self.segment_length = (
-            None if segment is None else segment_samples(segment, sample_rate, overlap)
-        )
+        if segment is not None:
+            segment_samples(segment, 48000, overlap)  # checks them
+        self.segment = segment
         self.overlap = overlap
         self.epsilon = epsilon
 
-    @torch.no_grad()
-    def measure(
-        self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None
+    def score(
+        self, estimate: torch.Tensor, reference: torch.Tensor, sample_rate: int
     ) -> torch.Tensor:
-        """Return the SI-SNR of each item, [B] in dB; NaN for one without samples.
-
-        See `Metric.measure`.
-        """
-        items = without_padding(estimate, reference, lengths)
-        return torch.cat([self._score(*item) for item in items])
-
-    def _score(self, estimate: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        if reference.shape[-1] == 0:
-            return reference.new_full((1,), torch.nan)
-        return si_snr(estimate, reference, self.segment_length, self.overlap, self.epsilon)
+        """Return the SI-SNR in dB, see `Metric.score`."""
+        length = None
+        if self.segment is not None:
+            longest = segment_samples(self.segment, sample_rate, self.overlap)
+            length = longest if longest < reference.shape[-1] else None
+        return si_snr(estimate[None], reference[None], length, self.overlap, self.epsilon)[0]

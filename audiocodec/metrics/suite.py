@@ -1,90 +1,111 @@
-"""Suite of metrics."""
+"""Suite of metrics, and the means of their scores over all workers."""
 
-import pickle
+import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
-from audiocodec.metrics.base import Metric
+from audiocodec.metrics.base import Metric, Score, without_padding
 from audiocodec.utils.distrib import all_gather_object
 from audiocodec.utils.failures import Failures
 
+Scores = dict[str, Score]
+
 
 class MetricSuite:
-    """Runs several metrics.
+    """Scores items by several metrics, and averages the scores over items and workers.
 
-    A metric that fails on a batch skips that batch. Its failure is reported once and never ends the
-    run.
+    A metric that raises an error on an item has no score for it; the failure is reported once and
+    never ends the run. Items without a score are not part of the mean: they are counted as
+    NAME_unscored.
 
     Args:
-        metrics: metrics by name, the same on every worker. A metric with a single value is reported
-            under its name here, one with several values as NAME_VALUE.
-        failures: collects the failures; None: a new object, in the attribute `failures`.
+        metrics: metrics by name, the same on every worker.
+        failures: collects errors; None: a new object, in the attribute `failures`.
     """
 
     def __init__(self, metrics: Mapping[str, Metric], failures: Failures | None = None) -> None:
         self.metrics = dict(metrics)
         self.failures = Failures() if failures is None else failures
-
-    def update(
-        self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None
-    ) -> None:
-        """Measure a batch with every metric and add the results (see `Metric.measure`)."""
-        self.add(self.measure(estimate, reference, lengths))
-
-    def measure(
-        self, estimate: torch.Tensor, reference: torch.Tensor, lengths: torch.Tensor | None = None
-    ) -> dict[str, torch.Tensor]:
-        """Measure a batch with every metric; may run in another process (see `Metric.measure`).
-
-        Returns:
-            The argument of `add`: the measurement of each metric that did not fail.
-        """
-        measured = {}
-        for name, metric in self.metrics.items():
-            with self.failures.caught(f'metric {name}'):
-                measured[name] = metric.measure(estimate, reference, lengths)
-        return measured
-
-    def add(self, measured: Mapping[str, torch.Tensor]) -> None:
-        """Add the result of `measure` for a batch."""
-        for name, measurement in measured.items():
-            with self.failures.caught(f'metric {name}'):
-                self.metrics[name].add(measurement)
-
-    def compute(self) -> dict[str, float]:
-        """Return the values over all workers; every worker must call it.
-
-        A metric is left out if its partial result is missing on any worker. There is a single
-        collective, in which every worker takes part even if its metrics fail.
-        """
-        partials: dict[str, Any] = {}
-        for name, metric in self.metrics.items():
-            with self.failures.caught(f'metric {name}'):
-                partial = metric.partial()
-                pickle.dumps(
-                    partial
-                )  # results that cannot be sent fail here, not in the collective
-                partials[name] = partial
-        workers = all_gather_object(partials)
-        values = {}
-        for name, metric in self.metrics.items():
-            if not all(name in worker for worker in workers):
-                continue
-            with self.failures.caught(f'metric {name}'):
-                computed = metric.combine([worker[name] for worker in workers])
-                for key, value in computed.items():
-                    values[name if len(computed) == 1 else f'{name}_{key}'] = value
-        return values
+        self.reset()
 
     def reset(self) -> None:
-        """Discard all measurements."""
-        for name, metric in self.metrics.items():
-            with self.failures.caught(f'metric {name}'):
-                metric.reset()
+        """Discard all scores."""
+        # name -> sum, number of scores, number of items without one
+        self._sums: dict[str, list[float]] = {}
+
+    def update(
+        self,
+        estimate: torch.Tensor,
+        reference: torch.Tensor,
+        sample_rate: int,
+        lengths: torch.Tensor | None = None,
+        suffix: str = '',
+    ) -> None:
+        """Score a batch and add the scores; see `Metric.compute` and `add`."""
+        for est, ref in without_padding(estimate, reference, lengths):
+            self.add(self.score(est, ref, sample_rate), suffix)
+
+    def score(self, estimate: torch.Tensor, reference: torch.Tensor, sample_rate: int) -> Scores:
+        """Score an item, [C, T]; may run in another process (see `score_item`)."""
+        return score_item(self.metrics, estimate, reference, sample_rate)
+
+    def add(self, scores: Scores, suffix: str = '') -> None:
+        """Add the scores of an item, under the names of the metrics plus a suffix."""
+        for name, score in scores.items():
+            if score.is_error:
+                self.failures.add(f'metric {name}', str(score.reason))
+            sums = self._sums.setdefault(f'{name}{suffix}', [0.0, 0, 0])
+            if math.isnan(score.value):
+                sums[2] += 1
+            else:
+                sums[0] += score.value
+                sums[1] += 1
+
+    def compute(self) -> dict[str, float]:
+        """Return the means over all workers, and the numbers of items without a score.
+
+        Every worker must call it. Metrics without any score are left out.
+        """
+        workers = all_gather_object(self._sums)
+        names = dict.fromkeys(name for sums in workers for name in sums)
+        values: dict[str, float] = {}
+        for name in names:
+            columns = zip(*(sums.get(name, [0.0, 0, 0]) for sums in workers))
+            total, count, unscored = (math.fsum(column) for column in columns)
+            if count:
+                values[name] = total / count
+            if unscored:
+                values[f'{name}_unscored'] = unscored
+        return values
 
     def higher_is_better(self, key: str) -> bool:
         """Return whether higher values are better, for a key of the result of `compute`."""
         names = [name for name in self.metrics if key == name or key.startswith(f'{name}_')]
         return bool(names) and self.metrics[max(names, key=len)].higher_is_better
+
+
+def score_item(
+    metrics: Mapping[str, Metric],
+    estimate: torch.Tensor,
+    reference: torch.Tensor,
+    sample_rate: int,
+) -> Scores:
+    """Score an item by every metric.
+
+    Args:
+        metrics: metrics by name.
+        estimate: [C, T].
+        reference: [C, T].
+        sample_rate: Hz.
+
+    Returns:
+        A score for each metric; NaN with a reason if there is none, also after an error.
+    """
+    scores = {}
+    for name, metric in metrics.items():
+        try:
+            scores[name] = metric.score_item(estimate, reference, sample_rate)
+        except Exception as error:  # components may raise anything; nothing here is worth a run
+            scores[name] = Score(math.nan, f'{type(error).__name__}: {error}', is_error=True)
+    return scores

@@ -142,6 +142,7 @@ class _Builder:
         with torch.random.fork_rng(devices=[]):  # the checks must not change the draws of the run
             if model is not None:
                 self._check_audio_format(model)
+                self._check_rates(model)
             self.run_parts(model, adversaries, losses)
             self._check_dataset()
             self._check_writing()
@@ -239,7 +240,11 @@ class _Builder:
         metrics = {}
         for name, enabled in self.plain['evaluate']['metrics'].items():
             if enabled is True and isinstance(self.plain['metrics'].get(name), Mapping):
-                metrics[name] = self._make(f'metrics.{name}', Metric)
+                key = f'metrics.{name}'
+                metrics[name] = metric = self._make(key, Metric)
+                if metric is not None and ACCEPTED['sample_rate'].check(self.plain['sample_rate']):
+                    run = partial(metric.prepare, self.plain['sample_rate'])
+                    self._run(key, self.plain['metrics'][name], run)
         return {name: metric for name, metric in metrics.items() if metric is not None}
 
     # ---- running on a short signal
@@ -286,6 +291,19 @@ class _Builder:
                 self._found.append(
                     f'model: its {name} is {value}, which must agree with {name}={expected}'
                 )
+
+    def _check_rates(self, model: CompressionModel) -> None:
+        """Set each rate of the evaluate stage on a model; it is the same afterwards."""
+        rates = self.plain['evaluate']['kbps']
+        if rates is None or not ACCEPTED['evaluate.kbps'].check(rates) or not model.cardinality:
+            return
+        before = model.num_codebooks
+        for rate in rates:
+            try:
+                model.set_bandwidth(rate)
+            except ValueError as error:
+                self._found.append(f'evaluate.kbps={rates}: {error}')
+        model.set_num_codebooks(before)
 
     def _check_optimizer(self) -> bool:
         """Step optimizer and schedule on a dummy parameter; False if the schedule fails."""

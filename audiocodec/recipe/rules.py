@@ -1,7 +1,7 @@
 """Accepted values of the keys of a configuration that no component checks."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from audiocodec.data import SPLITS
@@ -129,6 +129,21 @@ ACCEPTED: dict[str, Rule] = {
     'checkpoint.keep_last': or_null(POSITIVE_INTEGER, 'for all'),
     'valid.every': EPOCHS,
     'evaluate.every': EPOCHS,
+    'evaluate.kbps': or_null(
+        Rule(
+            lambda value: (
+                isinstance(value, Sequence)
+                and not isinstance(value, str)
+                and len(value) > 0
+                and all(is_number(rate) and rate > 0 for rate in value)
+            ),
+            'a list of bit rates, e.g. [1.5, 3, 6]',
+        ),
+        'for the highest rate',
+    ),
+    'evaluate.num_workers': Rule(
+        lambda value: is_integer(value) and 1 <= value <= 1024, 'a number of processes from 1'
+    ),
     'generate.every': EPOCHS,
     'generate.path': Rule(lambda value: isinstance(value, str) and bool(value), 'a path', 'text'),
     'generate.audio.format': one_of('wav', 'flac', 'ogg', 'mp3'),

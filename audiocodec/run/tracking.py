@@ -22,6 +22,7 @@ from audiocodec.utils.failures import Failures
 
 logger = logging.getLogger('audiocodec')
 
+_LONGEST_AUDIO = 30  # seconds
 # Seconds that Weights & Biases waits for a login on a terminal, and for the last uploads (in
 # versions with such a limit); variables that are already set take precedence.
 _WANDB_LIMITS = {'WANDB_LOGIN_TIMEOUT': '60', 'WANDB_FINISH_TIMEOUT': '600'}
@@ -108,8 +109,11 @@ class Tracker:
     def audio(
         self, name: str, wav: torch.Tensor, sample_rate: int, updates: int, epoch: int
     ) -> None:
-        """Send a waveform float [C, T] and its spectrogram, as `name` (see `scalars`)."""
-        wav = wav.detach().cpu().float().clamp(-1, 1)
+        """Send a waveform float [C, T] and its spectrogram, as `name` (see `scalars`).
+
+        Only the first 30 s: trackers keep all they get in files that are read again and again.
+        """
+        wav = wav[:, : _LONGEST_AUDIO * sample_rate].detach().cpu().float().clamp(-1, 1)
         for kind, sink in self._sinks.items():
             with self.failures.caught(kind):
                 sink.audio(name, wav, sample_rate, updates, epoch)

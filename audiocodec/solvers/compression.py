@@ -2,13 +2,16 @@
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 
 from audiocodec.data import write_audio
+from audiocodec.evaluation import Codec
+from audiocodec.evaluation.rows import TABLE, Row, write_rows
+from audiocodec.evaluation.stage import by_length, evaluate_batches
 from audiocodec.metrics import MetricSuite
 from audiocodec.models import CompressionModel, pretrained
 from audiocodec.optim import ModuleEMA, advance
@@ -262,18 +265,31 @@ class CompressionSolver(StandardSolver):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Compute the metrics of `evaluate.metrics` over the evaluation split."""
+        """Compute the metrics of `evaluate.metrics` over the evaluation split, at each rate."""
+        options = self.cfg.evaluate
         self.metrics.reset()
         with self.averaged_model():
-            for batch, infos in self.batches_of('evaluate'):
-                # A batch that fails, e.g. out of memory, is a warning: training continues.
-                with self.failures.caught('evaluating a batch'):
-                    wav = batch.to(self.device, non_blocking=True)
-                    lengths = torch.tensor([info.n_frames for info in infos])  # without padding
-                    self.metrics.update(self.model(wav).wav, wav, lengths)
+            codec = Codec(self.xp.sig, self.model, options.kbps)
+            rows = evaluate_batches(
+                codec,
+                self.batches_of('evaluate'),
+                self.metrics,
+                options.num_workers,
+                named_rates=options.kbps is not None,
+            )
         means = self.metrics.compute()
+        self._write_rows(rows)
         self.failures.sync()
         return means
+
+    def _write_rows(self, rows: Sequence[Row]) -> None:
+        """Write the scores of every item, of all workers."""
+        every_row = [row for part in distrib.all_gather_object(list(rows)) for row in part]
+        if distrib.is_rank_zero():
+            folder = self.folder / 'evaluate' / f'epoch_{self.epoch}'
+            with self.failures.caught('writing the scores'):
+                write_rows(folder, sorted(every_row, key=lambda row: (row['item'], row['rate'])))
+                self.logger.info('scores of every item in %s', folder / TABLE)
 
     @torch.no_grad()
     def generate(self) -> dict[str, float]:
@@ -281,19 +297,22 @@ class CompressionSolver(StandardSolver):
         folder = self.folder / self.cfg.generate.path / f'epoch_{self.epoch}'
         items = written = 0
         with self.averaged_model():
+            codec = Codec(self.xp.sig, self.model)
             for wav, infos in self.batches_of('generate'):
                 with self.failures.caught('generating a batch'):
-                    wav_hat = self.model(wav.to(self.device, non_blocking=True)).wav.cpu()
-                    for index, info in enumerate(infos):
-                        name = f'{info.index:03d}_{safe_stem(info.meta.path)}'
-                        pair = {
-                            'reference': wav[index, :, : info.n_frames],
-                            'reconstruction': wav_hat[index, :, : info.n_frames],
-                        }
-                        self._track_pair(name, pair, items + index)
-                        with self.failures.caught('writing a sample'):
-                            self._write_pair(folder, name, pair)
-                            written += 1
+                    for group in by_length(wav, [info.n_frames for info in infos]):
+                        (rendition,) = codec.reconstruct(group.wav, codec.sample_rate)
+                        for number, place in enumerate(group.places):
+                            info = infos[place]
+                            name = f'{info.index:03d}_{safe_stem(info.meta.path)}'
+                            pair = {
+                                'reference': group.wav[number],
+                                'reconstruction': rendition.wav[number],
+                            }
+                            self._track_pair(name, pair, items + place)
+                            with self.failures.caught('writing a sample'):
+                                self._write_pair(folder, name, pair)
+                                written += 1
                 items += len(infos)
         self.failures.sync()
         counts = torch.tensor(distrib.all_gather_object([written, items])).sum(0).tolist()

@@ -24,6 +24,8 @@ from audiocodec.recipe.rules import LOADING
 from audiocodec.utils import distrib, paths
 from audiocodec.utils.config import ConfigError
 
+_LISTENING_SEED = 0  # of the draws of the evaluate and generate splits
+
 
 def needed_splits(cfg: DictConfig) -> list[str]:
     """Return the splits that this run reads: those of the stages that are not off."""
@@ -95,7 +97,8 @@ def make_dataset(cfg: DictConfig, split: str) -> AudioDataset:
         load_files(cfg, split),
         cfg.sample_rate,
         cfg.channels,
-        seed=cfg.seed,
+        # What is evaluated and listened to is the same in every run, so that runs can be compared.
+        seed=cfg.seed if split in ('train', 'valid') else _LISTENING_SEED,
         return_info=True,
         **options,
     )

@@ -9,173 +9,139 @@ import torch
 from noise import noise, noisy
 from torch import distributed
 
-from audiocodec.dsp import si_snr
-from audiocodec.metrics import SISNR, MeanMetric, MelDistance, Metric, MetricSuite
+from audiocodec.metrics import (
+    SISNR,
+    MelDistance,
+    Metric,
+    MetricSuite,
+    Score,
+    UnscorableError,
+    score_item,
+)
 
 
-class Failing(MeanMetric):
-    name = 'failing'
-
-    def measure(self, estimate, reference, lengths=None):
+class Failing(Metric):
+    def score(self, estimate, reference, sample_rate):
         raise RuntimeError('broken')
 
 
-class Sometimes(MeanMetric):
-    name = 'sometimes'
+class First(Metric):
+    """First sample of the reference, which must not be negative."""
 
-    def measure(self, estimate, reference, lengths=None):
-        if reference[0, 0, 0] < 0:
-            raise RuntimeError('negative')
-        return reference[:, 0, 0]
-
-
-class FailsLater(MeanMetric):
-    """Fails in `add` and in `partial`."""
-
-    name = 'later'
-
-    def measure(self, estimate, reference, lengths=None):
-        return 'not a tensor'
-
-    def partial(self):
-        raise ZeroDivisionError('no items')
+    def score(self, estimate, reference, sample_rate):
+        if reference[0, 0] < 0:
+            raise UnscorableError('negative')
+        return reference[0, 0]
 
 
-class Pair(Metric):
-    def measure(self, estimate, reference, lengths=None):
-        return torch.stack([estimate.max(), reference.max()])
-
-    def add(self, measured):
-        self.measured = measured
-
-    def partial(self):
-        return self.measured
-
-    def combine(self, partials):
-        return dict(zip(['estimate', 'reference'], torch.stack(list(partials)).amax(0).tolist()))
-
-    def reset(self):
-        del self.measured
-
-
-def test_values_are_reported_under_the_names_of_the_suite():
-    suite = MetricSuite({'coarse': SISNR(8000, segment=None), 'peak': Pair()})
-    estimate, reference = noisy(10.0, 2, 1, 8000)
-    suite.update(estimate, reference)
+def test_means_are_over_items_and_under_the_names_of_the_suite():
+    suite = MetricSuite({'coarse': SISNR(), 'first': First()})
+    reference = torch.ones(3, 1, 8000) * torch.tensor([1.0, 2.0, 6.0]).view(3, 1, 1)
+    reference = reference + 0.01 * noise(3, 1, 8000)
+    reference[:, 0, 0] = torch.tensor([1.0, 2.0, 6.0])
+    suite.update(reference[:2], reference[:2], 8000)
+    suite.update(reference[2:], reference[2:], 8000)
     values = suite.compute()
-    assert list(values) == ['coarse', 'peak_estimate', 'peak_reference']
-    assert values['coarse'] == pytest.approx(10.0, abs=0.2)
-    assert values['peak_estimate'] == estimate.max().item()
-    suite.metrics.pop('peak')
+    assert list(values) == ['coarse', 'first']
+    assert values['first'] == 3.0
     suite.reset()
     assert suite.compute() == {}
 
 
+def test_items_without_a_score_are_counted_and_not_part_of_the_mean(caplog):
+    suite = MetricSuite({'first': First()})
+    reference = torch.tensor([[[4.0]], [[-1.0]], [[2.0]]])
+    suite.update(reference, reference, 8000)
+    assert suite.compute() == {'first': 3.0, 'first_unscored': 1}
+    assert caplog.records == []
+    assert not suite.failures.counts
+
+
 def test_a_failing_metric_is_reported_once_and_does_not_affect_others(caplog):
-    suite = MetricSuite({'bad': Failing(), 'some': Sometimes(), 'sisnr': SISNR(8000)})
-    wav = noise(2, 1, 8000)
+    suite = MetricSuite({'bad': Failing(), 'sisnr': SISNR()})
     with caplog.at_level(logging.WARNING):
-        for sign in (1.0, -1.0, 1.0):
-            suite.update(wav, sign * wav.abs())
+        suite.update(*noisy(10.0, 2, 1, 8000), 8000)
+        suite.update(*noisy(10.0, 1, 1, 8000), 8000)
     assert [record.getMessage() for record in caplog.records] == [
-        'metric bad failed, the run continues: RuntimeError: broken',
-        'metric some failed, the run continues: RuntimeError: negative',
+        'metric bad failed, the run continues: RuntimeError: broken'
     ]
-    assert suite.failures.counts == {'metric bad': 3, 'metric some': 1}
+    assert suite.failures.counts == {'metric bad': 3}
     values = suite.compute()
-    assert list(values) == ['some', 'sisnr']
-    assert values['some'] == pytest.approx(wav[:, 0, 0].abs().mean().item())
+    assert list(values) == ['bad_unscored', 'sisnr']
+    assert values['sisnr'] == pytest.approx(10.0, abs=0.3)
 
 
-def test_a_metric_that_fails_in_add_and_compute_does_not_affect_others(caplog):
-    suite = MetricSuite({'later': FailsLater(), 'sisnr': SISNR(8000)})
-    suite.update(*noisy(10.0, 2, 1, 8000))
-    assert list(suite.compute()) == ['sisnr']
-    assert [record.levelname for record in caplog.records] == ['WARNING']
-    assert suite.failures.counts == {'metric later': 2}
+def test_scores_tell_a_failure_from_an_item_without_a_score():
+    scores = score_item({'bad': Failing(), 'first': First()}, *-torch.ones(2, 1, 4), 8000)
+    assert scores['bad'][1:] == ('RuntimeError: broken', True)
+    assert scores['first'][1:] == ('negative', False)
+    assert score_item({'first': First()}, *torch.ones(2, 1, 4), 8000) == {'first': Score(1.0)}
 
 
-def test_measuring_a_pickled_copy_and_adding_equals_an_update():
-    suite, other = (MetricSuite({'sisnr': SISNR(8000), 'mel': MelDistance(8000)}) for _ in range(2))
-    batch = noisy(10.0, 2, 1, 8000)
-    suite.update(*batch)
-    other.add(pickle.loads(pickle.dumps(other)).measure(*batch))
+def test_scores_of_each_rate_have_a_suffix():
+    suite = MetricSuite({'first': First()})
+    suite.add({'first': Score(1.0)}, '_3kbps')
+    suite.add({'first': Score(2.0)}, '_6kbps')
+    suite.add({'first': Score(4.0)}, '_6kbps')
+    assert suite.compute() == {'first_3kbps': 1.0, 'first_6kbps': 3.0}
+
+
+def test_scoring_by_a_pickled_copy_and_adding_equals_an_update():
+    suite, other = (MetricSuite({'sisnr': SISNR(), 'mel': MelDistance()}) for _ in range(2))
+    estimate, reference = noisy(10.0, 2, 1, 8000)
+    suite.update(estimate, reference, 8000)
+    copy = pickle.loads(pickle.dumps(other))
+    for item in range(2):
+        scores = copy.score(estimate[item], reference[item], 8000)
+        other.add(pickle.loads(pickle.dumps(scores)))
     assert suite.compute() == other.compute()
 
 
-class FailsOnWorker1(SISNR):
-    """Fails in one of its methods, on worker 1 only."""
+def test_sums_are_in_double_precision():
+    suite = MetricSuite({})
+    for _ in range(1000):
+        suite.add({'small': Score(0.1)})
+    assert suite.compute()['small'] == pytest.approx(0.1, rel=1e-12)
 
-    def __init__(self, where):
-        super().__init__(8000, segment=1.0)
-        self.where = where
 
-    def fail(self, where):
-        if where == self.where and distributed.get_rank() == 1:
-            raise RuntimeError(f'cannot {where}')
-
-    def partial(self):
-        self.fail('partial')
-        if self.where == 'pickle' and distributed.get_rank() == 1:
-            return lambda: None
-        return super().partial()
-
-    def combine(self, partials):
-        self.fail('combine')
-        return super().combine(partials)
-
-    def reset(self):
-        if distributed.is_initialized():
-            self.fail('reset')
-        super().reset()
+def test_higher_is_better_is_that_of_the_metric():
+    suite = MetricSuite({'sisnr': SISNR(), 'sisnr_mel': MelDistance()})
+    keys = ['sisnr', 'sisnr_3kbps', 'sisnr_mel', 'other']
+    assert [suite.higher_is_better(key) for key in keys] == [True, True, False, False]
 
 
 @pytest.mark.slow
-def test_results_and_failures_of_two_workers_are_combined(tmp_path):
+def test_results_of_two_workers_are_combined(tmp_path):
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}  # for tests/support
     workers = [
         subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], env=env)
         for rank in range(2)
     ]
     assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
-    estimate, reference = noisy(10.0, 3, 1, 8000)
-    (first, failed), (second, failed_second) = (
-        torch.load(tmp_path / f'{rank}.th') for rank in range(2)
-    )
-    expected = ['bad', 'combine', 'partial', 'pickle', 'reset', 'some']
-    assert failed == failed_second == [f'metric {name}' for name in expected]
-    # Worker 0 could combine what worker 1 could not.
-    assert first.pop('combine') == first['sisnr']
+    first, second = (torch.load(tmp_path / f'{rank}.th') for rank in range(2))
     assert first == second
-    assert list(first) == ['reset', 'some', 'sisnr']
+    values, reasons = first
+    assert reasons == ['metric bad']
+    assert values.pop('bad_unscored') == 3
     # Worker 1, with the negative item, has no score of this metric: the mean is that of worker 0.
-    assert first['some'] == pytest.approx(reference[:2, 0, 0].abs().mean().item())
-    assert first['sisnr'] == pytest.approx(si_snr(estimate, reference, 8000).mean().item())
+    assert values.pop('first') == 2.0
+    assert values.pop('first_unscored') == 1
+    assert values == {'only_here': 5.0}
 
 
 def _work(rank, folder):
-    metrics = {where: FailsOnWorker1(where) for where in ('partial', 'pickle', 'combine', 'reset')}
     distributed.init_process_group(
         'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
     )
-    suite = MetricSuite(
-        {'bad': Failing(), **metrics, 'some': Sometimes(), 'sisnr': SISNR(8000, segment=1.0)}
-    )
-    suite.reset()
-    estimate, reference = noisy(10.0, 3, 1, 8000)
-    sign = -reference[2, 0, 0].sign() if rank else reference[:2, 0, :1].sign()[..., None]
-    items = slice(2, 3) if rank else slice(0, 2)
-    suite.update(sign * estimate[items], sign * reference[items])
+    suite = MetricSuite({'bad': Failing(), 'first': First()})
+    items = [torch.tensor([[[1.0]], [[3.0]]]), torch.tensor([[[-1.0]]])][rank]
+    suite.update(items, items, 8000)
+    if rank == 1:
+        suite.add({'only_here': Score(5.0)})
     values = suite.compute()
     suite.failures.sync()
     torch.save((values, sorted(suite.failures.reasons)), f'{folder}/{rank}.th')
     distributed.destroy_process_group()
-
-
-def test_higher_is_better_is_that_of_the_metric():
-    suite = MetricSuite({'sisnr': SISNR(8000), 'sisnr_mel': MelDistance(8000), 'pair': Pair()})
-    keys = ['sisnr', 'sisnr_mel', 'pair_estimate', 'other']
-    assert [suite.higher_is_better(key) for key in keys] == [True, False, False, False]
 
 
 if __name__ == '__main__':

@@ -144,8 +144,8 @@ def test_a_schedule_and_a_metric_too():
         'optim.schedule.gamma=0.99',
     )
     assert set(cfg.optim.schedule) == {'_target_', '_partial_', 'gamma'}
-    cfg = compose('metrics.mel._target_=audiocodec.metrics.SISNR')
-    assert set(cfg.metrics.mel) == {'_target_', 'sample_rate'}
+    cfg = compose('metrics.sisnr._target_=audiocodec.metrics.MelDistance')
+    assert set(cfg.metrics.sisnr) == {'_target_'}
 
 
 def test_an_argument_that_was_typed_is_refused_not_dropped():

@@ -1,12 +1,14 @@
 """Trackers: one axis, no duplicate points, and failures that do not stop training."""
 
 import importlib.machinery
+import io
 import os
 import subprocess
 import sys
 import types
 
 import pytest
+import soundfile
 import torch
 from omegaconf import OmegaConf
 
@@ -269,3 +271,10 @@ def test_the_package_itself_without_login(tmp_path):
     (run,) = (tmp_path / 'wandb').glob('offline-run-*')
     assert run.name.endswith((tmp_path / '.wandb_id').read_text())
     assert len(list(run.rglob('*.wav'))) == 1
+
+
+def test_long_audio_is_cut_to_half_a_minute(tmp_path):
+    tracker = Tracker(config(tensorboard=True), tmp_path, 'sig')
+    tracker.audio('long', torch.rand(1, 8000 * 45), 8000, 1, 1)
+    (point,) = events(tmp_path / 'tensorboard').Audio('long/audio')
+    assert soundfile.info(io.BytesIO(point.encoded_audio_string)).duration == 30

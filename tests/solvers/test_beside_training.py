@@ -1,5 +1,6 @@
 """Failures besides training, of samples, metrics and trackers, never end a run."""
 
+import json
 import logging
 import math
 import os
@@ -9,8 +10,10 @@ import pytest
 import soundfile
 import torch
 
+from audiocodec.evaluation import Codec
 from audiocodec.run import checkpoint
 from audiocodec.run.averager import Averager
+from audiocodec.utils.config import ConfigError
 from audiocodec.utils.errors import RunError
 
 pytestmark = pytest.mark.slow
@@ -141,14 +144,14 @@ def test_a_batch_that_does_not_fit_into_memory_is_left_out(
     make_solver, monkeypatch, caplog, stage, kind
 ):
     solver = make_solver(*STAGES)
-    plain = solver.model.forward
+    plain = Codec.reconstruct
 
-    def forward(wav):
+    def reconstruct(*arguments):
         if solver._current_stage == stage:
             raise torch.OutOfMemoryError('CUDA out of memory')
-        return plain(wav)
+        return plain(*arguments)
 
-    monkeypatch.setattr(solver.model, 'forward', forward)
+    monkeypatch.setattr(Codec, 'reconstruct', reconstruct)
     run(solver)
     assert (
         f'{kind} a batch failed, the run continues: OutOfMemoryError: CUDA out of memory'
@@ -246,8 +249,8 @@ def test_a_stage_alone_that_fails_is_an_error(make_solver):
     with pytest.raises(RunError, match=r'execute_only=generate: failed: writing a sample \(3x\)'):
         solver.run()
     solver = make_solver(*STAGES, 'execute_only=evaluate')
-    solver.metrics.metrics['mel'].measure = None
-    with pytest.raises(RunError, match=r'execute_only=evaluate: failed: metric mel \(1x\)'):
+    solver.metrics.metrics['mel'].score = None
+    with pytest.raises(RunError, match=r'execute_only=evaluate: failed: metric mel \(3x\)'):
         solver.run()
 
 
@@ -267,3 +270,26 @@ def test_figures_are_read_from_the_device_when_a_point_is_due_alone(make_solver,
     )
     run(solver)
     assert reads == [4, 8, 8, 8]  # two points, the line of the log, the means of the epoch
+
+
+def test_evaluation_at_several_rates_writes_the_scores_of_every_item(make_solver):
+    solver = run(make_solver(*STAGES, 'evaluate.kbps=[0.2,0.4]', 'evaluate.metrics.snr=true'))
+    metrics = solver.history[0]['evaluate']
+    assert [name for name in metrics if name != 'duration'] == [
+        f'{name}{suffix}'
+        for suffix in ('_0.2kbps', '', '_0.4kbps')
+        for name in ('sisnr', 'mel', 'snr')
+    ]
+    assert metrics['mel'] == metrics['mel_0.4kbps'] != metrics['mel_0.2kbps']
+    lines = (solver.folder / 'evaluate' / 'epoch_1' / 'rows.jsonl').read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [(row['item'], row['rate']) for row in rows] == [
+        (item, rate) for item in range(3) for rate in (0.2, 0.4)
+    ]
+    mean = sum(row['mel'] for row in rows if row['rate'] == 0.4) / 3
+    assert metrics['mel'] == pytest.approx(mean)
+
+
+def test_a_rate_that_the_model_does_not_have_is_an_error_before_training(make_solver):
+    with pytest.raises(ConfigError, match=r'evaluate\.kbps=\[0\.01\]: .* use one of 0\.2'):
+        make_solver('evaluate.kbps=[0.01]')

@@ -94,3 +94,17 @@ def test_fraction_of_bad_files_is_no_part_of_the_signature():
         base.sig
         == train.main.get_xp(['solver=compression/debug', 'dataset.max_bad_fraction=0.5']).sig
     )
+
+
+def test_what_is_listened_to_is_the_same_in_every_run(manifest):
+    """Draws of training and validation depend on the seed, those of samples and scores do not."""
+    draws = []
+    for seed in (1, 2):
+        cfg = compose(manifest, f'seed={seed}', 'dataset.segment_duration=0.5')
+        splits = ('train', 'valid', 'evaluate', 'generate')
+        found = {split: loaders.make_dataset(cfg, split) for split in splits}
+        draws.append(
+            {split: [dataset[n][1].seek_time for n in range(3)] for split, dataset in found.items()}
+        )
+    same = [split for split in draws[0] if draws[0][split] == draws[1][split]]
+    assert same == ['evaluate', 'generate']

@@ -10,7 +10,7 @@ import torch
 
 from audiocodec.models.base import CompressionModel
 from audiocodec.models.export import program
-from audiocodec.models.optional import require
+from audiocodec.utils.errors import require
 
 FORMAT = 'onnx'
 OPSET = 18
@@ -22,7 +22,7 @@ def save(model: CompressionModel, out: Path) -> None:
     Raises:
         ValueError: a package of the extra is missing, or the model cannot be traced.
     """
-    require(FORMAT, 'onnx', 'onnx', 'onnxscript', 'onnxruntime')
+    require(f'the format {FORMAT!r}', 'onnx', 'onnx', 'onnxscript', 'onnxruntime')
     encoder, decoder = program.programs(model, FORMAT, program.OnnxLSTM)
     inputs, texts = program.example_inputs(model), program.description(model)
     exported = {}
@@ -58,7 +58,7 @@ class Loaded:
     """The two graphs of a folder, loaded in onnxruntime on the CPU."""
 
     def __init__(self, out: Path) -> None:
-        require(FORMAT, 'onnx', 'onnxruntime')
+        require(f'the format {FORMAT!r}', 'onnx', 'onnxruntime')
         import onnxruntime
 
         providers = ['CPUExecutionProvider']

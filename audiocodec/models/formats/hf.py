@@ -17,8 +17,8 @@ from audiocodec.models.base import CompressionModel
 from audiocodec.models.formats import hub
 from audiocodec.models.formats.hf_card import model_card
 from audiocodec.models.formats.keys import translate
-from audiocodec.models.optional import require
 from audiocodec.models.options import Options, options_of, refuse
+from audiocodec.utils.errors import require
 
 # configuration keys of the model, and the defaults of `transformers`
 DEFAULTS: dict[str, Any] = {
@@ -204,7 +204,7 @@ def save(model: CompressionModel, out: Path, origin: str = '') -> list[str]:
     """
     options = options_of(model, FORMAT)
     _check(options)
-    require(FORMAT, 'hf', 'transformers')
+    require(f'the format {FORMAT!r}', 'hf', 'transformers')
     transformers = hub.import_transformers()
     config = foreign_config(options)
     target = transformers.EncodecModel(transformers.EncodecConfig(**config))
@@ -235,7 +235,7 @@ class Loaded:
     """Model of a folder, loaded by `transformers`."""
 
     def __init__(self, out: Path) -> None:
-        require(FORMAT, 'hf', 'transformers')
+        require(f'the format {FORMAT!r}', 'hf', 'transformers')
         transformers = hub.import_transformers()
         with _without_progress_bars():
             self._model = transformers.EncodecModel.from_pretrained(

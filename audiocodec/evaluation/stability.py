@@ -1,0 +1,44 @@
+"""Stability of codes: how many stay the same when the same audio is encoded otherwise."""
+
+import torch
+
+from audiocodec.evaluation.codec import Codec
+from audiocodec.evaluation.systems import fit
+
+_CONTEXT = 0.25  # fraction of an item that is cut off on each side
+
+
+@torch.no_grad()
+def stability(codec: Codec, wav: torch.Tensor) -> dict[str, float]:
+    """Measure the fraction of codes that stay the same, over all levels.
+
+    Language models learn from codes, which are easier to predict if the same sound has the same
+    codes.
+
+    Args:
+        codec: the codec, whose highest rate is used.
+        wav: [1, C, T], audio of its own rate and channels.
+
+    Returns:
+        Fractions: `stable_shift` if the audio starts a sample later, `stable_context` for the
+        middle half of the audio encoded alone, and `stable_recode` for the decoded audio encoded
+        again. An item too short for one lacks it.
+    """
+    codes, scale = codec.encode(wav)
+    found = {}
+    if wav.shape[-1] > 1:
+        found['stable_shift'] = _equal(codec.encode(wav[..., 1:])[0], codes)
+    hop, frames = codec.model.hop_length, codes.shape[-1]
+    begin = round(_CONTEXT * frames)
+    middle = wav[..., begin * hop : (frames - begin) * hop]
+    is_whole = frames == -(-wav.shape[-1] // hop)  # not cut into overlapping segments
+    if begin and middle.shape[-1] and is_whole:
+        found['stable_context'] = _equal(codec.encode(middle)[0], codes[..., begin:])
+    decoded = fit(codec.model.decode(codes, scale), wav.shape[-1])
+    found['stable_recode'] = _equal(codec.encode(decoded)[0], codes)
+    return found
+
+
+def _equal(codes: torch.Tensor, others: torch.Tensor) -> float:
+    frames = min(codes.shape[-1], others.shape[-1])
+    return (codes[..., :frames] == others[..., :frames]).double().mean().item()

@@ -1,0 +1,1 @@
+"""Metrics that predict the ratings of listeners, computed by other packages."""
