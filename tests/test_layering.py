@@ -17,6 +17,7 @@ LAYERS = [
     {'quantization', 'losses', 'adversarial', 'metrics', 'data', 'run'},
     {'models'},
     {'evaluation'},
+    {'report'},
     {'recipe'},
     {'solvers'},
     {'train', 'cli'},

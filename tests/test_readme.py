@@ -70,6 +70,9 @@ def filled_in(text, place):
         text.replace('/path/to/audio', str(place / 'audio'))
         .replace('manifests/', f'{place}/manifests/')
         .replace('SIGNATURE', sig)
+        .replace('--out results', f'--out {place}/results')
+        .replace('report results', f'report {place}/results')
+        .replace('--out report', f'--out {place}/report')
     )
 
 
@@ -117,6 +120,8 @@ def test_command(number, place):
         assert (place / 'manifests' / 'mine.jsonl.gz').exists()
     if 'optim.epochs=3' in command:
         assert 'resuming at epoch 3' in done.stderr
+    if 'audiocodec report' in command:
+        assert (place / 'report' / 'index.html').exists()
     if 'generate.path=again' in command:
         assert list(place.rglob('again/*/*.reconstruction.wav'))
 

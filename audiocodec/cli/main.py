@@ -22,6 +22,7 @@ COMMANDS = {
     'export': 'write a model in another format, and compare the two on audio',
     'usage': 'measure how much of each codebook a model uses on audio',
     'evaluate': 'score models and classical codecs on audio, at any bit rates',
+    'report': 'write a page with plots, spectrograms and players of evaluations and runs',
     'info': 'describe a model or checkpoint; without one, this installation',
 }
 _INTERRUPTED = 130  # exit code of shells for Ctrl-C

@@ -9,9 +9,12 @@ from typing import Any
 
 from audiocodec.data import SegmentInfo
 from audiocodec.evaluation.systems import Rendition
+from audiocodec.metrics import Metric
 from audiocodec.metrics.suite import Scores
 from audiocodec.utils.files import flush
 
+INFO = 'evaluation.json'
+VERSION = 1  # of the format of an evaluation's folder
 ROWS = 'rows.jsonl'
 TABLE = 'rows.csv'
 KEYS = ('system', 'rate', 'item')  # which identify a row
@@ -102,11 +105,31 @@ def _parsed(line: bytes) -> Row | None:
     return row if isinstance(row, dict) and all(name in row for name in KEYS) else None
 
 
-def write_rows(folder: Path, rows: Sequence[Row]) -> None:
-    """Write all rows of an evaluation, as JSON lines and as a table, in place of older ones."""
+def write_rows(folder: Path, rows: Sequence[Row], metrics: Mapping[str, Metric]) -> None:
+    """Write all rows of an evaluation, in place of older ones, and what their metrics are."""
     (folder / ROWS).unlink(missing_ok=True)
     RowFile(folder / ROWS).add(rows)
     write_csv(folder / TABLE, rows)
+    write_json(folder / INFO, {'version': VERSION, 'metrics': describe_metrics(metrics)})
+
+
+def describe_metrics(metrics: Mapping[str, Metric]) -> dict[str, Any]:
+    """Return description, unit and direction of each metric, as plain values."""
+    return {
+        name: {
+            'description': metric.description,
+            'unit': metric.unit,
+            'higher_is_better': metric.higher_is_better,
+        }
+        for name, metric in metrics.items()
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, complete or not at all."""
+    temporary = path.with_name(f'.{path.name}.tmp')
+    temporary.write_text(json.dumps(content, indent=1) + '\n')
+    os.replace(temporary, path)
 
 
 def write_csv(path: Path, rows: Iterable[Row]) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,14 +14,18 @@ from audiocodec.data import AudioDataset, SegmentInfo, write_audio
 from audiocodec.evaluation.codec import Codec
 from audiocodec.evaluation.pool import Pair, ScoringPool, Ticket
 from audiocodec.evaluation.rows import (
+    INFO,
     ROWS,
     TABLE,
+    VERSION,
     Row,
     RowFile,
+    describe_metrics,
     key_of,
     make_row,
     score_columns,
     write_csv,
+    write_json,
 )
 from audiocodec.evaluation.stability import stability
 from audiocodec.evaluation.systems import System
@@ -32,10 +35,8 @@ from audiocodec.utils.paths import safe_stem
 
 logger = logging.getLogger('audiocodec')
 
-INFO = 'evaluation.json'
 AUDIO = 'audio'  # folder of the items to listen to
 CODES = 'codes'
-VERSION = 1
 
 
 class _Pending(NamedTuple):
@@ -89,7 +90,7 @@ class Evaluation:
                 raise ValueError(f'two systems are called {name!r}: name them with NAME=MODEL')
         self.info = self._merged_info(data)
         self.file = RowFile(folder / ROWS)
-        _write_json(folder / INFO, self.info)
+        write_json(folder / INFO, self.info)
 
     def _merged_info(self, data: dict[str, Any]) -> dict[str, Any]:
         """Return the description of the evaluation, with what the folder holds already."""
@@ -101,7 +102,7 @@ class Evaluation:
                 'sample_rate': self.dataset.sample_rate,
                 'channels': self.dataset.channels,
             },
-            'metrics': {name: _described(metric) for name, metric in self.metrics.items()},
+            'metrics': describe_metrics(self.metrics),
             'systems': {
                 system.name: {**system.describe(), 'rates': system.rates} for system in self.systems
             },
@@ -233,17 +234,3 @@ class Evaluation:
             for rate, number in system.codebooks.items():
                 if number <= len(statistics.counts):
                     yield system.name, rate, statistics.compute(number)
-
-
-def _described(metric: Metric) -> dict[str, Any]:
-    return {
-        'description': metric.description,
-        'unit': metric.unit,
-        'higher_is_better': metric.higher_is_better,
-    }
-
-
-def _write_json(path: Path, content: Any) -> None:
-    temporary = path.with_name(f'.{path.name}.tmp')
-    temporary.write_text(json.dumps(content, indent=1) + '\n')
-    os.replace(temporary, path)

@@ -9,7 +9,7 @@ from audiocodec.metrics.base import Metric, UnscorableError
 
 
 class LoudnessDifference(Metric):
-    """Absolute difference of the integrated loudness (ITU-R BS.1770-4) in LU; lower is better.
+    """Absolute difference of the integrated loudness (ITU-R BS.1770-4) in LU.
 
     Several perceptual metrics ignore the level: ViSQOL scores an estimate at half the level as the
     reference itself.

@@ -10,7 +10,7 @@ from audiocodec.metrics.base import Metric
 
 
 class MelDistance(Metric):
-    """Mean absolute difference of log10 mel spectrograms; lower is better.
+    """Mean absolute difference of log10 mel spectrograms.
 
     This is the loss `mel`, computed per item and without padding.
 

@@ -10,7 +10,7 @@ SCALES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048
 
 
 class MultiScaleMelDistance(Metric):
-    """Log10 mel distance summed over seven FFT sizes, from 32 to 2048; lower is better.
+    """Log10 mel distance summed over seven FFT sizes, from 32 to 2048.
 
     The scales are those of the training loss of DAC (Descript Audio Codec): amplitudes of at least
     `floor_level`, with a hop of a quarter of the FFT size.

@@ -7,7 +7,7 @@ from audiocodec.metrics.base import Metric
 
 
 class SISNR(Metric):
-    """SI-SNR in dB, averaged over overlapping segments; higher is better.
+    """SI-SNR in dB, averaged over overlapping segments.
 
     See `audiocodec.dsp.si_snr`. An item shorter than a segment is one segment of its own length.
 

@@ -7,7 +7,7 @@ from audiocodec.metrics.base import Metric, UnscorableError
 
 
 class SNR(Metric):
-    """Signal-to-noise ratio in dB; higher is better.
+    """Signal-to-noise ratio in dB.
 
     Unlike SI-SNR, it is lowered by a wrong level.
 

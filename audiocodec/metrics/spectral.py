@@ -9,7 +9,7 @@ FFT_SIZES = (512, 1024, 2048)
 
 
 class LogSpectralDistance(Metric):
-    """Root mean square difference of the log spectra in dB, averaged over frames; lower is better.
+    """Root mean square difference of the log spectra in dB, averaged over frames.
 
     With power spectra P, it is the mean over frames of sqrt(mean over bins of
     (10 log10 P_est - 10 log10 P_ref)^2) (Gray and Markel, 1976).

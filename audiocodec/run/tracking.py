@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from audiocodec.dsp.picture import spectrogram_image
 from audiocodec.utils.config import ConfigError
 from audiocodec.utils.failures import Failures
 
@@ -26,40 +27,6 @@ _LONGEST_AUDIO = 30  # seconds
 # Seconds that Weights & Biases waits for a login on a terminal, and for the last uploads (in
 # versions with such a limit); variables that are already set take precedence.
 _WANDB_LIMITS = {'WANDB_LOGIN_TIMEOUT': '60', 'WANDB_FINISH_TIMEOUT': '600'}
-
-
-def spectrogram_image(
-    wav: torch.Tensor, n_fft: int = 1024, hop_length: int = 256, floor_db: float = -80.0
-) -> torch.Tensor:
-    """Return a log-magnitude spectrogram as an image: low frequencies at the bottom, dark is quiet.
-
-    Args:
-        wav: float [C, T].
-        n_fft: window length in samples.
-        hop_length: samples per column.
-        floor_db: level of black, relative to a full-scale sine.
-
-    Returns:
-        float [3, n_fft // 2 + 1, T // hop_length + 1] in [0, 1].
-    """
-    mono = wav.mean(0)
-    window = torch.hann_window(n_fft, device=wav.device)
-    pad = max(0, n_fft - mono.shape[-1])
-    spec = torch.stft(
-        torch.nn.functional.pad(mono, (0, pad)),
-        n_fft,
-        hop_length,
-        window=window,
-        return_complex=True,
-    )
-    level = 20 * torch.log10(spec.abs() / (window.sum() / 2) + 1e-10)
-    gray = (1 - level / floor_db).clamp(0, 1).flip(0)
-    # color map: black, violet, orange, pale yellow, with evenly increasing lightness
-    red = (1.5 * gray).clamp(0, 1)
-    green = (2 * gray - 0.7).clamp(0, 1)
-    triangle = torch.where(gray < 0.5, gray, (1 - gray)).mul(1.1)
-    blue = triangle.add((4 * gray - 3).clamp(0, 1)).clamp(0, 1)
-    return torch.stack([red, green, blue])
 
 
 class Tracker:

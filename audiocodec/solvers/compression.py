@@ -288,7 +288,8 @@ class CompressionSolver(StandardSolver):
         if distrib.is_rank_zero():
             folder = self.folder / 'evaluate' / f'epoch_{self.epoch}'
             with self.failures.caught('writing the scores'):
-                write_rows(folder, sorted(every_row, key=lambda row: (row['item'], row['rate'])))
+                every_row.sort(key=lambda row: (row['item'], row['rate']))
+                write_rows(folder, every_row, self.metrics.metrics)
                 self.logger.info('scores of every item in %s', folder / TABLE)
 
     @torch.no_grad()

@@ -128,6 +128,11 @@ def test_it_trains_in_an_empty_folder_and_its_export_loads_in_another(place):
     (checkpoint,) = place.glob('outputs/xps/*/checkpoint.th')
     command = place.parent / 'site' / 'bin' / 'audiocodec'
     assert 'EncodecModel, experiment' in call(place, str(command), 'info', str(checkpoint))
+    data = place.parent / 'site/audiocodec/dataset/example/evaluate'
+    options = ['--items', '2', '--seconds', '1', '--workers', '1', '--out', 'scores']
+    call(place, str(command), 'evaluate', str(checkpoint), '--data', str(data), *options)
+    call(place, str(command), 'report', 'scores', str(checkpoint.parent), '--out', 'page')
+    assert (place / 'page' / 'static' / 'report.js').is_file()
     other = place.parent / 'other'
     other.mkdir()
     call(place, '-c', EXPORT, str(checkpoint), str(other / 'model.bin'))
