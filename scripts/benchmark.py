@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from benchmarks import common
 
-COMMANDS = ('step', 'quantizer', 'kmeans', 'loader', 'codec', 'startup')
+COMMANDS = ('step', 'quantizer', 'kmeans', 'loader', 'codec', 'evaluate', 'startup')
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print the summary and write the tables."""
     logging.getLogger().setLevel(logging.WARNING)
     baseline = _baseline(args.baseline)
-    metrics = _make_metrics(args.metrics)
+    metrics = make_metrics(args.metrics)
     models = [_open(text, args.device, args.kbps) for text in args.models]
     systems: list[System] = [*models]
     for kind, rates in ((Opus, args.opus), (MP3, args.mp3), (AAC, args.aac)):
@@ -142,7 +142,7 @@ def _metric_nodes() -> dict[str, Any]:
     return {name: node for name, node in nodes.items() if node.get('bin', '') is not None}
 
 
-def _make_metrics(names: Sequence[str]) -> dict[str, Metric]:
+def make_metrics(names: Sequence[str]) -> dict[str, Metric]:
     """Build metrics by name; `all` stands for every one.
 
     Raises:

@@ -2,6 +2,8 @@
 
 import math
 import multiprocessing
+import os
+import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -54,6 +56,7 @@ class ScoringPool:
     def __enter__(self) -> 'ScoringPool':
         if self.workers > 1:
             self._pool = self._start(self.workers - 1)
+            _limit_numba()
         return self
 
     def __exit__(
@@ -111,7 +114,15 @@ _metrics: dict[str, Metric] = {}  # of this process, if it belongs to a pool
 
 def _initialize(metrics: dict[str, Metric]) -> None:
     torch.set_num_threads(1)
+    _limit_numba()
     _metrics.update(metrics)
+
+
+def _limit_numba() -> None:
+    """Give Numba one thread, which ViSQOL uses, in this process: several have one core each."""
+    os.environ['NUMBA_NUM_THREADS'] = '1'  # for an import to come
+    if 'numba' in sys.modules:
+        sys.modules['numba'].set_num_threads(1)
 
 
 def _score(pair: Pair) -> Scores:

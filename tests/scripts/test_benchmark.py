@@ -242,6 +242,15 @@ def test_kmeans_and_its_plain_counterpart(run):
     torch.testing.assert_close(plain_iteration(samples, means), expected)
 
 
+def test_evaluate_times_one_process_several_and_the_metrics_alone(run):
+    options = ['--recipe', 'debug', '--items', '2', '--seconds', '0.5', '--kbps', '0.8', '3.2']
+    result = run('evaluate', *options, '--metrics', 'mel', 'sisnr')
+    assert result['ms'].keys() == {'one', 'several', 'alone', 'total'}
+    assert result['ms']['total'] == result['ms']['several']
+    assert 0 < result['ms']['alone'] < result['ms']['one']
+    assert result['ratio'].keys() == {'one / several', 'several / ideal'}
+
+
 def test_loader(run, tmp_path, monkeypatch):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     (tmp_path / 'audio').mkdir()
