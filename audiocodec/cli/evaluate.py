@@ -16,7 +16,13 @@ from audiocodec.evaluation import AAC, MP3, Codec, Opus, System
 from audiocodec.evaluation.rows import Row
 from audiocodec.evaluation.runner import Evaluation
 from audiocodec.evaluation.summary import summarize
-from audiocodec.evaluation.tables import summary_table, token_table, unscored_lines, write_tables
+from audiocodec.evaluation.tables import (
+    summary_table,
+    system_lines,
+    token_table,
+    unscored_lines,
+    write_tables,
+)
 from audiocodec.metrics import Metric
 from audiocodec.models.export.source import open_source
 from audiocodec.utils import config, cpus, paths
@@ -98,12 +104,13 @@ def run(args: argparse.Namespace) -> int:
     dataset = _dataset(args, models)
     for metric in metrics.values():
         metric.prepare(dataset.sample_rate)
-    if args.workers > 1 and models:
+    workers = min(args.workers, len(dataset))
+    if workers > 1 and models:
         # each process has one thread, and this one computes the models
         torch.set_num_threads(1)
     data = {'source': args.data, 'seconds': args.seconds, 'seed': args.seed}
     folder = Path(args.out)
-    evaluation = Evaluation(folder, dataset, systems, metrics, data, args.workers, args.listen)
+    evaluation = Evaluation(folder, dataset, systems, metrics, data, workers, args.listen)
     missing = len(evaluation.remaining())
     with Progress(total=missing, desc='Evaluate', unit='item') as bar:
         rows = evaluation.run(bar.update)
@@ -114,7 +121,9 @@ def run(args: argparse.Namespace) -> int:
     ]
     write_tables(folder, summary, tokens)
     print(_report(evaluation, rows, summary, tokens, args.baseline))
-    return 0
+    if evaluation.failures.counts:
+        print(f'failed: {evaluation.failures}')
+    return int(bool(evaluation.failures.counts))
 
 
 STABILITY = ('stable_shift', 'stable_context', 'stable_recode')
@@ -131,7 +140,7 @@ def _report(
     lines = [summary_table(summary, evaluation.info['metrics'], baseline)]
     if tokens:
         lines += ['', token_table(tokens, summary)]
-    lines += ['', *unscored_lines(rows)]
+    lines += ['', *system_lines(evaluation.info['systems']), *unscored_lines(rows)]
     lines += [f'{len(rows)} rows in {evaluation.folder}; audiocodec report {evaluation.folder}']
     return '\n'.join(lines)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from audiocodec import __version__
+from audiocodec.cli.bands import band_rows
 from audiocodec.cli.export import SOURCE
 from audiocodec.models import CompressionModel
 from audiocodec.models.export.source import open_source
@@ -47,6 +48,8 @@ def _model(name: str) -> Iterator[tuple[str, str]]:
     if source.path is not None:
         yield 'file', f'{source.path}, {source.path.stat().st_size / 1e6:.1f} MB'
     yield from model_rows(model)
+    if source.path is not None:
+        yield from band_rows(source.path.parent)
 
 
 def _installation() -> Iterator[tuple[str, str]]:

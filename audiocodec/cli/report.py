@@ -3,7 +3,10 @@
 import argparse
 from pathlib import Path
 
+from audiocodec.cli.bands import band_of
 from audiocodec.report import write_report
+from audiocodec.report.collect import find
+from audiocodec.report.pictures import write_pictures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'NAME=SOURCE to choose the name of an experiment',
     )
     parser.add_argument('--out', default='report', metavar='DIR', help='folder (%(default)s)')
+    parser.add_argument(
+        '--pictures',
+        action='store_true',
+        help='also write curve.png and spectrograms.png, by matplotlib (extra notebook)',
+    )
     parser.add_argument('--title', help='title of the page')
     parser.add_argument(
         '--items', type=int, help='items to listen to (default: all that were kept)'
@@ -25,7 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the report."""
-    content = write_report(args.sources, Path(args.out), args.title, args.items)
+    found = [band_of(find(source)[1]) for source in args.sources]
+    bands = {band.name: band for band in found if band is not None}
+    content = write_report(
+        args.sources, Path(args.out), args.title, args.items, list(bands.values())
+    )
+    if args.pictures:
+        write_pictures(content, Path(args.out), list(bands.values()))
     print(
         f'{Path(args.out) / "index.html"}: {len(content.rows)} rows, '
         f'{len(content.items)} items to listen to, {len(content.runs)} runs'

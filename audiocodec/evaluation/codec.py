@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from audiocodec.evaluation.complexity import multiply_adds
 from audiocodec.evaluation.systems import Rendition, System
 from audiocodec.models import CompressionModel
 
@@ -95,6 +96,7 @@ class Codec(System):
             'frame_rate': model.frame_rate,
             'codebooks': model.total_codebooks,
             'bins': model.cardinality,
+            'multiply_adds': multiply_adds(model),
             'parameters': sum(parameter.numel() for parameter in model.parameters()),
         }
 

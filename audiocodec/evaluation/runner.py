@@ -31,6 +31,7 @@ from audiocodec.evaluation.stability import stability
 from audiocodec.evaluation.systems import System
 from audiocodec.evaluation.tokens import TokenStatistics
 from audiocodec.metrics import Metric
+from audiocodec.utils.failures import Failures
 from audiocodec.utils.paths import safe_stem
 
 logger = logging.getLogger('audiocodec')
@@ -64,6 +65,9 @@ class Evaluation:
         workers: processes that score, this one included.
         listen: number of items whose audio is kept, for reports.
 
+    Attributes:
+        failures: items that a system could not take, and files that could not be read.
+
     Raises:
         ValueError: the folder has results of other data, metrics or models.
     """
@@ -84,6 +88,7 @@ class Evaluation:
         self.metrics = metrics
         self.workers = workers
         self.listen = listen
+        self.failures = Failures()
         names = [system.name for system in systems]
         for name in names:
             if names.count(name) > 1:
@@ -176,28 +181,43 @@ class Evaluation:
         """Run an item through all systems, and submit the results to be scored."""
         wav, segment = self.dataset[index]
         assert isinstance(segment, SegmentInfo)
-        rate = self.dataset.sample_rate
         reference = wav[:, : segment.n_frames]
         pending = _Pending([], {}, index)
         if index < self.listen:
             self._keep(index, segment, 'reference', reference)
+        for skipped in segment.skipped:
+            self.failures.add('reading a file', skipped.reason)
         for system in self.systems:
             if all((system.name, kbps, index) in self.file.rows for kbps in system.rates):
                 continue
-            rendition = None
-            for rendition in system.reconstruct(reference[None], rate):
-                row = make_row(system.name, rendition, segment, index)
-                estimate = rendition.wav[0]
-                if index < self.listen:
-                    self._keep(index, segment, f'{system.name}@{rendition.rate:g}', estimate)
-                pending.rows.append((row, pool.submit(Pair(estimate, reference, rate))))
-            assert rendition is not None, 'a system has at least one rate'
-            if isinstance(system, Codec) and rendition.codes is not None:
-                # that of the highest rate has all codes
-                pending.codes[system.name] = rendition.codes[0].numpy()
-                own = system.to_own(reference[None], rate)
-                pending.rows[-1][0].update(stability(system, own))
+            # an item that one system cannot take, e.g. for lack of memory, leaves out its rows
+            with self.failures.caught(f'{system.name} on {segment.meta.path}'):
+                self._reconstruct(system, index, segment, reference, pool, pending)
         return pending
+
+    def _reconstruct(
+        self,
+        system: System,
+        index: int,
+        segment: SegmentInfo,
+        reference: torch.Tensor,
+        pool: ScoringPool,
+        pending: _Pending,
+    ) -> None:
+        """Run an item through a system at each rate."""
+        rate = self.dataset.sample_rate
+        codes = None
+        for rendition in system.reconstruct(reference[None], rate):
+            row = make_row(system.name, rendition, segment, index)
+            estimate = rendition.wav[0]
+            codes = rendition.codes  # those of the highest rate, which comes last, are all
+            if index < self.listen:
+                self._keep(index, segment, f'{system.name}@{rendition.rate:g}', estimate)
+            pending.rows.append((row, pool.submit(Pair(estimate, reference, rate))))
+        if isinstance(system, Codec) and codes is not None:
+            pending.codes[system.name] = codes[0].numpy()
+            own = system.to_own(reference[None], rate)
+            pending.rows[-1][0].update(stability(system, own))
 
     def _finish(self, pending: _Pending, pool: ScoringPool) -> None:
         """Write the rows of an item."""

@@ -86,6 +86,16 @@ def token_table(tokens: Sequence[Row], summary: Sequence[Row]) -> str:
     return '\n'.join(lines)
 
 
+def system_lines(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Describe the size of each model; `systems` is that of `evaluation.json`."""
+    return [
+        f'{name}: {facts["parameters"] / 1e6:.3g} M parameters, '
+        f'{facts["multiply_adds"] / 1e9:.3g} G multiply-adds per second of audio'
+        for name, facts in systems.items()
+        if 'parameters' in facts
+    ]
+
+
 def unscored_lines(rows: Sequence[Row]) -> list[str]:
     """Name the metrics that could not score items, with the first item of each reason."""
     counts: Counter[tuple[str, str]] = Counter()

@@ -99,7 +99,7 @@ def collect(sources: Sequence[str]) -> Content:
                 _merge(items, key, item)
         if (folder / HISTORY).is_file():
             label = name or folder.name
-            runs.append(_run(folder, label))
+            runs.append(read_run(folder, label))
             for key, item in _samples(folder, label):
                 _merge(items, key, item)
     return Content(rows, metrics, list(items.values()), runs)
@@ -201,8 +201,8 @@ def _merge(items: dict[Any, Item], key: Any, item: Item) -> None:
 # ---- curves of runs ------------------------------------------------------------------------------
 
 
-def _run(folder: Path, name: str) -> Run:
-    """Read the history of an experiment."""
+def read_run(folder: Path, name: str) -> Run:
+    """Read the curves of an experiment."""
     history = json.loads((folder / HISTORY).read_text())
     per_epoch = _updates_per_epoch(folder)
     stages: dict[str, dict[str, list[float | None]]] = {}

@@ -14,6 +14,7 @@ from audiocodec.data import read_audio, write_audio
 from audiocodec.dsp.loudness import loudness
 from audiocodec.dsp.picture import audio_picture
 from audiocodec.evaluation.summary import summarize
+from audiocodec.report.bands import Band, drawn
 from audiocodec.report.collect import Content, Item, collect
 from audiocodec.utils.progress import Progress
 
@@ -24,7 +25,11 @@ _MARK = 'static/report.js'  # a folder with it is a report, which may be replace
 
 
 def write_report(
-    sources: Sequence[str], out: Path, title: str | None = None, items: int | None = None
+    sources: Sequence[str],
+    out: Path,
+    title: str | None = None,
+    items: int | None = None,
+    bands: Sequence[Band] = (),
 ) -> Content:
     """Write a report.
 
@@ -36,6 +41,7 @@ def write_report(
         out: folder to write; an older report in it is replaced.
         title: title of the page.
         items: number of items to listen to; None: all whose audio was kept.
+        bands: reference bands to draw behind the curves.
 
     Raises:
         ValueError: a source is not one, there is nothing to show, or `out` holds something else.
@@ -52,7 +58,7 @@ def write_report(
         'metrics': {name: content.metrics[name] for name in metrics},
         'summary': summarize(content.rows, metrics) if content.rows else [],
         'runs': [run._asdict() for run in content.runs],
-        'bands': [],
+        'bands': [drawn_band for band in bands for drawn_band in drawn(band)],
         'items': [],
     }
     for name in ('static', 'audio', 'pictures'):

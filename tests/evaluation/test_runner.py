@@ -158,3 +158,31 @@ def test_what_has_no_score_is_null_with_its_reason(tmp_path):
     lines = (tmp_path / 'out' / 'rows.jsonl').read_text().splitlines()
     assert len([json.loads(line, parse_constant=pytest.fail) for line in lines]) == 2
     assert os.path.exists(tmp_path / 'out' / 'rows.csv')
+
+
+def test_an_item_that_a_system_cannot_take_leaves_out_its_rows(tmp_path, items, monkeypatch):
+    codec, opus = systems()
+    plain = codec.reconstruct
+
+    def reconstruct(wav, sample_rate):
+        for rendition in plain(wav, sample_rate):
+            if wav.shape[-1] == 4000 and rendition.rate > 0.2:
+                raise torch.OutOfMemoryError('too long')
+            yield rendition
+
+    monkeypatch.setattr(codec, 'reconstruct', reconstruct)
+    evaluation = make(tmp_path / 'out', items, [codec, opus])
+    rows = evaluation.run()
+    assert len(rows) == 8
+    assert [row['rate'] for row in rows if row['item'] == 1] == [0.15, 6.0]
+    ((kind, reason),) = evaluation.failures.reasons.items()
+    assert kind.endswith('item_1.wav')
+    assert 'too long' in reason
+    assert evaluation.remaining() == [1]
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path, items):
+    (tmp_path / 'items' / 'item_1.wav').write_text('no audio')
+    evaluation = make(tmp_path / 'out', items, [Opus([6])])
+    evaluation.run()
+    assert 'item_1.wav' in evaluation.failures.reasons['reading a file']

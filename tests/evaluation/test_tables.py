@@ -1,6 +1,12 @@
 import json
 
-from audiocodec.evaluation.tables import summary_table, token_table, unscored_lines, write_tables
+from audiocodec.evaluation.tables import (
+    summary_table,
+    system_lines,
+    token_table,
+    unscored_lines,
+    write_tables,
+)
 
 ROW = {
     'system': 'tiny',
@@ -51,6 +57,13 @@ def test_reasons_are_counted_and_the_first_item_is_named():
     row = {**ROW, 'path': 'a.wav', 'offset': 1.5, 'unscored': {'pesq': 'too short'}}
     assert unscored_lines([row, {**row, 'path': 'b.wav'}, ROW]) == [
         'pesq has no score for 2 rows: too short, e.g. a.wav at 1.5 s by tiny@3'
+    ]
+
+
+def test_sizes_of_models_are_told():
+    systems = {'ours': {'parameters': 14.7e6, 'multiply_adds': 1.86e9}, 'Opus': {'kind': 'Opus'}}
+    assert system_lines(systems) == [
+        'ours: 14.7 M parameters, 1.86 G multiply-adds per second of audio'
     ]
 
 

@@ -237,7 +237,7 @@ BAD = [
     (['rvq.n_q=0'], 'rvq.n_q=0'),
     (['encoder.ratios=[8,5,4]'], 'strides do not match'),
     (['continue_from=NOTES.th'], 'NOTES.th'),
-    (['evaluate.metrics.visqol=true', 'metrics.visqol.bin=EMPTY'], 'EMPTY'),
+    (['evaluate.metrics.visqol_binary=true', 'metrics.visqol_binary.bin=EMPTY'], 'EMPTY'),
 ]
 
 

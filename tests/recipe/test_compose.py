@@ -97,7 +97,7 @@ def test_the_projects_recipes_are_not_replaced_by_those_of_the_working_directory
     'key',
     [
         'losses.mel.sample_rate',
-        'metrics.sisnr.sample_rate',
+        'losses.sisnr.sample_rate',
         'encoder.channels',
         'adversarial.discriminators.msstftd.in_channels',
     ],

@@ -74,7 +74,7 @@ def present():
         'logging.wandb.name',
         'generate.path',
         'continue_from',
-        'metrics.visqol.bin',
+        'metrics.visqol_binary.bin',
     ],
 )
 def test_paths_and_names_are_taken_as_they_are_typed(present, key, name):
@@ -129,8 +129,8 @@ def test_null_and_quotes_keep_their_meaning():
 
 
 def test_strings_of_components_are_taken_literally_too():
-    cfg = compose('metrics.visqol.bin=/opt/vísqol, (1)', 'seanet.norm=none')
-    assert cfg.metrics.visqol.bin == '/opt/vísqol, (1)'
+    cfg = compose('metrics.visqol_binary.bin=/opt/vísqol, (1)', 'seanet.norm=none')
+    assert cfg.metrics.visqol_binary.bin == '/opt/vísqol, (1)'
     assert cfg.seanet.norm == 'none'
 
 
