@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from audiocodec.evaluation.complexity import multiply_adds
 from audiocodec.evaluation.systems import Rendition, System
 from audiocodec.models import CompressionModel
+from audiocodec.models.complexity import multiply_adds
 
 logger = logging.getLogger(__name__)
 

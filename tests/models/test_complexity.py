@@ -4,7 +4,7 @@ from items import tiny_model
 from torch import nn
 
 from audiocodec import kernels
-from audiocodec.evaluation.complexity import multiply_adds
+from audiocodec.models.complexity import multiply_adds
 
 
 def by_hand(model):

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from audiocodec import kernels
-from audiocodec.models import CompressionModel
+from audiocodec.models.base import CompressionModel
 
 
 @torch.no_grad()
