@@ -259,6 +259,7 @@ function setUpListening() {
   fill(byId('sort-metric'), Object.keys(report.metrics).map(name => [name, name]), 'mel');
   fill(byId('sort-version'), [...new Set(scored.map(one => one.label))].map(label => [label, label]));
   for (const id of ['sort-metric', 'sort-version', 'sort-reverse']) byId(id).addEventListener('change', sortItems);
+  byId('sort-metric').closest('.controls').hidden = !scored.length;
   sortItems();
 }
 
