@@ -6,13 +6,12 @@ python scripts/make_band.py SIG SIG SIG --out config/bands/debug.json --data 'da
 
 import argparse
 import datetime
-import json
 from pathlib import Path
 
 from benchmarks.common import machine
 
 from audiocodec import train
-from audiocodec.cli.bands import ARGUMENTS
+from audiocodec.cli.bands import command_of
 from audiocodec.report import bands
 from audiocodec.report.collect import find, read_run
 
@@ -25,14 +24,7 @@ def main() -> None:
     parser.add_argument('--data', required=True, help='what they were trained on')
     args = parser.parse_args()
     folders = [find(run)[1] for run in args.runs]
-    commands = {
-        tuple(
-            argument
-            for argument in json.loads((folder / ARGUMENTS).read_text())
-            if not argument.startswith('seed=')
-        )
-        for folder in folders
-    }
+    commands = {tuple(command_of(folder) or ()) for folder in folders}
     if len(commands) > 1:
         raise SystemExit(f'the runs differ in more than their seeds: {sorted(commands)}')
     (command,) = commands

@@ -11,15 +11,23 @@ from audiocodec.report.collect import HISTORY, read_run
 ARGUMENTS = '.argv.json'  # written by Dora: the command of an experiment
 
 
+def command_of(folder: Path) -> list[str] | None:
+    """Return the overrides of an experiment without its seed; None if they are not known."""
+    path = folder / ARGUMENTS
+    if not path.is_file():
+        return None
+    return [one for one in json.loads(path.read_text()) if not one.startswith('seed=')]
+
+
 def band_of(folder: Path) -> Band | None:
     """Return the reference band of an experiment: that of its command without the seed."""
-    if not (folder / ARGUMENTS).is_file():
+    command = command_of(folder)
+    if command is None:
         return None
-    argv = json.loads((folder / ARGUMENTS).read_text())
     from audiocodec import train  # only now: it imports the frameworks
 
     try:
-        sig = train.main.get_xp([one for one in argv if not one.startswith('seed=')]).sig
+        sig = train.main.get_xp(command).sig
     except ValueError:  # of an older version, or with classes that are not allowed here
         return None
     return bands.find(sig)

@@ -10,11 +10,11 @@ import torch
 import yaml
 
 from audiocodec.cli.export import SOURCE
-from audiocodec.data import AudioDataset, load_shards, load_source
-from audiocodec.data.shards import is_shards
+from audiocodec.data import AudioDataset, load_source
 from audiocodec.evaluation import AAC, MP3, Codec, Opus, System
 from audiocodec.evaluation.rows import Row
 from audiocodec.evaluation.runner import Evaluation
+from audiocodec.evaluation.stability import NAMES as STABILITY
 from audiocodec.evaluation.summary import summarize
 from audiocodec.evaluation.tables import (
     summary_table,
@@ -28,11 +28,10 @@ from audiocodec.models.export.source import open_source
 from audiocodec.utils import config, cpus, paths
 from audiocodec.utils.progress import Progress
 
-DEFAULT_METRICS = ('sisnr', 'mel')
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
+    nodes, defaults = _metric_nodes()
     parser.epilog = (
         'Results of an interrupted call are kept, and the same call completes them. '
         'docs/evaluation.md describes the files.'
@@ -59,9 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--metrics',
         nargs='+',
         metavar='NAME',
-        default=list(DEFAULT_METRICS),
-        help=f'metrics, or all: {", ".join(_metric_nodes())} (default: '
-        f'{" ".join(DEFAULT_METRICS)})',
+        default=defaults,
+        help=f'metrics, or all: {", ".join(nodes)} (default: {" ".join(defaults)})',
     )
     parser.add_argument('--items', type=int, help='number of items (default: one per file)')
     parser.add_argument(
@@ -119,14 +117,11 @@ def run(args: argparse.Namespace) -> int:
         {'system': name, 'rate': rate, **figures}
         for name, rate, figures in evaluation.token_statistics()
     ]
-    write_tables(folder, summary, tokens)
+    tokens = write_tables(folder, summary, tokens)
     print(_report(evaluation, rows, summary, tokens, args.baseline))
     if evaluation.failures.counts:
         print(f'failed: {evaluation.failures}')
     return int(bool(evaluation.failures.counts))
-
-
-STABILITY = ('stable_shift', 'stable_context', 'stable_recode')
 
 
 def _report(
@@ -145,10 +140,16 @@ def _report(
     return '\n'.join(lines)
 
 
-def _metric_nodes() -> dict[str, Any]:
-    """Return the nodes of `metrics` in the default configuration, but for the binary's."""
-    nodes = yaml.safe_load((paths.ROOT / 'config' / 'config.yaml').read_text())['metrics']
-    return {name: node for name, node in nodes.items() if node.get('bin', '') is not None}
+def _metric_nodes() -> tuple[dict[str, Any], list[str]]:
+    """Return the metrics of the default configuration, and the names of those switched on.
+
+    That of the official binary is left out: it needs the folder of the binary.
+    """
+    defaults = yaml.safe_load((paths.ROOT / 'config' / 'config.yaml').read_text())
+    nodes = {
+        name: node for name, node in defaults['metrics'].items() if node.get('bin', '') is not None
+    }
+    return nodes, [name for name in nodes if defaults['evaluate']['metrics'][name]]
 
 
 def make_metrics(names: Sequence[str]) -> dict[str, Metric]:
@@ -157,7 +158,7 @@ def make_metrics(names: Sequence[str]) -> dict[str, Metric]:
     Raises:
         ValueError: unknown name, or a package is not installed.
     """
-    nodes = _metric_nodes()
+    nodes, _ = _metric_nodes()
     for name in names:
         if name != 'all' and name not in nodes:
             raise ValueError(
@@ -177,7 +178,7 @@ def _open(text: str, device: str, kbps: Sequence[float] | None) -> Codec:
 
 
 def _dataset(args: argparse.Namespace, models: Sequence[Codec]) -> AudioDataset:
-    files = load_shards(args.data) if is_shards(Path(args.data)) else load_source(args.data)
+    files = load_source(args.data)
     return AudioDataset(
         files,
         args.sample_rate or (models[0].sample_rate if models else files[0].sample_rate),

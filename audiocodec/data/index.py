@@ -21,6 +21,7 @@ import soundfile
 from audiocodec.data.audio import EXTENSIONS, audio_info, read_audio
 from audiocodec.data.manifest import AudioMeta, load_manifest, printable
 from audiocodec.data.pool import map_files
+from audiocodec.data.shards import is_shards, load_shards
 from audiocodec.utils.failures import warn_once
 from audiocodec.utils.files import write_bytes
 
@@ -48,7 +49,7 @@ def load_source(source: str | os.PathLike[str], **options: Any) -> list[AudioMet
 
     Args:
         source: a manifest (see `manifest`); a folder, read from the data.jsonl or data.jsonl.gz in
-            it, otherwise indexed; or one audio file.
+            it, otherwise indexed; a folder of shards; or one audio file.
         **options: options of `index_folder`.
 
     Raises:
@@ -61,6 +62,8 @@ def load_source(source: str | os.PathLike[str], **options: Any) -> list[AudioMet
             f'{path}: no such data source; expected a manifest (.jsonl, .jsonl.gz) or a folder '
             'with audio'
         )
+    if is_shards(path):
+        return load_shards(path)
     manifest = manifest_of(path)
     if manifest is not None:
         return load_manifest(manifest)

@@ -5,35 +5,6 @@ import torch
 from audiocodec.dsp.spectra import MelSpectrogram
 
 
-def spectrogram_image(
-    wav: torch.Tensor, n_fft: int = 1024, hop_length: int = 256, floor_db: float = -80.0
-) -> torch.Tensor:
-    """Return a log-magnitude spectrogram as an image: low frequencies at the bottom, dark is quiet.
-
-    Args:
-        wav: float [C, T].
-        n_fft: window length in samples.
-        hop_length: samples per column.
-        floor_db: level of black, relative to a full-scale sine.
-
-    Returns:
-        float [3, n_fft // 2 + 1, T // hop_length + 1] in [0, 1].
-    """
-    mono = wav.mean(0)
-    window = torch.hann_window(n_fft, device=wav.device)
-    pad = max(0, n_fft - mono.shape[-1])
-    spec = torch.stft(
-        torch.nn.functional.pad(mono, (0, pad)),
-        n_fft,
-        hop_length,
-        window=window,
-        return_complex=True,
-    )
-    level = 20 * torch.log10(spec.abs() / (window.sum() / 2) + 1e-10)
-    gray = (1 - level / floor_db).clamp(0, 1).flip(0)
-    return colors(gray)
-
-
 def colors(gray: torch.Tensor) -> torch.Tensor:
     """Color levels: black, violet, orange, pale yellow, with evenly increasing lightness.
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -54,7 +55,7 @@ class Codec(System):
         for rate, number in self.codebooks.items():
             used = codes[:, :number]
             decode_seconds, wav_hat = _timed(device, lambda used=used: model.decode(used, scale))
-            bits = used[0].numel() * torch.tensor(float(model.cardinality)).log2().item()
+            bits = used[0].numel() * math.log2(model.cardinality)
             yield Rendition(
                 rate,
                 self.to_reference(wav_hat[..., : own.shape[-1]].cpu(), wav, sample_rate),

@@ -4,18 +4,21 @@ import math
 import multiprocessing
 import os
 import sys
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
 from audiocodec.metrics import Metric, Score, score_item
 from audiocodec.metrics.suite import Scores
 
-_QUEUE = 2  # items that wait, for each process
+T = TypeVar('T')
+_QUEUE = 2  # items that wait for each other process
+_AHEAD = 4  # items whose scores are not yet yielded, for each process
 
 
 class Pair(NamedTuple):
@@ -26,19 +29,11 @@ class Pair(NamedTuple):
     sample_rate: int
 
 
-class Ticket(NamedTuple):
-    """An item that was submitted."""
-
-    pair: Pair
-    future: 'Future[Scores]'
-
-
 class ScoringPool:
     """Scores items in `workers` processes: this one and others, which build the metrics once.
 
-    This process scores an item itself whenever enough others wait, so that all are busy. It never
-    waits in `submit` for longer than an item takes. A process that dies, as native code may on
-    unusual audio, costs the scores of the item that it worked on.
+    This process scores an item itself whenever enough others wait, so that all are busy. A process
+    that dies, as native code may on unusual audio, costs the scores of the item that it worked on.
 
     Use it as a context manager.
 
@@ -68,8 +63,24 @@ class ScoringPool:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def submit(self, pair: Pair) -> Ticket:
-        """Score an item, here or in another process; see `result`."""
+    def score(self, jobs: Iterable[tuple[T, Pair]]) -> Iterator[tuple[T, Scores]]:
+        """Yield the scores of each item, in order, with what it came with.
+
+        Items are taken ahead of the results, as many as the processes need.
+        """
+        waiting: deque[tuple[T, Pair, Future[Scores]]] = deque()
+        for tag, pair in jobs:
+            waiting.append((tag, pair, self._submit(pair)))
+            while waiting[0][2].done() or len(waiting) > _AHEAD * self.workers:
+                tag, pair, future = waiting.popleft()
+                yield tag, self._result(pair, future)
+                if not waiting:
+                    break
+        for tag, pair, future in waiting:
+            yield tag, self._result(pair, future)
+
+    def _submit(self, pair: Pair) -> 'Future[Scores]':
+        """Score an item in another process, or here if enough wait for the others."""
         self._waiting = {future for future in self._waiting if not future.done()}
         if self._pool is not None and len(self._waiting) < _QUEUE * (self.workers - 1):
             try:
@@ -78,17 +89,17 @@ class ScoringPool:
                 self._restart()
                 future = self._pool.submit(_score, pair)
             self._waiting.add(future)
-            return Ticket(pair, future)
+            return future
         done: Future[Scores] = Future()
         done.set_result(score_item(self.metrics, *pair))
-        return Ticket(pair, done)
+        return done
 
-    def result(self, ticket: Ticket) -> Scores:
+    def _result(self, pair: Pair, future: 'Future[Scores]') -> Scores:
         """Return the scores of an item, when they are ready."""
         try:
-            return ticket.future.result()
+            return future.result()
         except BrokenProcessPool:
-            return self._score_alone(ticket.pair)
+            return self._score_alone(pair)
 
     def _score_alone(self, pair: Pair) -> Scores:
         """Score an item, which may be the one that ended a process, in a process of its own."""

@@ -1,8 +1,8 @@
 """Results of an evaluation: one row per item, system and rate, appended while it runs."""
 
 import csv
+import io
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from audiocodec.data import SegmentInfo
 from audiocodec.evaluation.systems import Rendition
 from audiocodec.metrics import Metric
 from audiocodec.metrics.suite import Scores
-from audiocodec.utils.files import flush
+from audiocodec.utils.files import flush, write_bytes
+from audiocodec.utils.paths import safe_stem
 
 INFO = 'evaluation.json'
 VERSION = 1  # of the format of an evaluation's folder
@@ -27,21 +28,28 @@ def key_of(row: Mapping[str, Any]) -> Key:
     return tuple(row[name] for name in KEYS)
 
 
-def make_row(
-    system: str, rendition: Rendition, segment: SegmentInfo, item: int | None = None
-) -> Row:
+def label(system: str, rate: float) -> str:
+    """Return the name of a system at a rate, in tables and reports."""
+    return f'{system}@{rate:g}'
+
+
+def audio_name(version: str) -> str:
+    """Return the name of the audio file of a version: 'reference' or a `label`."""
+    return f'{safe_stem(f"{version}.flac")}.flac'
+
+
+def make_row(system: str, rendition: Rendition, segment: SegmentInfo) -> Row:
     """Return the row of a rendition of one item, without its scores.
 
     Args:
         system: name of the system.
         rendition: of the item alone.
         segment: origin of the item.
-        item: number of the item; None: `segment.index`.
     """
     return {
         'system': system,
         'rate': rendition.rate,
-        'item': segment.index if item is None else item,
+        'item': segment.index,
         'path': segment.meta.path,
         'offset': round(segment.seek_time, 6),
         'seconds': segment.n_frames / segment.sample_rate,
@@ -65,7 +73,7 @@ class RowFile:
     """File of rows, in JSON lines. Rows survive a kill; a line that was cut short is dropped.
 
     Args:
-        path: the file; existing rows are kept.
+        path: the file; existing rows are read. Nothing is changed before `add`.
 
     Attributes:
         rows: all rows by key, in the order of the file.
@@ -74,23 +82,24 @@ class RowFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: dict[Key, Row] = {}
-        kept = 0
+        self._size = 0  # bytes of complete rows
         if path.exists():
             for line in path.read_bytes().splitlines(keepends=True):
                 row = _parsed(line)
                 if row is None:
                     break
                 self.rows[key_of(row)] = row
-                kept += len(line)
-            os.truncate(path, kept)
-        path.parent.mkdir(parents=True, exist_ok=True)
+                self._size += len(line)
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Append rows."""
+        """Append rows, in place of what is not a row at the end of the file."""
         rows = list(rows)
-        with open(self.path, 'a') as file:
-            file.writelines(json.dumps(row) + '\n' for row in rows)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, 'ab') as file:
+            file.truncate(self._size)
+            file.writelines(f'{json.dumps(row)}\n'.encode() for row in rows)
             flush(file)
+            self._size = file.tell()
         self.rows.update((key_of(row), row) for row in rows)
 
 
@@ -127,21 +136,17 @@ def describe_metrics(metrics: Mapping[str, Metric]) -> dict[str, Any]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, complete or not at all."""
-    temporary = path.with_name(f'.{path.name}.tmp')
-    temporary.write_text(json.dumps(content, indent=1) + '\n')
-    os.replace(temporary, path)
+    write_bytes(path, f'{json.dumps(content, indent=1)}\n'.encode())
 
 
 def write_csv(path: Path, rows: Iterable[Row]) -> None:
     """Write rows as a table, with an empty cell for what a row lacks."""
     rows = [_flat(row) for row in rows]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    temporary = path.with_name(f'.{path.name}.tmp')
-    with open(temporary, 'w', newline='') as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)
+    text = io.StringIO(newline='')
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
 
 
 def _flat(row: Row) -> Row:

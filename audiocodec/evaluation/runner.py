@@ -1,18 +1,17 @@
 """Evaluation of systems on items: rows, codes and audio written while it runs, and resumed."""
 
+import itertools
 import json
-import logging
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from audiocodec.data import AudioDataset, SegmentInfo, write_audio
 from audiocodec.evaluation.codec import Codec
-from audiocodec.evaluation.pool import Pair, ScoringPool, Ticket
+from audiocodec.evaluation.pool import Pair, ScoringPool
 from audiocodec.evaluation.rows import (
     INFO,
     ROWS,
@@ -20,8 +19,10 @@ from audiocodec.evaluation.rows import (
     VERSION,
     Row,
     RowFile,
+    audio_name,
     describe_metrics,
     key_of,
+    label,
     make_row,
     score_columns,
     write_csv,
@@ -31,21 +32,12 @@ from audiocodec.evaluation.stability import stability
 from audiocodec.evaluation.systems import System
 from audiocodec.evaluation.tokens import TokenStatistics
 from audiocodec.metrics import Metric
+from audiocodec.run.lock import FolderLock
 from audiocodec.utils.failures import Failures
 from audiocodec.utils.paths import safe_stem
 
-logger = logging.getLogger('audiocodec')
-
 AUDIO = 'audio'  # folder of the items to listen to
 CODES = 'codes'
-
-
-class _Pending(NamedTuple):
-    """Rows of an item, some of whose scores are still computed."""
-
-    rows: list[tuple[Row, Ticket]]
-    codes: dict[str, np.ndarray]
-    item: int
 
 
 class Evaluation:
@@ -93,9 +85,10 @@ class Evaluation:
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f'two systems are called {name!r}: name them with NAME=MODEL')
+            if '/' in name:
+                raise ValueError(f'the name of a system is part of file names, {name!r} is not')
         self.info = self._merged_info(data)
         self.file = RowFile(folder / ROWS)
-        write_json(folder / INFO, self.info)
 
     def _merged_info(self, data: dict[str, Any]) -> dict[str, Any]:
         """Return the description of the evaluation, with what the folder holds already."""
@@ -138,11 +131,11 @@ class Evaluation:
 
     def remaining(self) -> list[int]:
         """Return the items that lack a row."""
-        rates = [(system.name, rate) for system in self.systems for rate in system.rates]
+        items = range(len(self.dataset))
         return [
-            index
-            for index in range(len(self.dataset))
-            if any((name, rate, index) not in self.file.rows for name, rate in rates)
+            item
+            for item in items
+            if not all(self._is_done(system, item) for system in self.systems)
         ]
 
     def run(self, advance: Callable[[int], None] | None = None) -> list[Row]:
@@ -153,22 +146,19 @@ class Evaluation:
 
         Returns:
             All rows of the folder, in the order of the items.
+
+        Raises:
+            RunError: another process evaluates into the folder.
         """
-        queue: deque[_Pending] = deque()
-        with ScoringPool(self.metrics, self.workers) as pool:
-            for index in self.remaining():
-                queue.append(self._start(index, pool))
-                while queue and (
-                    len(queue) > 2 * self.workers
-                    or all(ticket.future.done() for _, ticket in queue[0].rows)
-                ):
-                    self._finish(queue.popleft(), pool)
-                    if advance is not None:
-                        advance(1)
-            while queue:
-                self._finish(queue.popleft(), pool)
-                if advance is not None:
-                    advance(1)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(self.folder, f'evaluation into {self.folder}')
+        lock.acquire()
+        try:
+            self.file = RowFile(self.folder / ROWS)  # again: another process may have added rows
+            write_json(self.folder / INFO, self.info)
+            self._score(advance)
+        finally:
+            lock.release()
         order = {name: place for place, name in enumerate(self.info['systems'])}
         rows = sorted(
             self.file.rows.values(),
@@ -177,67 +167,68 @@ class Evaluation:
         write_csv(self.folder / TABLE, rows)
         return rows
 
-    def _start(self, index: int, pool: ScoringPool) -> _Pending:
-        """Run an item through all systems, and submit the results to be scored."""
-        wav, segment = self.dataset[index]
-        assert isinstance(segment, SegmentInfo)
-        reference = wav[:, : segment.n_frames]
-        pending = _Pending([], {}, index)
-        if index < self.listen:
-            self._keep(index, segment, 'reference', reference)
-        for skipped in segment.skipped:
-            self.failures.add('reading a file', skipped.reason)
-        for system in self.systems:
-            if all((system.name, kbps, index) in self.file.rows for kbps in system.rates):
-                continue
-            # an item that one system cannot take, e.g. for lack of memory, leaves out its rows
-            with self.failures.caught(f'{system.name} on {segment.meta.path}'):
-                self._reconstruct(system, index, segment, reference, pool, pending)
-        return pending
+    def _score(self, advance: Callable[[int], None] | None) -> None:
+        with ScoringPool(self.metrics, self.workers) as pool:
+            scored = pool.score(self._renditions())
+            for _, group in itertools.groupby(scored, key=lambda pair: pair[0]['item']):
+                rows = [{**row, **score_columns(scores)} for row, scores in group]
+                self.file.add(row for row in rows if key_of(row) not in self.file.rows)
+                if advance is not None:
+                    advance(1)
+
+    def _renditions(self) -> Iterator[tuple[Row, Pair]]:
+        """Yield row and audio of each missing item by each system at each rate."""
+        rate = self.dataset.sample_rate
+        for index in self.remaining():
+            wav, segment = self.dataset[index]
+            assert isinstance(segment, SegmentInfo)
+            for skipped in segment.skipped:
+                self.failures.add('reading a file', skipped.reason)
+            reference = wav[:, : segment.n_frames]
+            self._keep(segment, 'reference', reference)
+            for system in self.systems:
+                if self._is_done(system, index):
+                    continue
+                # an item that a system cannot take, e.g. for lack of memory, leaves out its rows
+                with self.failures.caught(f'{system.name} on {segment.meta.path}'):
+                    for row, estimate in self._reconstruct(system, reference, segment):
+                        yield row, Pair(estimate, reference, rate)
 
     def _reconstruct(
-        self,
-        system: System,
-        index: int,
-        segment: SegmentInfo,
-        reference: torch.Tensor,
-        pool: ScoringPool,
-        pending: _Pending,
-    ) -> None:
-        """Run an item through a system at each rate."""
+        self, system: System, reference: torch.Tensor, segment: SegmentInfo
+    ) -> Iterator[tuple[Row, torch.Tensor]]:
+        """Run an item through a system at each rate; keep codes and audio."""
         rate = self.dataset.sample_rate
-        codes = None
         for rendition in system.reconstruct(reference[None], rate):
-            row = make_row(system.name, rendition, segment, index)
-            estimate = rendition.wav[0]
-            codes = rendition.codes  # those of the highest rate, which comes last, are all
-            if index < self.listen:
-                self._keep(index, segment, f'{system.name}@{rendition.rate:g}', estimate)
-            pending.rows.append((row, pool.submit(Pair(estimate, reference, rate))))
-        if isinstance(system, Codec) and codes is not None:
-            pending.codes[system.name] = codes[0].numpy()
-            own = system.to_own(reference[None], rate)
-            pending.rows[-1][0].update(stability(system, own))
+            row = make_row(system.name, rendition, segment)
+            self._keep(segment, label(system.name, rendition.rate), rendition.wav[0])
+            # the highest rate comes last, and has all codes
+            if rendition.codes is not None and rendition.rate == system.rates[-1]:
+                assert isinstance(system, Codec)
+                self._keep_codes(system.name, segment, rendition.codes[0])
+                row.update(stability(system, system.to_own(reference[None], rate)))
+            yield row, rendition.wav[0]
 
-    def _finish(self, pending: _Pending, pool: ScoringPool) -> None:
-        """Write the rows of an item."""
-        rows = []
-        for row, ticket in pending.rows:
-            rows.append({**row, **score_columns(pool.result(ticket))})
-        for name, codes in pending.codes.items():
-            path = self._codes_path(name, pending.item)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, codes.astype(np.uint16 if codes.max(initial=0) < 2**16 else np.int64))
-        # last, since rows mark an item as done
-        self.file.add(row for row in rows if key_of(row) not in self.file.rows)
+    def _is_done(self, system: System, item: int) -> bool:
+        return all((system.name, rate, item) in self.file.rows for rate in system.rates)
 
     def _codes_path(self, system: str, index: int) -> Path:
         return self.folder / CODES / safe_stem(f'{system}.codes') / f'{index:05d}.npy'
 
-    def _keep(self, index: int, segment: SegmentInfo, name: str, wav: torch.Tensor) -> None:
-        """Write audio for reports."""
-        folder = self.folder / AUDIO / f'{index:03d}_{safe_stem(segment.meta.path)}'
-        write_audio(folder / f'{safe_stem(f"{name}.flac")}.flac', wav, self.dataset.sample_rate)
+    def _keep_codes(self, system: str, segment: SegmentInfo, codes: torch.Tensor) -> None:
+        path = self._codes_path(system, segment.index)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and len(np.load(path)) > len(codes):
+            return  # of a higher rate, evaluated before
+        small = codes.max() < 2**16
+        np.save(path, codes.numpy().astype(np.uint16 if small else np.int64))
+
+    def _keep(self, segment: SegmentInfo, name: str, wav: torch.Tensor) -> None:
+        """Write audio for reports, if the item is one of those to listen to."""
+        if segment.index < self.listen:
+            folder = f'{segment.index:03d}_{safe_stem(segment.meta.path)}'
+            path = self.folder / AUDIO / folder / audio_name(name)
+            write_audio(path, wav, self.dataset.sample_rate)
 
     # ---- codes -----------------------------------------------------------------------------------
 
@@ -246,11 +237,14 @@ class Evaluation:
         for system in self.systems:
             if not isinstance(system, Codec) or not system.model.cardinality:
                 continue
-            statistics = TokenStatistics(system.model.cardinality, system.model.frame_rate)
+            levels = max(system.codebooks.values())
+            statistics = TokenStatistics(levels, system.model.cardinality, system.model.frame_rate)
+            found = False
             for index in range(len(self.dataset)):
                 path = self._codes_path(system.name, index)
                 if path.exists():
-                    statistics.add(np.load(path))
-            for rate, number in system.codebooks.items():
-                if number <= len(statistics.counts):
+                    found = True
+                    statistics.add(np.load(path)[:levels])
+            if found:
+                for rate, number in system.codebooks.items():
                     yield system.name, rate, statistics.compute(number)

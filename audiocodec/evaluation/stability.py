@@ -5,6 +5,7 @@ import torch
 from audiocodec.evaluation.codec import Codec
 from audiocodec.evaluation.systems import fit
 
+NAMES = ('stable_shift', 'stable_context', 'stable_recode')  # of the fractions
 _CONTEXT = 0.25  # fraction of an item that is cut off on each side
 
 

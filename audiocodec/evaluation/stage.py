@@ -1,6 +1,5 @@
 """Evaluation of a model on the batches of a loader: the evaluate stage of training."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -8,10 +7,11 @@ import torch
 
 from audiocodec.data import SegmentInfo
 from audiocodec.evaluation.codec import Codec
-from audiocodec.evaluation.pool import Pair, ScoringPool, Ticket
+from audiocodec.evaluation.pool import Pair, ScoringPool
 from audiocodec.evaluation.rows import Row, make_row, score_columns
 from audiocodec.evaluation.systems import Rendition
 from audiocodec.metrics import MetricSuite
+from audiocodec.utils.failures import Failures
 
 
 class Group(NamedTuple):
@@ -42,12 +42,6 @@ def by_length(wav: torch.Tensor, lengths: Sequence[int]) -> Iterator[Group]:
             yield Group(places, wav[places, :, :length])
 
 
-class _Waiting(NamedTuple):
-    row: Row
-    ticket: Ticket
-    suffixes: tuple[str, ...]
-
-
 def evaluate_batches(
     codec: Codec,
     batches: Iterable[tuple[torch.Tensor, list[SegmentInfo]]],
@@ -70,40 +64,32 @@ def evaluate_batches(
     Returns:
         A row for each item and rate, in order.
     """
-    waiting: deque[_Waiting] = deque()
-    rows: list[Row] = []
+    rows = []
     with ScoringPool(suite.metrics, workers) as pool:
-
-        def finish(at_most: int) -> None:
-            while len(waiting) > at_most:
-                row, ticket, suffixes = waiting.popleft()
-                scores = pool.result(ticket)
-                for suffix in suffixes:
-                    suite.add(scores, suffix)
-                rows.append({**row, **score_columns(scores)})
-
-        for wav, infos in batches:
-            with suite.failures.caught('evaluating a batch'):
-                for row, pair in _renditions(codec, wav, infos):
-                    suffixes = ('',) if row['rate'] == codec.rates[-1] else ()
-                    if named_rates:
-                        suffixes = (*suffixes, f'_{row["rate"]:g}kbps')
-                    waiting.append(_Waiting(row, pool.submit(pair), suffixes))
-                    finish(4 * workers)
-        finish(0)
+        for row, scores in pool.score(_renditions(codec, batches, suite.failures)):
+            if row['rate'] == codec.rates[-1]:
+                suite.add(scores)
+            if named_rates:
+                suite.add(scores, f'_{row["rate"]:g}kbps')
+            rows.append({**row, **score_columns(scores)})
     return rows
 
 
 def _renditions(
-    codec: Codec, wav: torch.Tensor, infos: Sequence[SegmentInfo]
+    codec: Codec,
+    batches: Iterable[tuple[torch.Tensor, list[SegmentInfo]]],
+    failures: Failures,
 ) -> Iterator[tuple[Row, Pair]]:
     """Yield row and audio of each item at each rate."""
     rate = codec.sample_rate
-    for group in by_length(wav, [info.n_frames for info in infos]):
-        for rendition in codec.reconstruct(group.wav, rate):
-            for place, estimate, reference in zip(group.places, rendition.wav, group.wav):
-                row = make_row(codec.name, _of_one(rendition, len(group.places)), infos[place])
-                yield row, Pair(estimate, reference, rate)
+    for wav, infos in batches:
+        with failures.caught('evaluating a batch'):
+            for group in by_length(wav, [info.n_frames for info in infos]):
+                for rendition in codec.reconstruct(group.wav, rate):
+                    one = _of_one(rendition, len(group.places))
+                    for place, estimate, reference in zip(group.places, rendition.wav, group.wav):
+                        row = make_row(codec.name, one, infos[place])
+                        yield row, Pair(estimate, reference, rate)
 
 
 def _of_one(rendition: Rendition, items: int) -> Rendition:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from audiocodec.evaluation.rows import Row
+from audiocodec.evaluation.rows import Row, label
 
 RESAMPLES = 2000
 _CONFIDENCE = 95  # percent
@@ -39,8 +39,8 @@ def summarize(
     reference = None
     if baseline is not None:
         if baseline not in groups:
-            names = ', '.join(f'{system}@{rate:g}' for system, rate in groups)
-            raise ValueError(f'baseline {baseline[0]}@{baseline[1]:g}: expected one of {names}')
+            names = ', '.join(label(*group) for group in groups)
+            raise ValueError(f'baseline {label(*baseline)}: expected one of {names}')
         reference = groups[baseline]
     return [_summary(key, group, metrics, reference) for key, group in groups.items()]
 

@@ -6,18 +6,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from audiocodec.evaluation.rows import Row, write_csv
+from audiocodec.evaluation.rows import Row, label, write_csv, write_json
 
 SUMMARY = 'summary.json'
 SUMMARY_TABLE = 'summary.csv'
 TOKENS = 'tokens.json'
 
 
-def write_tables(folder: Path, summary: Sequence[Row], tokens: Sequence[Row]) -> None:
-    """Write the summary (JSON and CSV) and the statistics of the codes (JSON)."""
-    (folder / SUMMARY).write_text(json.dumps(list(summary), indent=1) + '\n')
+def write_tables(folder: Path, summary: Sequence[Row], tokens: Sequence[Row]) -> list[Row]:
+    """Write the summary (JSON and CSV) and the statistics of the codes (JSON).
+
+    Returns:
+        The statistics, with those of systems and rates that were evaluated earlier.
+    """
+    write_json(folder / SUMMARY, list(summary))
     write_csv(folder / SUMMARY_TABLE, summary)
-    (folder / TOKENS).write_text(json.dumps(list(tokens), indent=1) + '\n')
+    path = folder / TOKENS
+    old = json.loads(path.read_text()) if path.exists() else []
+    merged = {(row['system'], row['rate']): row for row in [*old, *tokens]}
+    write_json(path, list(merged.values()))
+    return list(merged.values())
 
 
 def summary_table(
@@ -109,13 +117,13 @@ def unscored_lines(rows: Sequence[Row]) -> list[str]:
         row = first[metric, reason]
         lines.append(
             f'{metric} has no score for {count} rows: {reason}, e.g. {row["path"]} at '
-            f'{row["offset"]:g} s by {row["system"]}@{row["rate"]:g}'
+            f'{row["offset"]:g} s by {_name(row)}'
         )
     return lines
 
 
 def _name(row: Row) -> str:
-    return f'{row["system"]}@{row["rate"]:g}'
+    return label(row['system'], row['rate'])
 
 
 def _text(value: float | None, width: int) -> str:

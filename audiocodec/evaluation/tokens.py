@@ -1,32 +1,37 @@
 """Statistics of the codes of a codec over all items: use, entropy, entropy-coded bit rate."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
+import torch
+
+from audiocodec.quantization import CodeUsage
 
 
 class TokenStatistics:
     """Counts codes, and pairs of consecutive codes of a level.
 
     Args:
+        levels: number of codebooks K.
         bins: entries per codebook.
         frame_rate: frames per second, Hz.
     """
 
-    def __init__(self, bins: int, frame_rate: float) -> None:
+    def __init__(self, levels: int, bins: int, frame_rate: float) -> None:
         self.bins = bins
         self.frame_rate = frame_rate
-        self.counts: list[np.ndarray] = []  # of each level
-        self._pairs: list[list[np.ndarray]] = []  # of each level: distinct codes of each item
+        self._usage = CodeUsage(levels, bins)
+        # for each level: how often a code follows another, by before * bins + code
+        self._pairs: list[Counter[int]] = [Counter() for _ in range(levels)]
 
     def add(self, codes: np.ndarray) -> None:
         """Count the codes [K, T] of an item."""
-        for level, row in enumerate(codes.astype(np.int64)):
-            if level == len(self.counts):
-                self.counts.append(np.zeros(self.bins, dtype=np.int64))
-                self._pairs.append([])
-            self.counts[level] += np.bincount(row, minlength=self.bins)
-            self._pairs[level].append(row[:-1] * self.bins + row[1:])
+        codes = codes.astype(np.int64)
+        self._usage.add(torch.from_numpy(codes)[None])
+        for pairs, row in zip(self._pairs, codes):
+            values, counts = np.unique(row[:-1] * self.bins + row[1:], return_counts=True)
+            pairs.update(dict(zip(values.tolist(), counts.tolist())))
 
     def compute(self, levels: int) -> dict[str, Any]:
         """Return the statistics of the first levels.
@@ -37,30 +42,29 @@ class TokenStatistics:
             entropy coder that knows these frequencies: `entropy_kbps`, `conditional_kbps`. With few
             frames, entropies are too low: the codes are told apart by chance.
         """
-        rows = [self._level(level) for level in range(levels)]
-        kbps = {
-            f'{name}_kbps': sum(row[key] for row in rows) * self.frame_rate / 1000
-            for name, key in (('entropy', 'entropy'), ('conditional', 'conditional_entropy'))
-        }
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
-        return {'frames': int(self.counts[0].sum()), **kbps, **columns}
-
-    def _level(self, level: int) -> dict[str, float]:
-        counts = self.counts[level]
-        entropy = _entropy(counts)
-        pairs = np.concatenate(self._pairs[level])
-        # H(code | before) = H(before, code) - H(before)
-        before = np.bincount(pairs // self.bins, minlength=self.bins)
-        joint = np.unique(pairs, return_counts=True)[1]
+        usage = {name: values[:levels] for name, values in self._usage.compute().items()}
+        entropy = usage['perplexity'].log2().tolist()
+        conditional = [self._conditional_entropy(pairs) for pairs in self._pairs[:levels]]
         return {
-            'usage': float((counts > 0).mean()),
-            'perplexity': float(2**entropy),
+            'frames': int(usage['frames'][0]),
+            'entropy_kbps': sum(entropy) * self.frame_rate / 1000,
+            'conditional_kbps': sum(conditional) * self.frame_rate / 1000,
+            'usage': usage['usage'].tolist(),
+            'perplexity': usage['perplexity'].tolist(),
             'entropy': entropy,
-            'conditional_entropy': _entropy(joint) - _entropy(before),
+            'conditional_entropy': conditional,
         }
 
+    def _conditional_entropy(self, pairs: Counter[int]) -> float:
+        """Return H(code | before) = H(before, code) - H(before), in bits."""
+        before: Counter[int] = Counter()
+        for pair, count in pairs.items():
+            before[pair // self.bins] += count
+        return _entropy(pairs) - _entropy(before)
 
-def _entropy(counts: np.ndarray) -> float:
+
+def _entropy(counts: Counter[int]) -> float:
     """Return the entropy of frequencies, in bits."""
-    positive = counts[counts > 0] / max(1, counts.sum())
-    return float(-(positive * np.log2(positive)).sum())
+    shares = np.array(list(counts.values()), dtype=np.float64)
+    shares /= max(1.0, shares.sum())
+    return float(-(shares * np.log2(shares)).sum())

@@ -40,15 +40,10 @@ class MetricSuite:
         reference: torch.Tensor,
         sample_rate: int,
         lengths: torch.Tensor | None = None,
-        suffix: str = '',
     ) -> None:
         """Score a batch and add the scores; see `Metric.compute` and `add`."""
         for est, ref in without_padding(estimate, reference, lengths):
-            self.add(self.score(est, ref, sample_rate), suffix)
-
-    def score(self, estimate: torch.Tensor, reference: torch.Tensor, sample_rate: int) -> Scores:
-        """Score an item, [C, T]; may run in another process (see `score_item`)."""
-        return score_item(self.metrics, estimate, reference, sample_rate)
+            self.add(score_item(self.metrics, est, ref, sample_rate))
 
     def add(self, scores: Scores, suffix: str = '') -> None:
         """Add the scores of an item, under the names of the metrics plus a suffix."""

@@ -1,7 +1,7 @@
 """Accepted values of the keys of a configuration that no component checks."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from audiocodec.data import SPLITS
@@ -56,6 +56,14 @@ EPOCHS = or_null(Rule(COUNT.check, 'a number of epochs'), 'for never')
 TEXTS = Rule(
     lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
     'a list of strings',
+)
+RATES = Rule(
+    lambda value: (
+        isinstance(value, list)
+        and bool(value)
+        and all(is_number(rate) and rate > 0 for rate in value)
+    ),
+    'a list of bit rates in kbps, e.g. [1.5, 3, 6]',
 )
 FRACTION = Rule(lambda value: is_number(value) and 0 <= value <= 1, 'a fraction in [0, 1]')
 
@@ -129,20 +137,9 @@ ACCEPTED: dict[str, Rule] = {
     'checkpoint.keep_last': or_null(POSITIVE_INTEGER, 'for all'),
     'valid.every': EPOCHS,
     'evaluate.every': EPOCHS,
-    'evaluate.kbps': or_null(
-        Rule(
-            lambda value: (
-                isinstance(value, Sequence)
-                and not isinstance(value, str)
-                and len(value) > 0
-                and all(is_number(rate) and rate > 0 for rate in value)
-            ),
-            'a list of bit rates, e.g. [1.5, 3, 6]',
-        ),
-        'for the highest rate',
-    ),
+    'evaluate.kbps': or_null(RATES, 'for the highest rate'),
     'evaluate.num_workers': Rule(
-        lambda value: is_integer(value) and 1 <= value <= 1024, 'a number of processes from 1'
+        lambda value: is_integer(value) and 1 <= value <= 1024, 'an integer in [1, 1024]'
     ),
     'generate.every': EPOCHS,
     'generate.path': Rule(lambda value: isinstance(value, str) and bool(value), 'a path', 'text'),

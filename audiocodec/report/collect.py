@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from audiocodec.evaluation.rows import INFO, ROWS, Row, RowFile
+from audiocodec.evaluation.rows import INFO, ROWS, Row, RowFile, audio_name, label
 from audiocodec.evaluation.runner import AUDIO
 from audiocodec.run import checkpoint
 from audiocodec.utils import paths
@@ -93,10 +93,11 @@ def collect(sources: Sequence[str]) -> Content:
         for evaluation in evaluations:
             info = json.loads((evaluation / INFO).read_text())
             metrics.update(info['metrics'])
-            found = _renamed(RowFile(evaluation / ROWS).rows.values(), rows, folder, name)
-            rows += found
-            for key, item in _items(evaluation, found, metrics):
+            found = list(RowFile(evaluation / ROWS).rows.values())
+            names = _names(found, {row['system'] for row in rows}, folder.name, name)
+            for key, item in _items(evaluation, found, names, metrics):
                 _merge(items, key, item)
+            rows += [{**row, 'system': names[row['system']]} for row in found]
         if (folder / HISTORY).is_file():
             label = name or folder.name
             runs.append(read_run(folder, label))
@@ -134,48 +135,45 @@ def _epoch(folder: Path) -> int:
     return int(folder.name.removeprefix('epoch_'))
 
 
-def _renamed(new: Any, known: Sequence[Row], folder: Path, name: str | None) -> list[Row]:
-    """Return rows whose systems have names that no other source has."""
-    taken = {row['system'] for row in known}
-    made = []
-    for row in new:
-        system = name or row['system'] if row['system'] == folder.name else row['system']
-        made.append({**row, 'system': f'{folder.name}/{system}' if system in taken else system})
-    return made
+def _names(rows: Sequence[Row], taken: set[str], folder: str, chosen: str | None) -> dict[str, str]:
+    """Return the names of systems in the report, which no other source has.
+
+    Args:
+        rows: of one source.
+        taken: names of systems of other sources.
+        folder: name of its folder; that of an experiment is the name of its system.
+        chosen: name that the user chose for the experiment.
+    """
+    names = {}
+    for system in dict.fromkeys(row['system'] for row in rows):
+        name = chosen if chosen is not None and system == folder else system
+        names[system] = f'{folder}/{name}' if name in taken else name
+    return names
 
 
 def _items(
-    folder: Path, rows: Sequence[Row], metrics: Mapping[str, Any]
+    folder: Path, rows: Sequence[Row], names: Mapping[str, str], metrics: Mapping[str, Any]
 ) -> Iterator[tuple[Any, Item]]:
     """Yield the items of an evaluation whose audio was kept."""
     for place in sorted((folder / AUDIO).glob('*')):
-        number = int(place.name.split('_')[0])
-        versions = [Version('reference', place / 'reference.flac', {})]
+        number, _, title = place.name.partition('_')
+        versions = [Version('reference', place / audio_name('reference'), {})]
         key: Any = place.name
         for row in rows:
-            if row['item'] != number:
+            if row['item'] != int(number):
                 continue
             key = (row['path'], row['offset'], row['seconds'])
-            path = place / f'{_file_name(row)}.flac'
+            path = place / audio_name(label(row['system'], row['rate']))
             if path.is_file():
                 scores = {m: row[m] for m in metrics if row.get(m) is not None}
-                versions.append(Version(_label(row), path, scores))
-        yield key, Item(place.name.split('_', 1)[1], versions)
-
-
-def _file_name(row: Row) -> str:
-    # a name that another source has too was extended by the folder
-    system = str(row['system']).rpartition('/')[2]
-    return paths.safe_stem(f'{system}@{row["rate"]:g}.flac')
-
-
-def _label(row: Row) -> str:
-    return f'{row["system"]}@{row["rate"]:.4g}'
+                version = label(names[row['system']], row['rate'])
+                versions.append(Version(version, path, scores))
+        yield key, Item(title, versions)
 
 
 def _samples(folder: Path, run: str) -> Iterator[tuple[Any, Item]]:
     """Yield the samples of the last epoch of a run that wrote some."""
-    epochs = sorted((path for path in folder.glob('samples/epoch_*')), key=_epoch)
+    epochs = sorted(folder.glob('samples/epoch_*'), key=_epoch)
     if not epochs:
         return
     files: dict[str, dict[str, Path]] = {}
@@ -217,10 +215,8 @@ def read_run(folder: Path, name: str) -> Run:
 def _updates_per_epoch(folder: Path) -> int:
     """Return the updates of an epoch; 1, so that epochs are counted, if they are not known."""
     try:
-        cfg = yaml.safe_load(checkpoint.load(folder / 'checkpoint.th', mmap=True)['config'])
-        updates = cfg['optim']['updates_per_epoch']
-        if updates is None:
-            updates = cfg['dataset']['train']['num_samples'] // cfg['dataset']['batch_size']
+        content = checkpoint.load(folder / 'checkpoint.th', mmap=True)
+        optim = yaml.safe_load(content['config'])['optim']
+        return int(optim['total_updates'] // optim['epochs'])
     except (ValueError, KeyError, TypeError):
         return 1
-    return int(updates)

@@ -56,7 +56,7 @@ class FolderLock:
                 holder = _describe(file.read())
             raise RunError(
                 f'{self.what} is already running, {holder}: two runs would overwrite each '
-                f"other's checkpoints. Wait for it, stop it, or change a value; {self.path} is "
+                f"other's files. Wait for it, stop it, or change a value; {self.path} is "
                 'released when its holder ends'
             ) from error
         except OSError as error:  # a file system without locks

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from audiocodec.dsp.picture import spectrogram_image
+from audiocodec.dsp.picture import audio_picture
 from audiocodec.utils.config import ConfigError
 from audiocodec.utils.failures import Failures
 
@@ -144,7 +144,7 @@ class TensorBoard:
         tag = re.sub(r'[^-/\w.]', '_', name)
         with self._written() as writer:
             writer.add_audio(f'{tag}/audio', wav.mean(0, keepdim=True), updates, sample_rate)
-            writer.add_image(f'{tag}/spectrogram', spectrogram_image(wav), updates)
+            writer.add_image(f'{tag}/spectrogram', audio_picture(wav, sample_rate), updates)
 
     def close(self) -> None:
         """Do nothing: everything is flushed."""
@@ -226,7 +226,7 @@ class WeightsAndBiases:
         self, name: str, wav: torch.Tensor, sample_rate: int, updates: int, epoch: int
     ) -> None:
         """Log a waveform and its spectrogram."""
-        image = spectrogram_image(wav).permute(1, 2, 0).numpy()
+        image = audio_picture(wav, sample_rate).permute(1, 2, 0).numpy()
         self.run.log(
             {
                 f'{name}/audio': self.wandb.Audio(wav.T.numpy(), sample_rate),

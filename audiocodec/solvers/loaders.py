@@ -13,8 +13,6 @@ from audiocodec.data import (
     AudioLoader,
     AudioMeta,
     is_address,
-    is_shards,
-    load_shards,
     load_source,
     make_loader,
     missing_files,
@@ -56,8 +54,7 @@ def load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
 def _load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
     source = cfg.datasource
     if source[split] is not None:
-        path = paths.find(source[split])
-        files = load_shards(path) if is_shards(path) else load_source(path)
+        files = load_source(paths.find(source[split]))
     elif source.folder is not None:
         try:
             files = split_folder(paths.find(source.folder), split)

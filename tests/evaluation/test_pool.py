@@ -15,14 +15,24 @@ def pairs(count):
 
 
 def scores_of(pool, items):
-    tickets = [pool.submit(item) for item in items]
-    return [pool.result(ticket) for ticket in tickets]
+    numbered = list(pool.score(enumerate(items)))
+    assert [number for number, _ in numbered] == list(range(len(items)))
+    return [scores for _, scores in numbered]
 
 
-def test_one_process_scores_here():
+def test_one_process_scores_here_and_takes_items_one_by_one():
+    taken = []
+
+    def jobs():
+        for number, item in enumerate(pairs(3)):
+            taken.append(number)
+            yield number, item
+
     with ScoringPool({'process': Process()}) as pool:
-        (scores,) = scores_of(pool, pairs(1))
-    assert scores['process'].value == os.getpid()
+        for number, scores in pool.score(jobs()):
+            assert scores['process'].value == os.getpid()
+            assert taken == list(range(number + 1))
+        assert list(pool.score([])) == []
 
 
 @pytest.mark.slow
@@ -43,14 +53,12 @@ def test_processes_score_what_one_scores_and_this_one_helps():
 
 @pytest.mark.slow
 def test_a_process_that_dies_costs_the_scores_of_its_item_alone():
-    values = [1.0, 2.0, -1.0, 3.0, 4.0]
+    values = [-1.0, 3.0, 1.0, 2.0]
     items = [Pair(*torch.full((2, 1, 8), value), 8000) for value in values]
     with ScoringPool({'fragile': Fragile()}, 2) as pool:
         pool._pool.submit(os.getpid).result()  # it has started
-        # the fragile item is scored in the other process, not in this one
-        first = [pool.submit(item) for item in items[2:4]]
-        found = [pool.result(ticket)['fragile'] for ticket in first]
-        later = [pool.result(pool.submit(item))['fragile'] for item in items[:2]]
+        # the first two items wait for the other process, so that this one does not take them
+        found = [scores['fragile'] for scores in scores_of(pool, items)]
     assert found[0].is_error
     assert found[0].reason == 'the process of the metrics died on it'
-    assert [score.value for score in (found[1], *later)] == [3.0, 1.0, 2.0]
+    assert [score.value for score in found[1:]] == [3.0, 1.0, 2.0]

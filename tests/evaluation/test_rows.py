@@ -1,7 +1,7 @@
 import csv
 import json
 
-from audiocodec.evaluation.rows import RowFile, score_columns, write_csv
+from audiocodec.evaluation.rows import RowFile, audio_name, label, score_columns, write_csv
 from audiocodec.metrics import Score
 
 
@@ -25,7 +25,9 @@ def test_what_was_cut_short_is_dropped(tmp_path):
     whole = path.read_bytes()
     for cut in (1, 5, len(whole) // 2 - 1):
         path.write_bytes(whole[:-cut])
+        damaged = path.read_bytes()
         again = RowFile(path)
+        assert path.read_bytes() == damaged  # reading changes nothing: another may be writing
         assert list(again.rows) == [('a', 3.0, 0)]
         again.add([row(1)])
         assert path.read_bytes() == whole
@@ -53,3 +55,9 @@ def test_scores_become_columns_that_json_can_hold():
     assert columns == {'mel': 0.5, 'pesq': None, 'unscored': {'pesq': 'too short'}}
     json.dumps(columns, allow_nan=False)
     assert score_columns({'mel': Score(0.5)}) == {'mel': 0.5}
+
+
+def test_files_are_named_by_system_and_rate():
+    assert label('a.b', 7.752) == 'a.b@7.752'
+    assert audio_name(label('a.b', 6.0)) == 'a.b@6.flac'
+    assert audio_name(label('a.b', 7.5)) == 'a.b@7.5.flac'

@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from audiocodec.data import read_audio
 from audiocodec.evaluation import Codec, Opus
 from audiocodec.evaluation.runner import Evaluation
 from audiocodec.metrics import PESQ, SISNR, MelDistance, Metric
+from audiocodec.utils.errors import RunError
 
 TIMES = ('encode_seconds', 'decode_seconds')
 
@@ -110,6 +113,8 @@ def test_other_data_metrics_or_weights_need_another_folder(tmp_path, items):
         make(folder, fewer)
     with pytest.raises(ValueError, match="results of another model called 'tiny'"):
         make(folder, items, systems(seed=1))
+    with pytest.raises(ValueError, match="the name of a system is part of file names, 'a/b'"):
+        make(folder, items, [Codec('a/b', tiny_model())])
     with pytest.raises(ValueError, match="two systems are called 'tiny'"):
         make(folder, items, [*systems(), *systems()])
     assert (folder / 'rows.jsonl').read_bytes() == before
@@ -186,3 +191,28 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, items):
     evaluation = make(tmp_path / 'out', items, [Opus([6])])
     evaluation.run()
     assert 'item_1.wav' in evaluation.failures.reasons['reading a file']
+
+
+def test_two_processes_do_not_write_into_one_folder(tmp_path, items):
+    folder = tmp_path / 'out'
+    folder.mkdir()
+    code = (
+        'import sys, time; from pathlib import Path; from audiocodec.run.lock import FolderLock\n'
+        'lock = FolderLock(Path(sys.argv[1]), "x"); lock.acquire()\n'
+        'print("held", flush=True); time.sleep(60)'
+    )
+    command = [sys.executable, '-c', code, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == 'held\n'
+        with pytest.raises(RunError, match=r'evaluation into .*out is already running, by process'):
+            make(folder, items, [Opus([6])]).run()
+        other.kill()
+    assert not (folder / 'rows.jsonl').exists()
+    assert len(make(folder, items, [Opus([6])]).run()) == 3
+
+
+def test_codes_of_a_higher_rate_are_kept(tmp_path, items):
+    folder = tmp_path / 'out'
+    make(folder, items, [Codec('tiny', tiny_model(), [0.45])]).run()
+    make(folder, items, [Codec('tiny', tiny_model(), [0.15])]).run()
+    assert np.load(folder / 'codes' / 'tiny' / '00000.npy').shape == (3, 50)

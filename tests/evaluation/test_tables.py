@@ -67,6 +67,15 @@ def test_sizes_of_models_are_told():
     ]
 
 
+def test_statistics_of_systems_evaluated_earlier_stay(tmp_path):
+    old, new = ({'system': name, 'rate': 3.0, 'frames': 1} for name in 'ab')
+    assert write_tables(tmp_path, [ROW], [old]) == [old]
+    assert write_tables(tmp_path, [ROW], [new]) == [old, new]
+    changed = {**old, 'frames': 2}
+    assert write_tables(tmp_path, [ROW], [changed]) == [changed, new]
+    assert json.loads((tmp_path / 'tokens.json').read_text()) == [changed, new]
+
+
 def test_tables_are_written(tmp_path):
     write_tables(tmp_path, [ROW], [])
     assert json.loads((tmp_path / 'summary.json').read_text()) == [ROW]

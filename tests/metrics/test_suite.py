@@ -92,7 +92,7 @@ def test_scoring_by_a_pickled_copy_and_adding_equals_an_update():
     suite.update(estimate, reference, 8000)
     copy = pickle.loads(pickle.dumps(other))
     for item in range(2):
-        scores = copy.score(estimate[item], reference[item], 8000)
+        scores = score_item(copy.metrics, estimate[item], reference[item], 8000)
         other.add(pickle.loads(pickle.dumps(scores)))
     assert suite.compute() == other.compute()
 

@@ -117,7 +117,10 @@ def test_a_click_on_the_spectrogram_seeks(browser):
     picture = find(browser, '#items .picture')[0]
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", picture)
     webdriver.ActionChains(browser).move_to_element(picture).click().perform()
-    wait_for(lambda: state(browser)['position'] == pytest.approx(0.5, abs=0.02))
+    wait_for(lambda: browser.execute_script('return currentCard !== null'))
+    assert state(browser)['position'] == pytest.approx(0.5, abs=0.02)
+    line = find(browser, '#items .head-line')[0].get_attribute('style')
+    assert float(line.split('left:')[1].split('%')[0]) == pytest.approx(50, abs=2)
 
 
 def test_keys_move_between_items_and_play(browser):

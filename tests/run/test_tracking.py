@@ -168,7 +168,7 @@ def test_points_of_wandb_are_on_the_axis_of_updates(wandb, tmp_path):
         {'valid/mel': 2.0, 'updates': 40, 'epoch': 2},
         {
             'a/audio': ('audio', (2048, 2), 16000),
-            'a/spectrogram': ('image', (513, 9, 3)),
+            'a/spectrogram': ('image', (168, 800, 3)),
             'updates': 40,
             'epoch': 2,
         },

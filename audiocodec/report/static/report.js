@@ -440,8 +440,7 @@ function setUpBlind() {
 
 // ---- page -----------------------------------------------------------------------------------------
 
-document.title = byId('quality').closest('main') && report.title;
-document.querySelector('h1').textContent = report.title;
+document.title = document.querySelector('h1').textContent = report.title;
 
 const hasSummary = !hide('quality', !report.summary.length);
 const hasCurves = !hide('curves', !report.runs.length);
