@@ -25,8 +25,11 @@ from audiocodec.evaluation.tables import (
 )
 from audiocodec.metrics import Metric
 from audiocodec.models.export.source import open_source
-from audiocodec.utils import config, cpus, paths
+from audiocodec.run import launch
+from audiocodec.utils import config, cpus, distrib, paths
 from audiocodec.utils.progress import Progress
+
+_WAIT = 7 * 24 * 3600.0  # seconds for which a worker that is done waits for the others
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,15 +84,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--workers',
         type=int,
-        default=cpus.usable_cores(),
-        help='processes that score (%(default)s)',
+        help='processes that score, of each worker of torchrun (default: one per core)',
     )
     parser.add_argument('--device', default='cpu', help='where models run (%(default)s)')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, print the summary and write the tables."""
+    """Evaluate, print the summary and write the tables; under torchrun, with its other workers."""
     logging.getLogger().setLevel(logging.WARNING)
+    place = launch.join_torchrun(_WAIT)
+    if args.device == 'cuda' and place.world_size > 1:
+        args.device = f'cuda:{place.local_rank}'
     baseline = _baseline(args.baseline)
     metrics = make_metrics(args.metrics)
     models = [_open(text, args.device, args.kbps) for text in args.models]
@@ -102,16 +107,20 @@ def run(args: argparse.Namespace) -> int:
     dataset = _dataset(args, models)
     for metric in metrics.values():
         metric.prepare(dataset.sample_rate)
-    workers = min(args.workers, len(dataset))
-    if workers > 1 and models:
+    items = -(-len(dataset) // place.world_size)
+    workers = min(args.workers or max(1, cpus.usable_cores() // place.local_world_size), items)
+    if (workers > 1 and models) or place.world_size > 1:
         # each process has one thread, and this one computes the models
         torch.set_num_threads(1)
     data = {'source': args.data, 'seconds': args.seconds, 'seed': args.seed}
     folder = Path(args.out)
     evaluation = Evaluation(folder, dataset, systems, metrics, data, workers, args.listen)
     missing = len(evaluation.remaining())
-    with Progress(total=missing, desc='Evaluate', unit='item') as bar:
+    first = place.rank == 0
+    with Progress(total=missing, desc='Evaluate', unit='item', enabled=first) as bar:
         rows = evaluation.run(bar.update)
+    if not first:
+        return int(bool(evaluation.failures.counts))
     summary = summarize(rows, [*metrics, *STABILITY], baseline)
     tokens = [
         {'system': name, 'rate': rate, **figures}
@@ -178,7 +187,7 @@ def _open(text: str, device: str, kbps: Sequence[float] | None) -> Codec:
 
 
 def _dataset(args: argparse.Namespace, models: Sequence[Codec]) -> AudioDataset:
-    files = load_source(args.data)
+    files = distrib.from_rank_zero(lambda: load_source(args.data))
     return AudioDataset(
         files,
         args.sample_rate or (models[0].sample_rate if models else files[0].sample_rate),

@@ -8,6 +8,7 @@ import torch
 # transform gives the tables of BS.1770-4 at 48 kHz, and the filters for other sample rates.
 _SHELF = (3.999843853973347, 1681.974450955533, 0.7071752369554196)
 _HIGH_PASS = (38.13547087602444, 0.5003270373238773)
+_PART = 2**21  # samples of the longest transform
 _CHANNEL_WEIGHTS = (1.0, 1.0, 1.0, 1.41, 1.41)  # left, right, center, surrounds
 
 # headroom of each strategy, in dB below full scale (loudness: the target, in -LKFS)
@@ -35,10 +36,20 @@ def k_weighting(sample_rate: int) -> list[tuple[list[float], list[float]]]:
 def _k_weighted(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
     """Apply the K-weighting to wav [C, T], in float64.
 
-    Multiplies spectra. The impulse responses decay within half a second (38 Hz high-pass), so that
-    with padding of a second or more, the circular convolution equals the recursive filter to double
-    precision.
+    Multiplies spectra of parts. The impulse responses decay within half a second (38 Hz high-pass),
+    so that with a second of what came before, and padding of a second or more, the circular
+    convolution equals the recursive filter to double precision.
     """
+    step = _PART - 2 * sample_rate
+    parts = []
+    for start in range(0, wav.shape[-1], step):
+        before = min(start, sample_rate)
+        part = wav[..., start - before : start + step]
+        parts.append(_k_weighted_part(part, sample_rate)[..., before:])
+    return torch.cat(parts, dim=-1)
+
+
+def _k_weighted_part(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
     # a power of two, for a fast transform
     length = 1 << (wav.shape[-1] + sample_rate - 1).bit_length()
     omega = torch.arange(length // 2 + 1, dtype=torch.float64, device=wav.device) * (

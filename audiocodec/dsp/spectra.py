@@ -1,11 +1,14 @@
 """Power and mel spectrograms, with a custom backward pass."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+BLOCK = 2**22  # samples of all frames that are transformed at once
 
 
 def reflect_pad(wav: torch.Tensor, left: int, right: int) -> torch.Tensor:
@@ -163,15 +166,45 @@ class MelSpectrogram(nn.Module):
             [..., ceil(T / hop_length), n_mels], float32.
         """
         with torch.autocast(wav.device.type, enabled=False):
-            flat = wav.float().reshape(-1, wav.shape[-1])
-            padding = (self.n_fft - self.hop_length) // 2
-            flat = reflect_pad(flat, padding, padding)
-            # complete the last frame, or the only one of a short signal
-            beyond = flat.shape[-1] - self.n_fft
-            flat = F.pad(flat, (0, max(-beyond, -beyond % self.hop_length)))
-            frames = flat.unfold(-1, self.n_fft, self.hop_length) * self.window
-            mel = power_spectrum(frames) @ self.filters
+            mel = self._of_frames(self._frames(wav))
         return mel.reshape(*wav.shape[:-1], *mel.shape[1:])
+
+    def blocks(self, wav: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Compute the mel power spectrogram part by part, for signals of any length.
+
+        Args:
+            wav: [N, T].
+
+        Yields:
+            [N, frames, n_mels], float32; together, the result of `forward`.
+        """
+        for frames in frame_blocks(self._frames(wav)):
+            yield self._of_frames(frames)
+
+    def _frames(self, wav: torch.Tensor) -> torch.Tensor:
+        """Return the frames of a padded signal, [N, frames, n_fft], which share its memory."""
+        flat = wav.float().reshape(-1, wav.shape[-1])
+        padding = (self.n_fft - self.hop_length) // 2
+        flat = reflect_pad(flat, padding, padding)
+        # complete the last frame, or the only one of a short signal
+        beyond = flat.shape[-1] - self.n_fft
+        flat = F.pad(flat, (0, max(-beyond, -beyond % self.hop_length)))
+        return flat.unfold(-1, self.n_fft, self.hop_length)
+
+    def _of_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        return power_spectrum(frames * self.window) @ self.filters
+
+
+def frame_blocks(frames: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Split the frames of a long signal, so that spectra of a part fit into a small memory.
+
+    Args:
+        frames: [N, frames, n_fft].
+
+    Yields:
+        Parts of at most `BLOCK` samples, at least one frame.
+    """
+    yield from frames.split(max(1, BLOCK // (frames.shape[0] * frames.shape[2])), dim=1)
 
 
 def _mel_filters(

@@ -3,20 +3,23 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from audiocodec.data import SegmentInfo
 from audiocodec.evaluation.systems import Rendition
 from audiocodec.metrics import Metric
-from audiocodec.metrics.suite import Scores
+from audiocodec.metrics.suite import Score, Scores
+from audiocodec.utils import distrib
 from audiocodec.utils.files import flush, write_bytes
 from audiocodec.utils.paths import safe_stem
 
 INFO = 'evaluation.json'
 VERSION = 1  # of the format of an evaluation's folder
 ROWS = 'rows.jsonl'
+_PART = 'rows_of_worker_'  # beginning of the name of the file of a worker, apart from the first
 TABLE = 'rows.csv'
 KEYS = ('system', 'rate', 'item')  # which identify a row
 Row = dict[str, Any]
@@ -69,6 +72,16 @@ def score_columns(scores: Scores) -> Row:
     return {**columns, 'unscored': reasons} if reasons else columns
 
 
+def scores_of(row: Row, metrics: Iterable[str]) -> Scores:
+    """Return the scores in a row, as `score_columns` wrote them."""
+    reasons = row.get('unscored', {})
+    scores = {}
+    for name in metrics:
+        value = row.get(name)
+        scores[name] = Score(math.nan if value is None else value, reasons.get(name))
+    return scores
+
+
 class RowFile:
     """File of rows, in JSON lines. Rows survive a kill; a line that was cut short is dropped.
 
@@ -114,12 +127,53 @@ def _parsed(line: bytes) -> Row | None:
     return row if isinstance(row, dict) and all(name in row for name in KEYS) else None
 
 
-def write_rows(folder: Path, rows: Sequence[Row], metrics: Mapping[str, Metric]) -> None:
-    """Write all rows of an evaluation, in place of older ones, and what their metrics are."""
-    (folder / ROWS).unlink(missing_ok=True)
-    RowFile(folder / ROWS).add(rows)
-    write_csv(folder / TABLE, rows)
-    write_json(folder / INFO, {'version': VERSION, 'metrics': describe_metrics(metrics)})
+class SharedRows:
+    """Rows of a folder that the workers of an evaluation write, each into a file of its own.
+
+    The files become one when the evaluation is over, or at the start of the next one if it was
+    interrupted.
+
+    Args:
+        folder: folder of the evaluation.
+
+    Attributes:
+        rows: those of all workers when the files were last merged, and later ones of this worker.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file = RowFile(folder / ROWS)
+        self.rows = self._file.rows
+
+    def merge(self) -> None:
+        """Merge the files of all workers, and read the rows. Every worker must call it."""
+        distrib.barrier()
+        distrib.from_rank_zero(lambda: _merge_files(self.folder))
+        merged = RowFile(self.folder / ROWS)
+        self.rows = merged.rows
+        rank = distrib.rank()
+        self._file = RowFile(self.folder / f'{_PART}{rank}.jsonl') if rank else merged
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Write rows of this worker; see `RowFile.add`."""
+        rows = list(rows)
+        self._file.add(rows)
+        self.rows.update((key_of(row), row) for row in rows)
+
+
+def row_files(folder: Path) -> list[Path]:
+    """Return the files of rows that a folder may have, that of the first worker first."""
+    return [folder / ROWS, *sorted(folder.glob(f'{_PART}*.jsonl'))]
+
+
+def _merge_files(folder: Path) -> None:
+    """Move the rows of other workers into the file of the first."""
+    first, *others = row_files(folder)
+    file = RowFile(first)
+    for path in others:
+        rows = RowFile(path).rows
+        file.add(row for key, row in rows.items() if key not in file.rows)
+        path.unlink()
 
 
 def describe_metrics(metrics: Mapping[str, Metric]) -> dict[str, Any]:

@@ -14,11 +14,10 @@ from audiocodec.evaluation.codec import Codec
 from audiocodec.evaluation.pool import Pair, ScoringPool
 from audiocodec.evaluation.rows import (
     INFO,
-    ROWS,
     TABLE,
     VERSION,
     Row,
-    RowFile,
+    SharedRows,
     audio_name,
     describe_metrics,
     key_of,
@@ -33,6 +32,7 @@ from audiocodec.evaluation.systems import System
 from audiocodec.evaluation.tokens import TokenStatistics
 from audiocodec.metrics import Metric
 from audiocodec.run.lock import FolderLock
+from audiocodec.utils import distrib
 from audiocodec.utils.failures import Failures
 from audiocodec.utils.paths import safe_stem
 
@@ -46,7 +46,8 @@ class Evaluation:
     An item is encoded once by each system and decoded at each of its rates. A row is written for
     each item, system and rate as soon as all scores of the item are there, so that memory does not
     grow with the number of items. What an interrupted run has written is kept: the same call goes
-    on behind it. Further systems and rates can be added to a folder later.
+    on behind it. Further systems and rates can be added to a folder later. Several workers divide
+    the items; all of them must make the same calls.
 
     Args:
         folder: where results go; created.
@@ -88,7 +89,7 @@ class Evaluation:
             if '/' in name:
                 raise ValueError(f'the name of a system is part of file names, {name!r} is not')
         self.info = self._merged_info(data)
-        self.file = RowFile(folder / ROWS)
+        self.rows = SharedRows(folder)
 
     def _merged_info(self, data: dict[str, Any]) -> dict[str, Any]:
         """Return the description of the evaluation, with what the folder holds already."""
@@ -130,8 +131,8 @@ class Evaluation:
     # ---- items -----------------------------------------------------------------------------------
 
     def remaining(self) -> list[int]:
-        """Return the items that lack a row."""
-        items = range(len(self.dataset))
+        """Return the items of this worker that lack a row."""
+        items = range(distrib.rank(), len(self.dataset), distrib.world_size())
         return [
             item
             for item in items
@@ -142,7 +143,7 @@ class Evaluation:
         """Evaluate what is missing.
 
         Args:
-            advance: called with 1 whenever an item is done.
+            advance: called with 1 whenever an item of this worker is done.
 
         Returns:
             All rows of the folder, in the order of the items.
@@ -150,29 +151,35 @@ class Evaluation:
         Raises:
             RunError: another process evaluates into the folder.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(self.folder, f'evaluation into {self.folder}')
-        lock.acquire()
         try:
-            self.file = RowFile(self.folder / ROWS)  # again: another process may have added rows
-            write_json(self.folder / INFO, self.info)
+            distrib.from_rank_zero(lambda: self._begin(lock))
+            self.rows.merge()
             self._score(advance)
+            self.rows.merge()
         finally:
             lock.release()
+        self.failures.sync()
         order = {name: place for place, name in enumerate(self.info['systems'])}
         rows = sorted(
-            self.file.rows.values(),
+            self.rows.rows.values(),
             key=lambda row: (row['item'], order.get(row['system'], len(order)), row['rate']),
         )
-        write_csv(self.folder / TABLE, rows)
+        if distrib.is_rank_zero():
+            write_csv(self.folder / TABLE, rows)
         return rows
+
+    def _begin(self, lock: FolderLock) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        write_json(self.folder / INFO, self.info)
 
     def _score(self, advance: Callable[[int], None] | None) -> None:
         with ScoringPool(self.metrics, self.workers) as pool:
             scored = pool.score(self._renditions())
             for _, group in itertools.groupby(scored, key=lambda pair: pair[0]['item']):
                 rows = [{**row, **score_columns(scores)} for row, scores in group]
-                self.file.add(row for row in rows if key_of(row) not in self.file.rows)
+                self.rows.add(row for row in rows if key_of(row) not in self.rows.rows)
                 if advance is not None:
                     advance(1)
 
@@ -210,7 +217,7 @@ class Evaluation:
             yield row, rendition.wav[0]
 
     def _is_done(self, system: System, item: int) -> bool:
-        return all((system.name, rate, item) in self.file.rows for rate in system.rates)
+        return all((system.name, rate, item) in self.rows.rows for rate in system.rates)
 
     def _codes_path(self, system: str, index: int) -> Path:
         return self.folder / CODES / safe_stem(f'{system}.codes') / f'{index:05d}.npy'

@@ -1,6 +1,7 @@
 """Mel spectrogram distance as a metric."""
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -50,9 +51,34 @@ class MelDistance(Metric):
     ) -> torch.Tensor:
         """Return the distance, see `Metric.score`."""
         melspec = mel_spectrogram(sample_rate, *self.options).to(reference.device)
-        log_est = torch.log10(self.floor_level + melspec(estimate))
-        log_ref = torch.log10(self.floor_level + melspec(reference))
-        return (log_est - log_ref).abs().mean()
+        return mean_difference(
+            melspec, estimate, reference, lambda mel: (self.floor_level + mel).log10()
+        )
+
+
+def mean_difference(
+    melspec: MelSpectrogram,
+    estimate: torch.Tensor,
+    reference: torch.Tensor,
+    scale: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Return the mean absolute difference of two mel spectrograms, computed part by part.
+
+    Args:
+        melspec: the transform.
+        estimate: [C, T].
+        reference: [C, T].
+        scale: applied to each spectrogram, e.g. a logarithm.
+
+    Returns:
+        0-d, float64.
+    """
+    total, count = 0.0, 0
+    for est, ref in zip(melspec.blocks(estimate), melspec.blocks(reference)):
+        difference = scale(est) - scale(ref)
+        total += difference.abs().sum(dtype=torch.float64).item()
+        count += difference.numel()
+    return torch.tensor(total / count, dtype=torch.float64)
 
 
 @lru_cache(64)

@@ -3,7 +3,7 @@
 import torch
 
 from audiocodec.metrics.base import Metric
-from audiocodec.metrics.mel import mel_spectrogram
+from audiocodec.metrics.mel import mean_difference, mel_spectrogram
 
 # FFT size and number of mel bands of each scale (Kumar et al., arXiv 2306.06546, section 3.5)
 SCALES = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))
@@ -30,12 +30,12 @@ class MultiScaleMelDistance(Metric):
         self, estimate: torch.Tensor, reference: torch.Tensor, sample_rate: int
     ) -> torch.Tensor:
         """Return the distance, see `Metric.score`."""
-        total = reference.new_zeros(())
+        floor = self.floor_level**2  # of powers
+        distance = torch.zeros((), dtype=torch.float64)
         for n_fft, n_mels in SCALES:
             options = (n_fft, n_fft // 4, None, n_mels, 0.0, None)
             melspec = mel_spectrogram(sample_rate, *options).to(reference.device)
-            floor = self.floor_level**2  # of powers
-            log_est = melspec(estimate).clamp(min=floor).log10()
-            log_ref = melspec(reference).clamp(min=floor).log10()
-            total = total + 0.5 * (log_est - log_ref).abs().mean()
-        return total
+            distance += 0.5 * mean_difference(
+                melspec, estimate, reference, lambda mel: mel.clamp(min=floor).log10()
+            )
+        return distance

@@ -1,8 +1,11 @@
 """Distances of linear spectrograms as metrics."""
 
+import math
+from collections.abc import Iterator
+
 import torch
 
-from audiocodec.dsp.spectra import reflect_pad
+from audiocodec.dsp.spectra import frame_blocks, reflect_pad
 from audiocodec.metrics.base import Metric
 
 FFT_SIZES = (512, 1024, 2048)
@@ -29,12 +32,17 @@ class LogSpectralDistance(Metric):
         self, estimate: torch.Tensor, reference: torch.Tensor, sample_rate: int
     ) -> torch.Tensor:
         """Return the distance in dB, see `Metric.score`."""
-        difference = self._decibels(estimate) - self._decibels(reference)
-        return difference.square().mean(1).sqrt().mean()
+        total, count = 0.0, 0
+        for est, ref in zip(magnitudes(estimate, self.n_fft), magnitudes(reference, self.n_fft)):
+            difference = self._decibels(est) - self._decibels(ref)
+            distance = difference.square().mean(-1).sqrt()
+            total += distance.sum(dtype=torch.float64).item()
+            count += distance.numel()
+        return torch.tensor(total / count, dtype=torch.float64)
 
-    def _decibels(self, wav: torch.Tensor) -> torch.Tensor:
+    def _decibels(self, magnitude: torch.Tensor) -> torch.Tensor:
         # a full-scale sine has the magnitude n_fft / 4 under a Hann window
-        level = 20 * (magnitudes(wav, self.n_fft) / (self.n_fft / 4)).log10()
+        level = 20 * (magnitude / (self.n_fft / 4)).log10()
         return level.clamp(min=self.floor_db)
 
 
@@ -55,28 +63,32 @@ class STFTDistance(Metric):
         self, estimate: torch.Tensor, reference: torch.Tensor, sample_rate: int
     ) -> torch.Tensor:
         """Return the distance, see `Metric.score`."""
-        terms = []
-        for n_fft in FFT_SIZES:
-            est = magnitudes(estimate, n_fft).clamp(min=self.floor_level)
-            ref = magnitudes(reference, n_fft).clamp(min=self.floor_level)
-            convergence = torch.linalg.norm(ref - est) / torch.linalg.norm(ref)
-            terms.append(convergence + (ref.log() - est.log()).abs().mean())
-        return torch.stack(terms).mean()
+        terms = [self._distance(estimate, reference, n_fft) for n_fft in FFT_SIZES]
+        return torch.tensor(sum(terms) / len(terms), dtype=torch.float64)
+
+    def _distance(self, estimate: torch.Tensor, reference: torch.Tensor, n_fft: int) -> float:
+        # sums over all bins: squared difference, squared magnitude, difference of logarithms
+        sums, count = torch.zeros(3, dtype=torch.float64), 0
+        for parts in zip(magnitudes(estimate, n_fft), magnitudes(reference, n_fft)):
+            est, ref = (part.clamp(min=self.floor_level) for part in parts)
+            terms = ((ref - est).square(), ref.square(), (ref.log() - est.log()).abs())
+            sums += torch.stack([term.sum(dtype=torch.float64) for term in terms]).cpu()
+            count += ref.numel()
+        squared, energy, logs = sums.tolist()
+        return float(math.sqrt(squared / energy) + logs / count)
 
 
-def magnitudes(wav: torch.Tensor, n_fft: int) -> torch.Tensor:
-    """Return the magnitudes of a spectrogram with a hop of a quarter of the FFT size.
+def magnitudes(wav: torch.Tensor, n_fft: int) -> Iterator[torch.Tensor]:
+    """Compute the magnitudes of a spectrogram with a hop of a quarter of the FFT size, in parts.
 
     Args:
         wav: [C, T], of any length; padded by reflection.
         n_fft: FFT size, and length of the Hann window, in samples.
 
-    Returns:
-        [C, n_fft // 2 + 1, frames].
+    Yields:
+        [C, frames, n_fft // 2 + 1].
     """
     padded = reflect_pad(wav.float(), n_fft // 2, n_fft // 2)
     window = torch.hann_window(n_fft, device=wav.device)
-    spectrum = torch.stft(
-        padded, n_fft, n_fft // 4, window=window, center=False, return_complex=True
-    )
-    return spectrum.abs()
+    for frames in frame_blocks(padded.unfold(-1, n_fft, n_fft // 4)):
+        yield torch.fft.rfft(frames * window).abs()

@@ -31,8 +31,7 @@ class MetricSuite:
 
     def reset(self) -> None:
         """Discard all scores."""
-        # name -> sum, number of scores, number of items without one
-        self._sums: dict[str, list[float]] = {}
+        self._values: dict[str, list[float]] = {}  # NaN without a score
 
     def update(
         self,
@@ -50,29 +49,25 @@ class MetricSuite:
         for name, score in scores.items():
             if score.is_error:
                 self.failures.add(f'metric {name}', str(score.reason))
-            sums = self._sums.setdefault(f'{name}{suffix}', [0.0, 0, 0])
-            if math.isnan(score.value):
-                sums[2] += 1
-            else:
-                sums[0] += score.value
-                sums[1] += 1
+            self._values.setdefault(f'{name}{suffix}', []).append(score.value)
 
     def compute(self) -> dict[str, float]:
         """Return the means over all workers, and the numbers of items without a score.
 
-        Every worker must call it. Metrics without any score are left out.
+        Every worker must call it. The means do not depend on the number of workers or the order of
+        the scores. Metrics without any score are left out.
         """
-        workers = all_gather_object(self._sums)
-        names = dict.fromkeys(name for sums in workers for name in sums)
-        values: dict[str, float] = {}
+        workers = all_gather_object(self._values)
+        names = dict.fromkeys(name for worker in workers for name in worker)
+        means: dict[str, float] = {}
         for name in names:
-            columns = zip(*(sums.get(name, [0.0, 0, 0]) for sums in workers))
-            total, count, unscored = (math.fsum(column) for column in columns)
-            if count:
-                values[name] = total / count
-            if unscored:
-                values[f'{name}_unscored'] = unscored
-        return values
+            values = [value for worker in workers for value in worker.get(name, ())]
+            scores = [value for value in values if not math.isnan(value)]
+            if scores:
+                means[name] = math.fsum(scores) / len(scores)
+            if len(scores) < len(values):
+                means[f'{name}_unscored'] = float(len(values) - len(scores))
+        return means
 
     def higher_is_better(self, key: str) -> bool:
         """Return whether higher values are better, for a key of the result of `compute`."""

@@ -58,6 +58,28 @@ def join_workers(place: Place, device: torch.device, timeout: float) -> None:
     method = xp.rendezvous_file.absolute().as_uri() if xp.dora.use_rendezvous else 'env://'
     if not xp.dora.use_rendezvous:
         set_distrib_env()
+    _start_group(place, device, timeout, method)
+    if xp.dora.use_rendezvous:
+        distrib.barrier()
+        if place.rank == 0:  # the next start of this experiment must not find it
+            xp.rendezvous_file.unlink()
+
+
+def join_torchrun(timeout: float) -> Place:
+    """Start a process group on the CPU if torchrun has started this process.
+
+    Args:
+        timeout: seconds after which collectives that wait for a worker fail.
+    """
+    if 'TORCHELASTIC_RUN_ID' not in os.environ:
+        return Place(0, 1, 0, 1)
+    place = find_place()
+    if place.world_size > 1:
+        _start_group(place, torch.device('cpu'), timeout, 'env://')
+    return place
+
+
+def _start_group(place: Place, device: torch.device, timeout: float, method: str) -> None:
     is_cuda = device.type == 'cuda'
     distributed.init_process_group(
         'nccl' if is_cuda else 'gloo',
@@ -67,10 +89,6 @@ def join_workers(place: Place, device: torch.device, timeout: float) -> None:
         timeout=timedelta(seconds=timeout),
         device_id=device if is_cuda else None,
     )
-    if xp.dora.use_rendezvous:
-        distrib.barrier()
-        if place.rank == 0:  # the next start of this experiment must not find it
-            xp.rendezvous_file.unlink()
 
 
 def share_of_threads(place: Place) -> int:

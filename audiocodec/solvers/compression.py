@@ -2,15 +2,15 @@
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from audiocodec.data import write_audio
 from audiocodec.evaluation import Codec
-from audiocodec.evaluation.rows import TABLE, Row, write_rows
 from audiocodec.evaluation.stage import by_length, evaluate_batches
 from audiocodec.metrics import MetricSuite
 from audiocodec.models import CompressionModel, pretrained
@@ -270,27 +270,23 @@ class CompressionSolver(StandardSolver):
         self.metrics.reset()
         with self.averaged_model():
             codec = Codec(self.xp.sig, self.model, options.kbps)
-            rows = evaluate_batches(
+            evaluate_batches(
                 codec,
                 self.batches_of('evaluate'),
                 self.metrics,
+                self.folder / 'evaluate' / f'epoch_{self.epoch}',
                 options.num_workers,
                 named_rates=options.kbps is not None,
+                settings=self._evaluation_settings(),
             )
         means = self.metrics.compute()
-        self._write_rows(rows)
         self.failures.sync()
         return means
 
-    def _write_rows(self, rows: Sequence[Row]) -> None:
-        """Write the scores of every item, of all workers."""
-        every_row = [row for part in distrib.all_gather_object(list(rows)) for row in part]
-        if distrib.is_rank_zero():
-            folder = self.folder / 'evaluate' / f'epoch_{self.epoch}'
-            with self.failures.caught('writing the scores'):
-                every_row.sort(key=lambda row: (row['item'], row['rate']))
-                write_rows(folder, every_row, self.metrics.metrics)
-                self.logger.info('scores of every item in %s', folder / TABLE)
+    def _evaluation_settings(self) -> dict[str, Any]:
+        """Return what scores depend on, apart from the weights."""
+        keys = ('metrics', 'datasource', 'dataset', 'sample_rate', 'channels')
+        return {key: config.to_plain(self.cfg[key]) for key in keys}
 
     @torch.no_grad()
     def generate(self) -> dict[str, float]:

@@ -89,3 +89,12 @@ def test_result_is_within_full_scale(strategy):
 def test_unknown_strategy_is_named():
     with pytest.raises(ValueError, match=r"'louder'.*clip, peak, rms, loudness"):
         normalize(torch.zeros(1, 10), 48000, 'louder')
+
+
+def test_long_audio_is_measured_in_parts(monkeypatch):
+    sample_rate = 8000
+    generator = torch.Generator().manual_seed(0)
+    wav = torch.randn(2, 11 * sample_rate, generator=generator) * torch.linspace(0, 1, 88000)
+    whole = loudness(wav, sample_rate)
+    monkeypatch.setattr('audiocodec.dsp.loudness._PART', 2**15)  # of 2.1 s and a second before
+    assert loudness(wav, sample_rate) == pytest.approx(whole, abs=1e-9)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from audiocodec.dsp import spectra
 from audiocodec.dsp.spectra import MelSpectrogram, power_spectrum, reflect_pad
 
 
@@ -101,3 +102,13 @@ def test_a_tone_is_strongest_in_the_band_around_it(frequency):
     band = int(melspec(wav)[10:-10].mean(0).argmax())
     edges = 700 * (10 ** (torch.linspace(0, 2595 * math.log10(1 + 12000 / 700), 42) / 2595) - 1)
     assert edges[band] < frequency < edges[band + 2]
+
+
+@pytest.mark.parametrize('length', [1, 500, 4000, 4001])
+def test_a_spectrogram_in_parts_is_the_whole_one(monkeypatch, length):
+    melspec = MelSpectrogram(16000, 256, 64, n_mels=20)
+    wav = noise(2, length)
+    monkeypatch.setattr(spectra, 'BLOCK', 2 * 256 * 5)  # five frames
+    parts = list(melspec.blocks(wav))
+    assert len(parts) == -(-length // (5 * 64))
+    torch.testing.assert_close(torch.cat(parts, 1), melspec(wav), rtol=1e-5, atol=1e-5)

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from items import dataset_of, tiny_model, write_items
@@ -5,8 +7,9 @@ from noise import noise
 
 from audiocodec.data import make_loader
 from audiocodec.evaluation import Codec
+from audiocodec.evaluation.rows import RowFile
 from audiocodec.evaluation.stage import by_length, evaluate_batches
-from audiocodec.metrics import SISNR, MelDistance, MetricSuite
+from audiocodec.metrics import SISNR, MelDistance, Metric, MetricSuite, UnscorableError
 
 
 def test_batches_are_split_by_length():
@@ -15,6 +18,10 @@ def test_batches_are_split_by_length():
     assert [group.places for group in groups] == [[0, 4], [1, 3]]
     assert torch.equal(groups[0].wav, wav[[0, 4]])
     assert torch.equal(groups[1].wav, wav[[1, 3], :, :4])
+
+
+def read(folder):
+    return list(RowFile(folder / 'rows.jsonl').rows.values())
 
 
 def batches(folder, batch_size):
@@ -28,14 +35,15 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize('options', [{}, {'causal': False}, {'norm': 'time_group_norm'}])
-def test_results_do_not_depend_on_the_batch_size(folder, options):
+def test_results_do_not_depend_on_the_batch_size(tmp_path, folder, options):
     """Padding of one item to the length of another must not reach the model."""
     values = []
     for batch_size in (1, 2, 5):
         suite = MetricSuite({'sisnr': SISNR(), 'mel': MelDistance()})
         codec = Codec('tiny', tiny_model(**options), [0.15, 0.45])
-        rows = evaluate_batches(codec, batches(folder, batch_size), suite, named_rates=True)
-        assert len(rows) == 10
+        out = tmp_path / str(batch_size)
+        evaluate_batches(codec, batches(folder, batch_size), suite, out, named_rates=True)
+        assert len(read(out)) == 10
         values.append(suite.compute())
     assert list(values[0]) == [
         f'{name}{suffix}' for suffix in ('_0.15kbps', '', '_0.45kbps') for name in ('sisnr', 'mel')
@@ -45,16 +53,20 @@ def test_results_do_not_depend_on_the_batch_size(folder, options):
         assert other == pytest.approx(values[0], rel=1e-3)
 
 
-def test_rows_name_the_items(folder):
+def test_rows_name_the_items(tmp_path, folder):
     suite = MetricSuite({'mel': MelDistance()})
-    rows = evaluate_batches(Codec('tiny', tiny_model()), batches(folder, 4), suite)
+    out = tmp_path / 'out'
+    evaluate_batches(Codec('tiny', tiny_model()), batches(folder, 4), suite, out)
+    rows = read(out)
     assert sorted(row['item'] for row in rows) == [0, 1, 2, 3, 4]
     assert all(f'item_{row["item"]}.wav' in row['path'] for row in rows)
+    assert len((out / 'rows.csv').read_text().splitlines()) == 6
+    assert 'mel' in json.loads((out / 'evaluation.json').read_text())['metrics']
     means = sum(row['mel'] for row in rows) / 5
     assert suite.compute() == {'mel': pytest.approx(means)}
 
 
-def test_a_batch_that_fails_is_left_out(folder, monkeypatch):
+def test_a_batch_that_fails_is_left_out(tmp_path, folder, monkeypatch):
     suite = MetricSuite({'mel': MelDistance()})
     codec = Codec('tiny', tiny_model())
     plain = codec.reconstruct
@@ -65,6 +77,76 @@ def test_a_batch_that_fails_is_left_out(folder, monkeypatch):
         return plain(wav, sample_rate)
 
     monkeypatch.setattr(codec, 'reconstruct', reconstruct)
-    rows = evaluate_batches(codec, batches(folder, 1), suite)
-    assert len(rows) == 4
+    evaluate_batches(codec, batches(folder, 1), suite, tmp_path / 'out')
+    assert len(read(tmp_path / 'out')) == 4
     assert suite.failures.counts == {'evaluating a batch': 1}
+
+
+class Counting(Metric):
+    """Counts its calls."""
+
+    calls = 0
+
+    def score(self, estimate, reference, sample_rate):
+        Counting.calls += 1
+        if reference.shape[-1] == 800:
+            raise UnscorableError('too short')
+        return reference.square().mean()
+
+
+def interrupted(batches, after):
+    for number, batch in enumerate(batches):
+        if number == after:
+            raise KeyboardInterrupt
+        yield batch
+
+
+def evaluate(folder, out, after=None, seed=0, **options):
+    """Return the means, and the number of scores that were computed for them."""
+    Counting.calls = 0
+    suite = MetricSuite({'power': Counting()})
+    found = batches(folder, 2)
+    codec = Codec('tiny', tiny_model(seed), [0.15, 0.45])
+    if after is not None:
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_batches(codec, interrupted(found, after), suite, out, **options)
+    else:
+        evaluate_batches(codec, found, suite, out, named_rates=True, **options)
+    return suite.compute(), Counting.calls
+
+
+def test_an_interrupted_evaluation_goes_on(tmp_path, folder):
+    whole, calls = evaluate(folder, tmp_path / 'whole')
+    assert calls == 10
+    assert whole['power_unscored'] == 1
+    out = tmp_path / 'out'
+    evaluate(folder, out, after=2)
+    assert len(read(out)) == 4  # the second batch waited for the end of its scores
+    assert not (out / 'evaluation.json').exists()
+    assert evaluate(folder, out) == (whole, 6)
+    for name in ('rows.csv', 'evaluation.json'):
+        assert (out / name).exists()
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        path.name for path in (tmp_path / 'whole').iterdir()
+    )
+
+
+@pytest.mark.parametrize('other', [{'seed': 1}, {'settings': {'metrics': {'power': 2}}}])
+def test_scores_of_other_weights_or_settings_are_replaced(tmp_path, folder, other):
+    out = tmp_path / 'out'
+    evaluate(folder, out, after=2)
+    (out / 'notes.txt').write_text('mine')
+    assert evaluate(folder, out, **other)[1] == 10
+    assert len(read(out)) == 10
+    assert (out / 'notes.txt').exists()
+
+
+def test_a_complete_evaluation_is_made_again(tmp_path, folder):
+    first = evaluate(folder, tmp_path / 'out')
+    assert evaluate(folder, tmp_path / 'out') == first
+
+
+def test_scores_that_cannot_be_written_do_not_end_the_run(tmp_path, folder):
+    out = tmp_path / 'out'
+    out.write_text('a file')
+    assert evaluate(folder, out) == evaluate(folder, tmp_path / 'whole')

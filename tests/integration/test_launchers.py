@@ -1,5 +1,6 @@
 """Runs under launchers other than `dora run`."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,16 +8,19 @@ from pathlib import Path
 
 import pytest
 from interruptions import RECIPE, checkpoint_of
+from items import write_items
 
+from audiocodec.cli.main import main
+from audiocodec.evaluation.rows import RowFile
 from audiocodec.run import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def torchrun(folder, module, *arguments):
+def torchrun(folder, module, *arguments, recipe=RECIPE):
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
     return subprocess.run(
-        [*command, '-m', *module, *RECIPE, *arguments],
+        [*command, '-m', *module, *recipe, *arguments],
         cwd=ROOT,
         env={**os.environ, 'AUDIOCODEC_DORA_DIR': str(folder), 'OMP_NUM_THREADS': '1'},
         capture_output=True,
@@ -41,3 +45,26 @@ def test_what_is_wrong_is_a_message_under_torchrun_too(tmp_path):
     assert done.returncode == 1
     assert 'optim.lr=-1: expected a learning rate above 0\n' in done.stderr
     assert 'ConfigError' not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_workers_of_torchrun_divide_an_evaluation(tmp_path):
+    write_items(tmp_path / 'items')
+    arguments = ['--data', str(tmp_path / 'items'), '--opus', '6', '12', '--metrics', 'mel', 'snr']
+    assert main(['evaluate', *arguments, '--out', str(tmp_path / 'one'), '--workers', '1']) == 0
+    out = ['--out', str(tmp_path / 'two')]
+    module = ['audiocodec', 'evaluate']
+    done = torchrun(tmp_path, module, *arguments, *out, recipe=())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('6 rows in') == 1
+    names = {path.name for path in (tmp_path / 'one').iterdir()}
+    assert {path.name for path in (tmp_path / 'two').iterdir()} == names
+    one, two = (summary_of(tmp_path / name) for name in ('one', 'two'))
+    assert one == two
+    rows = RowFile(tmp_path / 'two' / 'rows.jsonl').rows
+    assert sorted(row['item'] for row in rows.values()) == [0, 0, 1, 1, 2, 2]
+
+
+def summary_of(folder):
+    rows = json.loads((folder / 'summary.json').read_text())
+    return [{name: row[name] for name in row if 'speed' not in name} for row in rows]

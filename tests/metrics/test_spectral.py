@@ -2,7 +2,13 @@ import pytest
 import torch
 from noise import noise, noisy
 
-from audiocodec.metrics import LogSpectralDistance, STFTDistance
+from audiocodec.dsp import spectra
+from audiocodec.metrics import (
+    LogSpectralDistance,
+    MelDistance,
+    MultiScaleMelDistance,
+    STFTDistance,
+)
 
 
 def test_a_gain_is_a_log_spectral_distance_in_db():
@@ -47,3 +53,13 @@ def test_stft_distance_equals_auraloss():
 def test_padding_is_not_measured_and_short_items_are(metric, assert_ignores_padding):
     assert_ignores_padding(metric)
     assert metric.score(*noisy(10.0, 1, 3), 8000).isfinite()
+
+
+@pytest.mark.parametrize(
+    'metric', [LogSpectralDistance, STFTDistance, MelDistance, MultiScaleMelDistance]
+)
+def test_long_audio_is_scored_in_parts(metric, monkeypatch):
+    estimate, reference = noisy(10.0, 2, 30000)
+    whole = metric().score(estimate, reference, 24000).item()
+    monkeypatch.setattr(spectra, 'BLOCK', 20000)
+    assert metric().score(estimate, reference, 24000).item() == pytest.approx(whole, rel=1e-6)

@@ -271,6 +271,7 @@ def test_the_package_itself_without_login(tmp_path):
     (run,) = (tmp_path / 'wandb').glob('offline-run-*')
     assert run.name.endswith((tmp_path / '.wandb_id').read_text())
     assert len(list(run.rglob('*.wav'))) == 1
+    assert len(list(run.rglob('*.png'))) == 1
 
 
 def test_long_audio_is_cut_to_half_a_minute(tmp_path):
