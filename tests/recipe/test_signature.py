@@ -20,6 +20,7 @@ RECIPES = [
     'encodec_musicgen_32khz',
     'encodec_audiogen_16khz',
     'encodec_stereo_48khz',
+    'encodec_small_24khz',
 ]
 
 
