@@ -1,7 +1,6 @@
 """Audio data: files, manifests, folders, datasets and loaders."""
 
 from audiocodec.data.audio import (
-    EXTENSIONS,
     AudioInfo,
     audio_info,
     convert_audio,
@@ -22,6 +21,7 @@ from audiocodec.data.manifest import (
     save_manifest,
     summarize,
 )
+from audiocodec.data.readers import EXTENSIONS
 from audiocodec.data.shards import is_address, is_shards, load_shards, make_shards
 from audiocodec.dsp.loudness import loudness, normalize
 from audiocodec.dsp.resample import resample

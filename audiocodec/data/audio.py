@@ -1,37 +1,24 @@
-"""Audio files: metadata, reading with seeking, writing, conversion of sample rate and channels.
+"""Audio files: metadata, reading of segments, writing, conversion of sample rate and channels.
 
-Everything goes through soundfile (libsndfile): WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF. Every
-problem with a file raises a ValueError that names it.
+Every problem with a file raises a ValueError that names it.
 """
 
 import math
 import os
 import shutil
-import struct
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import soundfile
 import torch
 
+from audiocodec.data.readers import Reader, open_audio
+from audiocodec.data.readers.sndfile import as_bytes
 from audiocodec.dsp.loudness import normalize
 from audiocodec.dsp.resample import resample, resampler
 
-EXTENSIONS = ('.wav', '.flac', '.ogg', '.oga', '.opus', '.mp3', '.aif', '.aiff')
-# Headers beyond these limits are taken as damaged.
-SAMPLE_RATES = (1_000, 768_000)  # Hz
-MAX_CHANNELS = 64
 # absolute sample value above which audio is not scaled to [-1, 1] (decoded loud music reaches 2)
 LOUDEST = 10.0
-_BLOCK = 2**20  # frames decoded at a time: a damaged header may claim more than fits in memory
-# samples to decode before the first one wanted: an MP3 frame may use up to 511 bytes of earlier
-# frames (the bit reservoir)
-_MP3_REACH = 12 * 1152
-_OGG_TAIL = 2 * 65307  # bytes: two pages of the largest size
 _SYSTEM_ERROR = 2  # libsndfile's code for errors of the system: no space, no permission
 
 # Format, subtype and further options of soundfile for each suffix. MP3 uses a variable bit rate:
@@ -58,117 +45,35 @@ class AudioInfo:
         return self.frames / self.sample_rate
 
 
-class _Silence:
-    """Suppresses what C code prints on standard error: libmpg123 warns at every seek in an MP3.
-
-    Redirects file descriptor 2 only, and only while a file is being read. Thread-safe.
-    """
-
-    lock = threading.Lock()
-    depth = 0
-    saved = -1
-
-    @classmethod
-    @contextmanager
-    def active(cls) -> Iterator[None]:
-        with cls.lock:
-            cls.depth += 1
-            if cls.depth == 1:
-                try:
-                    cls.saved = os.dup(2)
-                    null = os.open(os.devnull, os.O_WRONLY)
-                    os.dup2(null, 2)
-                    os.close(null)
-                except OSError:  # standard error is closed
-                    cls.saved = -1
-        try:
-            yield
-        finally:
-            with cls.lock:
-                cls.depth -= 1
-                if cls.depth == 0 and cls.saved >= 0:
-                    os.dup2(cls.saved, 2)
-                    os.close(cls.saved)
-                    cls.saved = -1
-
-
-class _Reader(soundfile.SoundFile):
-    """Sound file that continues reading where the last read ended, without seeking.
-
-    soundfile seeks to the end of the last read after every read of a seekable file. In an MP3 this
-    empties the bit reservoir, and every block would begin with noise.
-    """
-
-    def seekable(self) -> bool:
-        """Return False; `seek` works nevertheless."""
-        return False
-
-
-@contextmanager
-def open_audio(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
-    """Open a file for reading; errors of reading inside become a ValueError that names it."""
-    path = os.fspath(path)
-    if not os.path.isfile(path):
-        raise ValueError(f'{path}: {"is not a file" if os.path.exists(path) else "no such file"}')
-    try:
-        name = _as_bytes(path)
-        with _Silence.active(), _Reader(name) as file:
-            low, high = SAMPLE_RATES
-            if not low <= file.samplerate <= high:
-                raise ValueError(
-                    f'{path}: the header says {file.samplerate} Hz; expected {low} to {high}'
-                )
-            if file.channels > MAX_CHANNELS:
-                raise ValueError(
-                    f'{path}: the header says {file.channels} channels; expected at most '
-                    f'{MAX_CHANNELS}'
-                )
-            yield file
-    except (OSError, RuntimeError, TypeError, MemoryError) as error:
-        reason = (
-            str(error).removeprefix(f'Error opening {name!r}: ').rstrip('.') or type(error).__name__
-        )
-        # libsndfile reports an MP3 without frames in these words, although it is a regular file
-        if 'not a regular file' in reason:
-            reason = 'Format not recognised'
-        raise ValueError(f'{path}: cannot be read as audio: {reason}') from error
-
-
 def audio_info(path: str | os.PathLike[str], check_end: bool = False) -> AudioInfo:
     """Return sample rate, length and channels of a file.
 
     Args:
         path: the file.
-        check_end: also read the last samples, and raise if the file is truncated. The length of an
-            MP3 without a length in its header is an estimate; with this option it is measured.
+        check_end: also read the last samples, and raise if the file is truncated. A length that is
+            an estimate, as of some MP3, is measured.
 
     Raises:
         ValueError: no such file, not audio, empty, or (with `check_end`) truncated.
     """
-    with open_audio(path) as file:
-        frames = file.frames
-        if check_end and file.format == 'MP3':
-            frames = _measured_frames(file)
-        elif check_end and frames > 0:
-            file.seek(frames - 1)
-            if len(decode(file, 1)) < 1:
-                raise ValueError(
-                    f'{os.fspath(path)}: is truncated: the header says {frames} samples'
-                )
+    with open_audio(path) as reader:
+        frames = reader.frames
+        if check_end and not reader.is_exact:
+            frames = _measured_frames(reader)
+        elif check_end and frames > 0 and not len(reader.read(frames - 1, 1)):
+            raise ValueError(f'{reader.path}: is truncated: the header says {frames} samples')
         if frames <= 0:
-            raise ValueError(f'{os.fspath(path)}: contains no samples')
-        return AudioInfo(file.samplerate, frames, file.channels)
+            raise ValueError(f'{reader.path}: contains no samples')
+        return AudioInfo(reader.sample_rate, frames, reader.channels)
 
 
-def _measured_frames(file: soundfile.SoundFile) -> int:
-    """Measure the length of an MP3: decode its expected end or, if nothing is there, all of it."""
-    position = max(0, file.frames - 2 * 1152)
-    file.seek(position)
-    found = len(decode(file, 4 * 1152))
+def _measured_frames(reader: Reader) -> int:
+    """Measure an estimated length: decode the expected end or, if nothing is there, everything."""
+    position = max(0, reader.frames - 2 * 1152)
+    found = len(reader.read(position, 4 * 1152))
     if found == 0 and position > 0:
-        file.seek(0)
         position = 0
-        while found := len(decode(file, 2**18)):
+        while found := len(reader.read(position, 2**18)):
             position += found
     return position + found
 
@@ -189,74 +94,25 @@ def read_audio(
     Raises:
         ValueError: no such file, not audio, truncated, or `start` at or after its end.
     """
-    with open_audio(path) as file:
-        total = file.frames
+    with open_audio(path) as reader:
+        total = reader.frames
         if not 0 <= start < total:
             raise ValueError(
-                f'{os.fspath(path)}: cannot read from sample {start}: it has {total} samples'
+                f'{reader.path}: cannot read from sample {start}: it has {total} samples'
             )
         frames = total - start if frames < 0 else min(frames, total - start)
-        return _read(file, start, frames), file.samplerate
+        return _read(reader, start, frames), reader.sample_rate
 
 
-def _read(file: soundfile.SoundFile, start: int, frames: int) -> torch.Tensor:
+def _read(reader: Reader, start: int, frames: int) -> torch.Tensor:
     """Return samples [start, start + frames) of an open file, float32 [C, T]."""
-    position = _decode_from(file, start)
-    file.seek(position)
-    data = decode(file, start - position + frames)[start - position :]
-    # the length of an MP3 may be an estimate; other files must contain what their header says
-    if len(data) < frames and (file.format != 'MP3' or len(data) == 0):
+    data = reader.read(start, frames)
+    # a length may be an estimate; other files must contain what their header says
+    if len(data) < frames and (reader.is_exact or len(data) == 0):
         raise ValueError(
-            f'{os.fsdecode(file.name)}: is truncated: {len(data)} of {frames} samples from sample '
-            f'{start}'
+            f'{reader.path}: is truncated: {len(data)} of {frames} samples from sample {start}'
         )
     return torch.from_numpy(data.T.copy())
-
-
-def decode(file: soundfile.SoundFile, frames: int) -> np.ndarray:
-    """Decode the next frames of an open file, float32 [T, C]; fewer at its end."""
-    blocks = [file.read(min(frames, _BLOCK), dtype='float32', always_2d=True)]
-    left = frames - len(blocks[0])
-    while left > 0 and len(blocks[-1]):
-        blocks.append(file.read(min(left, _BLOCK), dtype='float32', always_2d=True))
-        left -= len(blocks[-1])
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-
-
-def _decode_from(file: soundfile.SoundFile, start: int) -> int:
-    """Return where to begin decoding so that `start` decodes as in reading from the beginning."""
-    if file.format == 'MP3':
-        return max(0, start - _MP3_REACH)
-    if file.format == 'OGG' and file.subtype == 'VORBIS' and start > 0:
-        # libvorbisfile counts the samples of the last page back from its end, which is wrong when
-        # the encoder trimmed it: a seek into the last page lands a few hundred samples off. Start
-        # in the page before.
-        last_page = file.frames - _ogg_last_page(file.name)
-        return max(0, min(start, last_page - 1))
-    return start
-
-
-def _ogg_last_page(path: str | bytes) -> int:
-    """Return the number of samples in the last page of an OGG stream; 2^62 if it is the only page.
-
-    An OGG page (RFC 3533, section 6) begins with 'OggS', version 0, flags, the 64-bit position in
-    samples of its end (-1: no packet ends in it) and the 32-bit number of its stream.
-    """
-    with open(path, 'rb') as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _OGG_TAIL))
-        tail = file.read()
-    ends: list[tuple[int, int]] = []
-    position = tail.rfind(b'OggS')
-    while position >= 0:
-        if position + 18 <= len(tail) and tail[position + 4] == 0 and tail[position + 5] < 8:
-            end, stream = struct.unpack_from('<qI', tail, position + 6)
-            if end >= 0 and (not ends or ends[0][1] == stream):
-                ends.append((end, stream))
-        if len(ends) == 2:
-            return ends[0][0] - ends[1][0]
-        position = tail.rfind(b'OggS', 0, position)
-    return 1 << 62
 
 
 def read_segment(
@@ -282,8 +138,8 @@ def read_segment(
     Returns:
         float32 [C, T], T <= frames.
     """
-    with open_audio(path) as file:
-        total, from_rate = file.frames, file.samplerate
+    with open_audio(path) as reader:
+        total, from_rate = reader.frames, reader.sample_rate
         try:
             filters = resampler(from_rate, sample_rate)
         except ValueError as error:
@@ -296,7 +152,7 @@ def read_segment(
             )
         frames = left if frames < 0 else min(frames, left)
         first, last = filters.source_range(start, frames, total)
-        wav = _read(file, first, last - first)
+        wav = _read(reader, first, last - first)
     if first + wav.shape[-1] < last:  # an MP3 that ends before its estimated length
         frames = min(frames, filters.length(first + wav.shape[-1]) - start)
         if frames <= 0:
@@ -429,7 +285,7 @@ def _created(path: Path, temporary: Path, sample_rate: int, channels: int) -> so
         raise PermissionError(f'{path.parent}: is not writable')
     try:
         return soundfile.SoundFile(
-            _as_bytes(temporary), 'w', sample_rate, channels, subtype, format=name, **options
+            as_bytes(temporary), 'w', sample_rate, channels, subtype, format=name, **options
         )
     except soundfile.LibsndfileError as error:
         if error.code == _SYSTEM_ERROR:
@@ -437,8 +293,3 @@ def _created(path: Path, temporary: Path, sample_rate: int, channels: int) -> so
         raise ValueError(
             f'{path}: {name} does not support {channels} channels at {sample_rate} Hz'
         ) from error
-
-
-def _as_bytes(path: str | os.PathLike[str]) -> str | bytes:
-    """Return a path for libsndfile: bytes on POSIX, where names need not be valid text."""
-    return os.fsencode(path) if os.name == 'posix' else os.fspath(path)

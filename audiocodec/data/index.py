@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -18,12 +17,14 @@ from typing import Any
 
 import soundfile
 
-from audiocodec.data.audio import EXTENSIONS, audio_info, read_audio
+from audiocodec.data.audio import audio_info, read_audio
 from audiocodec.data.manifest import AudioMeta, load_manifest, printable
 from audiocodec.data.pool import map_files
+from audiocodec.data.readers import EXTENSIONS, libav
 from audiocodec.data.shards import is_shards, load_shards
 from audiocodec.utils.failures import warn_once
 from audiocodec.utils.files import write_bytes
+from audiocodec.utils.paths import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ _SPLIT_FOLDERS = {
 }
 # manifest names: a folder with one of these is read from it (AudioCraft's convention)
 _MANIFESTS = ('data.jsonl', 'data.jsonl.gz')
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _NAMED = 20  # left-out files named in a warning
 
 # relative path -> [size, mtime in ns, manifest entry or the reason (str) why it is unusable]
@@ -228,23 +229,13 @@ def _warn_left_out(folder: Path, reasons: Sequence[str], total: int) -> None:
 def _cache_file(folder: Path) -> Path | None:
     """Return the cache file of a folder's index; None if no cache folder is writable."""
     name = f'{folder.name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}.jsonl.gz'
-    roots = []
-    if os.environ.get('XDG_CACHE_HOME'):
-        roots.append(Path(os.environ['XDG_CACHE_HOME']))
-    with suppress(RuntimeError):  # no home folder
-        roots.append(Path.home() / '.cache')
-    user = os.getuid() if hasattr(os, 'getuid') else 'user'
-    roots.append(Path(tempfile.gettempdir()) / f'cache-{user}')
-    for root in roots:
-        with suppress(OSError):
-            (root / 'audiocodec' / 'index').mkdir(parents=True, exist_ok=True)
-            if os.access(root / 'audiocodec' / 'index', os.W_OK):
-                return root / 'audiocodec' / 'index' / name
-    return None
+    cache = cache_folder('index')
+    return None if cache is None else cache / name
 
 
 def _cache_head() -> list[Any]:
-    return ['audiocodec index', _CACHE_VERSION, soundfile.__libsndfile_version__]
+    libraries = [soundfile.__libsndfile_version__, libav.version()]
+    return ['audiocodec index', _CACHE_VERSION, libraries]
 
 
 def _load_cache(path: Path | None) -> _Entries:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,6 +38,24 @@ def grid_package() -> str:
     """Return the package of the grids: `grids` of the working directory, else the project's."""
     own = Path('grids/__init__.py').is_file()
     return 'audiocodec.grids' if INSTALLED and not own else 'grids'
+
+
+def cache_folder(name: str) -> Path | None:
+    """Return a folder of the user's cache, created; None if no cache folder is writable."""
+    roots = []
+    if os.environ.get('XDG_CACHE_HOME'):
+        roots.append(Path(os.environ['XDG_CACHE_HOME']))
+    with suppress(RuntimeError):  # no home folder
+        roots.append(Path.home() / '.cache')
+    user = os.getuid() if hasattr(os, 'getuid') else 'user'
+    roots.append(Path(tempfile.gettempdir()) / f'cache-{user}')
+    for root in roots:
+        folder = root / 'audiocodec' / name
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder
+    return None
 
 
 def find(path: str | os.PathLike[str]) -> Path:

@@ -188,7 +188,7 @@ def test_blocks_are_joined(tmp_path, suffix, monkeypatch):
     path = write_audio(tmp_path / f'a.{suffix}', tones(1.0, 24000, 2), 24000)
     whole, _ = read_audio(path)
     part, _ = read_audio(path, 5000, 9000)
-    monkeypatch.setattr('audiocodec.data.audio._BLOCK', 1000)
+    monkeypatch.setattr('audiocodec.data.readers.sndfile._BLOCK', 1000)
     assert torch.equal(read_audio(path)[0], whole)
     assert torch.equal(read_audio(path, 5000, 9000)[0], part)
 

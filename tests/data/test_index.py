@@ -145,7 +145,8 @@ def test_the_splits_of_a_folder_name_left_out_files_once(folder, caplog):
 def test_empty_folder_says_what_is_accepted(tmp_path):
     (tmp_path / 'notes.txt').touch()
     with pytest.raises(
-        ValueError, match=rf'{tmp_path}: no audio in this folder; .*\.wav \.flac \.ogg .*\.mp3'
+        ValueError,
+        match=rf'{tmp_path}: no audio in this folder; .*\.wav .*\.flac \.ogg .*\.mp3 .*\.m4a',
     ):
         load_source(tmp_path)
     (tmp_path / 'a.wav').write_text('not audio')

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
-from audiocodec.data.audio import LOUDEST, decode, open_audio
+from audiocodec.data.audio import LOUDEST
 from audiocodec.data.doctor.header import header_problem, promised_frames
 from audiocodec.data.doctor.spectrum import LongTermSpectrum
 from audiocodec.data.manifest import AudioMeta
+from audiocodec.data.readers import Reader, open_audio
 
 # Kinds of problems, in the order of the report. Errors stop training, or make it learn artifacts.
 ERRORS = {
@@ -176,8 +176,8 @@ def examine(meta: AudioMeta | str, limits: Limits) -> Examined:
         found.add('empty', 'the file has 0 bytes')
     else:
         try:
-            with open_audio(path) as file:
-                _decode(file, found, limits)
+            with open_audio(path) as reader:
+                _decode(reader, found, limits)
         except ValueError as error:
             found.add('unreadable', str(error).removeprefix(f'{path}: '))
     if isinstance(meta, AudioMeta) and found.sample_rate is not None:
@@ -185,9 +185,9 @@ def examine(meta: AudioMeta | str, limits: Limits) -> Examined:
     return found
 
 
-def _decode(file: soundfile.SoundFile, found: Examined, limits: Limits) -> None:
+def _decode(file: Reader, found: Examined, limits: Limits) -> None:
     """Measure an open file, and add its problems."""
-    found.sample_rate = file.samplerate
+    found.sample_rate = file.sample_rate
     found.channels = file.channels
     suffix = Path(found.path).suffix.lower()
     if suffix in _FORMATS and file.format not in _FORMATS[suffix]:
@@ -200,10 +200,10 @@ def _decode(file: soundfile.SoundFile, found: Examined, limits: Limits) -> None:
             found.add('empty', 'the header says 0 samples')
         return
     # the largest 8-bit sample is 127 / 128
-    full_scale = 0.99 if file.subtype in ('PCM_U8', 'PCM_S8') else 0.999
-    level = _Level(file.samplerate, limits.silence_db, full_scale)
-    spectrum = LongTermSpectrum(file.samplerate)
-    digest = hashlib.blake2b(f'{file.samplerate} {file.channels}'.encode(), digest_size=16)
+    full_scale = 0.99 if file.coding in ('PCM_U8', 'PCM_S8') else 0.999
+    level = _Level(file.sample_rate, limits.silence_db, full_scale)
+    spectrum = LongTermSpectrum(file.sample_rate)
+    digest = hashlib.blake2b(f'{file.sample_rate} {file.channels}'.encode(), digest_size=16)
     decoded = 0
     bad = 0
     reason: list[str] = []
@@ -217,13 +217,13 @@ def _decode(file: soundfile.SoundFile, found: Examined, limits: Limits) -> None:
         # clipped, so that the squares of huge samples do not overflow
         spectrum.add(block if level.peak <= LOUDEST else block.clip(-LOUDEST, LOUDEST))
     level.finish()
-    found.duration = decoded / file.samplerate
+    found.duration = decoded / file.sample_rate
     promised = promised_frames(file, decoded)
     if promised is None:
         found.add('truncated', f'the stream breaks off after {found.duration:.2f} s', math.inf)
     elif decoded < promised:
         why = f' ({reason[0]})' if reason and reason[0] else ''
-        length = promised / file.samplerate
+        length = promised / file.sample_rate
         found.add(
             'truncated',
             f'has {found.duration:.2f} of the {length:.2f} s in its header{why}',
@@ -243,18 +243,20 @@ def _decode(file: soundfile.SoundFile, found: Examined, limits: Limits) -> None:
     _check_limits(found, limits)
 
 
-def _blocks(file: soundfile.SoundFile, reason: list[str]) -> Iterator[np.ndarray]:
+def _blocks(file: Reader, reason: list[str]) -> Iterator[np.ndarray]:
     """Yield samples, float32 [T, C], up to the first error, which is appended to `reason`."""
     at_once = max(1, 2 * _BLOCK // file.channels // _PIECE)
+    position = 0
     ended = False
     while not ended:
         pieces: list[np.ndarray] = []
         while len(pieces) < at_once and not ended:
             try:
-                pieces.append(decode(file, _PIECE))
+                pieces.append(file.read(position, _PIECE))
+                position += len(pieces[-1])
                 ended = len(pieces[-1]) == 0
-            except RuntimeError as error:
-                reason.append(str(error).strip(' .'))
+            except ValueError as error:
+                reason.append(str(error).rpartition(': ')[2])
                 ended = True
         if sum(map(len, pieces)):
             yield np.concatenate(pieces)

@@ -5,7 +5,10 @@ import re
 import struct
 from typing import NamedTuple
 
-import soundfile
+from audiocodec.data.readers import Reader, mpeg
+from audiocodec.data.readers.base import file_key
+from audiocodec.data.readers.ogg import PAGE
+from audiocodec.data.readers.sndfile import SndfileReader
 
 # seconds of samples by which the size in a WAV header may be off: some writers include the header
 _SLACK = 0.1
@@ -13,17 +16,16 @@ _SLACK = 0.1
 _UNKNOWN_SIZE = 0x7FFF0000
 _PLAIN = (1, 3, 6, 7, 0xFFFE)  # WAV formats: integer, float, A-law, mu-law, extensible
 _LAWS = (6, 7)  # WAV formats of 8 bits: A-law, mu-law
-_OGG_PAGE = 65307  # bytes of the largest page
 # bytes of zeros at the end of a stream that was not written to its end; no page ends in so many
 _ZEROS = 512
 
 
-def header_problem(file: soundfile.SoundFile) -> str | None:
+def header_problem(file: Reader) -> str | None:
     """Describe how a header contradicts itself or the file size; None if it is consistent.
 
     A WAV header redundantly stores the bytes per sample (of all channels) and per second.
     """
-    wav = _Wav.read(file.name)
+    wav = _Wav.read(file.path)
     if wav is None:
         return None
     bits = 8 if wav.tag in _LAWS else wav.bits
@@ -45,7 +47,7 @@ def header_problem(file: soundfile.SoundFile) -> str | None:
     return None
 
 
-def promised_frames(file: soundfile.SoundFile, decoded: int) -> int | None:
+def promised_frames(file: Reader, decoded: int) -> int | None:
     """Return the number of frames that a file should have.
 
     Args:
@@ -55,19 +57,22 @@ def promised_frames(file: soundfile.SoundFile, decoded: int) -> int | None:
     Returns:
         The number; None if it is unknown but the file is truncated.
     """
-    if file.format == 'MP3':
+    if not isinstance(file, SndfileReader):
+        return file.frames
+    if file.is_mpeg:
         # without a count, the length is an estimate; with one, the decoder delay may take a frame
-        is_short = decoded < file.frames - 2 * 1152 and _mp3_has_length(file.name)
+        stream = mpeg.scan(file_key(file.path)) if file.format == 'MP3' else None
+        is_short = decoded < file.frames - 2 * 1152 and stream is not None and stream.has_length
         return file.frames if is_short else decoded
     if file.format == 'OGG':
-        return None if _ogg_is_truncated(file.name) else file.frames
+        return None if _ogg_is_truncated(file.path) else file.frames
     # libsndfile shortens the data chunk to the file, and logs the size in the header
     sizes = re.search(
-        r'^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)', file.extra_info, re.MULTILINE
+        r'^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)', file.file.extra_info, re.MULTILINE
     )
     if sizes and int(sizes[1]) < _UNKNOWN_SIZE:
         promised = round(decoded * int(sizes[1]) / max(1, int(sizes[2])))
-        return promised if promised - decoded > _SLACK * file.samplerate else decoded
+        return promised if promised - decoded > _SLACK * file.sample_rate else decoded
     return file.frames
 
 
@@ -104,22 +109,8 @@ class _Wav(NamedTuple):
         return cls._make((*form, stray)) if form is not None and has_samples else None
 
 
-def _mp3_has_length(path: str | bytes) -> bool:
-    """Return whether an MP3 stores its length (Xing, Info or VBRI in its first frame)."""
-    with open(path, 'rb') as file:
-        head = file.read(10)
-        if head[:3] == b'ID3' and len(head) == 10:
-            # ID3v2 sizes have 7 bits per byte
-            size = sum((byte & 0x7F) << (7 * i) for i, byte in enumerate(reversed(head[6:10])))
-            file.seek(10 + size)
-        else:
-            file.seek(0)
-        start = file.read(4096)
-    return any(mark in start for mark in (b'Xing', b'Info', b'VBRI'))
-
-
 def _ogg_is_truncated(path: str | bytes) -> bool:
-    """Return whether an OGG file ends within a page or in zeros (see `audio._ogg_last_page`).
+    """Return whether an OGG file ends within a page or in zeros (see `readers.ogg`).
 
     A page consists of a header of 27 bytes, a table of segment sizes, and the segments.
     """
@@ -127,13 +118,13 @@ def _ogg_is_truncated(path: str | bytes) -> bool:
         size = end = file.seek(0, os.SEEK_END)
         tail = b''
         while end and not tail:  # find the last bytes that are not all zeros
-            begin = max(0, end - _OGG_PAGE)
+            begin = max(0, end - PAGE)
             file.seek(begin)
             tail = file.read(end - begin).rstrip(b'\0')
             end = begin
         if size - (end + len(tail)) >= _ZEROS:
             return True
-        file.seek(max(0, size - _OGG_PAGE))
+        file.seek(max(0, size - PAGE))
         tail = file.read()
     page = tail.rfind(b'OggS')
     if page < 0:

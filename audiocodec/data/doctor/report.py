@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from audiocodec.data.audio import EXTENSIONS
 from audiocodec.data.doctor.file import ERRORS, KINDS, WARNINGS, Examined, Limits, examine
 from audiocodec.data.index import find_audio, manifest_of
 from audiocodec.data.manifest import AudioMeta, printable, read_manifest, summarize
 from audiocodec.data.pool import map_files
+from audiocodec.data.readers import EXTENSIONS
 from audiocodec.data.shards import HEAD, is_shards
 
 _EDGES = (0.5, 1, 2, 5, 10, 20, 60, 300, 1800)  # of the histogram of durations, in seconds
