@@ -223,7 +223,8 @@ def test_the_published_warm_up_is_that_of_the_published_length():
             ['seanet.ratios=[8,0]'],
             'seanet.ratios=[8, 0]: expected a non-empty list of integers >= 1',
         ),
-        (['sample_rate=96000'], 'datasource.max_sample_rate=48000 is below sample_rate=96000'),
+        (['datasource.downmix=right'], 'datasource.downmix=right: expected mean, left'),
+        (['datasource.min_sample_rate=0'], 'datasource.min_sample_rate=0: expected'),
         (
             ['solver=compression/encodec_stereo_48khz', 'datasource.max_channels=1'],
             'a stereo recipe needs stereo data',

@@ -4,12 +4,12 @@ from audiocodec.data.audio import (
     AudioInfo,
     audio_info,
     convert_audio,
-    convert_channels,
     read_audio,
     read_segment,
     write_audio,
 )
 from audiocodec.data.bad_files import BadFiles
+from audiocodec.data.channels import convert_channels
 from audiocodec.data.dataset import AudioDataset, SegmentInfo, Skipped
 from audiocodec.data.index import SPLITS, index_folder, load_source, split, split_folder
 from audiocodec.data.loader import AudioLoader, LoaderDiedError, make_loader

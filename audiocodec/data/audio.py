@@ -12,6 +12,7 @@ from pathlib import Path
 import soundfile
 import torch
 
+from audiocodec.data.channels import convert_channels
 from audiocodec.data.readers import Reader, open_audio
 from audiocodec.data.readers.sndfile import as_bytes
 from audiocodec.dsp.loudness import normalize
@@ -121,6 +122,7 @@ def read_segment(
     frames: int,
     sample_rate: int,
     channels: int | None = None,
+    downmix: str = 'mean',
 ) -> torch.Tensor:
     """Read a segment of a file and convert its sample rate and channels.
 
@@ -134,6 +136,7 @@ def read_segment(
             of the file.
         sample_rate: sample rate of the result (Hz).
         channels: channels of the result; None to keep those of the file.
+        downmix: see `convert_channels`; the loudest channel is that of the segment.
 
     Returns:
         float32 [C, T], T <= frames.
@@ -159,8 +162,11 @@ def read_segment(
             raise ValueError(
                 f'{os.fspath(path)}: is truncated: it ends before {start / sample_rate:.2f} s'
             )
-    if channels == 1:
-        wav = convert_channels(wav, 1)  # before the filter: fewer channels to filter
+    if channels is not None and channels < wav.shape[0]:  # first: fewer channels to filter
+        try:
+            wav = convert_channels(wav, channels, downmix)
+        except ValueError as error:
+            raise ValueError(f'{os.fspath(path)}: {error}') from error
     wav = filters.segment(wav, start, frames)
     return wav if channels is None else convert_channels(wav, channels)
 
@@ -175,31 +181,6 @@ def check_samples(wav: torch.Tensor, path: str | os.PathLike[str]) -> None:
             else 'NaN or Inf'
         )
         raise ValueError(f'{os.fspath(path)}: contains {what}')
-
-
-def convert_channels(wav: torch.Tensor, channels: int) -> torch.Tensor:
-    """Average all channels to mono, or repeat mono on every channel.
-
-    Args:
-        wav: [..., C, T].
-        channels: channels of the result.
-
-    Returns:
-        [..., channels, T].
-
-    Raises:
-        ValueError: the numbers differ and neither is 1: no conversion is the obvious one.
-    """
-    current = wav.shape[-2]
-    if current == channels:
-        return wav
-    if channels == 1:
-        return wav.mean(-2, keepdim=True)
-    if current == 1 and channels > 1:
-        return wav.repeat(*[1] * (wav.dim() - 2), channels, 1)
-    raise ValueError(
-        f'cannot convert {current} channels to {channels}: only to and from mono is supported'
-    )
 
 
 def convert_audio(wav: torch.Tensor, from_rate: int, to_rate: int, channels: int) -> torch.Tensor:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from audiocodec.data.audio import check_samples, read_segment
+from audiocodec.data.channels import DOWNMIXES
 from audiocodec.data.manifest import AudioMeta, printable
 from audiocodec.data.shards import check_shards, is_address, read_stored
 
@@ -129,7 +130,7 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
     Args:
         meta: the files (see `index.load_source`).
         sample_rate: sample rate of the items (Hz); files are resampled.
-        channels: channels of the items; down-mixed to mono by averaging, or mono repeated.
+        channels: channels of the items, see `channels.convert_channels`.
         segment_duration: seconds; None for whole files.
         num_samples: items per epoch; None for the number of files. With whole files, at most this
             many files are used, evenly spaced in the list.
@@ -144,6 +145,7 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
         pad: pad items to the segment length; otherwise only to the longest item of the batch.
         return_info: return (wav, SegmentInfo) instead of wav.
         seed: seed of all random draws.
+        downmix: way to mix to mono, see `channels.convert_channels`.
 
     Raises:
         ValueError: the arguments contradict each other, or no file is left.
@@ -166,6 +168,7 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
         pad: bool = True,
         return_info: bool = False,
         seed: int = 0,
+        downmix: str = 'mean',
     ) -> None:
         if segment_duration is not None and not round(segment_duration * sample_rate) > 0:
             raise ValueError(
@@ -184,8 +187,11 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
                 'permutation_on_files=true uses every file equally often: '
                 'set sample_on_duration=false and sample_on_weight=false'
             )
+        if downmix not in DOWNMIXES:
+            raise ValueError(f'downmix={downmix}: expected {", ".join(DOWNMIXES)}')
         self.sample_rate = sample_rate
         self.channels = channels
+        self.downmix = downmix
         self.segment_duration = segment_duration
         self.min_segment_ratio = min_segment_ratio
         self.shuffle = shuffle
@@ -318,7 +324,7 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
     def _read(self, path: str, start: int, frames: int) -> torch.Tensor:
         if is_address(path):
             return read_stored(path, start, frames, self.channels)
-        wav = read_segment(path, start, frames, self.sample_rate, self.channels)
+        wav = read_segment(path, start, frames, self.sample_rate, self.channels, self.downmix)
         check_samples(wav, path)
         return wav
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -20,7 +21,7 @@ import soundfile
 from audiocodec.data.audio import audio_info, read_audio
 from audiocodec.data.manifest import AudioMeta, load_manifest, printable
 from audiocodec.data.pool import map_files
-from audiocodec.data.readers import EXTENSIONS, libav
+from audiocodec.data.readers import EXTENSIONS, SNDFILE, libav
 from audiocodec.data.shards import is_shards, load_shards
 from audiocodec.utils.failures import warn_once
 from audiocodec.utils.files import write_bytes
@@ -127,6 +128,33 @@ def find_audio(folder: str | os.PathLike[str]) -> list[tuple[str, int, int]]:
     return sorted(found)
 
 
+def readable(folder: Path, files: Sequence[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Return those of the found files that the installed libraries read; name the others once.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not files:
+        raise ValueError(
+            f'{folder}: no audio in this folder; expected files ending in {" ".join(EXTENSIONS)}'
+        )
+    if libav.version() is not None:
+        return list(files)
+    suffixes = [os.path.splitext(name)[1].lower() for name, _, _ in files]
+    kept = [file for file, suffix in zip(files, suffixes) if suffix in SNDFILE]
+    if len(kept) < len(files):
+        foreign = Counter(suffix for suffix in suffixes if suffix not in SNDFILE)
+        counts = ', '.join(f'{count} {suffix}' for suffix, count in foreign.most_common())
+        text = (
+            f'{folder}: {len(files) - len(kept)} of {len(files)} audio files left out ({counts}): '
+            "these formats need the extra av: pip install 'audiocodec[av]'"
+        )
+        if not kept:
+            raise ValueError(text)
+        warn_once(logger, text, text)
+    return kept
+
+
 def index_folder(
     folder: str | os.PathLike[str],
     min_duration: float = 0.0,
@@ -154,11 +182,7 @@ def index_folder(
     folder = Path(folder).expanduser().absolute()
     if not folder.is_dir():
         raise ValueError(f'{folder}: no such folder')
-    files = find_audio(folder)
-    if not files:
-        raise ValueError(
-            f'{folder}: no audio in this folder; expected files ending in {" ".join(EXTENSIONS)}'
-        )
+    files = readable(folder, find_audio(folder))
     cache = cache and not amplitude
     cache_file = _cache_file(folder) if cache else None
     with _locked(cache_file):

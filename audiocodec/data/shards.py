@@ -33,7 +33,8 @@ import numpy as np
 import torch
 
 from audiocodec import __version__
-from audiocodec.data.audio import audio_info, check_samples, convert_channels, read_segment
+from audiocodec.data.audio import audio_info, check_samples, read_segment
+from audiocodec.data.channels import convert_channels
 from audiocodec.data.manifest import AudioMeta
 from audiocodec.dsp.resample import resampler
 from audiocodec.utils import files

@@ -222,16 +222,9 @@ def _part(plain: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _data_problems(plain: Mapping[str, Any]) -> Iterator[str]:
     """Yield what the recipe needs and the data cannot offer."""
     source = plain['datasource']
-    highest, most = source.get('max_sample_rate'), source.get('max_channels')
-    sample_rate, channels = plain['sample_rate'], plain['channels']
-    if not all(map(is_number, (highest, most, sample_rate, channels))):
+    most, channels = source.get('max_channels'), plain['channels']
+    if not is_number(most) or not is_number(channels):
         return  # reported by their rules
-    if highest < sample_rate:
-        yield (
-            f'datasource.max_sample_rate={highest} is below sample_rate={sample_rate}: '
-            'the data has no content at such high frequencies; choose a recipe with a lower rate, '
-            'or other data'
-        )
     if most < channels:
         yield (
             f'datasource.max_channels={most} is below channels={channels}: '

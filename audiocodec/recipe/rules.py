@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from audiocodec.data import SPLITS
+from audiocodec.data.channels import DOWNMIXES
 from audiocodec.dsp.loudness import HEADROOM_DB
 from audiocodec.utils.annotations import is_integer, is_number
 
@@ -99,6 +100,8 @@ ACCEPTED: dict[str, Rule] = {
     'solver': TEXT,
     'allow_targets': TEXTS,
     'datasource.max_sample_rate': POSITIVE_INTEGER,
+    'datasource.min_sample_rate': or_null(POSITIVE_INTEGER, 'for any'),
+    'datasource.downmix': one_of(*DOWNMIXES),
     'datasource.max_channels': POSITIVE_INTEGER,
     'datasource.folder': PATH,
     'datasource.train': PATH,

@@ -1,6 +1,7 @@
 """Build a loader for each stage from the `datasource` and `dataset` sections."""
 
 import itertools
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +22,9 @@ from audiocodec.data import (
 from audiocodec.recipe.rules import LOADING
 from audiocodec.utils import distrib, paths
 from audiocodec.utils.config import ConfigError
+from audiocodec.utils.failures import warn_once
 
+logger = logging.getLogger(__name__)
 _LISTENING_SEED = 0  # of the draws of the evaluate and generate splits
 
 
@@ -46,7 +49,7 @@ def load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
 
     Raises:
         ValueError: the split has no source, the source cannot be read, files are missing, or all
-            sample rates are below that of the recipe.
+            sample rates are below `datasource.min_sample_rate`.
     """
     return distrib.from_rank_zero(lambda: _load_files(cfg, split))
 
@@ -75,13 +78,30 @@ def _load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
             f'{typed}: {len(missing)} of {len(files)} files do not exist, e.g. '
             f'{", ".join(missing[:3])}; audiocodec doctor writes a manifest of the others'
         )
-    highest = max(meta.sample_rate for meta in files)
-    if highest < cfg.sample_rate:
+    return _with_enough_bandwidth(cfg, typed, files)
+
+
+def _with_enough_bandwidth(cfg: DictConfig, typed: str, files: list[AudioMeta]) -> list[AudioMeta]:
+    """Leave out files below `datasource.min_sample_rate`; warn about others below the recipe's."""
+    least = cfg.datasource.min_sample_rate
+    kept = [meta for meta in files if least is None or meta.sample_rate >= least]
+    if not kept:
+        highest = max(meta.sample_rate for meta in files)
         raise ConfigError(
-            f'{typed}: its highest sample rate is {highest} Hz, below '
-            f'sample_rate={cfg.sample_rate}: choose a recipe with a lower rate, or other data'
+            f'{typed}: no file has datasource.min_sample_rate={least} Hz; the highest is {highest}'
         )
-    return files
+    low = [meta for meta in kept if meta.sample_rate < cfg.sample_rate]
+    if low:
+        hours, total = (sum(meta.duration for meta in metas) / 3600 for metas in (low, kept))
+        rates = sorted({meta.sample_rate for meta in low})
+        text = (
+            f'{typed}: {hours / total:.1%} of its {total:.2f} h has a lower sample rate than the '
+            f'recipe ({", ".join(map(str, rates))} Hz, not {cfg.sample_rate}), and nothing above '
+            f'{rates[0] / 2000:g} kHz to learn from; '
+            f'datasource.min_sample_rate={cfg.sample_rate} leaves these {len(low)} files out'
+        )
+        warn_once(logger, text, text)
+    return kept
 
 
 def make_dataset(cfg: DictConfig, split: str) -> AudioDataset:
@@ -97,6 +117,7 @@ def make_dataset(cfg: DictConfig, split: str) -> AudioDataset:
         # What is evaluated and listened to is the same in every run, so that runs can be compared.
         seed=cfg.seed if split in ('train', 'valid') else _LISTENING_SEED,
         return_info=True,
+        downmix=cfg.datasource.downmix,
         **options,
     )
 

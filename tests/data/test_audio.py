@@ -8,7 +8,6 @@ import torch
 from audiocodec.data import (
     audio_info,
     convert_audio,
-    convert_channels,
     read_audio,
     read_segment,
     write_audio,
@@ -102,14 +101,17 @@ def test_segment_at_another_rate_equals_converting_the_whole(tmp_path):
     )
 
 
-def test_channels():
-    stereo = torch.randn(4, 2, 10)
-    torch.testing.assert_close(convert_channels(stereo, 1), (stereo[:, :1] + stereo[:, 1:]) / 2)
-    mono = torch.randn(1, 10)
-    assert torch.equal(convert_channels(mono, 2), torch.cat([mono, mono]))
-    assert convert_channels(stereo, 2) is stereo
-    with pytest.raises(ValueError, match='cannot convert 6 channels to 2'):
-        convert_channels(torch.randn(6, 10), 2)
+def test_a_segment_is_mixed_as_asked(tmp_path):
+    wav = tones(1.0, 24000, 2)
+    wav[0] *= 2
+    path = write_audio(tmp_path / 'a.wav', wav, 24000, 'none')
+    for downmix, expected in (('mean', wav.mean(0)), ('left', wav[0]), ('loudest', wav[0])):
+        found = read_segment(path, 0, -1, 24000, 1, downmix)
+        torch.testing.assert_close(found[0], expected, atol=1e-4, rtol=0)
+    many = tmp_path / 'many.wav'
+    soundfile.write(many, np.zeros((100, 9)), 24000)
+    with pytest.raises(ValueError, match=r'many\.wav: cannot convert 9 channels to 2'):
+        read_segment(many, 0, -1, 24000, 2)
 
 
 def test_unreadable_files_are_named(tmp_path, make_file):

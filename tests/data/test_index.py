@@ -1,8 +1,11 @@
 import logging
 import os
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
+from encoders import WILD
 
 from audiocodec.data import (
     SPLITS,
@@ -243,3 +246,34 @@ def test_split_folder_with_splits(tmp_path, make_file, folders, expected):
         names(split_folder(tmp_path, name)) for name in ('train', 'valid', 'evaluate', 'generate')
     ]
     assert found == [{f'{name}.wav'} for name in expected]
+
+
+def test_formats_that_need_the_extra_are_counted_once(tmp_path, make_file, monkeypatch, caplog):
+    monkeypatch.setattr('audiocodec.data.readers.libav.version', lambda: None)
+    for name in ('a.m4a', 'b.m4a', 'c.webm'):
+        (tmp_path / 'music' / name).parent.mkdir(exist_ok=True)
+        (tmp_path / 'music' / name).touch()
+    with pytest.raises(ValueError, match=r'3 of 3 audio files left out \(2 \.m4a, 1 \.webm\)'):
+        index_folder(tmp_path / 'music', cache=False)
+    make_file(tmp_path / 'music' / 'd.wav')
+    for _ in range(2):
+        found = index_folder(tmp_path / 'music', cache=False)
+    assert [Path(meta.path).name for meta in found] == ['d.wav']
+    (record,) = caplog.records
+    assert '3 of 4 audio files left out (2 .m4a, 1 .webm)' in record.getMessage()
+    assert "pip install 'audiocodec[av]'" in record.getMessage()
+
+
+def test_all_formats_are_found(tmp_path):
+    pytest.importorskip('av')
+    for path in WILD.iterdir():
+        shutil.copy(path, tmp_path)
+    found = index_folder(tmp_path, cache=False)
+    lengths = {Path(meta.path).name: round(meta.duration * meta.sample_rate) for meta in found}
+    assert lengths == {
+        'aac.m4a': 44100,
+        'chained.ogg': 88200,
+        'layer2.mp2': 44928,
+        'piped.flac': 44100,
+        'vbr_without_xing.mp3': 45504,
+    }

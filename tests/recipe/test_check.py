@@ -105,7 +105,6 @@ def test_a_valid_configuration_has_no_problems_and_is_returned_resolved(plain):
         ('losses.l1', 3, 'losses.l1=3: expected a section; turn a loss off with losses.l1.weight='),
         ('metrics.mel', None, 'metrics.mel=None: expected a section; turn a metric off with'),
         ('evaluate.metrics.pesqq', True, 'evaluate.metrics.pesqq=True: there is no metrics.pesqq'),
-        ('datasource.max_sample_rate', 8000, 'max_sample_rate=8000 is below sample_rate=16000'),
         ('channels', 2, 'datasource.max_channels=1 is below channels=2: a stereo recipe needs'),
         ('logging.warn_codebook_usage', 1.5, 'expected a fraction in [0, 1]'),
     ],

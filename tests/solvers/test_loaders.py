@@ -108,3 +108,37 @@ def test_what_is_listened_to_is_the_same_in_every_run(manifest):
         )
     same = [split for split in draws[0] if draws[0][split] == draws[1][split]]
     assert same == ['evaluate', 'generate']
+
+
+@pytest.fixture
+def mixed(tmp_path, make_file):
+    """A manifest of 9 s at 16 kHz and 3 s at 24 kHz."""
+    for number, rate in enumerate((16000, 16000, 16000, 24000)):
+        make_file(tmp_path / 'mixed' / f'{number}.wav', 3.0, rate, seed=number)
+    save_manifest(index_folder(tmp_path / 'mixed', cache=False), tmp_path / 'mixed.jsonl')
+    return tmp_path / 'mixed.jsonl'
+
+
+def test_audio_of_a_lower_rate_is_used_with_a_warning(mixed, caplog):
+    found = loaders.load_files(compose(mixed, 'sample_rate=24000'), 'train')
+    assert len(found) == 4
+    (record,) = caplog.records
+    assert '75.0% of its 0.00 h has a lower sample rate than the recipe (16000 Hz, not 24000)' in (
+        record.getMessage()
+    )
+    assert 'datasource.min_sample_rate=24000 leaves these 3 files out' in record.getMessage()
+
+
+def test_audio_of_a_lower_rate_can_be_left_out(mixed, caplog):
+    least = 'datasource.min_sample_rate'
+    cfg = compose(mixed, 'sample_rate=24000', f'{least}=24000')
+    assert [meta.sample_rate for meta in loaders.load_files(cfg, 'train')] == [24000]
+    assert not caplog.records
+    with pytest.raises(ConfigError, match=rf'no file has {least}=48000 Hz; the highest is 24000'):
+        loaders.load_files(compose(mixed, f'{least}=48000'), 'train')
+
+
+def test_the_way_to_mix_reaches_the_dataset(manifest):
+    assert loaders.make_dataset(compose(manifest), 'train').downmix == 'mean'
+    cfg = compose(manifest, 'datasource.downmix=loudest')
+    assert loaders.make_dataset(cfg, 'train').downmix == 'loudest'

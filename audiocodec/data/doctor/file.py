@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from audiocodec.data.audio import LOUDEST
+from audiocodec.data.channels import MOST_CHANNELS
 from audiocodec.data.doctor.header import header_problem, promised_frames
 from audiocodec.data.doctor.spectrum import LongTermSpectrum
 from audiocodec.data.manifest import AudioMeta
@@ -32,6 +33,8 @@ WARNINGS = {
     'suffix': 'the suffix does not match the format',
     'silent': 'completely silent',
     'mostly_silent': 'mostly silent',
+    'opposed': 'left and right cancel each other in mono',
+    'layout': 'more channels than can be mixed to stereo',
     'clipping': 'runs of samples at full scale',
     'bandwidth': 'energy ends well below half the sample rate: upsampled, or low bitrate',
     'duplicate': 'same samples as another file',
@@ -43,14 +46,14 @@ _PIECE = 2**12  # frames decoded at a time: the resolution to which the end of a
 _WINDOW = 0.05  # seconds, over which the level is measured
 _TOLERANCE = 0.1  # seconds by which the manifest may be off: lengths of MP3 are often estimates
 _FORMATS = {
-    '.wav': ('WAV', 'WAVEX', 'RF64'),
+    **dict.fromkeys(('.wav', '.wave', '.bwf'), ('WAV', 'WAVEX', 'RF64')),
+    **dict.fromkeys(('.ogg', '.oga', '.ogv', '.opus'), ('OGG',)),
+    **dict.fromkeys(('.mp3', '.mp2'), ('MP3',)),
+    **dict.fromkeys(('.aif', '.aiff', '.aifc'), ('AIFF',)),
+    **dict.fromkeys(('.au', '.snd'), ('AU',)),
     '.flac': ('FLAC',),
-    '.ogg': ('OGG',),
-    '.oga': ('OGG',),
-    '.opus': ('OGG',),
-    '.mp3': ('MP3',),
-    '.aif': ('AIFF',),
-    '.aiff': ('AIFF',),
+    '.caf': ('CAF',),
+    '.w64': ('W64',),
 }
 
 
@@ -61,6 +64,7 @@ class Limits:
     Attributes:
         silence_db: level (dBFS, over 50 ms) below which audio counts as silent.
         silent_share: fraction of silence from which a file is 'mostly_silent'.
+        opposed: fraction of the power of left and right that is left in their mean.
         clipping: fraction of samples in runs of 3 or more at full scale.
         bandwidth: fraction of half the sample rate that the energy must reach.
         sample_rate: sample rate of the training (Hz), by which the bandwidth is checked; None for
@@ -69,6 +73,7 @@ class Limits:
 
     silence_db: float = -60.0
     silent_share: float = 0.8
+    opposed: float = 0.05
     clipping: float = 1e-4
     bandwidth: float = 0.7
     sample_rate: int | None = None
@@ -94,6 +99,7 @@ class Examined:
     channels: int | None = None
     amplitude: float | None = None
     silence: float | None = None
+    mono: float | None = None
     clipping: float | None = None
     cutoff: float | None = None
     digest: str | None = None
@@ -122,6 +128,8 @@ class _Level:
         self.peak = 0.0
         self.silent = 0  # windows
         self.windows = 0
+        self.power_in_mono = 0.0  # sum of squares of the mean of two channels
+        self.power_in_stereo = 0.0  # sum of the mean squares of both
         self.clipped = 0  # samples
         self.samples = 0
         self._rest: np.ndarray | None = None  # samples after the last whole window
@@ -133,6 +141,9 @@ class _Level:
         loud = np.abs(block)
         self.peak = max(self.peak, float(loud.max()))
         self._count_clipped(loud >= self.full_scale)
+        if block.shape[1] == 2:
+            self.power_in_mono += float(np.square(block.mean(1), dtype=np.float64).sum())
+            self.power_in_stereo += float(np.square(block, dtype=np.float64).mean(1).sum())
         wav = block if self._rest is None else np.concatenate([self._rest, block])
         whole = len(wav) // self.window * self.window
         self._count_silent(wav[:whole].reshape(-1, self.window, wav.shape[1]))
@@ -240,6 +251,8 @@ def _decode(file: Reader, found: Examined, limits: Limits) -> None:
         found.add('scale', f'the largest sample is {level.peak:.4g}', level.peak)
     found.silence = level.silent / level.windows
     found.clipping = level.clipped / level.samples
+    if level.power_in_stereo > 0:
+        found.mono = level.power_in_mono / level.power_in_stereo
     _check_limits(found, limits)
 
 
@@ -280,6 +293,15 @@ def _check_limits(found: Examined, limits: Limits) -> None:
             f'{found.silence:.0%} of {found.duration:.2f} s are below {limits.silence_db:g} dBFS',
             found.silence,
         )
+    if found.mono is not None and found.mono < limits.opposed:
+        found.add(
+            'opposed',
+            f'the mean of left and right has {found.mono:.1%} of their power: a mono recipe hears '
+            'almost nothing (datasource.downmix=left)',
+            1 - found.mono,
+        )
+    if found.channels is not None and found.channels > MOST_CHANNELS:
+        found.add('layout', f'{found.channels} channels; a stereo recipe skips it', found.channels)
     if found.clipping >= limits.clipping:
         found.add(
             'clipping',

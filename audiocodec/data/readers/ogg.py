@@ -14,6 +14,14 @@ from typing import NamedTuple
 
 from audiocodec.data.readers.base import FileKey
 
+# for each number of channels, where the channels of a WAV file are in Vorbis (Vorbis I, 4.3.9)
+TO_WAV_ORDER = {
+    3: [0, 2, 1],
+    5: [0, 2, 1, 3, 4],
+    6: [0, 2, 1, 5, 3, 4],
+    7: [0, 2, 1, 6, 5, 3, 4],
+    8: [0, 2, 1, 7, 5, 6, 3, 4],
+}
 PAGE = 65307  # bytes of the largest page
 _HEADER = 27  # bytes before the table of segment sizes
 _FIRST = 2  # flag of the first page of a stream

@@ -59,6 +59,8 @@ class SndfileReader(Reader):
         self.frames = self.file.frames - skip if frames is None else frames
         self.is_exact = not self.is_mpeg if is_exact is None else is_exact
         self._position = 0
+        is_surround = self.format == 'OGG' and self.channels in ogg.TO_WAV_ORDER
+        self._order = ogg.TO_WAV_ORDER[self.channels] if is_surround else None
 
     @property
     def is_mpeg(self) -> bool:
@@ -76,7 +78,7 @@ class SndfileReader(Reader):
                 self.file.seek(self._skip)
             data = _decode(self.file, frames)
         self._position = start + len(data)
-        return data
+        return data if self._order is None else data[:, self._order]
 
     def close(self) -> None:
         """See `Reader.close`."""
@@ -148,6 +150,9 @@ def open_sndfile(path: str) -> Reader:
     reader = SndfileReader(path)
     try:
         if reader.format == 'OGG':
+            if reader.coding == 'OPUS' and reader.channels > 2:
+                # libsndfile cannot seek in it
+                raise ValueError(f'{path}: Opus with {reader.channels} channels is unsupported')
             parts = ogg.links(file_key(path))
             if len(parts) > 1:
                 reader.close()

@@ -3,6 +3,7 @@ import os
 import numpy as np
 import pytest
 from audio_files import detail, kinds, noise, write
+from encoders import WILD
 
 from audiocodec.data import (
     AudioMeta,
@@ -133,3 +134,24 @@ def test_manifest_that_is_wrong_about_its_files(tmp_path):
         (AudioMeta(path, 3.0, 24000), ['truncated']),
     ]:
         assert [problem.kind for problem in examine(meta, Limits()).problems] == expected
+
+
+def test_files_as_encoders_write_them_have_no_problem():
+    pytest.importorskip('av')
+    for path in sorted(WILD.glob('*.*[3cg2a]')):
+        assert examine(str(path), Limits()).problems == [], path
+
+
+def test_opposed_channels_are_found(tmp_path):
+    wav = noise(1.0, channels=2) / 2
+    assert examine(write(tmp_path / 'a.wav', wav), Limits()).mono == pytest.approx(0.5, abs=0.05)
+    opposed = np.stack([wav[:, 0], -0.9 * wav[:, 0]], 1)
+    assert kinds(write(tmp_path / 'b.wav', opposed)) == ['opposed']
+    assert 'has 0.3% of their power' in detail(tmp_path / 'b.wav', 'opposed')
+    assert examine(write(tmp_path / 'c.wav', wav[:, :1]), Limits()).mono is None
+
+
+def test_layouts_that_cannot_be_mixed_are_found(tmp_path):
+    wav = noise(1.0, channels=9) / 2
+    assert kinds(write(tmp_path / 'a.wav', wav)) == ['layout']
+    assert kinds(write(tmp_path / 'b.wav', wav[:, :6])) == []
