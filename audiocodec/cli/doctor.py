@@ -57,7 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check the source, print the findings, and write report and manifest if requested."""
     limits = doctor.Limits(
-        args.silence_db, args.silent_share, args.clipping, args.bandwidth, args.sample_rate
+        silence_db=args.silence_db,
+        silent_share=args.silent_share,
+        clipping=args.clipping,
+        bandwidth=args.bandwidth,
+        sample_rate=args.sample_rate,
     )
     report = doctor.check(args.source, limits, args.workers)
     print(report.show(args.examples))

@@ -17,7 +17,7 @@ from audiocodec.utils.errors import RunError
 # subcommand -> its line in the help
 COMMANDS = {
     'doctor': 'check the audio of a manifest or folder, and write a manifest of the good files',
-    'manifest': 'write a manifest of the audio files below a folder',
+    'manifest': 'write a manifest of the audio files below a folder, or of another list',
     'shards': 'decode, resample and pack audio into shards, which load without decoding',
     'export': 'write a model in another format, and compare the two on audio',
     'usage': 'measure how much of each codebook a model uses on audio',

@@ -1,13 +1,16 @@
-"""`audiocodec manifest FOLDER OUT.jsonl.gz`: write a manifest of a folder."""
+"""`audiocodec manifest SOURCE OUT.jsonl.gz`: write a manifest of a folder, or of another list."""
 
 import argparse
+import os
 
-from audiocodec.data import index_folder, save_manifest, summarize
+from audiocodec.data import index_folder, load_source, save_manifest, summarize
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument('folder', help='folder with audio files, searched recursively')
+    parser.add_argument(
+        'source', help='folder with audio files, searched recursively, or a list of files'
+    )
     parser.add_argument('out', help='manifest to write; gzipped when it ends in .gz')
     parser.add_argument('--workers', type=int, default=None, help='processes that read files')
     parser.add_argument(
@@ -22,10 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Index the folder and write the manifest."""
-    metas = index_folder(
-        args.folder, args.min_duration, args.workers, cache=False, amplitude=args.amplitude
-    )
+    """Index the folder, or read the list, and write the manifest."""
+    if os.path.isfile(args.source):
+        if args.amplitude:
+            raise ValueError('--amplitude measures folders; audiocodec doctor measures lists too')
+        metas = [meta for meta in load_source(args.source) if meta.duration >= args.min_duration]
+    else:
+        metas = index_folder(
+            args.source, args.min_duration, args.workers, cache=False, amplitude=args.amplitude
+        )
     save_manifest(metas, args.out, relative=not args.absolute)
     print(f'{args.out}: {summarize(metas)}')
     return 0

@@ -4,28 +4,20 @@ A folder is indexed on first use. The index is kept in the user's cache folder, 
 modification time of each file, so that the next use reads only files that changed.
 """
 
-import gzip
 import hashlib
-import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
-from audiocodec.data.audio import audio_info, read_audio
-from audiocodec.data.manifest import AudioMeta, load_manifest, printable
-from audiocodec.data.pool import map_files
+from audiocodec.data.manifest import AudioMeta, load_manifest, warn_left_out
+from audiocodec.data.probe import FoundFile, probe, probe_all
 from audiocodec.data.readers import EXTENSIONS, SNDFILE, libav
 from audiocodec.data.shards import is_shards, load_shards
 from audiocodec.utils.failures import warn_once
-from audiocodec.utils.files import write_bytes
-from audiocodec.utils.paths import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +31,6 @@ _SPLIT_FOLDERS = {
 }
 # manifest names: a folder with one of these is read from it (AudioCraft's convention)
 _MANIFESTS = ('data.jsonl', 'data.jsonl.gz')
-_CACHE_VERSION = 2
-_NAMED = 20  # left-out files named in a warning
-
-# relative path -> [size, mtime in ns, manifest entry or the reason (str) why it is unusable]
-_Entries = dict[str, list[Any]]
 
 
 def load_source(source: str | os.PathLike[str], **options: Any) -> list[AudioMeta]:
@@ -69,7 +56,9 @@ def load_source(source: str | os.PathLike[str], **options: Any) -> list[AudioMet
     manifest = manifest_of(path)
     if manifest is not None:
         return load_manifest(manifest)
-    return index_folder(path, **options) if path.is_dir() else [probe(path.absolute())]
+    if path.is_dir():
+        return index_folder(path, **options)
+    return [AudioMeta.from_dict({'path': str(path.absolute()), **probe(path.absolute())})]
 
 
 def manifest_of(path: Path) -> Path | None:
@@ -79,28 +68,8 @@ def manifest_of(path: Path) -> Path | None:
     return None if path.suffix.lower() in EXTENSIONS else path
 
 
-def probe(path: Path, amplitude: bool = False) -> AudioMeta:
-    """Return the manifest entry of one audio file, after checking its end.
-
-    Args:
-        path: the file.
-        amplitude: also decode the whole file for its largest absolute sample.
-
-    Raises:
-        ValueError: not audio, empty or truncated.
-    """
-    info = audio_info(path, check_end=True)
-    peak = None
-    if amplitude:
-        peak = max(
-            read_audio(path, start, 2**22)[0].abs().max().item()
-            for start in range(0, info.frames, 2**22)
-        )
-    return AudioMeta(str(path), info.duration, info.sample_rate, info.channels, peak)
-
-
-def find_audio(folder: str | os.PathLike[str]) -> list[tuple[str, int, int]]:
-    """Find the audio files below a folder: sorted (relative path with '/', size, mtime in ns).
+def find_audio(folder: str | os.PathLike[str]) -> list[FoundFile]:
+    """Find the audio files below a folder, sorted, with paths relative to it.
 
     Follows links, enters each folder once, and skips names that begin with a dot.
     """
@@ -118,17 +87,12 @@ def find_audio(folder: str | os.PathLike[str]) -> list[tuple[str, int, int]]:
                 path = os.path.join(root, name)
                 with suppress(OSError):  # a dangling link
                     status = os.stat(path)
-                    found.append(
-                        (
-                            Path(os.path.relpath(path, folder)).as_posix(),
-                            status.st_size,
-                            status.st_mtime_ns,
-                        )
-                    )
+                    name = Path(os.path.relpath(path, folder)).as_posix()
+                    found.append(FoundFile(name, status.st_size, status.st_mtime_ns))
     return sorted(found)
 
 
-def readable(folder: Path, files: Sequence[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+def readable(folder: Path, files: Sequence[FoundFile]) -> list[FoundFile]:
     """Return those of the found files that the installed libraries read; name the others once.
 
     Raises:
@@ -183,122 +147,23 @@ def index_folder(
     if not folder.is_dir():
         raise ValueError(f'{folder}: no such folder')
     files = readable(folder, find_audio(folder))
-    cache = cache and not amplitude
-    cache_file = _cache_file(folder) if cache else None
-    with _locked(cache_file):
-        known = _load_cache(cache_file)
-        unchanged = {
-            name: known[name]
-            for name, size, mtime in files
-            if known.get(name, [None, None])[:2] == [size, mtime]
-        }
-        missing = [file for file in files if file[0] not in unchanged]
-        entries = {**unchanged, **_probe_all(folder, missing, workers, amplitude)}
-        if cache_file is not None and entries != known:
-            _save_cache(cache_file, folder, entries)
+    entries = probe_all(folder, files, workers, cache, amplitude)
     metas = []
     left_out = []
     for name, _, _ in files:
-        entry = entries[name][2]
+        entry = entries[name]
         if isinstance(entry, str):
             left_out.append(entry)
         elif entry['duration'] < min_duration:
             left_out.append(f'{folder / name}: only {entry["duration"]:.3f} s long')
         else:
             metas.append(AudioMeta.from_dict({**entry, 'path': str(folder / name)}))
-    _warn_left_out(folder, left_out, len(files))
+    warn_left_out(folder, left_out, len(files))
     if not metas:
         raise ValueError(
             f'{folder}: none of its {len(files)} audio files can be used; e.g. {left_out[0]}'
         )
     return metas
-
-
-def _probe_all(
-    folder: Path, files: Sequence[tuple[str, int, int]], workers: int | None, amplitude: bool
-) -> _Entries:
-    """Read the entries of the given files, in several processes if there are many."""
-
-    def died(file: tuple[str, int, int]) -> list[Any]:
-        raise ValueError(
-            f'{folder / file[0]}: the process reading it crashed (bad file, or out of memory): '
-            'give the job more memory, or move the file away'
-        )
-
-    entries = map_files(
-        partial(_probe_entry, folder, amplitude), files, workers, f'Indexing {folder.name}', died
-    )
-    return {file[0]: values for file, values in zip(files, entries)}
-
-
-def _probe_entry(folder: Path, amplitude: bool, file: tuple[str, int, int]) -> list[Any]:
-    name, size, mtime = file
-    try:
-        found: Any = probe(folder / name, amplitude).to_dict()
-        del found['path']
-    except ValueError as error:
-        found = str(error)
-    return [size, mtime, found]
-
-
-def _warn_left_out(folder: Path, reasons: Sequence[str], total: int) -> None:
-    """Warn about left-out files, once per folder, however many splits are taken from it."""
-    if reasons:
-        named = '; '.join(one.removeprefix(f'{folder}{os.sep}') for one in reasons[:_NAMED])
-        more = f'; and {len(reasons) - _NAMED} more' if len(reasons) > _NAMED else ''
-        text = printable(f'{folder}: {len(reasons)} of {total} audio files left out: {named}{more}')
-        warn_once(logger, text, text)
-
-
-def _cache_file(folder: Path) -> Path | None:
-    """Return the cache file of a folder's index; None if no cache folder is writable."""
-    name = f'{folder.name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}.jsonl.gz'
-    cache = cache_folder('index')
-    return None if cache is None else cache / name
-
-
-def _cache_head() -> list[Any]:
-    libraries = [soundfile.__libsndfile_version__, libav.version()]
-    return ['audiocodec index', _CACHE_VERSION, libraries]
-
-
-def _load_cache(path: Path | None) -> _Entries:
-    """Read the entries of a cache file; empty if it is missing, damaged or of another version."""
-    try:
-        assert path is not None
-        head, *lines = gzip.decompress(path.read_bytes()).splitlines()
-        if json.loads(head)[:3] != _cache_head():
-            return {}
-        return {name: [size, mtime, entry] for name, size, mtime, entry in map(json.loads, lines)}
-    except Exception:  # whatever is wrong with a cache, the folder can be read again
-        return {}
-
-
-def _save_cache(path: Path, folder: Path, entries: _Entries) -> None:
-    lines = [json.dumps([*_cache_head(), str(folder)])]
-    lines += [json.dumps([name, *values]) for name, values in entries.items()]
-    try:
-        write_bytes(path, ('\n'.join(lines) + '\n').encode())
-    except OSError as error:
-        logger.info('The index of %s is not cached: %s', folder, error)
-
-
-@contextmanager
-def _locked(path: Path | None) -> Iterator[None]:
-    """Lock the cache file: one of several workers reads the folder, the others read the cache."""
-    try:
-        import fcntl
-
-        lock = open(f'{path}.lock', 'w') if path is not None else None  # noqa: SIM115
-        if lock is not None:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-    except (ImportError, OSError):
-        lock = None  # no locks here: every worker reads the folder, with the same result
-    try:
-        yield
-    finally:
-        if lock is not None:
-            lock.close()
 
 
 def split(

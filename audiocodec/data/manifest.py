@@ -2,39 +2,52 @@
 
     {"path": "speech/a.flac", "duration": 3.2, "sample_rate": 24000, "channels": 1, "weight": 2.0}
 
-`path` (absolute, or relative to the manifest's folder), `duration` (s) and `sample_rate` (Hz) are
-required; `channels`, `amplitude` (largest absolute sample), `weight` (relative sampling weight) and
-`info_path` may be missing or null. Other keys are ignored. AudioCraft's manifests have this format,
-with paths relative to the repository in which they were made. Relative paths that do not exist
-below the manifest's folder are therefore looked up in its parent folders and in the working
-directory.
+Only `path` is required: absolute, or relative to the manifest's folder. What is missing of
+`duration` (s), `sample_rate` (Hz) and `channels` is read from the files. With `offset` (s), an
+entry is the part of the file that begins there and lasts `duration`. `amplitude` (largest absolute
+sample), `weight` (relative sampling weight) and `info_path` may be missing or null. Other keys are
+ignored. `lists` describes other forms of manifests.
+
+AudioCraft's manifests have this format, with paths relative to the repository in which they were
+made. Relative paths that do not exist below the manifest's folder are therefore looked up in its
+parent folders and in the working directory.
 """
 
 import dataclasses
 import gzip
 import json
+import logging
 import math
 import os
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from audiocodec.data.lists import parse, short
+from audiocodec.data.probe import FoundFile, probe_all
+from audiocodec.data.readers import file_of, name_part
+from audiocodec.data.readers.base import file_key
 from audiocodec.utils.distrib import is_rank_zero
+from audiocodec.utils.failures import warn_once
 from audiocodec.utils.files import write_bytes
 from audiocodec.utils.progress import Progress
 
+logger = logging.getLogger(__name__)
 _PROBED = 16  # entries, spread over the list, looked up to find the base of relative paths
 _LIMITS = {  # values outside this range are mistakes, or have another unit
     'duration': (0, 1e8),
+    'offset': (0, 1e8),
     'sample_rate': (1, 768_000),
     'channels': (1, 1024),
     'amplitude': (0, 1e9),
     'weight': (0, 1e9),
 }
+_NAMED = 20  # left-out files named in a warning
 _INTEGERS = ('sample_rate', 'channels')
 _LOOKED_UP = 1000, 32  # files per task, and threads, when checking existence on network folders
 
@@ -44,9 +57,9 @@ class AudioMeta:
     """Manifest entry of one audio file.
 
     Attributes:
-        path: absolute once loaded.
+        path: absolute once loaded; of a part of a file, see `readers.window`.
         duration: seconds.
-        sample_rate: Hz.
+        sample_rate: Hz; 0 if it must still be read from the file, as the duration.
         channels: None if the manifest does not say.
         amplitude: largest absolute sample; None if not measured.
         weight: relative sampling weight; None for 1.
@@ -63,23 +76,34 @@ class AudioMeta:
     info_path: str | None = None
 
     @classmethod
-    def from_dict(cls, entry: Any) -> 'AudioMeta':
-        """Check one manifest entry. Raises a ValueError that says what is wrong with it."""
+    def from_dict(cls, entry: Any, is_complete: bool = True) -> 'AudioMeta':
+        """Check one manifest entry. Raises a ValueError that says what is wrong with it.
+
+        Args:
+            entry: the entry.
+            is_complete: refuse entries without `duration` and `sample_rate`; otherwise these are 0.
+        """
         if not isinstance(entry, dict):
             raise ValueError(
-                f'expected an object such as {{"path": ..., "duration": ...}}, got {_short(entry)}'
+                f'expected an object such as {{"path": ..., "duration": ...}}, got {short(entry)}'
             )
-        for key in ('path', 'duration', 'sample_rate'):
+        for key in ('path', 'duration', 'sample_rate') if is_complete else ('path',):
             if entry.get(key) is None:
                 raise ValueError(f'{key!r} is missing')
         numbers = {key: _number(key, entry[key]) for key in _LIMITS if entry.get(key) is not None}
         info = entry.get('info_path')
         if isinstance(info, dict) and {'zip_path', 'file_path'} <= info.keys():
             info = f'{info["zip_path"]}:{info["file_path"]}'
+        path = _path('path', entry['path'])
+        duration = numbers.get('duration', 0.0)
+        if 'offset' in numbers:
+            if not duration > 0:
+                raise ValueError("'offset' needs the 'duration' of the part")
+            path = name_part(path, numbers['offset'], numbers['offset'] + duration)
         return cls(
-            path=_path('path', entry['path']),
-            duration=numbers['duration'],
-            sample_rate=int(numbers['sample_rate']),
+            path=path,
+            duration=duration,
+            sample_rate=int(numbers.get('sample_rate', 0)),
             channels=int(numbers['channels']) if 'channels' in numbers else None,
             amplitude=numbers.get('amplitude'),
             weight=numbers.get('weight'),
@@ -88,7 +112,10 @@ class AudioMeta:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest entry, without unknown values."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+        entry = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+        if not self.sample_rate:
+            del entry['duration'], entry['sample_rate']
+        return entry
 
 
 def _number(key: str, value: Any) -> float:
@@ -99,7 +126,7 @@ def _number(key: str, value: Any) -> float:
         number = math.nan
     if not low <= number <= high or (key in _INTEGERS and number != int(number)):
         kind = 'an integer' if key in _INTEGERS else 'a number'
-        raise ValueError(f'{key!r} must be {kind} from {low:g} to {high:g}; got {_short(value)}')
+        raise ValueError(f'{key!r} must be {kind} from {low:g} to {high:g}; got {short(value)}')
     return number
 
 
@@ -109,13 +136,8 @@ def _path(key: str, value: Any) -> str:
     except UnicodeEncodeError:
         valid = False
     if not valid:
-        raise ValueError(f'{key!r} must be a path, got {_short(value)}')
+        raise ValueError(f'{key!r} must be a path, got {short(value)}')
     return str(value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + '...'
 
 
 def printable(text: str) -> str:
@@ -127,18 +149,19 @@ def load_manifest(path: str | os.PathLike[str]) -> list[AudioMeta]:
     """Read a manifest, with absolute paths.
 
     Args:
-        path: JSON lines; gzipped if it ends in '.gz'.
+        path: JSON lines, or another form, see `lists`; gzipped if it ends in '.gz'.
 
     Raises:
         ValueError: the file is missing, unreadable or empty, a line is invalid (named with its
-            number), or none of the audio files looked up exists.
+            number), none of the audio files looked up exists, or what the manifest lacks cannot be
+            read from any file.
     """
     metas, problems = _parse_lines(Path(path))
     if problems:
         more = '' if len(problems) == 1 else f'; and {len(problems) - 1} more invalid lines'
         raise ValueError(problems[0] + more)
     _resolve(metas, Path(path))
-    return metas
+    return _completed(metas, Path(path))
 
 
 def read_manifest(path: str | os.PathLike[str]) -> tuple[list[AudioMeta], list[str]]:
@@ -158,13 +181,13 @@ def _parse_lines(path: Path) -> tuple[list[AudioMeta], list[str]]:
     """Parse the entries as they are written, and a sentence on each invalid line."""
     metas = []
     problems = []
-    for number, line in enumerate(_read_bytes(path).split(b'\n'), 1):
-        if not line.strip():
-            continue
+    for line in parse(path, _read_bytes(path)):
         try:
-            metas.append(AudioMeta.from_dict(_parse(line)))
+            if line.problem is not None:
+                raise ValueError(line.problem)
+            metas.append(AudioMeta.from_dict(line.entry, is_complete=False))
         except ValueError as error:
-            problems.append(f'{path}, line {number}: {error}')
+            problems.append(f'{path}, line {line.number}: {error}')
     if not metas and not problems:
         raise ValueError(f'{path}: the manifest has no entries')
     return metas, problems
@@ -180,14 +203,6 @@ def _read_bytes(path: Path) -> bytes:
         raise ValueError(f'{path}: cannot be read: {error}') from error
 
 
-def _parse(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        text = line.decode('utf-8', 'replace').strip()
-        raise ValueError(f'not JSON ({error}): {_short(text)}') from None
-
-
 def _resolve(metas: Sequence[AudioMeta], manifest: Path) -> None:
     """Make the paths absolute, in place."""
     folder = manifest.absolute().parent
@@ -196,7 +211,7 @@ def _resolve(metas: Sequence[AudioMeta], manifest: Path) -> None:
     probes = [meta.path for meta in metas[::step]]
     hits = []
     for base in bases:
-        hits.append(sum(os.path.isfile(os.path.join(base, probe)) for probe in probes))
+        hits.append(sum(os.path.isfile(file_of(os.path.join(base, probe))) for probe in probes))
     if max(hits) == 0:
         raise ValueError(
             f'{manifest}: its audio files do not exist, e.g. {os.path.join(bases[0], probes[0])}; '
@@ -208,6 +223,43 @@ def _resolve(metas: Sequence[AudioMeta], manifest: Path) -> None:
         meta.path = os.path.normpath(os.path.join(base, meta.path))
         if meta.info_path is not None:
             meta.info_path = os.path.join(base, meta.info_path)
+
+
+def _completed(metas: Sequence[AudioMeta], manifest: Path) -> list[AudioMeta]:
+    """Read from the files what their entries lack; leave out those that cannot be read."""
+    files = []
+    for path in {file_of(meta.path) for meta in metas if not meta.sample_rate}:
+        with suppress(OSError):  # missing files are reported together, later
+            key = file_key(path)
+            files.append(FoundFile(*key))
+    if not files:
+        return list(metas)
+    entries = probe_all(manifest.absolute(), sorted(files))
+    kept, left_out = [], []
+    for meta in metas:
+        path = file_of(meta.path)
+        entry = entries.get(path)
+        if isinstance(entry, str):
+            left_out.append(entry)
+            continue
+        if entry is not None and not meta.sample_rate:
+            meta.sample_rate, meta.channels = entry['sample_rate'], entry['channels']
+            if path == meta.path:
+                meta.duration = entry['duration']
+        kept.append(meta)
+    if not kept:
+        raise ValueError(f'{manifest}: none of its files can be used; e.g. {left_out[0]}')
+    warn_left_out(manifest, left_out, len(metas))
+    return kept
+
+
+def warn_left_out(source: Path, reasons: Sequence[str], total: int) -> None:
+    """Warn about left-out files, once per source, however many splits are taken from it."""
+    if reasons:
+        named = '; '.join(one.removeprefix(f'{source}{os.sep}') for one in reasons[:_NAMED])
+        more = f'; and {len(reasons) - _NAMED} more' if len(reasons) > _NAMED else ''
+        text = printable(f'{source}: {len(reasons)} of {total} audio files left out: {named}{more}')
+        warn_once(logger, text, text)
 
 
 def missing_files(paths: Sequence[str]) -> list[str]:
@@ -232,7 +284,7 @@ def missing_files(paths: Sequence[str]) -> list[str]:
 
 
 def _absent(paths: Sequence[str]) -> list[str]:
-    return [path for path in paths if not os.path.isfile(path)]
+    return [path for path in paths if not os.path.isfile(file_of(path))]
 
 
 def save_manifest(

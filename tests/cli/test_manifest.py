@@ -71,3 +71,13 @@ def test_mistakes_end_with_one_line_and_exit_code_1(tmp_path, capsys):
     assert main([str(tmp_path / 'nowhere'), str(tmp_path / 'm.jsonl')]) == 1
     assert capsys.readouterr().err == f'error: {tmp_path}/nowhere: no such folder\n'
     assert not (tmp_path / 'm.jsonl').exists()
+
+
+def test_a_list_becomes_a_manifest(folder, tmp_path, capsys):
+    (tmp_path / 'list.txt').write_text('audio/b.flac\naudio/deep/a.wav\n')
+    out = tmp_path / 'm.jsonl'
+    assert main([str(tmp_path / 'list.txt'), str(out), '--min_duration', '2']) == 0
+    (meta,) = load_manifest(out)
+    assert (meta.path, meta.duration) == (str(folder / 'b.flac'), 2.25)
+    assert main([str(tmp_path / 'list.txt'), str(out), '--amplitude']) == 1
+    assert '--amplitude measures folders' in capsys.readouterr().err

@@ -1,7 +1,6 @@
 import logging
 import os
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ from encoders import WILD
 from audiocodec.data import (
     SPLITS,
     AudioMeta,
-    index,
     index_folder,
     load_manifest,
     load_source,
@@ -31,19 +29,6 @@ def folder(tmp_path, make_file):
     return tmp_path / 'd'
 
 
-@pytest.fixture
-def probed(monkeypatch):
-    """Names of the files that were opened."""
-    names = []
-
-    def probe(path, amplitude=False, inner=index.probe):
-        names.append(path.name)
-        return inner(path, amplitude)
-
-    monkeypatch.setattr(index, 'probe', probe)
-    return names
-
-
 def test_index_is_sorted_and_right(folder):
     expected = [
         AudioMeta(str(folder / 'a.OGG'), 1.0, 24000, 1),
@@ -62,50 +47,6 @@ def test_many_files_are_read_in_parallel_to_the_same_result(tmp_path, make_file)
     single = index_folder(tmp_path, workers=1, cache=False)
     assert [meta.duration for meta in single[:3]] == [0.01, 0.02, 0.11]  # 0, 1, 10
     assert index_folder(tmp_path, workers=4, cache=False) == single
-
-
-def killed(folder, amplitude, file):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_killed_process_is_explained(tmp_path, make_file, monkeypatch):
-    for number in range(40):
-        make_file(tmp_path / f'{number}.wav', 0.01)
-    monkeypatch.setattr(index, '_probe_entry', killed)
-    with pytest.raises(
-        ValueError, match=r'0\.wav: the process reading it crashed \(bad file, or out of memory\)'
-    ):
-        index_folder(tmp_path, workers=2)
-
-
-def test_index_is_cached_and_follows_changes(folder, probed, make_file, cache_folder):
-    first = index_folder(folder)
-    assert sorted(probed) == ['a.OGG', 'b.wav', 'z.flac']
-    assert len(list(cache_folder.glob('audiocodec/index/d-*.jsonl.gz'))) == 1
-    probed.clear()
-    assert index_folder(folder) == first
-    assert probed == []
-    make_file(folder / 'b.wav', 3.0, 16000)
-    make_file(folder / 'new.wav', 1.0)
-    (folder / 'a.OGG').unlink()
-    assert [meta.duration for meta in index_folder(folder)] == [0.5, 3.0, 1.0]
-    assert sorted(probed) == ['b.wav', 'new.wav']
-    probed.clear()
-    os.utime(folder / 'b.wav', ns=(1, 1))  # rewritten with the same size
-    index_folder(folder)
-    assert probed == ['b.wav']
-
-
-def test_damaged_or_unwritable_cache_does_no_harm(folder, cache_folder, probed, monkeypatch):
-    first = index_folder(folder)
-    cached = next(cache_folder.glob('audiocodec/index/d-*.gz'))
-    for data in (b'', b'nonsense', cached.read_bytes()[:-20]):
-        cached.write_bytes(data)
-        assert index_folder(folder) == first
-    monkeypatch.setattr(index, '_cache_file', lambda folder: None)
-    probed.clear()
-    assert index_folder(folder) == first
-    assert len(probed) == 3
 
 
 def test_no_environment_is_needed(folder, tmp_path, monkeypatch):

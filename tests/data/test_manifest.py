@@ -3,8 +3,17 @@ import json
 import os
 
 import pytest
+import torch
 
-from audiocodec.data import AudioMeta, load_manifest, missing_files, save_manifest, summarize
+from audiocodec.data import (
+    AudioDataset,
+    AudioMeta,
+    load_manifest,
+    missing_files,
+    read_audio,
+    save_manifest,
+    summarize,
+)
 
 
 @pytest.mark.parametrize('name', ['m.jsonl', 'm.jsonl.gz'])
@@ -84,7 +93,8 @@ def test_audiocraft_manifest_loads_as_it_is(tmp_path, make_file, monkeypatch):
         ('[' * 100_000, 'not JSON'),
         ('\udcff', 'not JSON'),
         ('[1, 2]', r'expected an object .* got \[1, 2\]'),
-        ('{"path": "a.wav", "sample_rate": 16000}', "'duration' is missing"),
+        ('{"path": "a.wav", "offset": 1}', "'offset' needs the 'duration' of the part"),
+        ('{"path": "a.wav", "offset": -1, "duration": 1}', "'offset' must be a number from 0"),
         ('{"duration": 1, "sample_rate": 16000}', "'path' is missing"),
         (
             '{"path": "a.wav", "duration": NaN, "sample_rate": 16000}',
@@ -170,3 +180,79 @@ def test_missing_files_are_found_in_order(tmp_path, make_file, monkeypatch):
     (tmp_path / '5.wav').mkdir()  # a folder is not a file
     assert missing_files(paths) == [paths[number] for number in (1, 2, 5, 6, 7)]
     assert missing_files([]) == []
+
+
+def write(folder, name, text):
+    (folder / name).write_text(text)
+    return folder / name
+
+
+@pytest.fixture
+def audio(tmp_path, make_file):
+    for number in range(3):
+        make_file(tmp_path / 'a' / f'{number}.wav', 2.0 + number, 16000, seed=number)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ('name', 'text'),
+    [
+        ('m.jsonl', '{"path": "a/0.wav"}\n{"path": "a/1.wav"}\n'),
+        ('m.json', '[{"path": "a/0.wav"}, {"path": "a/1.wav"}]'),
+        (
+            'nemo.json',
+            '{"audio_filepath": "a/0.wav", "duration": 9, "text": "x"}\n'
+            '{"audio_filepath": "a/1.wav"}',
+        ),
+        ('m.csv', '\ufeffid,file_name,text\n1,a/0.wav,"a, b"\n2,a/1.wav,c\n'),
+        ('m.tsv', 'path\tspeaker\na/0.wav\t1\na/1.wav\t2\n'),
+        ('wav.scp', 'one a/0.wav\ntwo  a/1.wav\n'),
+        ('m.txt', 'a/0.wav\n\na/1.wav\n'),
+        ('m.lst', 'a/0.wav\na/1.wav'),
+    ],
+)
+def test_what_a_manifest_lacks_is_read_from_the_files(audio, name, text):
+    assert load_manifest(write(audio, name, text)) == [
+        AudioMeta(str(audio / 'a' / '0.wav'), 2.0, 16000, 1),
+        AudioMeta(str(audio / 'a' / '1.wav'), 3.0, 16000, 1),
+    ]
+
+
+def test_a_part_of_a_file_is_read(audio):
+    path = write(audio, 'm.jsonl', '{"path": "a/2.wav", "offset": 1.0, "duration": 1.5}')
+    (meta,) = load_manifest(path)
+    assert meta == AudioMeta(f'{audio}/a/2.wav#t=1,2.5', 1.5, 16000, 1)
+    whole, _ = read_audio(audio / 'a' / '2.wav')
+    assert torch.equal(read_audio(meta.path)[0], whole[:, 16000:40000])
+    dataset = AudioDataset([meta], 16000, segment_duration=1.0, num_samples=20, return_info=True)
+    for index in range(20):
+        wav, info = dataset[index]
+        start = 16000 + round(16000 * info.seek_time)
+        assert 16000 <= start < 40000
+        assert torch.equal(wav[:, : info.n_frames], whole[:, start:40000][:, :16000])
+    assert AudioDataset([meta], 16000)[0].shape == (1, 24000)
+    assert missing_files([meta.path]) == []
+    save_manifest([meta], audio / 'again.jsonl')
+    assert load_manifest(audio / 'again.jsonl') == [meta]
+
+
+def test_files_that_cannot_be_read_are_left_out_and_named(audio, caplog):
+    (audio / 'a' / '1.wav').write_text('no audio')
+    path = write(audio, 'm.txt', 'a/0.wav\na/1.wav\na/none.wav\n')
+    found = load_manifest(path)
+    assert [meta.path for meta in found] == [f'{audio}/a/0.wav', f'{audio}/a/none.wav']
+    assert missing_files([meta.path for meta in found]) == [f'{audio}/a/none.wav']
+    (record,) = caplog.records
+    assert '1.wav: cannot be read as audio' in record.getMessage()
+
+
+def test_other_lists_are_refused_by_name(audio):
+    for name, text, problem in [
+        ('cuts.jsonl', '{"id": "x", "recording": {}}', "'recording' marks a cut of lhotse"),
+        ('m.csv', 'id,sound\n1,a/0.wav', r"expected one of path, .*, got \['id', 'sound'\]"),
+        ('wav.scp', 'one sox a.sph -t wav - |', 'a command in place of a path'),
+        ('wav.scp', 'one', "expected an identifier and a path, got 'one'"),
+        ('m.jsonl', '{"audio": "a/0.wav"}', "'path' is missing"),
+    ]:
+        with pytest.raises(ValueError, match=problem):
+            load_manifest(write(audio, name, text))

@@ -15,7 +15,7 @@ from audiocodec.data.channels import MOST_CHANNELS
 from audiocodec.data.doctor.header import header_problem, promised_frames
 from audiocodec.data.doctor.spectrum import LongTermSpectrum
 from audiocodec.data.manifest import AudioMeta
-from audiocodec.data.readers import Reader, open_audio
+from audiocodec.data.readers import Reader, file_of, open_audio
 
 # Kinds of problems, in the order of the report. Errors stop training, or make it learn artifacts.
 ERRORS = {
@@ -181,9 +181,10 @@ def examine(meta: AudioMeta | str, limits: Limits) -> Examined:
     """
     path = meta if isinstance(meta, str) else meta.path
     found = Examined(path)
-    if not os.path.exists(path):
+    file = file_of(path)
+    if not os.path.exists(file):
         found.add('missing', 'no such file')
-    elif os.path.isfile(path) and os.path.getsize(path) == 0:
+    elif os.path.isfile(file) and os.path.getsize(file) == 0:
         found.add('empty', 'the file has 0 bytes')
     else:
         try:
@@ -321,6 +322,8 @@ def _check_limits(found: Examined, limits: Limits) -> None:
 
 def _compare(meta: AudioMeta, found: Examined) -> None:
     """Add the differences between the manifest and the file."""
+    if not meta.sample_rate:
+        return  # the manifest has the path alone
     differs: list[Any] = []
     if meta.sample_rate != found.sample_rate:
         differs.append(f'{meta.sample_rate} Hz, the file has {found.sample_rate} Hz')

@@ -5,7 +5,7 @@ import re
 import struct
 from typing import NamedTuple
 
-from audiocodec.data.readers import Reader, mpeg
+from audiocodec.data.readers import Reader, file_of, mpeg
 from audiocodec.data.readers.base import file_key
 from audiocodec.data.readers.ogg import PAGE
 from audiocodec.data.readers.sndfile import SndfileReader
@@ -25,7 +25,7 @@ def header_problem(file: Reader) -> str | None:
 
     A WAV header redundantly stores the bytes per sample (of all channels) and per second.
     """
-    wav = _Wav.read(file.path)
+    wav = _Wav.read(file_of(file.path))
     if wav is None:
         return None
     bits = 8 if wav.tag in _LAWS else wav.bits

@@ -4,6 +4,7 @@ import os
 
 from audiocodec.data.readers import libav, sndfile
 from audiocodec.data.readers.base import Reader
+from audiocodec.data.readers.window import PartReader, file_of, find_part, name_part
 
 # suffixes of files that libsndfile reads
 SNDFILE = (
@@ -12,7 +13,7 @@ SNDFILE = (
 )  # fmt: skip
 EXTENSIONS = (*SNDFILE, *libav.EXTENSIONS)
 
-__all__ = ['EXTENSIONS', 'SNDFILE', 'Reader', 'open_audio']
+__all__ = ['EXTENSIONS', 'SNDFILE', 'Reader', 'file_of', 'name_part', 'open_audio']
 
 # in what libsndfile says about formats that it does not know
 _UNKNOWN = ('not recognised', 'nsupported')
@@ -23,13 +24,21 @@ _OTHER = (
 
 
 def open_audio(path: str | os.PathLike[str]) -> Reader:
-    """Open a file for reading.
+    """Open a file, or a part of it (`PATH#t=START,END` in seconds), for reading.
 
     Raises:
         ValueError: no such file, not audio, or a format that needs the extra `av`; the message
             names the file.
     """
     path = os.fspath(path)
+    part = find_part(path)
+    if part.start is not None and part.end is not None:
+        reader = open_audio(part.path)
+        try:
+            return PartReader(path, reader, part.start, part.end)
+        except ValueError:
+            reader.close()
+            raise
     if not os.path.isfile(path):
         raise ValueError(f'{path}: {"is not a file" if os.path.exists(path) else "no such file"}')
     try:

@@ -1,0 +1,143 @@
+"""Forms of manifests: JSON lines, and lists of files as other programs write them.
+
+| suffix | form |
+|---|---|
+| `.jsonl`, `.json` and others | an object per line, or a list; NeMo's `audio_filepath` too |
+| `.csv`, `.tsv` | a table with a header; one of the columns in `PATHS`, and those of a manifest |
+| `.scp` | Kaldi's `wav.scp`: an identifier and a path per line |
+| `.txt`, `.lst`, `.list` | one path per line |
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PATHS = (
+    'path',
+    'audio_filepath',
+    'audio_path',
+    'file_path',
+    'file_name',
+    'filename',
+    'file',
+    'wav',
+)
+_COLUMNS = ('duration', 'offset', 'sample_rate', 'channels', 'amplitude', 'weight')
+# keys of entries in formats that are not supported, and what they are
+_FOREIGN = {
+    'recording': 'a cut of lhotse',
+    'supervisions': 'a cut of lhotse',
+    'sources': 'a recording of lhotse',
+}
+
+
+class Line(NamedTuple):
+    """An entry: the number of its line, and its values, or what is wrong with it."""
+
+    number: int
+    entry: Any = None
+    problem: str | None = None
+
+
+def parse(path: Path, data: bytes) -> Iterator[Line]:
+    """Yield the entries of a manifest.
+
+    Args:
+        path: decides the form by its suffix, before '.gz'.
+        data: the content.
+
+    Raises:
+        ValueError: a table without a column of paths.
+    """
+    suffix = Path(path.name.lower().removesuffix('.gz')).suffix
+    if suffix in ('.csv', '.tsv'):
+        yield from _of_table(path, data, ',' if suffix == '.csv' else '\t')
+    elif suffix in ('.scp', '.txt', '.lst', '.list'):
+        for number, line in _lines(data):
+            is_scp = suffix == '.scp'
+            yield _of_scp(number, line) if is_scp else Line(number, {'path': _text(line)})
+    elif data.lstrip()[:1] == b'[':
+        yield from _of_array(data)
+    else:
+        for number, line in _lines(data):
+            yield _of_json(number, line)
+
+
+def short(value: Any) -> str:
+    """Return a value for a message, cut to a readable length."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + '...'
+
+
+def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
+    for number, line in enumerate(data.split(b'\n'), 1):
+        if line.strip():
+            yield number, line
+
+
+def _text(line: bytes) -> str:
+    """Return a line as text, as the system writes names of files."""
+    return line.strip().decode('utf-8', 'surrogateescape')
+
+
+def _of_json(number: int, line: bytes) -> Line:
+    try:
+        return _normal(number, json.loads(line))
+    except (ValueError, RecursionError) as error:
+        text = line.decode('utf-8', 'replace').strip()
+        return Line(number, problem=f'not JSON ({error}): {short(text)}')
+
+
+def _of_array(data: bytes) -> Iterator[Line]:
+    try:
+        entries = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        yield Line(1, problem=f'not JSON ({error})')
+        return
+    for number, entry in enumerate(entries, 1):
+        yield _normal(number, entry)
+
+
+def _normal(number: int, entry: Any) -> Line:
+    """Return an entry with the names of this project."""
+    if not isinstance(entry, dict):
+        return Line(number, entry)  # refused by `AudioMeta.from_dict`
+    foreign = next((key for key in _FOREIGN if key in entry), None)
+    if foreign is not None and 'path' not in entry:
+        problem = (
+            f'{foreign!r} marks {_FOREIGN[foreign]}, which is not supported: write its path, '
+            'offset and duration instead'
+        )
+        return Line(number, problem=problem)
+    if 'path' not in entry and 'audio_filepath' in entry:
+        entry = {**entry, 'path': entry['audio_filepath']}
+    return Line(number, entry)
+
+
+def _of_table(path: Path, data: bytes, delimiter: str) -> Iterator[Line]:
+    text = io.StringIO(data.decode('utf-8-sig', 'surrogateescape'), newline='')
+    rows = csv.DictReader(text, delimiter=delimiter)
+    columns = [name.strip() for name in rows.fieldnames or ()]
+    rows.fieldnames = columns
+    column = next((name for name in PATHS if name in columns), None)
+    if column is None:
+        raise ValueError(
+            f'{path}: the first line of a table names its columns; expected one of '
+            f'{", ".join(PATHS)}, got {short(columns)}'
+        )
+    for row in rows:
+        values = {name: row[name] for name in _COLUMNS if row.get(name)}
+        yield Line(rows.line_num, {'path': row[column], **values})
+
+
+def _of_scp(number: int, line: bytes) -> Line:
+    _, _, place = _text(line).partition(' ')
+    if place.endswith('|'):
+        problem = f'a command in place of a path: {short(place)}; write its output to a file'
+        return Line(number, problem=problem)
+    if not place:
+        return Line(number, problem=f'expected an identifier and a path, got {short(_text(line))}')
+    return Line(number, {'path': place.strip()})
