@@ -11,7 +11,14 @@ from audiocodec.data.audio import (
 from audiocodec.data.bad_files import BadFiles
 from audiocodec.data.channels import convert_channels
 from audiocodec.data.dataset import AudioDataset, SegmentInfo, Skipped
-from audiocodec.data.index import SPLITS, index_folder, load_source, split, split_folder
+from audiocodec.data.index import (
+    SPLITS,
+    index_folder,
+    load_source,
+    split,
+    split_folder,
+    with_share,
+)
 from audiocodec.data.loader import AudioLoader, LoaderDiedError, make_loader
 from audiocodec.data.manifest import (
     AudioMeta,
@@ -59,5 +66,6 @@ __all__ = [
     'split',
     'split_folder',
     'summarize',
+    'with_share',
     'write_audio',
 ]

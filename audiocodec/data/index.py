@@ -7,20 +7,23 @@ modification time of each file, so that the next use reads only files that chang
 import hashlib
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from audiocodec.data.manifest import AudioMeta, load_manifest, warn_left_out
 from audiocodec.data.probe import FoundFile, probe, probe_all
-from audiocodec.data.readers import EXTENSIONS, SNDFILE, libav
+from audiocodec.data.readers import EXTENSIONS, SNDFILE, file_of, libav
 from audiocodec.data.shards import is_shards, load_shards
 from audiocodec.utils.failures import warn_once
 
 logger = logging.getLogger(__name__)
 
+FRACTIONS = (0.9, 0.05, 0.05)  # of train, valid and evaluate
 SPLITS = ('train', 'valid', 'evaluate', 'generate')
 # names of the sub-folders of each split, and the split used instead if there is none of them
 _SPLIT_FOLDERS = {
@@ -33,12 +36,15 @@ _SPLIT_FOLDERS = {
 _MANIFESTS = ('data.jsonl', 'data.jsonl.gz')
 
 
-def load_source(source: str | os.PathLike[str], **options: Any) -> list[AudioMeta]:
+def load_source(
+    source: str | os.PathLike[str], group_by: str | None = None, **options: Any
+) -> list[AudioMeta]:
     """Return the files of a data source.
 
     Args:
         source: a manifest (see `manifest`); a folder, read from the data.jsonl or data.jsonl.gz in
             it, otherwise indexed; a folder of shards; or one audio file.
+        group_by: key of a manifest whose value is the group of an entry, see `split`.
         **options: options of `index_folder`.
 
     Raises:
@@ -55,7 +61,7 @@ def load_source(source: str | os.PathLike[str], **options: Any) -> list[AudioMet
         return load_shards(path)
     manifest = manifest_of(path)
     if manifest is not None:
-        return load_manifest(manifest)
+        return load_manifest(manifest, group_by)
     if path.is_dir():
         return index_folder(path, **options)
     return [AudioMeta.from_dict({'path': str(path.absolute()), **probe(path.absolute())})]
@@ -166,21 +172,50 @@ def index_folder(
     return metas
 
 
-def split(
-    metas: Sequence[AudioMeta], name: str, root: str | os.PathLike[str] | None = None
+def with_share(
+    metas: Sequence[AudioMeta], share: float, by_duration: bool = True
 ) -> list[AudioMeta]:
-    """Return one split of a set of files: 90 % train, 5 % valid, 5 % evaluate and generate.
+    """Return files with weights such that they are drawn in proportion to a share.
+
+    Args:
+        metas: files of one source, whose own weights keep their ratios.
+        share: of this source, relative to others.
+        by_duration: whether files are also drawn in proportion to their duration.
+
+    Raises:
+        ValueError: every weight is 0.
+    """
+    own = [1.0 if meta.weight is None else meta.weight for meta in metas]
+    total = sum(weight * (meta.duration if by_duration else 1) for meta, weight in zip(metas, own))
+    if not total > 0:
+        raise ValueError(f'{metas[0].path} and others: every weight is 0')
+    return [replace(meta, weight=share * weight / total) for meta, weight in zip(metas, own)]
+
+
+def split(
+    metas: Sequence[AudioMeta],
+    name: str,
+    root: str | os.PathLike[str] | None = None,
+    group_by: str | None = None,
+    fractions: tuple[float, ...] = FRACTIONS,
+) -> list[AudioMeta]:
+    """Return one split of a set of files, by default 90 % train, 5 % valid, 5 % evaluate.
 
     The split of a file depends on a hash of its path relative to `root`. It does not change when
-    files are added or removed, or when the folder moves. Every split has at least one file.
+    files are added or removed, or when the folder moves. Every split has at least one file, or
+    group of files. The splits evaluate and generate are the same.
 
     Args:
         metas: all files, with absolute paths.
         name: train, valid, evaluate or generate; the last two share their files.
         root: folder that paths are relative to; by default the deepest folder common to all.
+        group_by: `parent` keeps files of one folder in one split; `parent2` and so on, those of the
+            folder so many levels up; any other name, those with the same value of this key in the
+            manifest. None: each file on its own.
+        fractions: of train, valid and evaluate.
 
     Raises:
-        ValueError: unknown name, or fewer than 3 files.
+        ValueError: unknown name, fewer than 3 files or groups, or files without the key.
     """
     if name not in SPLITS:
         raise ValueError(f'split {name!r}: expected one of {", ".join(SPLITS)}')
@@ -189,26 +224,53 @@ def split(
         if root is None and metas
         else root
     )
-    if len(metas) < 3:
+    groups = [_group(meta, root, group_by) for meta in metas]
+    places = sorted((_place(group), group) for group in set(groups))
+    if len(places) < 3:
+        what = 'audio files' if group_by is None else f'groups of files (by {group_by})'
         raise ValueError(
-            f'{root}: {len(metas)} audio files cannot be split into train, valid and test: '
+            f'{root}: {len(places)} {what} cannot be split into train, valid and test: '
             'give at least 3, or name a source for each (datasource.train=... datasource.valid=...)'
         )
-
-    def place(meta: AudioMeta) -> float:
-        relative = Path(os.path.relpath(meta.path, root)).as_posix()
-        return int.from_bytes(hashlib.sha256(os.fsencode(relative)).digest()[:8], 'big') / 2**64
-
-    places = sorted((place(meta), index) for index, meta in enumerate(metas))
     # the bounds keep at least one file in every split of a small set
-    train = min(max(sum(where < 0.90 for where, _ in places), 1), len(metas) - 2)
-    valid = min(max(sum(where < 0.95 for where, _ in places), train + 1), len(metas) - 1)
-    begin, end = {'train': (0, train), 'valid': (train, valid)}.get(name, (valid, len(metas)))
-    chosen = sorted(index for _, index in places[begin:end])
-    return [metas[index] for index in chosen]
+    low, high = fractions[0], fractions[0] + fractions[1]
+    train = min(max(sum(where < low for where, _ in places), 1), len(places) - 2)
+    valid = min(max(sum(where < high for where, _ in places), train + 1), len(places) - 1)
+    begin, end = {'train': (0, train), 'valid': (train, valid)}.get(name, (valid, len(places)))
+    chosen = {group for _, group in places[begin:end]}
+    return [meta for meta, group in zip(metas, groups) if group in chosen]
 
 
-def split_folder(folder: str | os.PathLike[str], name: str, **options: Any) -> list[AudioMeta]:
+def _group(meta: AudioMeta, root: str | os.PathLike[str] | None, group_by: str | None) -> str:
+    """Return the name of what is kept in one split."""
+    relative = Path(os.path.relpath(file_of(meta.path), root)).as_posix()
+    levels = re.fullmatch(r'parent(\d*)', group_by or '')
+    if group_by is None:
+        return relative
+    if levels is None:
+        if meta.group is None:
+            raise ValueError(
+                f'{meta.path}: has no {group_by!r} in the manifest, by which '
+                f'datasource.group_by={group_by} splits'
+            )
+        return meta.group
+    for _ in range(int(levels[1] or 1)):
+        relative = os.path.dirname(relative)
+    return relative
+
+
+def _place(group: str) -> float:
+    """Return a number from 0 to 1 that depends on a name."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(group)).digest()[:8], 'big') / 2**64
+
+
+def split_folder(
+    folder: str | os.PathLike[str],
+    name: str,
+    group_by: str | None = None,
+    fractions: tuple[float, ...] = FRACTIONS,
+    **options: Any,
+) -> list[AudioMeta]:
     """Return one split of a folder (or manifest) that contains all of a user's data.
 
     A folder with sub-folders for train and for valid or evaluate (also named val, dev, test ...) is
@@ -218,6 +280,8 @@ def split_folder(folder: str | os.PathLike[str], name: str, **options: Any) -> l
     Args:
         folder: a folder or manifest.
         name: train, valid, evaluate or generate.
+        group_by: see `split`.
+        fractions: see `split`.
         **options: options of `index_folder`.
     """
     if name not in SPLITS:
@@ -234,4 +298,7 @@ def split_folder(folder: str | os.PathLike[str], name: str, **options: Any) -> l
             assert fallback is not None
             name = fallback
         return load_source(own[name], **options)
-    return split(load_source(root, **options), name, root.absolute() if root.is_dir() else None)
+    is_key = group_by is not None and not group_by.startswith('parent')
+    metas = load_source(root, group_by=group_by if is_key else None, **options)
+    where = root.absolute() if root.is_dir() else None
+    return split(metas, name, where, group_by, fractions)

@@ -25,7 +25,6 @@ PATHS = (
     'file',
     'wav',
 )
-_COLUMNS = ('duration', 'offset', 'sample_rate', 'channels', 'amplitude', 'weight')
 # keys of entries in formats that are not supported, and what they are
 _FOREIGN = {
     'recording': 'a cut of lhotse',
@@ -129,8 +128,8 @@ def _of_table(path: Path, data: bytes, delimiter: str) -> Iterator[Line]:
             f'{", ".join(PATHS)}, got {short(columns)}'
         )
     for row in rows:
-        values = {name: row[name] for name in _COLUMNS if row.get(name)}
-        yield Line(rows.line_num, {'path': row[column], **values})
+        values = {name: value for name, value in row.items() if name in columns and value}
+        yield Line(rows.line_num, {**values, 'path': row[column]})
 
 
 def _of_scp(number: int, line: bytes) -> Line:

@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ class AudioMeta:
         weight: relative sampling weight; None for 1.
         info_path: further information about the file, as 'ARCHIVE.zip:MEMBER' or a path; kept, not
             used.
+        group: what must stay in one split, see `index.split`; not kept beyond that.
     """
 
     path: str
@@ -74,6 +75,7 @@ class AudioMeta:
     amplitude: float | None = None
     weight: float | None = None
     info_path: str | None = None
+    group: str | None = field(default=None, compare=False)
 
     @classmethod
     def from_dict(cls, entry: Any, is_complete: bool = True) -> 'AudioMeta':
@@ -113,6 +115,7 @@ class AudioMeta:
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest entry, without unknown values."""
         entry = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+        entry.pop('group', None)
         if not self.sample_rate:
             del entry['duration'], entry['sample_rate']
         return entry
@@ -145,18 +148,19 @@ def printable(text: str) -> str:
     return text.encode('utf-8', 'backslashreplace').decode()
 
 
-def load_manifest(path: str | os.PathLike[str]) -> list[AudioMeta]:
+def load_manifest(path: str | os.PathLike[str], group_by: str | None = None) -> list[AudioMeta]:
     """Read a manifest, with absolute paths.
 
     Args:
         path: JSON lines, or another form, see `lists`; gzipped if it ends in '.gz'.
+        group_by: key whose value is the group of an entry.
 
     Raises:
         ValueError: the file is missing, unreadable or empty, a line is invalid (named with its
             number), none of the audio files looked up exists, or what the manifest lacks cannot be
             read from any file.
     """
-    metas, problems = _parse_lines(Path(path))
+    metas, problems = _parse_lines(Path(path), group_by)
     if problems:
         more = '' if len(problems) == 1 else f'; and {len(problems) - 1} more invalid lines'
         raise ValueError(problems[0] + more)
@@ -177,7 +181,7 @@ def read_manifest(path: str | os.PathLike[str]) -> tuple[list[AudioMeta], list[s
     return metas, problems
 
 
-def _parse_lines(path: Path) -> tuple[list[AudioMeta], list[str]]:
+def _parse_lines(path: Path, group_by: str | None = None) -> tuple[list[AudioMeta], list[str]]:
     """Parse the entries as they are written, and a sentence on each invalid line."""
     metas = []
     problems = []
@@ -185,7 +189,10 @@ def _parse_lines(path: Path) -> tuple[list[AudioMeta], list[str]]:
         try:
             if line.problem is not None:
                 raise ValueError(line.problem)
-            metas.append(AudioMeta.from_dict(line.entry, is_complete=False))
+            meta = AudioMeta.from_dict(line.entry, is_complete=False)
+            if group_by is not None and line.entry.get(group_by) is not None:
+                meta.group = str(line.entry[group_by])
+            metas.append(meta)
         except ValueError as error:
             problems.append(f'{path}, line {line.number}: {error}')
     if not metas and not problems:

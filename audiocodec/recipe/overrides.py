@@ -37,13 +37,28 @@ class Override(NamedTuple):
     def spelled(self) -> str:
         """Return the argument with paths that are valid in every working directory."""
         kind = _kind(self.key)
-        if kind not in ('path', 'source') or not isinstance(self.value, str) or '${' in self.value:
+        if kind == 'sources' and isinstance(self.value, list):
+            return f'{self.argument.split("=", 1)[0]}={spell(_with_absolute_paths(self.value))}'
+        is_path = kind in ('path', 'source', 'sources') and isinstance(self.value, str)
+        if not is_path or '${' in self.value:
             return self.argument
         value = self.value
-        if kind == 'path' or paths.find(value).exists():
+        if kind != 'source' or paths.find(value).exists():
             value = str(paths.find(value))
         typed = value if _literal(f'{self.key}={value}') == value else spell(value)
         return f'{self.argument.split("=", 1)[0]}={typed}'
+
+
+def _with_absolute_paths(sources: Sequence[Any]) -> list[Any]:
+    """Return a list of data sources with paths that are valid in every working directory."""
+    return [
+        {**one, 'path': str(paths.find(one['path']))}
+        if isinstance(one, Mapping) and isinstance(one.get('path'), str)
+        else str(paths.find(one))
+        if isinstance(one, str)
+        else one
+        for one in sources
+    ]
 
 
 def spell(value: Any) -> str:
@@ -101,10 +116,11 @@ def read(argument: str, present: Mapping[str, Any]) -> Override:
     return Override(argument, action, parsed.key_or_group, parsed.value())
 
 
-def _literal(argument: str) -> str | None:
+def _literal(argument: str) -> Any:
     """Return the value of `key=value`: as typed, unless Hydra parses it to a string or null.
 
-    So quotes and null have their usual meaning, but `generate.path=1` stays a string.
+    So quotes and null have their usual meaning, but `generate.path=1` stays a string. A key of data
+    sources also takes a list.
     """
     typed = argument.split('=', 1)[1]
     try:
@@ -112,7 +128,12 @@ def _literal(argument: str) -> str | None:
     except OverrideParseException:
         return typed
     value = typed if parsed.is_sweep_override() else parsed.value()
-    return value if value is None or isinstance(value, str) else typed
+    # [a] may be the name of a folder
+    is_list = isinstance(value, list) and any(
+        isinstance(one, Mapping) or len(value) > 1 for one in value
+    )
+    is_list = is_list and _kind(key_of(argument)) == 'sources' and not paths.find(typed).exists()
+    return value if value is None or isinstance(value, str) or is_list else typed
 
 
 def _kind(key: str) -> str:

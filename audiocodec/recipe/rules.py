@@ -17,8 +17,8 @@ class Rule(NamedTuple):
         check: returns whether a value is accepted.
         accepted: accepted values, for messages that say "expected ...".
         kind: `path` or `text` for strings that overrides take literally, whatever characters they
-            contain; `source` for a path or an address such as `//sig/SIG`. Paths and sources enter
-            the signature in canonical form.
+            contain; `source` for a path or an address such as `//sig/SIG`; `sources` for a path or
+            a list of data sources. Paths and sources enter the signature in canonical form.
     """
 
     check: Callable[[Any], bool]
@@ -50,6 +50,14 @@ TEXT = Rule(lambda value: isinstance(value, str), 'a string', 'text')
 PATH = or_null(
     Rule(lambda value: isinstance(value, str) and bool(value), 'a path', 'path'), 'for none'
 )
+SOURCES = or_null(
+    Rule(
+        lambda value: (PATH.check(value) and value is not None) or _are_sources(value),
+        'a path, or a list such as [{path: a, weight: 0.7}, {path: b, weight: 0.3}]',
+        'sources',
+    ),
+    'for none',
+)
 COUNT = Rule(lambda value: is_integer(value) and value >= 0, 'an integer >= 0')
 UP_TO_1024 = Rule(lambda value: is_integer(value) and 0 <= value <= 1024, 'an integer in [0, 1024]')
 POSITIVE_INTEGER = Rule(lambda value: is_integer(value) and value > 0, 'a positive integer')
@@ -67,6 +75,33 @@ RATES = Rule(
     'a list of bit rates in kbps, e.g. [1.5, 3, 6]',
 )
 FRACTION = Rule(lambda value: is_number(value) and 0 <= value <= 1, 'a fraction in [0, 1]')
+
+
+FRACTIONS = Rule(
+    lambda value: (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(is_number(one) and one > 0 for one in value)
+        and abs(sum(value) - 1) < 1e-6
+    ),
+    'three fractions that add up to 1: of train, valid and evaluate, e.g. [0.9, 0.05, 0.05]',
+)
+
+
+def _are_sources(value: Any) -> bool:
+    """Return whether a value is a list of sources, all with a share of the draws or none."""
+    if not isinstance(value, list) or not value:
+        return False
+    if all(isinstance(one, str) and one for one in value):
+        return True
+    return all(
+        isinstance(one, dict)
+        and one.keys() == {'path', 'weight'}
+        and isinstance(one['path'], str)
+        and is_number(one['weight'])
+        and one['weight'] > 0
+        for one in value
+    )
 
 
 def positive(what: str) -> Rule:
@@ -104,10 +139,12 @@ ACCEPTED: dict[str, Rule] = {
     'datasource.downmix': one_of(*DOWNMIXES),
     'datasource.max_channels': POSITIVE_INTEGER,
     'datasource.folder': PATH,
-    'datasource.train': PATH,
-    'datasource.valid': PATH,
-    'datasource.evaluate': PATH,
-    'datasource.generate': PATH,
+    'datasource.train': SOURCES,
+    'datasource.valid': SOURCES,
+    'datasource.evaluate': SOURCES,
+    'datasource.generate': SOURCES,
+    'datasource.group_by': or_null(TEXT, 'to split by file'),
+    'datasource.fractions': FRACTIONS,
     'dataset.batch_size': POSITIVE_INTEGER,
     'dataset.num_workers': UP_TO_1024,
     'dataset.max_bad_fraction': FRACTION,

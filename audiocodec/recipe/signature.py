@@ -102,14 +102,17 @@ def _leaves(cfg: DictConfig) -> dict[str, Any]:
 
 def _canonical(key: str, value: Any) -> Any:
     """Return a value in canonical form: 1.0 as 1, and paths as `utils.paths.canonical` does."""
+    kind = ACCEPTED[key].kind if key in ACCEPTED else ''
     if isinstance(value, list):
-        return [_canonical('', item) for item in value]
+        return [_canonical(key if kind == 'sources' else '', item) for item in value]
     if isinstance(value, Mapping):
-        return {str(name): _canonical('', item) for name, item in value.items()}
+        return {
+            str(name): _canonical(key if kind == 'sources' and name == 'path' else '', item)
+            for name, item in value.items()
+        }
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    kind = ACCEPTED[key].kind if key in ACCEPTED else ''
-    is_path = kind == 'path' or (kind == 'source' and paths.find(str(value)).exists())
+    is_path = kind in ('path', 'sources') or (kind == 'source' and paths.find(str(value)).exists())
     if isinstance(value, str) and value and '${' not in value and is_path:
         return paths.canonical(value)
     return value

@@ -18,9 +18,10 @@ from audiocodec.data import (
     make_loader,
     missing_files,
     split_folder,
+    with_share,
 )
 from audiocodec.recipe.rules import LOADING
-from audiocodec.utils import distrib, paths
+from audiocodec.utils import config, distrib, paths
 from audiocodec.utils.config import ConfigError
 from audiocodec.utils.failures import warn_once
 
@@ -57,10 +58,13 @@ def load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
 def _load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
     source = cfg.datasource
     if source[split] is not None:
-        files = load_source(paths.find(source[split]))
+        by_duration = bool(split_options(cfg, split)['sample_on_duration'])
+        files = _load_sources(config.to_plain(source[split]), by_duration)
     elif source.folder is not None:
         try:
-            files = split_folder(paths.find(source.folder), split)
+            files = split_folder(
+                paths.find(source.folder), split, source.group_by, tuple(source.fractions)
+            )
         except ValueError as error:
             raise ConfigError(f'datasource.folder={source.folder}: {error}') from error
     else:
@@ -79,6 +83,20 @@ def _load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
             f'{", ".join(missing[:3])}; audiocodec doctor writes a manifest of the others'
         )
     return _with_enough_bandwidth(cfg, typed, files)
+
+
+def _load_sources(sources: Any, by_duration: bool) -> list[AudioMeta]:
+    """Return the files of one source or of a list of them, with their shares of the draws."""
+    if isinstance(sources, str):
+        return load_source(paths.find(sources))
+    files: list[AudioMeta] = []
+    for source in sources:
+        if isinstance(source, str):
+            files += load_source(paths.find(source))
+        else:
+            metas = load_source(paths.find(source['path']))
+            files += with_share(metas, source['weight'], by_duration)
+    return files
 
 
 def _with_enough_bandwidth(cfg: DictConfig, typed: str, files: list[AudioMeta]) -> list[AudioMeta]:

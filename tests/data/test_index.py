@@ -15,6 +15,7 @@ from audiocodec.data import (
     save_manifest,
     split,
     split_folder,
+    with_share,
 )
 
 
@@ -218,3 +219,66 @@ def test_all_formats_are_found(tmp_path):
         'piped.flac': 44100,
         'vbr_without_xing.mp3': 45504,
     }
+
+
+def metas_of(*names):
+    return [AudioMeta(f'/data/{name}', 1.0, 16000) for name in names]
+
+
+def test_a_folder_stays_in_one_split():
+    folders = [f'{speaker}/{chapter}' for speaker in range(60) for chapter in 'ab']
+    names = [f'{folder}/{name}.wav' for folder in folders for name in 'xy']
+    metas = metas_of(*names)
+    for group_by, depth in (('parent', 2), ('parent2', 1)):
+        splits = {}
+        for name in SPLITS[:3]:
+            found = split(metas, name, '/data', group_by)
+            splits[name] = {'/'.join(meta.path.split('/')[2:][:depth]) for meta in found}
+            assert len(found) == (2 if depth == 2 else 4) * len(splits[name])
+        assert sum(map(len, splits.values())) == len(set.union(*splits.values())) == 60 * depth
+    more = metas_of(*names, *(f'new{n}/a/x.wav' for n in range(10)))
+    before = {meta.path for meta in split(metas, 'valid', '/data', 'parent2')}
+    assert before <= {meta.path for meta in split(more, 'valid', '/data', 'parent2')}
+
+
+def test_a_key_of_the_manifest_stays_in_one_split(tmp_path):
+    lines = [
+        f'{{"path": "{n}.wav", "duration": 1, "sample_rate": 16000, "speaker": {n % 20}}}'
+        for n in range(200)
+    ]
+    (tmp_path / '0.wav').touch()
+    (tmp_path / 'm.jsonl').write_text('\n'.join(lines))
+    numbers = {}
+    for name in SPLITS[:3]:
+        found = split_folder(tmp_path / 'm.jsonl', name, 'speaker', (0.6, 0.2, 0.2))
+        numbers[name] = [int(Path(meta.path).stem) for meta in found]
+    speakers = {name: {number % 20 for number in found} for name, found in numbers.items()}
+    assert sorted(number for found in numbers.values() for number in found) == list(range(200))
+    assert sum(map(len, speakers.values())) == 20
+    assert 8 <= len(speakers['train']) <= 16
+    with pytest.raises(ValueError, match=r"0\.wav: has no 'album' in the manifest"):
+        split_folder(tmp_path / 'm.jsonl', 'train', 'album')
+    with pytest.raises(ValueError, match=r'1 groups of files \(by parent\) cannot be split'):
+        split_folder(tmp_path / 'm.jsonl', 'train', 'parent')
+
+
+def test_fractions_are_kept():
+    metas = metas_of(*(f'{n}.wav' for n in range(2000)))
+    sizes = [len(split(metas, name, '/data', None, (0.5, 0.2, 0.3))) for name in SPLITS[:3]]
+    assert sum(sizes) == 2000
+    assert sizes == pytest.approx([1000, 400, 600], abs=60)
+
+
+def test_shares_are_of_the_draws():
+    speech = with_share([AudioMeta('a', 10.0, 16000), AudioMeta('b', 30.0, 16000, weight=2.0)], 0.7)
+    music = with_share([AudioMeta('c', 500.0, 16000)], 0.3)
+    draws = {meta.path: meta.weight * meta.duration for meta in speech + music}
+    assert draws == {
+        'a': pytest.approx(0.7 / 7),
+        'b': pytest.approx(0.7 * 6 / 7),
+        'c': pytest.approx(0.3),
+    }
+    uniform = with_share([AudioMeta('a', 10.0, 16000), AudioMeta('b', 30.0, 16000)], 1, False)
+    assert [meta.weight for meta in uniform] == [0.5, 0.5]
+    with pytest.raises(ValueError, match='a and others: every weight is 0'):
+        with_share([AudioMeta('a', 10.0, 16000, weight=0.0)], 1)

@@ -21,7 +21,10 @@ def test_lines_are_numbered_as_in_the_file():
 
 def test_tables_have_the_columns_of_a_manifest():
     text = 'text,audio_filepath,offset,duration,weight\nhello,x,1.5,2,\n'
-    assert entries('a.csv', text) == [Line(2, {'path': 'x', 'offset': '1.5', 'duration': '2'})]
+    (line,) = entries('a.csv', text)
+    assert (line.number, line.entry['path'], line.entry['offset']) == (2, 'x', '1.5')
+    assert line.entry['text'] == 'hello'  # for datasource.group_by
+    assert 'weight' not in line.entry
 
 
 def test_names_that_are_not_text_stay_as_they_are():

@@ -94,7 +94,7 @@ def test_a_valid_configuration_has_no_problems_and_is_returned_resolved(plain):
             'a',
             "slurm.partitions: there is no such key; did you mean 'partition'?",
         ),
-        ('datasource.train', 3, 'datasource.train=3: expected a path, or null for none'),
+        ('datasource.train', 3, 'datasource.train=3: expected a path, or a list such as'),
         (
             'dataset.num_workers',
             10**6,

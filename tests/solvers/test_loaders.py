@@ -142,3 +142,42 @@ def test_the_way_to_mix_reaches_the_dataset(manifest):
     assert loaders.make_dataset(compose(manifest), 'train').downmix == 'mean'
     cfg = compose(manifest, 'datasource.downmix=loudest')
     assert loaders.make_dataset(cfg, 'train').downmix == 'loudest'
+
+
+def test_several_sources_have_shares_of_the_draws(tmp_path, make_file):
+    for name, count in (('speech', 3), ('music', 1)):
+        for number in range(count):
+            make_file(tmp_path / name / f'{number}.wav', 2.0, 16000, seed=number)
+    sources = f'[{{path: {tmp_path}/speech, weight: 1}}, {{path: {tmp_path}/music, weight: 3}}]'
+    cfg = compose(tmp_path / 'speech', f'datasource.train={sources}')
+    dataset = loaders.make_dataset(cfg, 'train')
+    found = [dataset[index][1].meta.path for index in range(160)]
+    assert sum('music' in path for path in found) == pytest.approx(120, abs=25)
+    plain = compose(tmp_path / 'speech', f'datasource.train=[{tmp_path}/speech, {tmp_path}/music]')
+    assert len(loaders.load_files(plain, 'train')) == 4
+    other = sources.replace('weight: 3', 'weight: 2')
+    sigs = [
+        train.main.get_xp(['solver=compression/debug', f'datasource.train={value}']).sig
+        for value in (sources, other)
+    ]
+    assert sigs[0] != sigs[1]
+
+
+def test_wrong_shares_are_refused(manifest):
+    for sources in ('[{path: a}, {path: b}]', '[{path: a, weight: 0}, {path: b, weight: 1}]'):
+        with pytest.raises(ConfigError, match=r'datasource\.train=.*expected a path, or a list'):
+            build_parts(compose(manifest, f'datasource.train={sources}'))
+
+
+def test_a_folder_is_split_as_asked(tmp_path, make_file):
+    for number in range(12):
+        make_file(tmp_path / f'{number // 2}' / f'{number}.wav', 1.0, 16000, seed=number)
+    folder = ['datasource.train=null', 'datasource.valid=null', f'datasource.folder={tmp_path}']
+    cfg = compose(tmp_path, *folder, 'datasource.group_by=parent')
+    parents = [
+        {os.path.dirname(meta.path) for meta in loaders.load_files(cfg, split)}
+        for split in ('train', 'valid')
+    ]
+    assert not parents[0] & parents[1]
+    with pytest.raises(ConfigError, match='three fractions that add up to 1'):
+        build_parts(compose(tmp_path, 'datasource.fractions=[0.5,0.5,0.5]'))
