@@ -20,12 +20,13 @@ from audiocodec.data.audio import check_samples, read_segment
 from audiocodec.data.channels import DOWNMIXES
 from audiocodec.data.manifest import AudioMeta, printable
 from audiocodec.data.shards import check_shards, is_address, read_stored
+from audiocodec.dsp import mix as mixing
 
 logger = logging.getLogger(__name__)
 
 _MASK = (1 << 63) - 1
 _MAX_DRAWS = 100  # files tried for one item before giving up
-_ITEM, _PERMUTATION = 0, 1  # part of the seed: keeps the two random streams independent
+_ITEM, _PERMUTATION, _AUGMENT = 0, 1, 2  # part of the seed: keeps random streams independent
 
 
 class Skipped(NamedTuple):
@@ -146,6 +147,11 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
         return_info: return (wav, SegmentInfo) instead of wav.
         seed: seed of all random draws.
         downmix: way to mix to mono, see `channels.convert_channels`.
+        gain: lowest and highest gain in dB, drawn uniformly for each item, or each segment of a
+            mixture; None for none.
+        mix: probabilities that an item is one segment, a mixture of two, of three and so on; None
+            for no mixtures. What would clip is scaled down. EnCodec has a gain of -10 to 6 dB and
+            mixtures of [0.64, 0.24, 0.12] (arXiv 2210.13438, section 4.1).
 
     Raises:
         ValueError: the arguments contradict each other, or no file is left.
@@ -169,6 +175,8 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
         return_info: bool = False,
         seed: int = 0,
         downmix: str = 'mean',
+        gain: Sequence[float] | None = None,
+        mix: Sequence[float] | None = None,
     ) -> None:
         if segment_duration is not None and not round(segment_duration * sample_rate) > 0:
             raise ValueError(
@@ -189,9 +197,17 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
             )
         if downmix not in DOWNMIXES:
             raise ValueError(f'downmix={downmix}: expected {", ".join(DOWNMIXES)}')
+        if gain is not None and not (len(gain) == 2 and gain[0] <= gain[1]):
+            raise ValueError(f'gain={list(gain)}: expected [lowest, highest] in dB, or null')
+        if mix is not None and not (len(mix) and min(mix) >= 0 and sum(mix) > 0):
+            raise ValueError(f'mix={list(mix)}: expected probabilities of 1, 2, ... sources')
+        if mix is not None and segment_duration is None:
+            raise ValueError('mix: whole files are not mixed; set segment_duration, or mix=null')
         self.sample_rate = sample_rate
         self.channels = channels
         self.downmix = downmix
+        self.gain = None if gain is None else (float(gain[0]), float(gain[1]))
+        self.mix = None if mix is None else [float(one) for one in mix]
         self.segment_duration = segment_duration
         self.min_segment_ratio = min_segment_ratio
         self.shuffle = shuffle
@@ -260,29 +276,67 @@ class AudioDataset(Dataset[torch.Tensor | Sample]):
         epoch = epoch if self.shuffle and self.segment_duration is not None else 0
         rng = np.random.default_rng((self.seed & _MASK, _ITEM, epoch, index))
         skipped: list[Skipped] = []
-        for draw in range(_MAX_DRAWS):
+        wav, meta, start, frames = self._draw_segment(rng, epoch, index, skipped)
+        wav = self._augment(wav, epoch, index, skipped)
+        n_frames = wav.shape[-1]
+        wav = F.pad(wav, (0, frames - n_frames)) if self.pad and n_frames < frames else wav
+        if not self.return_info:
+            self._report(skipped)
+            return wav
+        return wav, SegmentInfo(
+            meta,
+            start / self.sample_rate,
+            n_frames,
+            wav.shape[-1],
+            self.sample_rate,
+            self.channels,
+            epoch,
+            index,
+            tuple(skipped),
+        )
+
+    def _augment(
+        self, wav: torch.Tensor, epoch: int, index: int, skipped: list[Skipped]
+    ) -> torch.Tensor:
+        """Mix with other segments and change the level, as far as asked for."""
+        if self.gain is None and self.mix is None:
+            return wav
+        rng = np.random.default_rng((self.seed & _MASK, _AUGMENT, epoch, index))
+        wavs = [wav]
+        if self.mix is not None:
+            count = int(np.searchsorted(np.cumsum(self.mix), rng.random() * sum(self.mix), 'right'))
+            for _ in range(min(count, len(self.mix) - 1)):
+                # a file of a permutation is used once, so others are drawn
+                wavs.append(self._draw_segment(rng, epoch, index, skipped, first=1)[0])
+        low, high = self.gain or (0.0, 0.0)
+        return mixing.mix(wavs, [float(rng.uniform(low, high)) for _ in wavs])
+
+    def _draw_segment(
+        self,
+        rng: np.random.Generator,
+        epoch: int,
+        index: int,
+        skipped: list[Skipped],
+        first: int = 0,
+    ) -> tuple[torch.Tensor, AudioMeta, int, int]:
+        """Draw and read a segment, and append unreadable files.
+
+        Args:
+            rng: source of the draws.
+            epoch: number of the epoch.
+            index: number of the item.
+            skipped: receives unreadable files.
+            first: number of the first draw, see `_draw_file`.
+
+        Returns:
+            The audio, its file, the first sample, and the number of samples asked for (-1: all).
+        """
+        for draw in range(first, first + _MAX_DRAWS):
             meta, start, frames = self._draw(rng, epoch, index, draw)
             try:
-                wav = self._read(meta.path, start, frames)
+                return self._read(meta.path, start, frames), meta, start, frames
             except ValueError as error:
                 skipped.append(Skipped(meta.path, str(error)))
-                continue
-            n_frames = wav.shape[-1]
-            wav = F.pad(wav, (0, frames - n_frames)) if self.pad and n_frames < frames else wav
-            if not self.return_info:
-                self._report(skipped)
-                return wav
-            return wav, SegmentInfo(
-                meta,
-                start / self.sample_rate,
-                n_frames,
-                wav.shape[-1],
-                self.sample_rate,
-                self.channels,
-                epoch,
-                index,
-                tuple(skipped),
-            )
         raise ValueError(
             f'{_MAX_DRAWS} files in a row cannot be read; the last: {skipped[-1].reason} '
             '(audiocodec doctor finds the others)'

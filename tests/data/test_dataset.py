@@ -1,5 +1,6 @@
 import dataclasses
 import logging
+import math
 import pickle
 from pathlib import Path
 
@@ -319,3 +320,86 @@ def test_table_returns_what_it_was_given():
     assert list(pickle.loads(pickle.dumps(table))) == metas
     with pytest.raises(IndexError):
         table[3]
+
+
+# ---- augmentation --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def loud_and_quiet(tmp_path, make_file):
+    for number in range(6):
+        make_file(tmp_path / f'{number}.wav', 3.0, 16000, seed=number)
+    return index_folder(tmp_path, cache=False)
+
+
+def drawn(metas, count=200, **options):
+    options = {'segment_duration': 0.5, 'num_samples': 400, 'return_info': True, **options}
+    dataset = AudioDataset(metas, 16000, **options)
+    return [dataset[3, index] for index in range(count)]
+
+
+def test_gain_is_drawn_for_each_item_and_changes_no_other_draw(loud_and_quiet):
+    plain = drawn(loud_and_quiet)
+    changed = drawn(loud_and_quiet, gain=[-10, 0])
+    gains = []
+    for (wav, info), (other, other_info) in zip(plain, changed):
+        assert info == other_info
+        ratio = other.norm() / wav.norm()
+        torch.testing.assert_close(other, wav * ratio, rtol=1e-4, atol=1e-6)
+        gains.append(20 * math.log10(ratio))
+    assert -10.01 < min(gains) < -9
+    assert -1 < max(gains) < 0.01
+    again = drawn(loud_and_quiet, gain=[-10, 0])
+    assert all(torch.equal(one[0], other[0]) for one, other in zip(changed, again))
+    other_seed = drawn(loud_and_quiet, 5, gain=[-10, 0], seed=1)
+    assert not torch.equal(other_seed[0][0], changed[0][0])
+
+
+def test_mixtures_are_as_frequent_as_asked(loud_and_quiet):
+    quiet = [-60, -60]  # so that nothing is scaled down
+    plain = drawn(loud_and_quiet, gain=quiet)
+    mixed = drawn(loud_and_quiet, gain=quiet, mix=[0.5, 0.3, 0.2])
+    power = [
+        (other.square().sum() / wav.square().sum()).item()
+        for (wav, _), (other, _) in zip(plain, mixed)
+    ]
+    unchanged = sum(torch.equal(wav[0], other[0]) for wav, other in zip(plain, mixed))
+    assert unchanged == pytest.approx(100, abs=25)
+    assert sum(power) / len(power) == pytest.approx(0.5 + 0.3 * 2 + 0.2 * 3, abs=0.3)
+    assert [info.meta for _, info in mixed] == [info.meta for _, info in plain]
+    assert [info.seek_time for _, info in mixed] == [info.seek_time for _, info in plain]
+
+
+def test_every_source_of_a_mixture_is_one_of_the_files(loud_and_quiet):
+    ((wav, _),) = drawn(loud_and_quiet, 1, gain=[-40, -40], mix=[0, 1])
+    ((first, _),) = drawn(loud_and_quiet, 1)
+    other = 100 * wav - first
+    for meta in loud_and_quiet:
+        whole, _ = read_audio(meta.path)
+        windows = whole[0].unfold(0, 8000, 1)
+        if (windows[:, :50] - other[0, :50]).abs().max(1).values.min() < 1e-4:
+            return
+    raise AssertionError('the second source is of no file')
+
+
+def test_unreadable_sources_of_mixtures_are_reported(loud_and_quiet, tmp_path):
+    (tmp_path / '2.wav').write_text('no audio')
+    found = drawn(loud_and_quiet, mix=[0, 1])
+    named = {skipped.path for _, info in found for skipped in info.skipped}
+    assert named == {str(tmp_path / '2.wav')}
+
+
+@pytest.mark.parametrize(
+    ('options', 'problem'),
+    [
+        ({'gain': [3]}, r'gain=\[3\]: expected \[lowest, highest\] in dB'),
+        ({'gain': [3, -3]}, r'gain=\[3, -3\]'),
+        ({'mix': []}, r'mix=\[\]: expected probabilities'),
+        ({'mix': [0, 0]}, r'mix=\[0, 0\]'),
+        ({'mix': [1, -1]}, r'mix=\[1, -1\]'),
+        ({'mix': [1, 1], 'segment_duration': None}, 'mix: whole files are not mixed'),
+    ],
+)
+def test_wrong_augmentation_is_refused(loud_and_quiet, options, problem):
+    with pytest.raises(ValueError, match=problem):
+        drawn(loud_and_quiet, 1, **options)

@@ -181,3 +181,11 @@ def test_a_folder_is_split_as_asked(tmp_path, make_file):
     assert not parents[0] & parents[1]
     with pytest.raises(ConfigError, match='three fractions that add up to 1'):
         build_parts(compose(tmp_path, 'datasource.fractions=[0.5,0.5,0.5]'))
+
+
+def test_augmentation_reaches_the_training_set_alone(manifest):
+    options = ['dataset.train.gain=[-10,6]', 'dataset.train.mix=[0.64,0.24,0.12]']
+    cfg = compose(manifest, *options)
+    dataset = loaders.make_dataset(cfg, 'train')
+    assert (dataset.gain, dataset.mix) == ((-10.0, 6.0), [0.64, 0.24, 0.12])
+    assert loaders.make_dataset(cfg, 'valid').gain is None
