@@ -2,12 +2,13 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from interruptions import RECIPE, checkpoint_of
+from interruptions import RECIPE, checkpoint_of, fingerprint, finish, start
 from items import write_items
 
 from audiocodec.cli.main import main
@@ -68,3 +69,34 @@ def test_the_workers_of_torchrun_divide_an_evaluation(tmp_path):
 def summary_of(folder):
     rows = json.loads((folder / 'summary.json').read_text())
     return [{name: row[name] for name in row if 'speed' not in name} for row in rows]
+
+
+@pytest.mark.slow
+def test_two_nodes_under_torchrun_equal_dora_run(tmp_path):
+    """Four workers on two "nodes" of this machine: same signature, folder and checkpoint."""
+    short = ['optim.epochs=1', 'optim.updates_per_epoch=3', 'dataset.num_workers=0']
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    launcher = [sys.executable, '-m', 'torch.distributed.run', '--nnodes=2', '--nproc_per_node=2']
+    meeting = ['--master_addr=127.0.0.1', f'--master_port={port}']
+    recipe = ['-m', 'audiocodec.train', *RECIPE, *short]
+    nodes = [
+        subprocess.Popen(
+            [*launcher, *meeting, f'--node_rank={node}', *recipe],
+            cwd=ROOT,
+            env={**os.environ, 'AUDIOCODEC_DORA_DIR': str(tmp_path / 'a'), 'OMP_NUM_THREADS': '1'},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for node in range(2)
+    ]
+    for node in nodes:
+        output = node.communicate(timeout=400)[0]
+        assert node.returncode == 0, output
+    code, text = finish(start(tmp_path / 'b', *short, workers=4))
+    assert code == 0, text
+    one, two = (checkpoint_of(tmp_path / name) for name in 'ab')
+    assert one.parent.name == two.parent.name
+    assert fingerprint(one) == fingerprint(two)

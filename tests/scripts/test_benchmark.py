@@ -277,6 +277,15 @@ def test_loader(run, tmp_path, monkeypatch):
     assert result['files'] == 1
 
 
+def test_loader_of_several_formats(run, tmp_path, monkeypatch):
+    pytest.importorskip('av')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    options = ['--batch', '2', '--workers', '0', '--steps', '2', '--warmup', '1']
+    result = run('loader', '--formats', 'wav', 'm4a', *options)
+    assert result['per_second'].keys() == {'wav', 'm4a'}
+    assert all(rate > 0 for rate in result['per_second'].values())
+
+
 def test_codec(run):
     result = run('codec', '--seconds', '0.1', '--steps', '1', '--peers')
     assert result['ms'].keys() == {'encode', 'decode', 'total'}
