@@ -35,7 +35,7 @@ _FORMATS = frozenset(
     (
         'aac', 'ac3', 'aiff', 'amr', 'ape', 'asf', 'avi', 'caf', 'dsf', 'eac3', 'flac', 'flv',
         'matroska', 'mov', 'mp3', 'mpeg', 'mpegts', 'nistsphere', 'ogg', 'tta', 'w64', 'wav',
-        'webm', 'wv',
+        'voc', 'webm', 'wv',
     )
 )  # fmt: skip
 _BLOCK = 10.0  # seconds

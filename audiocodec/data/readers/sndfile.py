@@ -157,6 +157,9 @@ def open_sndfile(path: str) -> Reader:
             if len(parts) > 1:
                 reader.close()
                 return _chained(path, parts)
+        if reader.format == 'VOC' and _continues(path):
+            # libsndfile takes the headers of further blocks for samples
+            raise ValueError(f'{path}: VOC of several blocks is unsupported')
         if reader.format == 'MP3':
             return _with_length(reader)
         if reader.frames >= _UNKNOWN:
@@ -165,6 +168,19 @@ def open_sndfile(path: str) -> Reader:
         reader.close()
         raise
     return reader
+
+
+def _continues(path: str) -> bool:
+    """Return whether the samples of a VOC file are in several blocks.
+
+    A block begins with its type (2: more samples) and its size in three bytes; the first one is at
+    the position in bytes 20 and 21 of the file.
+    """
+    with open(path, 'rb') as file:
+        begin = int.from_bytes(file.read(22)[20:], 'little')
+        file.seek(begin + 1)
+        file.seek(begin + 4 + int.from_bytes(file.read(3), 'little'))
+        return file.read(1) == b'\x02'
 
 
 def _chained(path: str, parts: Sequence[ogg.Link]) -> Reader:

@@ -155,3 +155,17 @@ def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(libav, 'version', lambda: None)
     with pytest.raises(ValueError, match=r'a\.m4a: this format needs the extra av: pip install'):
         read_audio(path)
+
+
+def test_opus_surround_and_voc_blocks_are_read(tmp_path):
+    """Of formats that libsndfile opens, but reads wrongly or not at all."""
+    levels = np.array([0.1, 0.15, 0.2, 0.05, 0.25, 0.3], np.float32)
+    tone = np.sin(np.arange(48000) * 0.05).astype(np.float32)[:, None]
+    path = encode(tmp_path / 'a.opus', levels * tone, 48000, 'libopus')
+    found, _ = read_audio(path)
+    powers = found[:, 4000:-4000].square().mean(1).sqrt() * 2**0.5
+    np.testing.assert_allclose(powers.numpy(), levels, atol=0.03)
+    wav = sweep(1.0, 16000)
+    found, rate = read_audio(encode(tmp_path / 'a.voc', wav, 16000, 'pcm_s16le'))
+    assert rate == 16000
+    np.testing.assert_allclose(found.numpy().T, wav, atol=1e-4)

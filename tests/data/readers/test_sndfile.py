@@ -135,3 +135,24 @@ def test_reading_on_does_not_seek(tmp_path):
         parts = [reader.read(start, 5000) for start in range(0, reader.frames, 5000)]
     whole, _ = read_audio(tmp_path / 'a.mp3')
     np.testing.assert_array_equal(np.concatenate(parts).T, whole.numpy())
+
+
+def test_voc_of_several_blocks_is_not_read_wrongly(tmp_path):
+    pytest.importorskip('av')
+    wav = sweep(1.0, 16000)
+    path = encode(tmp_path / 'a.voc', wav, 16000, 'pcm_s16le')
+    with pytest.raises(ValueError, match=r'a\.voc: VOC of several blocks is unsupported'):
+        read_audio(path)
+    soundfile.write(tmp_path / 'b.voc', wav, 16000)
+    np.testing.assert_allclose(read_audio(tmp_path / 'b.voc')[0].numpy().T, wav, atol=1e-4)
+
+
+def test_surround_has_the_order_of_wav_files(tmp_path):
+    """The order of Vorbis is: front left, center, front right, back left, back right, low."""
+    levels = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], np.float32)
+    tone = np.sin(np.arange(24000) * 0.05).astype(np.float32)[:, None]
+    in_vorbis_order = levels[[0, 2, 1, 4, 5, 3]] * tone
+    soundfile.write(tmp_path / 'a.ogg', in_vorbis_order, 24000)
+    found, _ = read_audio(tmp_path / 'a.ogg')
+    powers = found[:, 2000:-2000].square().mean(1).sqrt() * 2**0.5
+    np.testing.assert_allclose(powers.numpy(), levels, atol=0.04)
