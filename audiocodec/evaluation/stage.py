@@ -165,6 +165,7 @@ class _Stage:
 
     def add(self, scored: Sequence[tuple[Row, Scores]]) -> None:
         """Add the scores of a batch, and write its rows."""
+        scored = sorted(scored, key=lambda pair: (pair[0]['item'], pair[0]['rate']))
         for row, scores in scored:
             self._add_scores(row, scores)
         with self.suite.failures.caught('writing the scores'):

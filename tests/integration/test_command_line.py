@@ -232,7 +232,7 @@ BAD = [
     (['dset=audio/default'], 'datasource.train is missing'),
     (['datasource.train=EMPTY'], 'EMPTY'),
     (['datasource.train=BROKEN.jsonl'], 'BROKEN.jsonl, line 2: not JSON'),
-    (['sample_rate=32000', 'datasource.max_sample_rate=24000'], 'datasource.max_sample_rate=24000'),
+    (['datasource.min_sample_rate=96000'], 'no file has datasource.min_sample_rate=96000 Hz'),
     (['channels=2', 'datasource.max_channels=1'], 'datasource.max_channels=1'),
     (['rvq.n_q=0'], 'rvq.n_q=0'),
     (['encoder.ratios=[8,5,4]'], 'strides do not match'),

@@ -74,7 +74,7 @@ def summary_of(folder):
 @pytest.mark.slow
 def test_two_nodes_under_torchrun_equal_dora_run(tmp_path):
     """Four workers on two "nodes" of this machine: same signature, folder and checkpoint."""
-    short = ['optim.epochs=1', 'optim.updates_per_epoch=3', 'dataset.num_workers=0']
+    short = ['optim.epochs=1', 'optim.updates_per_epoch=2', 'dataset.num_workers=0']
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]

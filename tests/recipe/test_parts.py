@@ -525,7 +525,7 @@ def train_a_little(cfg):
 def test_mutated_configurations_are_refused_by_name_or_train(plains):
     """Each is refused with a `ConfigError` that names the change, or accepted; some are trained."""
     outcomes = collections.Counter()
-    for seed in range(200):
+    for seed in range(100):
         rng = random.Random(seed)
         plain, changes = mutated(rng, rng.choice(plains))
         cfg = OmegaConf.create(plain)
@@ -544,5 +544,5 @@ def test_mutated_configurations_are_refused_by_name_or_train(plains):
         outcomes['accepted'] += 1
         if outcomes['accepted'] % 3 == 0:
             train_a_little(cfg)
-    assert outcomes['refused'] > 120
+    assert outcomes['refused'] > 60
     assert outcomes['accepted'] > 6

@@ -142,8 +142,9 @@ class _Level:
         self.peak = max(self.peak, float(loud.max()))
         self._count_clipped(loud >= self.full_scale)
         if block.shape[1] == 2:
-            self.power_in_mono += float(np.square(block.mean(1), dtype=np.float64).sum())
-            self.power_in_stereo += float(np.square(block, dtype=np.float64).mean(1).sum())
+            pair = block.clip(-LOUDEST, LOUDEST)  # damaged samples may overflow
+            self.power_in_mono += float(np.square(pair.mean(1), dtype=np.float64).sum())
+            self.power_in_stereo += float(np.square(pair, dtype=np.float64).mean(1).sum())
         wav = block if self._rest is None else np.concatenate([self._rest, block])
         whole = len(wav) // self.window * self.window
         self._count_silent(wav[:whole].reshape(-1, self.window, wav.shape[1]))
