@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from importlib import metadata
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -280,12 +281,11 @@ def _ascend(values: Sequence[int]) -> bool:
 
 
 def version() -> str | None:
-    """Return the version of PyAV; None if it is not installed."""
+    """Return the version of PyAV, without importing it; None if it is not installed."""
     try:
-        import av
-    except ImportError:
+        return metadata.version('av')
+    except metadata.PackageNotFoundError:
         return None
-    return str(av.__version__)
 
 
 @contextmanager

@@ -50,21 +50,19 @@ class Link(NamedTuple):
     end: int
 
 
-def pages_at_the_end(path: str | bytes) -> list[Page]:
-    """Return pages among the last bytes, in which there are at least two, the last one first."""
+def pages_at_the_end(path: str | bytes) -> Iterator[Page]:
+    """Yield the pages in the last bytes, which hold at least two, the last one first."""
     with open(path, 'rb') as file:
         size = file.seek(0, os.SEEK_END)
         begin = max(0, size - 2 * PAGE)
         file.seek(begin)
         tail = file.read()
-    pages = []
     position = tail.rfind(b'OggS')
     while position >= 0:
         page = _parse(tail[position : position + _HEADER], begin + position)
         if page is not None:
-            pages.append(page)
+            yield page
         position = tail.rfind(b'OggS', 0, position)
-    return pages
 
 
 def _parse(header: bytes, position: int) -> Page | None:
@@ -90,8 +88,8 @@ def links(key: FileKey) -> list[Link]:
     """Return the files of which a file consists: one, unless it is chained."""
     with open(key.path, 'rb') as file:
         first = _parse(file.read(_HEADER), 0)
-        last = pages_at_the_end(key.path)
-        if first is None or not last or last[0].stream == first.stream:
+        last = next(pages_at_the_end(key.path), None)
+        if first is None or last is None or last.stream == first.stream:
             return [Link(0, key.size)]
         begins = [0]
         in_header = True  # the first pages of all streams of a link precede the others

@@ -73,7 +73,8 @@ class SndfileReader(Reader):
             if start != self._position:
                 position = self._decode_from(start)
                 self.file.seek(self._skip + position)
-                _decode(self.file, start - position)
+                if position < start:
+                    _decode(self.file, start - position)
             elif start == 0 and self._skip:
                 self.file.seek(self._skip)
             data = _decode(self.file, frames)

@@ -26,7 +26,7 @@ def test_other_files_have_one_part(tmp_path):
 def test_the_last_page_is_measured(tmp_path):
     path = tmp_path / 'a.ogg'
     soundfile.write(path, sweep(20.0, 24000), 24000)
-    last, before = ogg.pages_at_the_end(path)[:2]
+    last, before = list(ogg.pages_at_the_end(path))[:2]
     assert last.end == 480000
     assert ogg.samples_in_last_page(path) == last.end - before.end > 0
     soundfile.write(path, sweep(0.01, 24000), 24000)
