@@ -93,7 +93,10 @@ def _write(path: Path) -> None:
     with av.open(str(path), 'w') as container:
         stream = container.add_stream(codec, rate=rate, layout='stereo')
         convert = av.AudioResampler(stream.codec_context.format, 'stereo', rate)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(noise.T), 'fltp', 'stereo')
-        frame.sample_rate = rate
-        for piece in [*convert.resample(frame), None]:
-            container.mux(stream.encode(piece))
+        for begin in range(0, len(noise), 4096):
+            part = np.ascontiguousarray(noise[begin : begin + 4096].T)
+            frame = av.AudioFrame.from_ndarray(part, 'fltp', 'stereo')
+            frame.sample_rate, frame.pts = rate, begin
+            for piece in convert.resample(frame):
+                container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
