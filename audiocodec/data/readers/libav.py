@@ -145,6 +145,7 @@ def _decode_from(
         {} if entry is None else dict(zip(table.keys[entry + 1 :], table.starts[entry + 1 :]))
     )
     with _open(path) as (container, stream):
+        decoder = _Decoder(stream)
         if entry is not None:
             container.seek(int(table.stamps[entry]), stream=stream)
         for packet in container.demux(stream):
@@ -155,14 +156,15 @@ def _decode_from(
                 position = int(place)
             elif position == -1 and packet.size == 0:
                 return None  # the end
-            for wav in _decoded(stream, packet):
-                if position >= 0:
-                    low, high = max(begin, position), min(begin + frames, position + len(wav))
-                    if position > begin and not parts:
-                        return None
-                    if low < high:
-                        parts.append(wav[low - position : high - position])
-                    position += len(wav)
+            for frame, count in decoder.frames(packet):
+                if position < 0:
+                    continue
+                if position > begin and not parts:
+                    return None
+                low, high = max(begin, position), min(begin + frames, position + count)
+                if low < high:
+                    parts.append(_as_float(frame)[low - position : high - position])
+                position += count
             if position >= begin + frames:
                 break
     return np.concatenate(parts) if parts else np.zeros((0, table.channels), np.float32)
@@ -173,23 +175,30 @@ def _key(packet: Any, by_position: bool) -> int | None:
     return None if key is None else int(key)
 
 
-def _decoded(stream: Any, packet: Any) -> Iterator[np.ndarray]:
-    """Yield the audio of a packet, float32 [T, C], without padding at the end of the file."""
-    channels = stream.codec_context.layout.nb_channels
-    is_mp4 = 'mp4' in stream.container.format.name.split(',')
-    in_samples = packet.time_base is not None and packet.time_base * _rate(stream) == 1
-    for frame in stream.codec_context.decode(packet):
-        if frame.sample_rate != _rate(stream):
-            raise ValueError('its sample rate changes')
-        wav = _as_float(frame)
-        if wav.shape[1] != channels:
-            raise ValueError('its number of channels changes')
+class _Decoder:
+    """Decodes the packets of a stream one by one.
+
+    Args:
+        stream: an audio stream of PyAV.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._context = stream.codec_context
+        self.sample_rate = int(self._context.sample_rate)
+        self.channels = int(self._context.layout.nb_channels)
         # the last packet of an MP4 may be padded
-        yield wav[: packet.duration] if is_mp4 and in_samples and packet.duration else wav
+        is_mp4 = 'mp4' in stream.container.format.name.split(',')
+        self._is_cut = is_mp4 and stream.time_base * self.sample_rate == 1
 
-
-def _rate(stream: Any) -> int:
-    return int(stream.codec_context.sample_rate)
+    def frames(self, packet: Any) -> Iterator[tuple[Any, int]]:
+        """Yield the frames of a packet, and how many of their samples are audio."""
+        for frame in self._context.decode(packet):
+            if frame.sample_rate != self.sample_rate:
+                raise ValueError('its sample rate changes')
+            if frame.layout.nb_channels != self.channels:
+                raise ValueError('its number of channels changes')
+            is_cut = self._is_cut and packet.duration
+            yield frame, min(frame.samples, packet.duration) if is_cut else frame.samples
 
 
 def _as_float(frame: Any) -> np.ndarray:
@@ -247,13 +256,13 @@ def _build(path: str) -> Table:
     rows: list[_Place] = []
     total = 0
     with _open(path) as (container, stream):
-        context = stream.codec_context
-        spacing = _SPACING * context.sample_rate
+        decoder = _Decoder(stream)
+        spacing = _SPACING * decoder.sample_rate
         for packet in container.demux(stream):
             is_known = packet.size and packet.pts is not None and packet.pos is not None
             if is_known and (not rows or total - rows[-1].start >= spacing):
                 rows.append(_Place(packet.pos, packet.pts, total))
-            total += sum(len(wav) for wav in _decoded(stream, packet))
+            total += sum(count for _, count in decoder.frames(packet))
         if total == 0:
             raise ValueError('contains no samples')
         # byte positions tell packets apart for certain; in OGG many packets have that of their page
@@ -261,11 +270,11 @@ def _build(path: str) -> Table:
         if not by_position and not _ascend([row.stamp for row in rows]):
             rows = []  # this file is decoded from its beginning
         return Table(
-            context.sample_rate,
-            context.layout.nb_channels,
+            decoder.sample_rate,
+            decoder.channels,
             total,
             container.format.name.split(',')[0],
-            context.codec.name,
+            stream.codec_context.codec.name,
             by_position,
             np.array([row.position if by_position else row.stamp for row in rows], np.int64),
             np.array([row.stamp for row in rows], np.int64),
