@@ -23,6 +23,7 @@ from audiocodec.utils.failures import warn_once
 
 logger = logging.getLogger(__name__)
 
+_PARENT = re.compile(r'parent(\d*)')  # values of group_by that are no key of the manifest
 FRACTIONS = (0.9, 0.05, 0.05)  # of train, valid and evaluate
 SPLITS = ('train', 'valid', 'evaluate', 'generate')
 # names of the sub-folders of each split, and the split used instead if there is none of them
@@ -244,7 +245,7 @@ def split(
 def _group(meta: AudioMeta, root: str | os.PathLike[str] | None, group_by: str | None) -> str:
     """Return the name of what is kept in one split."""
     relative = Path(os.path.relpath(file_of(meta.path), root)).as_posix()
-    levels = re.fullmatch(r'parent(\d*)', group_by or '')
+    levels = _PARENT.fullmatch(group_by or '')
     if group_by is None:
         return relative
     if levels is None:
@@ -298,7 +299,7 @@ def split_folder(
             assert fallback is not None
             name = fallback
         return load_source(own[name], **options)
-    is_key = group_by is not None and not group_by.startswith('parent')
+    is_key = group_by is not None and not _PARENT.fullmatch(group_by)
     metas = load_source(root, group_by=group_by if is_key else None, **options)
     where = root.absolute() if root.is_dir() else None
     return split(metas, name, where, group_by, fractions)

@@ -19,17 +19,6 @@ from audiocodec.data import (
 )
 
 
-@pytest.fixture
-def folder(tmp_path, make_file):
-    make_file(tmp_path / 'd' / 'b.wav', 1.5, 16000)
-    make_file(tmp_path / 'd' / 'a' / 'z.flac', 0.5, 44100, channels=2)
-    make_file(tmp_path / 'd' / 'a.OGG', 1.0, 24000, format='OGG')
-    make_file(tmp_path / 'd' / '.hidden' / 'h.wav')
-    make_file(tmp_path / 'd' / '._b.wav')
-    (tmp_path / 'd' / 'readme.txt').write_text('not audio')
-    return tmp_path / 'd'
-
-
 def test_index_is_sorted_and_right(folder):
     expected = [
         AudioMeta(str(folder / 'a.OGG'), 1.0, 24000, 1),
@@ -256,8 +245,9 @@ def test_a_key_of_the_manifest_stays_in_one_split(tmp_path):
     assert sorted(number for found in numbers.values() for number in found) == list(range(200))
     assert sum(map(len, speakers.values())) == 20
     assert 8 <= len(speakers['train']) <= 16
-    with pytest.raises(ValueError, match=r"0\.wav: has no 'album' in the manifest"):
-        split_folder(tmp_path / 'm.jsonl', 'train', 'album')
+    for key in ('album', 'parents'):
+        with pytest.raises(ValueError, match=rf"0\.wav: has no '{key}' in the manifest"):
+            split_folder(tmp_path / 'm.jsonl', 'train', key)
     with pytest.raises(ValueError, match=r'1 groups of files \(by parent\) cannot be split'):
         split_folder(tmp_path / 'm.jsonl', 'train', 'parent')
 

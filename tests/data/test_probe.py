@@ -9,17 +9,6 @@ from audiocodec.data.probe import FoundFile, probe, probe_all
 
 
 @pytest.fixture
-def folder(tmp_path, make_file):
-    make_file(tmp_path / 'd' / 'b.wav', 1.5, 16000)
-    make_file(tmp_path / 'd' / 'a' / 'z.flac', 0.5, 44100, channels=2)
-    make_file(tmp_path / 'd' / 'a.OGG', 1.0, 24000, format='OGG')
-    make_file(tmp_path / 'd' / '.hidden' / 'h.wav')
-    make_file(tmp_path / 'd' / '._b.wav')
-    (tmp_path / 'd' / 'readme.txt').write_text('not audio')
-    return tmp_path / 'd'
-
-
-@pytest.fixture
 def probed(monkeypatch):
     """Names of the files that were opened."""
     names = []

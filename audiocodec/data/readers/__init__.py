@@ -17,10 +17,8 @@ __all__ = ['EXTENSIONS', 'SNDFILE', 'Reader', 'file_of', 'name_part', 'open_audi
 
 # in what libsndfile says about formats that it does not know
 _UNKNOWN = ('not recognised', 'nsupported')
-_OTHER = (
-    b'\x7fFLAC',
-    b'Speex   ',
-)  # at the start of OGG files that libsndfile does not read
+# at the start of OGG files that libsndfile does not read
+_OTHER = (b'\x7fFLAC', b'Speex   ')
 
 
 def open_audio(path: str | os.PathLike[str]) -> Reader:

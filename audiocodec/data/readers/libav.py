@@ -289,6 +289,7 @@ def _ascend(values: Sequence[int]) -> bool:
 # ---- FFmpeg --------------------------------------------------------------------------------------
 
 
+@lru_cache(1)  # asked for at every opening of such a file
 def version() -> str | None:
     """Return the version of PyAV, without importing it; None if it is not installed."""
     try:
