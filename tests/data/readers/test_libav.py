@@ -169,3 +169,21 @@ def test_opus_surround_and_voc_blocks_are_read(tmp_path):
     found, rate = read_audio(encode(tmp_path / 'a.voc', wav, 16000, 'pcm_s16le'))
     assert rate == 16000
     np.testing.assert_allclose(found.numpy().T, wav, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['a.m4a', 'a.mka', 'a.webm', 'a.wma', 'a.avi', 'a.aac'])
+def test_a_block_is_not_decoded_from_the_beginning_of_the_file(tmp_path, name, monkeypatch):
+    path, _, rate = make(tmp_path, name, 25.0)
+    entries = []
+    plain = libav._decode_from
+
+    def decode_from(path, table, entry, begin, frames):
+        entries.append(entry)
+        return plain(path, table, entry, begin, frames)
+
+    monkeypatch.setattr(libav, '_decode_from', decode_from)
+    read(path, 21 * rate, 100)
+    (entry,) = entries
+    assert entry is not None
+    starts = LibavReader(str(path)).table.starts
+    assert 17.5 * rate < starts[entry] <= 18 * rate
