@@ -71,7 +71,7 @@ def compose(folder: Path, argv: Sequence[str]) -> Composed:
     """
     last = {argument.split('=', 1)[0].strip(): argument for argument in argv}
     argv = list(last.values())
-    stamp = _stamp(folder)
+    stamp = files_stamp(folder)
     options = _options(folder, stamp)
     choices = [argument for argument in argv if key_of(argument).split('@')[0] in options]
     values = [argument for argument in argv if argument not in choices]
@@ -80,11 +80,12 @@ def compose(folder: Path, argv: Sequence[str]) -> Composed:
     valid_choices = tuple(choice for choice in choices if problems[choice] is None)
     cfg = _files(folder, stamp, valid_choices).copy()
     _allow_targets(cfg, values)
-    drop_inherited(cfg, config.unresolved(root))
+    defaults = config.unresolved(root)
+    drop_inherited(cfg, defaults)
     overrides = _apply_values(cfg, values, options, problems)
     spelled = {override.argument: override.spelled() for override in overrides}
     found = {argument: text for argument in argv if (text := problems[argument]) is not None}
-    found.update(_contradictions(root, cfg))
+    found.update(_contradictions(defaults, config.unresolved(cfg)))
     return Composed(root, cfg, [spelled.get(argument, argument) for argument in argv], found)
 
 
@@ -102,7 +103,7 @@ def _allow_targets(cfg: DictConfig, arguments: Sequence[str]) -> None:
 
 def config_groups(folder: Path) -> list[str]:
     """List the config groups of a folder, such as `solver` and `solver/compression`."""
-    return list(_options(folder, _stamp(folder)))
+    return list(_options(folder, files_stamp(folder)))
 
 
 def _apply_values(
@@ -123,7 +124,7 @@ def _apply_values(
         The valid overrides.
     """
     chosen = config.unresolved(cfg)
-    present = _with_classes(cfg, arguments)
+    present = _with_classes(cfg, chosen, arguments)
     valid = []
     for argument in arguments:
         try:
@@ -141,27 +142,36 @@ def _apply_values(
     return valid
 
 
-def _with_classes(cfg: DictConfig, arguments: Sequence[str]) -> dict[str, Any]:
+def _with_classes(
+    cfg: DictConfig, plain: dict[str, Any], arguments: Sequence[str]
+) -> dict[str, Any]:
     """Return the configuration, plain, with the classes and sections that the overrides add.
 
     Overrides may come in any order, so the keys of one may exist only thanks to another.
     """
-    changed, plain = cfg.copy(), config.unresolved(cfg)
-    for argument in arguments:
-        value = argument.partition('=')[2].lstrip()
-        if key_of(argument).endswith('_target_') or value.startswith('{') or '${' in value:
-            try:
-                override = read(argument, plain)
-            except ValueError:
-                continue  # reported when all of them are read
-            if problem(override, plain, ()) is None:
-                apply(changed, override)
+    adding = [argument for argument in arguments if _adds_keys(argument)]
+    if not adding:
+        return plain
+    changed = cfg.copy()
+    for argument in adding:
+        try:
+            override = read(argument, plain)
+        except ValueError:
+            continue  # reported when all of them are read
+        if problem(override, plain, ()) is None:
+            apply(changed, override)
     return config.unresolved(changed)
 
 
-def _contradictions(root: DictConfig, cfg: DictConfig) -> Iterator[tuple[str, str]]:
+def _adds_keys(argument: str) -> bool:
+    value = argument.partition('=')[2].lstrip()
+    return key_of(argument).endswith('_target_') or value.startswith('{') or '${' in value
+
+
+def _contradictions(
+    defaults: Mapping[str, Any], plain: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
     """Yield keys that copy the sample rate or channels and have another value, with a message."""
-    defaults, plain = config.unresolved(root), config.unresolved(cfg)
     for key in config.leaf_keys(defaults):
         copied, value = config.select(defaults, key), config.select(plain, key)
         if copied not in _SHARED or value == copied or value is config.MISSING:
@@ -173,7 +183,7 @@ def _contradictions(root: DictConfig, cfg: DictConfig) -> Iterator[tuple[str, st
             yield key, f'{key}={value}: must agree with {name}={plain.get(name)}; set only {name}'
 
 
-def _stamp(folder: Path) -> _Stamp:
+def files_stamp(folder: Path) -> _Stamp:
     """Return all configuration files with their modification times, the key of the caches below."""
     folders = [folder, *filter(None, [paths.own_config_folder()])]
     return frozenset(

@@ -1,7 +1,10 @@
 """Experiments: from a list of overrides to a configuration, a signature and a folder (Dora)."""
 
+import copy
+import fnmatch
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections import OrderedDict
@@ -15,7 +18,13 @@ from dora.hydra import HydraMain
 from dora.xp import XP
 from omegaconf import OmegaConf
 
-from audiocodec.recipe.compose import Composed, compose, config_groups, readable_errors
+from audiocodec.recipe.compose import (
+    Composed,
+    compose,
+    config_groups,
+    files_stamp,
+    readable_errors,
+)
 from audiocodec.recipe.overrides import key_of, spell
 from audiocodec.recipe.signature import signature_delta
 from audiocodec.utils import config, files, paths
@@ -29,8 +38,11 @@ class CodecMain(HydraMain):
     - All problems of the overrides are raised at once, in a `ConfigError`.
     - Experiments are in `dora.dir`, by default `paths.experiments_folder()`; grids are in
       `paths.grid_package()`.
-    - The configuration is composed only once; Hydra's own main would compose it again.
+    - The configuration is composed only once; Hydra's own main would compose it again, and
+      Dora asks three times for the experiment that it runs.
     """
+
+    _last: tuple[Any, XP] | None = None  # what the last experiment depended on, and itself
 
     def _get_dora(self) -> dora.conf.DoraConfig:
         if self._base_cfg.dora.dir is None:
@@ -46,12 +58,21 @@ class CodecMain(HydraMain):
             ConfigError: unknown groups or keys, or unreadable values. The message then also lists
                 the problems that `build_parts` reports for the other overrides.
         """
+        state = (tuple(argv), os.getcwd(), frozenset(os.environ.items()), self.dora.dir)
+        key = (*state, files_stamp(self.full_config_path))
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._compose_xp(argv)
+        xp = self._last[1]
+        return XP(xp.dora, copy.deepcopy(xp.cfg), list(xp.argv), xp.delta, xp.sig)
+
+    def _compose_xp(self, argv: Sequence[str]) -> XP:
         composed = compose(self.full_config_path, argv)
         if composed.problems:
             problems = [*composed.problems.values(), *_value_problems(composed)]
             raise ConfigError(dict.fromkeys(problems))
         where = self.dora
-        delta = signature_delta(composed.root, composed.cfg, where.is_excluded)
+        excluded = re.compile('|'.join(map(fnmatch.translate, where.exclude)))
+        delta = signature_delta(composed.root, composed.cfg, lambda key: bool(excluded.match(key)))
         with readable_errors():
             cfg = OmegaConf.create(config.to_plain(composed.cfg), flags={'struct': True})
         if cfg.dora.dir is None:

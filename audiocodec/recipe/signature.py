@@ -11,7 +11,7 @@ once, where the original is set.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +20,7 @@ from audiocodec.recipe.rules import ACCEPTED
 from audiocodec.utils import config, paths
 
 _REMOVED = '(removed)'
+_NAME = re.compile(r'[^\s${}\[\]:,\'"]+')  # of a key or resolver, in the text of an interpolation
 # Matches calls such as ${oc.env:HOME}, whose value does not follow from the configuration alone.
 _RESOLVER = re.compile(r'\$\{\s*[\w.]+\s*:')
 
@@ -37,9 +38,11 @@ def signature_delta(
     Returns:
         (dotted key, value in canonical form), sorted by key.
     """
-    defaults, values = _leaves(root), _leaves(cfg)
+    plain = config.unresolved(cfg)
+    defaults = dict(config.leaf_items(config.unresolved(root)))
+    values = dict(config.leaf_items(plain))
     counted = {key for key in (*defaults, *values) if not excluded(key)}
-    present = set(config.leaf_keys(config.unresolved(cfg)))
+    present = set(config.leaf_keys(plain))
     gone = counted & (defaults.keys() - present)
     removed = (_first_missing(key, present) for key in gone)
     delta = dict.fromkeys(removed, _REMOVED)
@@ -50,7 +53,14 @@ def signature_delta(
             value = resolved[key]
         if _json(_canonical(key, value)) != _json(_canonical(key, default)):
             delta[key] = _canonical(key, value)
-    delta.update(_dependent(root, cfg, counted, excluded))
+    neutral = {
+        key: defaults[key]
+        for key in (values.keys() & defaults.keys()) - counted
+        if _json(values[key]) != _json(defaults[key])
+    }
+    texts = {key: str(value) for key, value in values.items() if '${' in str(value)}
+    suspects = _reached(neutral, texts) & counted
+    delta.update(_dependent(cfg, suspects, neutral) if suspects else {})
     return sorted(delta.items())
 
 
@@ -61,24 +71,58 @@ def _first_missing(key: str, present: set[str]) -> str:
     return next(section for section in above if section not in present)
 
 
+def _reached(changed: Collection[str], texts: Mapping[str, str]) -> set[str]:
+    """Return the interpolations that may depend on changed keys, directly or through others.
+
+    Args:
+        changed: dotted keys.
+        texts: the interpolations, by key. One may depend on the keys that it names, on those below
+            and above; a relative one, such as `${.lr}`, on any.
+    """
+    names = {key: {name.rstrip('.') for name in _NAME.findall(text)} for key, text in texts.items()}
+    above = {key: {part for name in names[key] for part in _sections(name)} for key in names}
+    relative = {key for key, text in texts.items() if re.search(r'\{\s*\.', text)}
+    reached: set[str] = set()
+    new = set(changed)
+    while new:
+        named = new.union(*map(_sections, new))
+        new = relative | {
+            key
+            for key in names
+            if not (named.isdisjoint(names[key]) and new.isdisjoint(above[key]))
+        }
+        new -= reached
+        reached |= new
+    return reached
+
+
+def _sections(key: str) -> Iterator[str]:
+    """Yield the sections that hold a dotted key."""
+    while '.' in key:
+        key = key.rpartition('.')[0]
+        yield key
+
+
 def _dependent(
-    root: DictConfig, cfg: DictConfig, counted: set[str], excluded: Callable[[str], bool]
+    cfg: DictConfig, interpolated: Collection[str], neutral: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the counted leaves that depend on excluded keys with other values than the root's.
 
     `optim.epochs` is excluded, but the length of a cosine schedule depends on it: such a value
     counts where it is used. These leaves are found by resolving the configuration a second time
     with the root's values of the excluded keys.
+
+    Args:
+        cfg: the configuration.
+        interpolated: its counted leaves that hold interpolations.
+        neutral: the excluded leaves that differ from the root's, with the root's values.
     """
-    defaults, values = _leaves(root), _leaves(cfg)
-    neutral = cfg.copy()
-    for key in values:
-        if excluded(key) and key in defaults:
-            OmegaConf.update(neutral, key, defaults[key], merge=False, force_add=True)
-    ours, theirs = _Resolved(cfg), _Resolved(neutral)
-    interpolated = [key for key in counted & values.keys() if '${' in str(values[key])]
-    changed = [key for key in interpolated if _json(ours[key]) != _json(theirs[key])]
-    return {key: _canonical(key, ours[key]) for key in changed}
+    changed = cfg.copy()
+    for key, value in neutral.items():
+        OmegaConf.update(changed, key, value, merge=False, force_add=True)
+    ours, theirs = _Resolved(cfg), _Resolved(changed)
+    pairs = ((key, ours[key], theirs[key]) for key in interpolated)
+    return {key: _canonical(key, own) for key, own, other in pairs if _json(own) != _json(other)}
 
 
 class _Resolved:
@@ -93,11 +137,6 @@ class _Resolved:
         except Exception:  # a resolver may raise anything; the checks name the key later
             return None
         return OmegaConf.to_container(value, resolve=False) if OmegaConf.is_config(value) else value
-
-
-def _leaves(cfg: DictConfig) -> dict[str, Any]:
-    """Return the leaves of a configuration by dotted key; lists and empty mappings are leaves."""
-    return dict(config.leaf_items(config.unresolved(cfg)))
 
 
 def _canonical(key: str, value: Any) -> Any:
