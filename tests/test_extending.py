@@ -2,10 +2,10 @@
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 from audiocodec import train
@@ -51,11 +51,10 @@ COMMANDS = [line for block in blocks('bash') for line in block.splitlines()]
 @pytest.mark.parametrize('number', range(len(COMMANDS)))
 def test_command(number, place):
     root = str(Path(__file__).parents[1])
-    done = subprocess.run(
+    done = forked.shell(
         COMMANDS[number].replace(' solver', f' {" ".join(SHORT)} solver', 1),
-        shell=True,
-        cwd=place,
-        env={
+        place,
+        {
             **os.environ,
             'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}',
             'PYTHONPATH': os.pathsep.join([root, str(place)]),
@@ -63,8 +62,6 @@ def test_command(number, place):
             'AUDIOCODEC_DORA_DIR': str(place / 'outputs'),
             'OMP_NUM_THREADS': '1',
         },
-        capture_output=True,
-        text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -3,11 +3,10 @@ import functools
 import math
 import pickle
 import socket
-import subprocess
-import sys
 
 import pytest
 import torch
+from forked import Forked
 from torch import nn
 
 from audiocodec.adversarial import (
@@ -453,10 +452,7 @@ def test_two_workers_equal_one_with_the_whole_batch(tmp_path):
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
-    workers = [
-        subprocess.Popen([sys.executable, '-c', WORKER, str(rank), str(port), str(tmp_path)])
-        for rank in range(2)
-    ]
+    workers = [Forked(['-c', WORKER, str(rank), str(port), str(tmp_path)]) for rank in range(2)]
     try:
         assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
     finally:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 import soundfile
 
@@ -21,6 +22,7 @@ SCRIPTS = {
 
 
 def run(*command):
+    """Run Python in a new process, which has imported nothing."""
     return subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
 
 
@@ -62,8 +64,8 @@ def test_version_and_mistakes(capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize('script', SCRIPTS)
 def test_the_scripts_are_the_commands(script):
-    ours = run(ROOT / 'scripts' / f'{script}.py', '--help').stdout
-    command = run('-m', 'audiocodec', SCRIPTS[script], '--help').stdout
+    ours = forked.run([ROOT / 'scripts' / f'{script}.py', '--help']).stdout
+    command = forked.run(['-m', 'audiocodec', SCRIPTS[script], '--help']).stdout
     assert ours == command
     assert ours.startswith(f'usage: audiocodec {SCRIPTS[script]} ')
 

@@ -1,7 +1,6 @@
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import soundfile
@@ -27,11 +26,7 @@ def folder(tmp_path):
 def test_command_line(folder):
     (folder / 'broken.wav').write_text('no audio')
     out = folder / 'm.jsonl.gz'
-    run = subprocess.run(
-        [sys.executable, '-m', 'audiocodec', 'manifest', folder, out, '--workers', '2'],
-        capture_output=True,
-        text=True,
-    )
+    run = forked.run(['-m', 'audiocodec', 'manifest', folder, out, '--workers', '2'])
     assert run.returncode == 0, run.stderr
     assert (
         run.stdout

@@ -31,6 +31,11 @@ model = CompressionModel.get_pretrained(sys.argv[1])
 codes, scale = model.encode(torch.zeros(1, 1, 3200))
 print(list(codes.shape), list(model.decode(codes, scale).shape))
 """
+BOTH = """
+from audiocodec.cli.main import main
+assert main({evaluate}) == 0
+assert main({report}) == 0
+"""
 LEARNING_RATE = """
 import sys
 from audiocodec import train
@@ -130,8 +135,9 @@ def test_it_trains_in_an_empty_folder_and_its_export_loads_in_another(place):
     assert 'EncodecModel, experiment' in call(place, str(command), 'info', str(checkpoint))
     data = place.parent / 'site/audiocodec/dataset/example/evaluate'
     options = ['--items', '2', '--seconds', '1', '--workers', '1', '--out', 'scores']
-    call(place, str(command), 'evaluate', str(checkpoint), '--data', str(data), *options)
-    call(place, str(command), 'report', 'scores', str(checkpoint.parent), '--out', 'page')
+    evaluate = ['evaluate', str(checkpoint), '--data', str(data), *options]
+    report = ['report', 'scores', str(checkpoint.parent), '--out', 'page']
+    call(place, '-c', BOTH.format(evaluate=evaluate, report=report))
     assert (place / 'page' / 'static' / 'report.js').is_file()
     other = place.parent / 'other'
     other.mkdir()

@@ -2,12 +2,12 @@ import doctest
 import io
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked
 from safetensors.torch import load_file
 from torch import distributed
 from torch.nn import functional as F
@@ -248,8 +248,7 @@ def _sharded_losses(call, items):
 @pytest.mark.parametrize('per_batch_item', [True, False])
 def test_two_workers_balance_as_one(tmp_path, per_batch_item):
     workers = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path), str(per_batch_item)])
-        for rank in range(2)
+        Forked([__file__, str(rank), str(tmp_path), str(per_batch_item)]) for rank in range(2)
     ]
     assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
     whole = Balancer({'l1': 1.0, 'l2': 2.0}, per_batch_item=per_batch_item)

@@ -1,11 +1,11 @@
 import logging
 import os
 import pickle
-import subprocess
 import sys
 
 import pytest
 import torch
+from forked import Forked
 from noise import noise, noisy
 from torch import distributed
 
@@ -113,10 +113,7 @@ def test_higher_is_better_is_that_of_the_metric():
 @pytest.mark.slow
 def test_results_of_two_workers_are_combined(tmp_path):
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}  # for tests/support
-    workers = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], env=env)
-        for rank in range(2)
-    ]
+    workers = [Forked([__file__, str(rank), str(tmp_path)], env=env) for rank in range(2)]
     assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
     first, second = (torch.load(tmp_path / f'{rank}.th') for rank in range(2))
     assert first == second

@@ -1,10 +1,9 @@
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked
 
 pytestmark = pytest.mark.slow
 
@@ -18,12 +17,9 @@ def single_worker():
 
 @pytest.mark.parametrize('world_size', [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_workers_train_exactly_like_one_with_the_whole_batch(single_worker, world_size, tmp_path):
-    command = [sys.executable, str(WORKER)]
     outputs = [tmp_path / f'{rank}.pt' for rank in range(world_size)]
     workers = [
-        subprocess.Popen(
-            [*command, str(rank), str(world_size), str(tmp_path / 'rendezvous'), str(output)]
-        )
+        Forked([WORKER, str(rank), str(world_size), str(tmp_path / 'rendezvous'), str(output)])
         for rank, output in enumerate(outputs)
     ]
     try:

@@ -405,7 +405,7 @@ def test_valid_mel_does_not_rise_with_a_fresh_adversary_unless_it_is_followed_at
 ):
     hf.save(CompressionSolver.model_from_checkpoint(TRAINED), tmp_path / 'hf')
     before, after = mel_before_and_after(
-        runs, f'//pretrained/{tmp_path}/hf', updates=50, warmup=200
+        runs, f'//pretrained/{tmp_path}/hf', updates=25, warmup=100
     )
     assert 0.85 < before < 0.95
     assert after <= before
