@@ -97,6 +97,7 @@ def _codec_main(run: Callable[[DictConfig], None]) -> CodecMain:
 @_codec_main  # Dora pickles the result by this name
 def main(cfg: DictConfig) -> None:
     """Run the experiment that Dora has entered."""
+    from audiocodec.run import records
     from audiocodec.run.launch import find_place
 
     xp = dora.get_xp()
@@ -105,7 +106,8 @@ def main(cfg: DictConfig) -> None:
         solver = get_solver(cfg)
     logger.info('experiment %s in %s', xp.sig, xp.folder)
     try:
-        solver.run()
+        with records.recorded(xp.folder, cfg, solver):
+            solver.run()
     except InterruptedRunError as error:
         sys.exit(error.exit_code)
 

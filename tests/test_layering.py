@@ -21,6 +21,7 @@ LAYERS = [
     {'recipe'},
     {'solvers'},
     {'train'},
+    {'grid'},
     {'cli'},
     {'__main__'},
 ]
@@ -28,7 +29,15 @@ LAYERS = [
 FACADES = {'utils.export': 'models'}
 # Subpackages and modules that may import a framework.
 FRAMEWORKS = {
-    'dora': {'solvers', 'train', 'run.launch', 'recipe.check', 'recipe.experiment'},
+    'dora': {
+        'solvers',
+        'train',
+        'grid',
+        'cli.grid',
+        'run.launch',
+        'recipe.check',
+        'recipe.experiment',
+    },
     'flashy': {'solvers', 'train'},
     'hydra': {'utils.config', 'recipe'},
     'torchaudio': set(),  # discontinued, and incompatible with CPU-only builds of PyTorch

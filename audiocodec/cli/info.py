@@ -4,6 +4,7 @@ import argparse
 import importlib.metadata
 import platform
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -13,6 +14,7 @@ from audiocodec.cli.export import SOURCE
 from audiocodec.models import CompressionModel
 from audiocodec.models.export.source import open_source
 from audiocodec.recipe.describe import model_rows
+from audiocodec.run import records
 from audiocodec.utils import cpus, paths
 
 # Packages whose versions a bug report should include.
@@ -50,6 +52,34 @@ def _model(name: str) -> Iterator[tuple[str, str]]:
     yield from model_rows(model)
     if source.path is not None:
         yield from band_rows(source.path.parent)
+        yield from _runs(source.path.parent)
+
+
+def _runs(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield when, where and how an experiment was started, and what its last start ran."""
+    found = records.read(folder)
+    for number, run in enumerate(found, start=1):
+        outcome = run['outcome'] or 'has not ended'
+        after = f' after {run["updates"]} updates' if 'updates' in run else ''
+        hardware = run['hardware']
+        device = hardware.get('gpu') or f'{hardware["device"]} with {hardware["cores"]} cores'
+        yield (
+            f'run {number}',
+            f'{run["started"]} on {run["host"]}, {run["workers"]} x {device}: {outcome}{after}',
+        )
+    if not found:
+        return
+    last = found[-1]
+    yield 'command', last['command']
+    for place, state in last['code'].items():
+        if isinstance(state, str):
+            yield place, state
+        else:
+            changed = len(state['changed'])
+            diff = f', {changed} files changed, see {folder / records.FOLDER}' if changed else ''
+            yield 'code', f'{place} at {state["commit"][:12]}{diff}'
+    yield 'packages', ', '.join(f'{name} {version}' for name, version in last['packages'].items())
+    yield 'environment', ' '.join(f'{name}={value}' for name, value in last['environment'].items())
 
 
 def _installation() -> Iterator[tuple[str, str]]:

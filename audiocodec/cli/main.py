@@ -23,6 +23,7 @@ COMMANDS = {
     'usage': 'measure how much of each codebook a model uses on audio',
     'evaluate': 'score models and classical codecs on audio, at any bit rates',
     'report': 'write a page with plots, spectrograms and players of evaluations and runs',
+    'grid': 'run the experiments of a grid on this machine, in a queue over its GPUs',
     'info': 'describe a model or checkpoint; without one, this installation',
 }
 _INTERRUPTED = 130  # exit code of shells for Ctrl-C

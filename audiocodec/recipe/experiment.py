@@ -27,6 +27,7 @@ from audiocodec.recipe.compose import (
 )
 from audiocodec.recipe.overrides import key_of, spell
 from audiocodec.recipe.signature import signature_delta
+from audiocodec.run.launch import slurm_of_site
 from audiocodec.utils import config, files, paths
 from audiocodec.utils.config import ConfigError
 from audiocodec.utils.errors import RunError
@@ -151,11 +152,13 @@ class CodecMain(HydraMain):
         )
 
     def get_slurm_config(self) -> dora.conf.SlurmConfig:
-        """Read Slurm's options from the configuration.
+        """Read Slurm's options: from the configuration, then those of the site.
 
         Dora requires a partition; without one, the cluster's default is looked up.
         """
         slurm = super().get_slurm_config()
+        for name, value in slurm_of_site(vars(slurm)).items():
+            setattr(slurm, name, value)
         if not slurm.partition and shutil.which('sinfo'):
             found = subprocess.run(
                 ['sinfo', '--noheader', '--format=%P'], capture_output=True, text=True

@@ -1,16 +1,29 @@
-"""Rank and world size of a worker from its launcher; process group; CPU threads."""
+"""Launchers: the place of a worker, process groups, CPU threads, and a site's Slurm options."""
 
 import os
 import socket
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import dora
 import torch
+import yaml
 from dora.distrib import get_distrib_spec, set_distrib_env
 from torch import distributed
 
-from audiocodec.utils import cpus, distrib
+from audiocodec.utils import config, cpus, distrib
+from audiocodec.utils.config import ConfigError
+
+_OPTION = 'AUDIOCODEC_SLURM_'  # and an option's name, in capitals
+_KINDS = {
+    str: 'a text',
+    int: 'an integer',
+    float: 'a number',
+    bool: 'true or false',
+    list: 'a list',
+}
 
 
 class Place(NamedTuple):
@@ -103,3 +116,56 @@ def share_of_threads(place: Place) -> int:
     sharing = distrib.all_gather_object(own).count(own)
     granted = cpus.quota() / place.local_world_size
     return max(1, int(min(len(cores) / sharing, granted, torch.get_num_threads())))
+
+
+def slurm_of_site(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the Slurm options of this cluster or user, which no recipe should contain.
+
+    From the YAML file AUDIOCODEC_SLURM, by default `~/.config/audiocodec/slurm.yaml`, and from the
+    environment: AUDIOCODEC_SLURM_PARTITION=gpu sets `partition`.
+
+    Args:
+        known: the options with their defaults, whose types are checked.
+
+    Raises:
+        ConfigError: an unreadable file, an unknown option, or a value of another type.
+    """
+    home = Path(os.environ.get('XDG_CONFIG_HOME') or '~/.config').expanduser()
+    named = os.environ.get('AUDIOCODEC_SLURM')
+    path = Path(named).expanduser() if named else home / 'audiocodec' / 'slurm.yaml'
+    found: dict[str, tuple[str, Any]] = {}
+    if named or path.is_file():
+        found = {key: (f'{path}: {key}', value) for key, value in _read_options(path).items()}
+    for variable, text in os.environ.items():
+        if variable.startswith(_OPTION):
+            key = variable.removeprefix(_OPTION).lower()
+            found[key] = f'{variable}={text}', _read_value(variable, text)
+    for key, (where, value) in found.items():
+        if key not in known:
+            hint = config.nearest(key, known)
+            raise ConfigError(f'{where}: no such option of Slurm{hint} (known: {", ".join(known)})')
+        kind = type(known[key])
+        fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
+        if None not in (known[key], value) and not fits:
+            raise ConfigError(f'{where}: expected {_KINDS[kind]}, got {value!r}')
+    return {key: value for key, (_, value) in found.items()}
+
+
+def _read_options(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        text = ' '.join(str(error).split())
+        raise ConfigError(f'{path}: the options of Slurm cannot be read: {text}') from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise ConfigError(f'{path}: expected lines such as `partition: gpu`, got {found!r}')
+    return {str(key): value for key, value in found.items()}
+
+
+def _read_value(variable: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f'{variable}={text}: is not a YAML value') from error

@@ -18,7 +18,7 @@ from audiocodec.run import checkpoint, launch
 from audiocodec.run.device import peak_memory, resolve_device, seed_everything
 from audiocodec.run.interrupts import Interrupts
 from audiocodec.run.lock import FolderLock
-from audiocodec.run.tracking import Tracker
+from audiocodec.run.trackers import Tracker
 from audiocodec.run.workers import WorkerWatch
 from audiocodec.solvers import figures, loaders, precision
 from audiocodec.solvers.state import StatefulSolver

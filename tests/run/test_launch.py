@@ -8,7 +8,9 @@ import torch
 
 from audiocodec.run import launch
 from audiocodec.run.device import resolve_device
+from audiocodec.run.launch import slurm_of_site
 from audiocodec.utils import cpus, distrib
+from audiocodec.utils.config import ConfigError
 
 LAUNCHERS = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE', 'SUBMITIT_EXECUTOR')
 
@@ -177,3 +179,59 @@ def test_a_solver_takes_its_share_of_threads(make_solver, monkeypatch):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+OPTIONS = {'partition': '', 'gpus': 8, 'mem_per_gpu': 40.0, 'account': None, 'setup': []}
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """The folder of a user's settings, without any yet."""
+    for name in list(os.environ):
+        if name.startswith('AUDIOCODEC_SLURM'):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv('XDG_CONFIG_HOME', str(tmp_path))
+    (tmp_path / 'audiocodec').mkdir()
+    return tmp_path / 'audiocodec' / 'slurm.yaml'
+
+
+def test_options_of_the_site_are_of_the_users_file_and_the_environment(site, monkeypatch):
+    assert slurm_of_site(OPTIONS) == {}
+    site.write_text('partition: gpu\nmem_per_gpu: 60\nsetup: [module load cuda]\n')
+    expected = {'partition': 'gpu', 'mem_per_gpu': 60, 'setup': ['module load cuda']}
+    assert slurm_of_site(OPTIONS) == expected
+    monkeypatch.setenv('AUDIOCODEC_SLURM_PARTITION', 'big')
+    monkeypatch.setenv('AUDIOCODEC_SLURM_ACCOUNT', 'me')
+    assert slurm_of_site(OPTIONS) == {**expected, 'partition': 'big', 'account': 'me'}
+    other = site.with_name('other.yaml')
+    other.write_text('')
+    monkeypatch.setenv('AUDIOCODEC_SLURM', str(other))
+    assert slurm_of_site(OPTIONS) == {'partition': 'big', 'account': 'me'}
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('partitoin: gpu', r"slurm.yaml: partitoin: no such option of Slurm; did you mean 'parti"),
+        ('gpus: many', "slurm.yaml: gpus: expected an integer, got 'many'"),
+        ('gpus: 1.5', 'slurm.yaml: gpus: expected an integer, got 1.5'),
+        ('mem_per_gpu: all', "mem_per_gpu: expected a number, got 'all'"),
+        ('setup: module load', "setup: expected a list, got 'module load'"),
+        ('- gpu', r"expected lines such as `partition: gpu`, got \['gpu'\]"),
+        ('a: [', 'slurm.yaml: the options of Slurm cannot be read'),
+    ],
+)
+def test_mistakes_in_the_users_file_are_named(site, text, message):
+    site.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        slurm_of_site(OPTIONS)
+
+
+def test_mistakes_in_the_environment_are_named(site, monkeypatch):
+    monkeypatch.setenv('AUDIOCODEC_SLURM_QUEUE', 'gpu')
+    with pytest.raises(ConfigError, match='AUDIOCODEC_SLURM_QUEUE=gpu: no such option of Slurm'):
+        slurm_of_site(OPTIONS)
+    monkeypatch.delenv('AUDIOCODEC_SLURM_QUEUE')
+    monkeypatch.setenv('AUDIOCODEC_SLURM', str(site))
+    with pytest.raises(ConfigError, match=r'slurm\.yaml: the options of Slurm cannot be read'):
+        slurm_of_site(OPTIONS)
