@@ -1,7 +1,9 @@
 """`audiocodec grid NAME`: run the experiments of a grid on this machine, without a cluster."""
 
 import argparse
+import re
 import shutil
+import sys
 from pathlib import Path
 
 from dora import grid as dora_grid
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     table = dora_grid.RunGridArgs()
 
     def show() -> None:
-        dora_grid.monitor(table, main, explorer, [job for job, _ in jobs], print)
+        dora_grid.monitor(table, main, explorer, [job for job, _ in jobs], _print)
         width = shutil.get_terminal_size().columns
         for job, _ in jobs:
             if job.state() == 'RUNNING' and (lines := job.last_lines(1)):
@@ -70,6 +72,12 @@ def run(args: argparse.Namespace) -> int:
         _link(main.dora.dir / 'grids' / args.name / job.xp.sig, job.xp.folder)
     Queue(jobs, slots, show, args.interval * 60).run()
     return 0 if all(job.state() == 'COMPLETED' for job, _ in jobs) else 1
+
+
+def _print(text: str = '', *more: str) -> None:
+    """Print a table of Dora, without its colors where they would be characters."""
+    line = ' '.join([text, *more])
+    print(line if sys.stdout.isatty() else re.sub(r'\x1b\[[\d;]*m', '', line), flush=True)
 
 
 def _job(entry: Entry, gpus: int | None, slots: Slots) -> tuple[Job, int]:

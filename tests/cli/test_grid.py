@@ -63,6 +63,7 @@ def test_a_dry_run_shows_the_table_and_starts_nothing(tmp_path, monkeypatch, cap
     shown = capsys.readouterr().out
     assert 'rvq.n_q=4' in shown
     assert 'PEN' in shown
+    assert '\x1b' not in shown
     assert not (tmp_path / 'xps').exists()
 
 
