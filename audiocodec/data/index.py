@@ -17,7 +17,8 @@ from typing import Any
 
 from audiocodec.data.manifest import AudioMeta, load_manifest, warn_left_out
 from audiocodec.data.probe import FoundFile, probe, probe_all
-from audiocodec.data.readers import EXTENSIONS, SNDFILE, file_of, libav
+from audiocodec.data.readers import EXTENSIONS, SNDFILE, file_of, libav, tar
+from audiocodec.data.readers.base import file_key
 from audiocodec.data.shards import is_shards, load_shards
 from audiocodec.utils.failures import warn_once
 
@@ -44,7 +45,8 @@ def load_source(
 
     Args:
         source: a manifest (see `manifest`); a folder, read from the data.jsonl or data.jsonl.gz in
-            it, otherwise indexed; a folder of shards; or one audio file.
+            it, otherwise indexed; a folder of shards; tar archives (see `readers.tar.expand`); or
+            one audio file.
         group_by: key of a manifest whose value is the group of an entry, see `split`.
         **options: options of `index_folder`.
 
@@ -53,10 +55,13 @@ def load_source(
             accepted.
     """
     path = Path(source).expanduser()
+    archives = _archives(path)
+    if archives:
+        return load_tars(path, archives, **options)
     if not path.exists():
         raise ValueError(
-            f'{path}: no such data source; expected a manifest (.jsonl, .jsonl.gz) or a folder '
-            'with audio'
+            f'{path}: no such data source; expected a manifest (.jsonl, .jsonl.gz), a folder '
+            'with audio, or tar archives'
         )
     if is_shards(path):
         return load_shards(path)
@@ -66,6 +71,59 @@ def load_source(
     if path.is_dir():
         return index_folder(path, **options)
     return [AudioMeta.from_dict({'path': str(path.absolute()), **probe(path.absolute())})]
+
+
+def _archives(path: Path) -> list[str]:
+    """Return the tar archives that a source names; none if it is another kind of source."""
+    if path.is_dir() and (is_shards(path) or manifest_of(path) is not None):
+        return []
+    found = tar.expand(path)
+    return [] if found and path.is_dir() and find_audio(path) else found
+
+
+def load_tars(
+    source: Path,
+    archives: Sequence[str],
+    min_duration: float = 0.0,
+    workers: int | None = None,
+    cache: bool = True,
+    amplitude: bool = False,
+) -> list[AudioMeta]:
+    """Return the audio files in tar archives, in their order; see `index_folder` for the options.
+
+    Archives are listed once; afterwards only those that have changed.
+
+    Raises:
+        ValueError: an archive that cannot be read, or no audio in any.
+    """
+    files = []
+    for archive in archives:
+        if tar.url_of(archive) is None:
+            files.append(FoundFile(*file_key(os.path.abspath(archive))))
+        else:
+            files.append(FoundFile(archive, tar.size_of(archive), 0))
+    entries = probe_all(source.absolute(), files, workers, cache, amplitude)
+    metas, left_out, total = [], [], 0
+    for file in files:
+        entry = entries[file.name]
+        if isinstance(entry, str):
+            raise ValueError(entry)
+        for address, found in entry['members']:
+            total += 1
+            if isinstance(found, str):
+                left_out.append(found)
+            elif found['duration'] < min_duration:
+                left_out.append(f'{address}: only {found["duration"]:.3f} s long')
+            else:
+                metas.append(AudioMeta.from_dict({**found, 'path': address}))
+    warn_left_out(source, left_out, total)
+    if not metas:
+        example = f'; e.g. {left_out[0]}' if left_out else ''
+        raise ValueError(
+            f'{tar.url_of(source) or source}: no audio in {len(archives)} archives; expected '
+            f'members ending in {" ".join(EXTENSIONS)}{example}'
+        )
+    return metas
 
 
 def manifest_of(path: Path) -> Path | None:
@@ -244,7 +302,7 @@ def split(
 
 def _group(meta: AudioMeta, root: str | os.PathLike[str] | None, group_by: str | None) -> str:
     """Return the name of what is kept in one split."""
-    relative = Path(os.path.relpath(file_of(meta.path), root)).as_posix()
+    relative = Path(os.path.relpath(tar.without_position(file_of(meta.path)), root)).as_posix()
     levels = _PARENT.fullmatch(group_by or '')
     if group_by is None:
         return relative

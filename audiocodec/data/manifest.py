@@ -30,7 +30,7 @@ from typing import Any
 
 from audiocodec.data.lists import parse, short
 from audiocodec.data.probe import FoundFile, probe_all
-from audiocodec.data.readers import file_of, name_part
+from audiocodec.data.readers import file_of, name_part, tar
 from audiocodec.data.readers.base import file_key
 from audiocodec.utils.distrib import is_rank_zero
 from audiocodec.utils.failures import warn_once
@@ -218,7 +218,7 @@ def _resolve(metas: Sequence[AudioMeta], manifest: Path) -> None:
     probes = [meta.path for meta in metas[::step]]
     hits = []
     for base in bases:
-        hits.append(sum(os.path.isfile(file_of(os.path.join(base, probe))) for probe in probes))
+        hits.append(sum(_exists(file_of(os.path.join(base, probe))) for probe in probes))
     if max(hits) == 0:
         raise ValueError(
             f'{manifest}: its audio files do not exist, e.g. {os.path.join(bases[0], probes[0])}; '
@@ -291,7 +291,12 @@ def missing_files(paths: Sequence[str]) -> list[str]:
 
 
 def _absent(paths: Sequence[str]) -> list[str]:
-    return [path for path in paths if not os.path.isfile(file_of(path))]
+    return [path for path in paths if not _exists(file_of(path))]
+
+
+def _exists(path: str) -> bool:
+    place = tar.container(path)
+    return tar.url_of(place) is not None or os.path.isfile(place)
 
 
 def save_manifest(

@@ -19,7 +19,7 @@ import soundfile
 
 from audiocodec.data.audio import audio_info, read_audio
 from audiocodec.data.pool import map_files
-from audiocodec.data.readers import libav
+from audiocodec.data.readers import EXTENSIONS, libav, tar
 from audiocodec.utils.files import write_bytes
 from audiocodec.utils.paths import cache_folder
 
@@ -37,6 +37,21 @@ class FoundFile(NamedTuple):
     name: str
     size: int
     mtime: int
+
+
+def probe_tar(path: str, amplitude: bool = False) -> Entry:
+    """Return `members`: of each audio file in a tar, its address and entry, or what is wrong.
+
+    Raises:
+        ValueError: not a tar.
+    """
+    found: list[list[Any]] = []
+    for member in tar.list_members(path, EXTENSIONS):
+        try:
+            found.append([member.address, probe(member.address, amplitude)])
+        except ValueError as error:
+            found.append([member.address, str(error)])
+    return {'members': found}
 
 
 def probe(path: str | os.PathLike[str], amplitude: bool = False) -> Entry:
@@ -117,7 +132,10 @@ def _read_all(
 
 def _read(folder: Path, amplitude: bool, file: FoundFile) -> list[Any]:
     try:
-        found: Any = probe(folder / file.name, amplitude)
+        if file.name.lower().endswith(tar.SUFFIX):
+            found: Any = probe_tar(tar.url_of(file.name) or str(folder / file.name), amplitude)
+        else:
+            found = probe(folder / file.name, amplitude)
     except ValueError as error:
         found = str(error)
     return [file.size, file.mtime, found]

@@ -60,6 +60,8 @@ def cache_folder(name: str) -> Path | None:
 
 def find(path: str | os.PathLike[str]) -> Path:
     """Resolve a user's path: absolute, or relative to the working directory or the project."""
+    if '://' in os.fspath(path):  # a URL stays as it is
+        return Path(path)
     path = Path(path).expanduser()
     if not path.is_absolute() and not path.exists() and (ROOT / path).exists():
         return ROOT / path

@@ -12,15 +12,17 @@ METRICS = {
 }
 
 
-def write_evaluation(folder, items=3, systems=(('ours', 3.0), ('ours', 6.0), ('Opus', 6.0))):
+def write_evaluation(
+    folder, items=3, systems=(('ours', 3.0), ('ours', 6.0), ('Opus', 6.0)), seconds=1
+):
     """Write an evaluation whose item N has a mel distance of N + place of the system / 10."""
     (folder / 'codes').mkdir(parents=True)
     rows = []
     for item in range(items):
         audio = folder / 'audio' / f'{item:03d}_item_{item}'
-        write_audio(audio / 'reference.flac', 0.1 * noise(1, 24000, seed=item), 24000)
+        write_audio(audio / 'reference.flac', 0.1 * noise(1, 24000 * seconds, seed=item), 24000)
         for place, (system, rate) in enumerate(systems):
-            wav = 0.02 * noise(1, 24000, seed=item + 10 * place)
+            wav = 0.02 * noise(1, 24000 * seconds, seed=item + 10 * place)
             write_audio(audio / f'{system}@{rate:g}.flac', wav, 24000)
             rows.append(
                 {
@@ -29,7 +31,7 @@ def write_evaluation(folder, items=3, systems=(('ours', 3.0), ('ours', 6.0), ('O
                     'item': item,
                     'path': f'item_{item}.wav',
                     'offset': 0.0,
-                    'seconds': 1.0,
+                    'seconds': float(seconds),
                     'kbps': rate,
                     'delay': 0,
                     'encode_seconds': 0.1,

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from audiocodec.data.readers import tar
 from audiocodec.utils import paths
 from audiocodec.utils.paths import safe_stem
 
@@ -121,3 +122,12 @@ def test_a_note_that_cannot_be_written_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setenv('AUDIOCODEC_DORA_DIR', str(tmp_path / 'file'))
     paths.note_experiment(tmp_path / 'other' / 'xps' / '0a1b2c3d')
     assert paths.experiment_places('0a1b2c3d') == [tmp_path / 'file' / 'xps' / '0a1b2c3d']
+
+
+@pytest.mark.parametrize('url', ['s3://bucket/a-{0..3}.tar', 'https://host/x/a.tar'])
+def test_a_url_stays_one_wherever_the_working_directory_is(url, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = paths.canonical(url)
+    assert found == paths.canonical(url)
+    assert str(tmp_path) not in found
+    assert tar.url_of(paths.find(url)) == url

@@ -2,7 +2,7 @@
 
 import os
 
-from audiocodec.data.readers import libav, sndfile
+from audiocodec.data.readers import libav, sndfile, tar
 from audiocodec.data.readers.base import Reader
 from audiocodec.data.readers.window import PartReader, file_of, find_part, name_part
 
@@ -22,7 +22,7 @@ _OTHER = (b'\x7fFLAC', b'Speex   ')
 
 
 def open_audio(path: str | os.PathLike[str]) -> Reader:
-    """Open a file, or a part of it (`PATH#t=START,END` in seconds), for reading.
+    """Open a file, a part of it (`PATH#t=START,END` in seconds), or a member of a tar, for reading.
 
     Raises:
         ValueError: no such file, not audio, or a format that needs the extra `av`; the message
@@ -37,6 +37,9 @@ def open_audio(path: str | os.PathLike[str]) -> Reader:
         except ValueError:
             reader.close()
             raise
+    member = tar.find_member(path)
+    if member is not None:
+        return tar.open_member(member, open_audio)
     if not os.path.isfile(path):
         raise ValueError(f'{path}: {"is not a file" if os.path.exists(path) else "no such file"}')
     try:

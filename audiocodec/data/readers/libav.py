@@ -11,6 +11,7 @@ import io
 import itertools
 import logging
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -220,7 +221,8 @@ def _as_float(frame: Any) -> np.ndarray:
 def _table(key: FileKey) -> Table:
     """Return the table of a file: from the cache, or by decoding it."""
     name = hashlib.sha256(repr((_VERSION, *key)).encode('utf-8', 'surrogateescape')).hexdigest()
-    folder = cache_folder('libav')
+    is_copy = key.path.startswith(tempfile.gettempdir())  # of a member of a tar
+    folder = None if is_copy else cache_folder('libav')
     path = None if folder is None else folder / f'{name[:32]}.npz'
     if path is not None and path.exists():
         with suppress(Exception):  # whatever is wrong with a cache, the file can be decoded again
