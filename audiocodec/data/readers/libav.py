@@ -11,7 +11,6 @@ import io
 import itertools
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from audiocodec.data.readers import tar
 from audiocodec.data.readers.base import FileKey, Reader, file_key
 from audiocodec.utils.files import write_bytes
 from audiocodec.utils.paths import cache_folder
@@ -221,7 +221,7 @@ def _as_float(frame: Any) -> np.ndarray:
 def _table(key: FileKey) -> Table:
     """Return the table of a file: from the cache, or by decoding it."""
     name = hashlib.sha256(repr((_VERSION, *key)).encode('utf-8', 'surrogateescape')).hexdigest()
-    is_copy = key.path.startswith(tempfile.gettempdir())  # of a member of a tar
+    is_copy = os.path.basename(key.path).startswith(tar.COPY)  # found again by another name
     folder = None if is_copy else cache_folder('libav')
     path = None if folder is None else folder / f'{name[:32]}.npz'
     if path is not None and path.exists():

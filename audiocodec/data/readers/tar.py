@@ -18,6 +18,7 @@ import numpy as np
 from audiocodec.data.readers.base import Reader
 
 SUFFIX = '.tar'
+COPY = 'audiocodec-member-'  # begins the names of copies
 _ADDRESS = re.compile(
     r'(?P<tar>.+?\.tar)/(?P<begin>\d+)\+(?P<size>\d+)/(?P<name>.+)', re.DOTALL | re.IGNORECASE
 )
@@ -172,7 +173,7 @@ def open_member(member: Member, open_file: Callable[[str], Reader]) -> Reader:
     if len(data) < member.size:
         raise ValueError(f'{member.address}: is truncated: the archive ends within it')
     suffix = os.path.splitext(member.name)[1]
-    copy = tempfile.NamedTemporaryFile(prefix='audiocodec-', suffix=suffix)  # noqa: SIM115
+    copy = tempfile.NamedTemporaryFile(prefix=COPY, suffix=suffix)  # noqa: SIM115
     try:
         copy.write(data)
         copy.flush()

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import soundfile
+from encoders import WILD
 
 from audiocodec.data import read_audio
 from audiocodec.data.readers import open_audio, tar
@@ -204,3 +205,13 @@ def test_a_url_that_does_not_answer_is_an_error():
     pytest.importorskip('aiohttp')
     with pytest.raises(ValueError, match=r'http://127\.0\.0\.1:9/a\.tar: cannot be read: '):
         tar.list_members('http://127.0.0.1:9/a.tar', WAV)
+
+
+def test_copies_of_members_leave_nothing_in_the_cache(tmp_path, monkeypatch):
+    pytest.importorskip('av')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    archive = write_tar(tmp_path / 'a.tar', {'a.m4a': (WILD / 'aac.m4a').read_bytes()})
+    (member,) = tar.list_members(str(archive), ('.m4a',))
+    wav = read_audio(member.address)[0]
+    assert not list((tmp_path / 'cache').rglob('*.npz'))
+    assert (wav == read_audio(WILD / 'aac.m4a')[0]).all()
