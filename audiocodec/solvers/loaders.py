@@ -18,6 +18,7 @@ from audiocodec.data import (
     make_loader,
     missing_files,
     split_folder,
+    summarize,
     with_share,
 )
 from audiocodec.recipe.rules import LOADING
@@ -82,7 +83,11 @@ def _load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
             f'{typed}: {len(missing)} of {len(files)} files do not exist, e.g. '
             f'{", ".join(missing[:3])}; audiocodec doctor writes a manifest of the others'
         )
-    return _with_enough_bandwidth(cfg, typed, files)
+    kept = _with_enough_bandwidth(cfg, typed, files)
+    low = len(files) - len(kept)
+    text = f'; {low} left out below datasource.min_sample_rate' if low else ''
+    logger.info('%s: %s%s', typed, summarize(kept), text)
+    return kept
 
 
 def _load_sources(sources: Any, by_duration: bool) -> list[AudioMeta]:

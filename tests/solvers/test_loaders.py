@@ -134,6 +134,12 @@ def test_audio_of_a_lower_rate_can_be_left_out(mixed, caplog):
     cfg = compose(mixed, 'sample_rate=24000', f'{least}=24000')
     assert [meta.sample_rate for meta in loaders.load_files(cfg, 'train')] == [24000]
     assert not caplog.records
+    with caplog.at_level('INFO'):
+        loaders.load_files(cfg, 'train')
+    assert caplog.messages == [
+        f'datasource.train={mixed}: 1 files, 0.00 h, sample rates: 24000 Hz (1), channels: 1 (1); '
+        '3 left out below datasource.min_sample_rate'
+    ]
     with pytest.raises(ConfigError, match=rf'no file has {least}=48000 Hz; the highest is 24000'):
         loaders.load_files(compose(mixed, f'{least}=48000'), 'train')
 
