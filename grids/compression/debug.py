@@ -6,7 +6,7 @@ dora grid compression.debug --dry_run --init # list the experiments; works witho
 
 from dora import Launcher
 
-from ._explorers import CompressionExplorer
+from audiocodec.grid.table import CompressionExplorer
 
 
 @CompressionExplorer

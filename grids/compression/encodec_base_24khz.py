@@ -6,7 +6,7 @@ datasource.train and the other splits, or dset='audio/folder' with datasource.fo
 
 from dora import Launcher
 
-from ._explorers import CompressionExplorer
+from audiocodec.grid.table import CompressionExplorer
 
 
 @CompressionExplorer

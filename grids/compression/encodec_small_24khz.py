@@ -2,7 +2,7 @@
 
 from dora import Launcher
 
-from ._explorers import CompressionExplorer
+from audiocodec.grid.table import CompressionExplorer
 
 
 @CompressionExplorer

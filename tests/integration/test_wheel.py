@@ -42,7 +42,7 @@ from audiocodec import train
 print(train.main.get_xp_from_sig(sys.argv[1]).cfg.optim.lr)
 """
 GRID = """
-from audiocodec.grids.compression._explorers import CompressionExplorer
+from audiocodec.grid.table import CompressionExplorer
 
 
 @CompressionExplorer

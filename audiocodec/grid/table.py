@@ -1,4 +1,4 @@
-"""The table that `dora grid` shows: its metrics and their formats."""
+"""The table of a grid, in `dora grid` and `audiocodec grid`: its metrics and their formats."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,0 +1,84 @@
+"""Every command and program of docs/first_hour.md runs, in order; trainings are shortened."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import forked
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / 'docs' / 'first_hour.md').read_text()
+SHORT = [
+    'optim.updates_per_epoch=2',
+    'dataset.batch_size=2',
+    'dataset.segment_duration=0.5',
+    'dataset.num_workers=0',
+    'dataset.valid.num_samples=2',
+    'evaluate.every=null',
+    'generate.every=null',
+    'seanet.n_filters=4',
+]
+BLOCKS = re.findall(r'^```(bash|python)\n(.*?)^```', PAGE, re.MULTILINE | re.DOTALL)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    """A folder with the user's audio."""
+    folder = tmp_path_factory.mktemp('hour')
+    (folder / 'my_audio').mkdir()
+    (folder / 'grids').mkdir()
+    (folder / 'grids' / '__init__.py').touch()
+    for index, path in enumerate(sorted((ROOT / 'dataset/example/train').glob('*.ogg'))[:8]):
+        shutil.copy(path, folder / 'my_audio' / (f'{index}.ogg' if index else 'talk.ogg'))
+    return folder
+
+
+def run(place, line):
+    if line.startswith('dora run '):
+        line = line.replace('dora run ', f'dora run {" ".join(SHORT)} ')
+    if 'SIGNATURE' in line:
+        # that of the first command, the only one with the recipe's own learning rate
+        experiments = (place / 'outputs' / 'xps').glob('*/.argv.json')
+        (first,) = (path.parent for path in experiments if 'optim.lr' not in path.read_text())
+        line = line.replace('SIGNATURE', first.name)
+    env = {
+        **os.environ,
+        'AUDIOCODEC_DORA_DIR': str(place / 'outputs'),
+        'XDG_CACHE_HOME': str(place / 'cache'),
+        'PYTHONPATH': str(ROOT),
+        'DORA_PACKAGE': 'audiocodec',
+        'OMP_NUM_THREADS': '1',
+    }
+    done = forked.shell(line, place, env, timeout=500)
+    assert done.returncode == 0, f'{line}\n{done.stdout}{done.stderr}'
+    return done.stdout + done.stderr
+
+
+def in_grid(code):
+    """The grid of the page with two shorter experiments."""
+    pairs = (option.split('=') for option in SHORT)
+    values = {key: yaml.safe_load(text) for key, text in pairs} | {'optim.epochs': 1}
+    return code.replace("{'optim.epochs': 4}", repr(values)).replace(', 3e-3', '')
+
+
+def test_the_page_from_top_to_bottom(place, monkeypatch):
+    monkeypatch.chdir(place)
+    output = ''
+    for language, text in BLOCKS:
+        if language == 'bash':
+            for line in text.splitlines():
+                output += run(place, line)
+        elif 'explorer' in text:
+            (place / 'grids' / 'first.py').write_text(in_grid(text))
+        else:
+            exec(compile(text, 'first_hour.md', 'exec'), {})
+    assert 'resuming at epoch 5' in output
+    assert output.count('done: ') == 2
+    assert len(list((place / 'outputs' / 'xps').iterdir())) == 3
+    for name in ('report/index.html', 'codec.bin', 'codes.npy', 'decoded.wav'):
+        assert (place / name).is_file()
