@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from benchmarks import common
 
-COMMANDS = ('step', 'quantizer', 'kmeans', 'loader', 'codec', 'evaluate', 'startup')
+COMMANDS = ('step', 'quantizer', 'kmeans', 'loader', 'codec', 'evaluate', 'startup', 'workers')
 
 
 def main(argv: Sequence[str] | None = None) -> int:

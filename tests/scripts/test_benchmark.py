@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from concurrent.futures.process import BrokenProcessPool
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from forked import Forked
+from tiny import TINY
 from torch.nn import functional as F
 
 from audiocodec.quantization.kmeans import nearest
@@ -353,6 +356,37 @@ def test_a_run_that_ends_before_its_first_update_is_shown(main, monkeypatch):
     monkeypatch.setattr(startup.sys, 'executable', 'false')
     with pytest.raises(ValueError, match='ended without an update'):
         startup.first_update(['solver=compression/debug'], {'PATH': '/usr/bin:/bin'})
+
+
+def test_workers_compares_their_numbers(run, monkeypatch):
+    from benchmarks import workers
+
+    found = {'collectives': 5.0, 'bytes': 3e6}
+    monkeypatch.setattr(workers, '_train', lambda args, number: {**found, 'times': [2.0 * number]})
+    result = run('workers', '--workers', '1', '2')
+    assert result['ms'] == {'1': 2.0, '2': 4.0}
+    assert result['collectives'] == {'1': 5.0, '2': 5.0}
+    assert result['megabytes'] == {'1': 3.0, '2': 3.0}
+
+
+def test_a_worker_counts_what_it_sends(tmp_path):
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    meeting = {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port}
+    program = [SCRIPTS / 'benchmarks' / 'workers.py', '1', '2', *TINY, f'dora.dir={tmp_path}']
+    workers = [
+        Forked(program, env={**os.environ, **meeting, 'RANK': str(rank), 'LOCAL_RANK': str(rank)})
+        for rank in range(2)
+    ]
+    (first, errors), (second, _) = (worker.communicate(timeout=120) for worker in workers)
+    assert [worker.returncode for worker in workers] == [0, 0], errors
+    result = json.loads(first.splitlines()[-1])
+    # statistics of the codebooks, norms of the balancer, gradients of model and discriminator
+    assert result['collectives'] == 4
+    assert len(result['times']) == 2
+    assert result['bytes'] > 1000
+    assert second == ''
 
 
 def test_against_a_peer(main, capsys, tmp_path, monkeypatch):
