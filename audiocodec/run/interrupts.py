@@ -1,10 +1,14 @@
 """Stop signals: recorded when they arrive, handled between two updates, when the state is valid."""
 
 import logging
+import os
+import re
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -18,6 +22,7 @@ logger = logging.getLogger('audiocodec')
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 # seconds to wait for the first worker to requeue the job, which ends the others
 _REQUEUED = 60.0
+_SCONTROL = 10.0  # seconds that Slurm's controller may take to answer
 
 
 class Interrupts:
@@ -42,6 +47,9 @@ class Interrupts:
     def obey(self, saved: str) -> None:
         """End the run after its checkpoint was saved, by the launcher's handler or by an error.
 
+        A job of Slurm that is preempted with a grace time would end for good if it ended within
+        that time: it is requeued here.
+
         On the time-limit signal, submitit calls Dora's hook (`checkpoint` of its target, with the
         callbacks registered in `dora.shep`), requeues the job and exits. It would do so in the
         middle of an update; here its handler is called when the state is on disk.
@@ -55,6 +63,8 @@ class Interrupts:
         number = max(distrib.all_gather_object(self.received))
         name = signal.Signals(number).name
         logger.warning('%s: stopped at %s; the same command resumes from there', name, saved)
+        if number == signal.SIGTERM and distrib.from_rank_zero(_requeue_if_preempted):
+            logger.warning('the job was preempted, and is requeued')
         requeue: Callable[[int, FrameType | None], None] | Any = self._before.get(number)
         if number != signal.SIGTERM and callable(requeue):
             requeue(number, None)
@@ -62,3 +72,24 @@ class Interrupts:
         raise InterruptedRunError(
             f'stopped by {name} at {saved}; the same command resumes from there', number
         )
+
+
+def _requeue_if_preempted() -> bool:
+    """Requeue this job of Slurm if it is in the grace time of a preemption, not if canceled."""
+    job = os.environ.get('SLURM_JOB_ID')
+    if job is None:
+        return False
+    with suppress(OSError, subprocess.SubprocessError):
+        shown = _scontrol('show', 'job', job)
+        preempted = re.search(r'\bPreemptTime=(?!None|Unknown)\S', shown)
+        if preempted and 'JobState=RUNNING' in shown:
+            _scontrol('requeue', job)
+            return True
+    return False
+
+
+def _scontrol(*arguments: str) -> str:
+    done = subprocess.run(
+        ['scontrol', *arguments], capture_output=True, text=True, check=True, timeout=_SCONTROL
+    )
+    return done.stdout

@@ -75,3 +75,45 @@ def test_the_launcher_requeues_the_job_on_its_own_signal_only(
         with pytest.raises(InterruptedRunError):
             received.obey('update 3')
     assert calls == expected
+
+
+RUNNING = 'JobState=RUNNING Reason=None\n   PreemptEligibleTime=2026-11-29T02:25:45 PreemptTime='
+
+
+@pytest.mark.parametrize(
+    ('job', 'shown', 'requeued'),
+    [
+        ('7', f'{RUNNING}2026-11-29T02:25:49', True),  # the grace time of a preemption
+        ('7', f'{RUNNING}None', False),  # a signal of the user
+        ('7', f'{RUNNING}2026-11-29T02:25:49'.replace('RUNNING', 'COMPLETING'), False),
+        ('7', '', False),
+        (None, f'{RUNNING}2026-11-29T02:25:49', False),
+    ],
+)
+def test_a_preempted_job_of_slurm_is_requeued_after_it_has_saved(
+    tmp_path, monkeypatch, job, shown, requeued
+):
+    scontrol = tmp_path / 'scontrol'
+    text = f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n[ $1 = requeue ] || echo "{shown}"\n'
+    scontrol.write_text(text)
+    scontrol.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:/usr/bin:/bin')
+    monkeypatch.delenv('SLURM_JOB_ID', raising=False)
+    if job is not None:
+        monkeypatch.setenv('SLURM_JOB_ID', job)
+    with Interrupts() as interrupts:
+        interrupts.received = signal.SIGTERM
+        with pytest.raises(InterruptedRunError) as error:
+            interrupts.obey('epoch 1')
+    assert error.value.exit_code == 143
+    calls = (tmp_path / 'calls').read_text() if (tmp_path / 'calls').exists() else ''
+    assert ('requeue 7' in calls) == requeued
+
+
+def test_a_controller_that_does_not_answer_is_no_error(tmp_path, monkeypatch):
+    monkeypatch.setenv('PATH', str(tmp_path))
+    monkeypatch.setenv('SLURM_JOB_ID', '7')
+    with Interrupts() as interrupts:
+        interrupts.received = signal.SIGTERM
+        with pytest.raises(InterruptedRunError):
+            interrupts.obey('epoch 1')
