@@ -3,11 +3,11 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
+from forked import Forked
 from interruptions import RECIPE, checkpoint_of, fingerprint, finish, start
 from items import write_items
 
@@ -19,15 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def torchrun(folder, module, *arguments, recipe=RECIPE, workers=2):
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
-    return subprocess.run(
-        [*command, f'--nproc_per_node={workers}', '-m', *module, *recipe, *arguments],
-        cwd=ROOT,
-        env={**os.environ, 'AUDIOCODEC_DORA_DIR': str(folder), 'OMP_NUM_THREADS': '1'},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    command = ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={workers}']
+    env = {**os.environ, 'AUDIOCODEC_DORA_DIR': str(folder), 'OMP_NUM_THREADS': '1'}
+    return forked.run([*command, '-m', *module, *recipe, *arguments], ROOT, env, timeout=300)
 
 
 @pytest.mark.slow
@@ -78,22 +72,19 @@ def test_two_nodes_under_torchrun_equal_dora_run(tmp_path):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    launcher = [sys.executable, '-m', 'torch.distributed.run', '--nnodes=2', '--nproc_per_node=2']
+    launcher = ['-m', 'torch.distributed.run', '--nnodes=2', '--nproc_per_node=2']
     meeting = ['--master_addr=127.0.0.1', f'--master_port={port}']
     recipe = ['-m', 'audiocodec.train', *RECIPE, *short]
     nodes = [
-        subprocess.Popen(
+        Forked(
             [*launcher, *meeting, f'--node_rank={node}', *recipe],
             cwd=ROOT,
             env={**os.environ, 'AUDIOCODEC_DORA_DIR': str(tmp_path / 'a'), 'OMP_NUM_THREADS': '1'},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
         )
         for node in range(2)
     ]
     for node in nodes:
-        output = node.communicate(timeout=400)[0]
+        output = node.communicate(timeout=400)[1]
         assert node.returncode == 0, output
     code, text = finish(start(tmp_path / 'b', *short, workers=4))
     assert code == 0, text
