@@ -313,3 +313,26 @@ def test_delta_is_what_differs_from_the_defaults():
     delta = dict(signature_delta(composed.root, composed.cfg, train.main.dora.is_excluded))
     assert (delta['sample_rate'], delta['channels'], delta['model.renormalize']) == (48000, 2, True)
     assert not any(key.endswith(('.sample_rate', '.channels')) for key in delta)
+
+
+def test_what_follows_from_an_excluded_value_counts_through_any_chain():
+    root = OmegaConf.create(
+        {
+            'free': 1,
+            'plain': 1,
+            'section': {'direct': '${free}', 'relative': '${.direct}'},
+            'chained': 'x-${section.relative}',
+            'nested': '${plain}${section.direct}',
+            'other': '${plain}',
+        }
+    )
+    cfg = root.copy()
+    cfg.free = 2
+    delta = dict(signature_delta(root, cfg, lambda key: key == 'free'))
+    assert delta == {
+        'section.direct': 2,
+        'section.relative': 2,
+        'chained': 'x-2',
+        'nested': '12',
+    }
+    assert signature_delta(root, root.copy(), lambda key: key == 'free') == []
