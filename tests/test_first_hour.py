@@ -8,19 +8,11 @@ from pathlib import Path
 import forked
 import pytest
 import yaml
+from tiny import SHORT
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / 'docs' / 'first_hour.md').read_text()
-SHORT = [
-    'optim.updates_per_epoch=2',
-    'dataset.batch_size=2',
-    'dataset.segment_duration=0.5',
-    'dataset.num_workers=0',
-    'dataset.valid.num_samples=2',
-    'evaluate.every=null',
-    'generate.every=null',
-    'seanet.n_filters=4',
-]
+SMALL = [*SHORT, 'seanet.n_filters=4']
 BLOCKS = re.findall(r'^```(bash|python)\n(.*?)^```', PAGE, re.MULTILINE | re.DOTALL)
 
 pytestmark = pytest.mark.slow
@@ -40,7 +32,7 @@ def place(tmp_path_factory):
 
 def run(place, line):
     if line.startswith('dora run '):
-        line = line.replace('dora run ', f'dora run {" ".join(SHORT)} ')
+        line = line.replace('dora run ', f'dora run {" ".join(SMALL)} ')
     if 'SIGNATURE' in line:
         # that of the first command, the only one with the recipe's own learning rate
         experiments = (place / 'outputs' / 'xps').glob('*/.argv.json')
@@ -61,7 +53,7 @@ def run(place, line):
 
 def in_grid(code):
     """The grid of the page with two shorter experiments."""
-    pairs = (option.split('=') for option in SHORT)
+    pairs = (option.split('=') for option in SMALL)
     values = {key: yaml.safe_load(text) for key, text in pairs} | {'optim.epochs': 1}
     return code.replace("{'optim.epochs': 4}", repr(values)).replace(', 3e-3', '')
 

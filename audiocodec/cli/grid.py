@@ -58,20 +58,20 @@ def run(args: argparse.Namespace) -> int:
     table = dora_grid.RunGridArgs()
 
     def show() -> None:
-        dora_grid.monitor(table, main, explorer, [job for job, _ in jobs], _print)
+        dora_grid.monitor(table, main, explorer, jobs, _print)
         width = shutil.get_terminal_size().columns
-        for job, _ in jobs:
+        for job in jobs:
             if job.state() == 'RUNNING' and (lines := job.last_lines(1)):
                 print(f'{job.xp.sig}: {lines[0]}'[:width])
 
     if args.dry_run:
         show()
         return 0
-    for job, _ in jobs:
+    for job in jobs:
         main.init_xp(job.xp)
         _link(main.dora.dir / 'grids' / args.name / job.xp.sig, job.xp.folder)
     Queue(jobs, slots, show, args.interval * 60).run()
-    return 0 if all(job.state() == 'COMPLETED' for job, _ in jobs) else 1
+    return 0 if all(job.state() == 'COMPLETED' for job in jobs) else 1
 
 
 def _print(text: str = '', *more: str) -> None:
@@ -80,10 +80,10 @@ def _print(text: str = '', *more: str) -> None:
     print(line if sys.stdout.isatty() else re.sub(r'\x1b\[[\d;]*m', '', line), flush=True)
 
 
-def _job(entry: Entry, gpus: int | None, slots: Slots) -> tuple[Job, int]:
+def _job(entry: Entry, gpus: int | None, slots: Slots) -> Job:
     wanted = entry.gpus if gpus is None else gpus
     is_finished = records.is_finished(entry.xp.folder, entry.xp.cfg)
-    return Job(entry.xp, slots.workers(wanted), is_finished), wanted
+    return Job(entry.xp, wanted, slots.workers(wanted), is_finished)
 
 
 def _link(link: Path, folder: Path) -> None:

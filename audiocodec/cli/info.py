@@ -1,7 +1,6 @@
 """`audiocodec info [CHECKPOINT_OR_SIG]`: describe a model, or this installation."""
 
 import argparse
-import importlib.metadata
 import platform
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,19 +14,10 @@ from audiocodec.models import CompressionModel
 from audiocodec.models.export.source import open_source
 from audiocodec.recipe.describe import model_rows
 from audiocodec.run import records
+from audiocodec.run.device import gpu_text
 from audiocodec.utils import cpus, paths
 
-# Packages whose versions a bug report should include.
-PACKAGES = (
-    'numpy',
-    'hydra-core',
-    'dora-search',
-    'flashy',
-    'soundfile',
-    'julius',
-    'transformers',
-    'onnxruntime',
-)
+_SHOWN_RUNS = 10  # of an experiment, the last ones
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +48,7 @@ def _model(name: str) -> Iterator[tuple[str, str]]:
 def _runs(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield when, where and how an experiment was started, and what its last start ran."""
     found = records.read(folder)
-    for number, run in enumerate(found, start=1):
+    for number, run in list(enumerate(found, start=1))[-_SHOWN_RUNS:]:
         outcome = run['outcome'] or 'has not ended'
         after = f' after {run["updates"]} updates' if 'updates' in run else ''
         hardware = run['hardware']
@@ -85,16 +75,11 @@ def _runs(folder: Path) -> Iterator[tuple[str, str]]:
 def _installation() -> Iterator[tuple[str, str]]:
     yield 'audiocodec', f'{__version__} in {paths.ROOT}'
     yield 'python', f'{platform.python_version()} on {platform.platform()}'
-    yield 'torch', torch.__version__  # with its build, such as +cpu
-    for name in PACKAGES:
-        try:
-            yield name, importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            yield name, 'not installed'
+    installed = records.versions()
+    for name in records.PACKAGES:
+        yield name, installed.get(name, 'not installed')
     yield 'cpu', f'{cpus.usable_cores()} cores, {torch.backends.cpu.get_cpu_capability()}'
     if not torch.cuda.is_available():
         yield 'cuda', 'no device'
     for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        memory = properties.total_memory / 2**30
-        yield f'cuda:{index}', f'{properties.name}, {memory:.0f} GiB, CUDA {torch.version.cuda}'
+        yield f'cuda:{index}', gpu_text(index)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from audiocodec.data.manifest import AudioMeta, load_manifest, warn_left_out
-from audiocodec.data.probe import FoundFile, probe, probe_all
+from audiocodec.data.probe import Entry, FoundFile, probe, probe_all
 from audiocodec.data.readers import EXTENSIONS, SNDFILE, file_of, libav, tar
 from audiocodec.data.readers.base import file_key
 from audiocodec.data.shards import is_shards, load_shards
@@ -55,7 +55,17 @@ def load_source(
             accepted.
     """
     path = Path(source).expanduser()
-    archives = _archives(path)
+    if is_shards(path):
+        return load_shards(path)
+    if path.is_dir():
+        manifest = manifest_of(path)
+        if manifest is not None:
+            return load_manifest(manifest, group_by)
+        archives = tar.expand(path)
+        if archives and not find_audio(path):
+            return load_tars(path, archives, **options)
+        return index_folder(path, **options)
+    archives = tar.expand(path)
     if archives:
         return load_tars(path, archives, **options)
     if not path.exists():
@@ -63,22 +73,9 @@ def load_source(
             f'{path}: no such data source; expected a manifest (.jsonl, .jsonl.gz), a folder '
             'with audio, or tar archives'
         )
-    if is_shards(path):
-        return load_shards(path)
-    manifest = manifest_of(path)
-    if manifest is not None:
-        return load_manifest(manifest, group_by)
-    if path.is_dir():
-        return index_folder(path, **options)
+    if path.suffix.lower() not in EXTENSIONS:
+        return load_manifest(path, group_by)
     return [AudioMeta.from_dict({'path': str(path.absolute()), **probe(path.absolute())})]
-
-
-def _archives(path: Path) -> list[str]:
-    """Return the tar archives that a source names; none if it is another kind of source."""
-    if path.is_dir() and (is_shards(path) or manifest_of(path) is not None):
-        return []
-    found = tar.expand(path)
-    return [] if found and path.is_dir() and find_audio(path) else found
 
 
 def load_tars(
@@ -103,25 +100,45 @@ def load_tars(
         else:
             files.append(FoundFile(archive, tar.size_of(archive), 0))
     entries = probe_all(source.absolute(), files, workers, cache, amplitude)
-    metas, left_out, total = [], [], 0
+    members: list[tuple[str, Entry | str]] = []
     for file in files:
         entry = entries[file.name]
         if isinstance(entry, str):
             raise ValueError(entry)
-        for address, found in entry['members']:
-            total += 1
-            if isinstance(found, str):
-                left_out.append(found)
-            elif found['duration'] < min_duration:
-                left_out.append(f'{address}: only {found["duration"]:.3f} s long')
-            else:
-                metas.append(AudioMeta.from_dict({**found, 'path': address}))
-    warn_left_out(source, left_out, total)
-    if not metas:
-        example = f'; e.g. {left_out[0]}' if left_out else ''
+        members += entry['members']
+    if not members:
         raise ValueError(
             f'{tar.url_of(source) or source}: no audio in {len(archives)} archives; expected '
-            f'members ending in {" ".join(EXTENSIONS)}{example}'
+            f'members ending in {" ".join(EXTENSIONS)}'
+        )
+    return _usable(source, members, min_duration)
+
+
+def _usable(
+    source: Path, found: Sequence[tuple[str, Entry | str]], min_duration: float
+) -> list[AudioMeta]:
+    """Return the files that can be used; the others are named in a warning.
+
+    Args:
+        source: where they are.
+        found: of each file, its path, and its entry or what is wrong with it.
+        min_duration: seconds; shorter files are left out.
+
+    Raises:
+        ValueError: none can be used.
+    """
+    metas, left_out = [], []
+    for path, entry in found:
+        if isinstance(entry, str):
+            left_out.append(entry)
+        elif entry['duration'] < min_duration:
+            left_out.append(f'{path}: only {entry["duration"]:.3f} s long')
+        else:
+            metas.append(AudioMeta.from_dict({**entry, 'path': path}))
+    warn_left_out(source, left_out, len(found))
+    if not metas:
+        raise ValueError(
+            f'{source}: none of its {len(found)} audio files can be used; e.g. {left_out[0]}'
         )
     return metas
 
@@ -213,22 +230,8 @@ def index_folder(
         raise ValueError(f'{folder}: no such folder')
     files = readable(folder, find_audio(folder))
     entries = probe_all(folder, files, workers, cache, amplitude)
-    metas = []
-    left_out = []
-    for name, _, _ in files:
-        entry = entries[name]
-        if isinstance(entry, str):
-            left_out.append(entry)
-        elif entry['duration'] < min_duration:
-            left_out.append(f'{folder / name}: only {entry["duration"]:.3f} s long')
-        else:
-            metas.append(AudioMeta.from_dict({**entry, 'path': str(folder / name)}))
-    warn_left_out(folder, left_out, len(files))
-    if not metas:
-        raise ValueError(
-            f'{folder}: none of its {len(files)} audio files can be used; e.g. {left_out[0]}'
-        )
-    return metas
+    found = [(str(folder / name), entries[name]) for name, _, _ in files]
+    return _usable(folder, found, min_duration)
 
 
 def with_share(

@@ -12,7 +12,6 @@ from pathlib import Path
 from dora.xp import XP
 
 LOG = 'grid.log'  # in the experiment's folder: what its processes print
-_NAMES = {'PENDING', 'RUNNING', 'COMPLETED', 'FAILED', 'CANCELLED'}  # Slurm's, as in dora grid
 
 
 class Job:
@@ -20,15 +19,18 @@ class Job:
 
     Args:
         xp: the experiment.
+        gpus: number of GPUs that it asks for.
         workers: number of its workers.
         is_finished: True if it has nothing left to do.
     """
 
-    def __init__(self, xp: XP, workers: int, is_finished: bool = False) -> None:
+    def __init__(self, xp: XP, gpus: int, workers: int, is_finished: bool = False) -> None:
         self.xp = xp
+        self.gpus = gpus
         self.workers = workers
         self._state = 'COMPLETED' if is_finished else 'PENDING'
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_stopped = False  # by us
 
     @property
     def log(self) -> Path:
@@ -42,7 +44,6 @@ class Job:
 
     def state(self) -> str:
         """Return the state, in Slurm's words: PENDING, RUNNING, COMPLETED, FAILED or CANCELLED."""
-        assert self._state in _NAMES
         return self._state
 
     def is_done(self) -> bool:
@@ -79,8 +80,9 @@ class Job:
         if self._process is None or self._state != 'RUNNING' or self._process.poll() is None:
             return False
         code = self._process.returncode
-        stopped = (128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL)
-        self._state = 'COMPLETED' if code == 0 else 'CANCELLED' if code in stopped else 'FAILED'
+        # not SIGKILL, which comes from the system when memory runs out
+        is_stopped = self._is_stopped or code in (128 + signal.SIGTERM, -signal.SIGTERM)
+        self._state = 'COMPLETED' if code == 0 else 'CANCELLED' if is_stopped else 'FAILED'
         return True
 
     def stop(self) -> None:
@@ -88,11 +90,13 @@ class Job:
         if self._state == 'PENDING':
             self._state = 'CANCELLED'
         elif self._process is not None and self._state == 'RUNNING':
+            self._is_stopped = True
             self._process.terminate()
 
     def kill(self) -> None:
         """End all processes of a running job at once; its last checkpoint stays."""
         if self._process is not None and self._state == 'RUNNING':
+            self._is_stopped = True
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 

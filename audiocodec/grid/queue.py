@@ -21,7 +21,7 @@ class Queue:
     """Runs jobs in their order; one that fails does not end the others.
 
     Args:
-        jobs: the jobs and the number of GPUs that each asks for.
+        jobs: the jobs.
         slots: where they run.
         show: shows the state of all jobs.
         interval: seconds between two calls of `show`, which also follows every start and end.
@@ -29,16 +29,16 @@ class Queue:
 
     def __init__(
         self,
-        jobs: Sequence[tuple[Job, int]],
+        jobs: Sequence[Job],
         slots: Slots,
         show: Callable[[], None],
         interval: float,
     ) -> None:
-        self.jobs = [job for job, _ in jobs]
+        self.jobs = list(jobs)
         self.slots = slots
         self._show = show
         self._interval = interval
-        self._waiting = [(job, gpus) for job, gpus in jobs if not job.is_done()]
+        self._waiting = [job for job in jobs if not job.is_done()]
         self._asked = 0  # number of requests to stop
 
     def run(self) -> None:
@@ -78,8 +78,8 @@ class Queue:
         """Start the first waiting jobs, as long as there is room for the next one."""
         started = False
         while self._waiting and not self._asked:
-            job, gpus = self._waiting[0]
-            variables = self.slots.take(job.xp.sig, gpus)
+            job = self._waiting[0]
+            variables = self.slots.take(job.xp.sig, job.gpus)
             if variables is None:
                 break
             del self._waiting[0]

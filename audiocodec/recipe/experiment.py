@@ -72,7 +72,8 @@ class CodecMain(HydraMain):
             problems = [*composed.problems.values(), *_value_problems(composed)]
             raise ConfigError(dict.fromkeys(problems))
         where = self.dora
-        excluded = re.compile('|'.join(map(fnmatch.translate, where.exclude)))
+        # one expression, since Dora's own test tries every pattern for every key
+        excluded = re.compile('|'.join(map(fnmatch.translate, where.exclude)) or '(?!)')
         delta = signature_delta(composed.root, composed.cfg, lambda key: bool(excluded.match(key)))
         with readable_errors():
             cfg = OmegaConf.create(config.to_plain(composed.cfg), flags={'struct': True})

@@ -45,6 +45,13 @@ def peak_memory(device: torch.device) -> float | None:
     return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == 'cuda' else None
 
 
+def gpu_text(device: torch.device | int) -> str:
+    """Describe a GPU: name, memory, and the version of CUDA."""
+    properties = torch.cuda.get_device_properties(device)
+    memory = properties.total_memory / 2**30
+    return f'{properties.name}, {memory:.0f} GiB, CUDA {torch.version.cuda}'
+
+
 def _own_gpu(device: torch.device, place: Place) -> torch.device:
     if not torch.cuda.is_available():
         raise ConfigError(

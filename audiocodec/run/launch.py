@@ -145,7 +145,7 @@ def slurm_of_site(known: Mapping[str, Any]) -> dict[str, Any]:
             hint = config.nearest(key, known)
             raise ConfigError(f'{where}: no such option of Slurm{hint} (known: {", ".join(known)})')
         kind = type(known[key])
-        fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
+        fits = type(value) is kind or (kind is float and type(value) is int)
         if None not in (known[key], value) and not fits:
             raise ConfigError(f'{where}: expected {_KINDS[kind]}, got {value!r}')
     return {key: value for key, (_, value) in found.items()}

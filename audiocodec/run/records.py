@@ -24,11 +24,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from audiocodec import __version__
+from audiocodec.run.device import gpu_text
 from audiocodec.utils import cpus, distrib, paths
 from audiocodec.utils.failures import Failures
+from audiocodec.utils.files import write_bytes
 
 FOLDER = 'runs'
 FINISHED = 'finished'
+# Packages whose versions a record or a bug report should include.
 PACKAGES = (
     'torch',
     'numpy',
@@ -38,6 +41,8 @@ PACKAGES = (
     'flashy',
     'soundfile',
     'julius',
+    'transformers',
+    'onnxruntime',
 )
 # Variables that change what a run computes or where it runs; others may hold passwords.
 _VARIABLES = re.compile(
@@ -109,7 +114,7 @@ class _Record:
             'workers': distrib.world_size(),
             'hardware': _hardware(run.device),
             'python': f'{platform.python_version()} on {platform.platform()}',
-            'packages': _versions(),
+            'packages': versions(),
             'environment': {
                 name: value
                 for name, value in sorted(os.environ.items())
@@ -131,9 +136,7 @@ class _Record:
         self._write()
 
     def _write(self) -> None:
-        temporary = self._path.with_name(f'.{self._path.name}.{os.getpid()}')
-        temporary.write_text(json.dumps(self._facts, indent=1, ensure_ascii=False))
-        temporary.replace(self._path)
+        write_bytes(self._path, json.dumps(self._facts, indent=1).encode())
 
 
 def digest(cfg: DictConfig) -> str:
@@ -206,14 +209,13 @@ def _hardware(device: torch.device) -> dict[str, Any]:
         'cpu': torch.backends.cpu.get_cpu_capability(),
     }
     if device.type == 'cuda':
-        properties = torch.cuda.get_device_properties(device)
-        found['gpu'] = f'{properties.name}, {properties.total_memory / 2**30:.0f} GiB'
-        found['cuda'] = torch.version.cuda
+        found['gpu'] = gpu_text(device)
         found['cudnn'] = torch.backends.cudnn.version()
     return found
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of those of `PACKAGES` that are installed."""
     found = {}
     for name in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):

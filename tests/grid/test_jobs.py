@@ -32,7 +32,12 @@ def finish(job):
 
 @pytest.mark.parametrize(
     ('program', 'state'),
-    [('', 'COMPLETED'), ('1 / 0', 'FAILED'), ('exit(143)', 'CANCELLED')],
+    [
+        ('', 'COMPLETED'),
+        ('1 / 0', 'FAILED'),
+        ('exit(143)', 'CANCELLED'),
+        ('import os; os.kill(os.getpid(), 9)', 'FAILED'),  # as when memory runs out
+    ],
 )
 def test_the_state_follows_from_the_exit_code(tmp_path, program, state):
     job = SmallJob(tmp_path, 'a', program)
@@ -108,9 +113,9 @@ def test_jobs_that_do_not_run_need_no_process(tmp_path):
 def test_an_experiment_with_several_workers_is_started_by_torchrun(tmp_path):
     xp = SimpleNamespace(sig='a', folder=tmp_path, argv=['solver=x', 'optim.lr=1'])
     alone = [sys.executable, '-m', 'audiocodec.train', 'solver=x', 'optim.lr=1']
-    assert Job(xp, 1).command() == alone
-    several = Job(xp, 4).command()
+    assert Job(xp, 1, 1).command() == alone
+    several = Job(xp, 8, 4).command()
     assert several[:3] == [sys.executable, '-m', 'torch.distributed.run']
     assert '--nproc-per-node=4' in several
     assert several[-4:] == alone[1:]
-    assert os.path.basename(Job(xp, 1).log) == 'grid.log'
+    assert os.path.basename(Job(xp, 1, 1).log) == 'grid.log'

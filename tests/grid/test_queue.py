@@ -20,9 +20,8 @@ def times(job):
     return [float(line) for line in job.last_lines(2)]
 
 
-def queue(jobs, slots, gpus=None, show=lambda: None):
-    gpus = [1] * len(jobs) if gpus is None else gpus
-    return Queue(list(zip(jobs, gpus)), slots, show, 3600.0)
+def queue(jobs, slots, show=lambda: None):
+    return Queue(jobs, slots, show, 3600.0)
 
 
 def states(jobs):
@@ -46,8 +45,8 @@ def test_jobs_run_side_by_side(tmp_path):
 
 
 def test_a_job_with_many_gpus_is_not_overtaken_for_ever(tmp_path):
-    jobs = [SmallJob(tmp_path, name, NOTED) for name in 'abc']
-    queue(jobs, Slots(['0', '1']), gpus=[1, 2, 1]).run()
+    jobs = [SmallJob(tmp_path, name, NOTED, gpus=gpus) for name, gpus in zip('abc', (1, 2, 1))]
+    queue(jobs, Slots(['0', '1'])).run()
     assert times(jobs[0])[1] <= times(jobs[1])[0]
     assert times(jobs[1])[1] <= times(jobs[2])[0]
 

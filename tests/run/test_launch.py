@@ -214,6 +214,7 @@ def test_options_of_the_site_are_of_the_users_file_and_the_environment(site, mon
     [
         ('partitoin: gpu', r"slurm.yaml: partitoin: no such option of Slurm; did you mean 'parti"),
         ('gpus: many', "slurm.yaml: gpus: expected an integer, got 'many'"),
+        ('gpus: true', 'slurm.yaml: gpus: expected an integer, got True'),
         ('gpus: 1.5', 'slurm.yaml: gpus: expected an integer, got 1.5'),
         ('mem_per_gpu: all', "mem_per_gpu: expected a number, got 'all'"),
         ('setup: module load', "setup: expected a list, got 'module load'"),

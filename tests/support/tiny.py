@@ -24,3 +24,14 @@ TINY = [
     'generate.every=null',
     'logging.tensorboard=false',
 ]
+
+# A run of two updates, with validation alone, of a recipe as it is.
+SHORT = [
+    'optim.updates_per_epoch=2',
+    'dataset.batch_size=2',
+    'dataset.segment_duration=0.5',
+    'dataset.num_workers=0',
+    'dataset.valid.num_samples=2',
+    'evaluate.every=null',
+    'generate.every=null',
+]

@@ -49,7 +49,7 @@ class Member(NamedTuple):
 
 def find_member(path: str) -> Member | None:
     """Return the member that a path names; None for any other path."""
-    match = _ADDRESS.fullmatch(path) if SUFFIX in path else None
+    match = _ADDRESS.fullmatch(path) if SUFFIX in path.lower() else None
     if match is None or os.path.exists(path):
         return None
     return Member(match['tar'], int(match['begin']), int(match['size']), match['name'])

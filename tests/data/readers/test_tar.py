@@ -215,3 +215,10 @@ def test_copies_of_members_leave_nothing_in_the_cache(tmp_path, monkeypatch):
     wav = read_audio(member.address)[0]
     assert not list((tmp_path / 'cache').rglob('*.npz'))
     assert (wav == read_audio(WILD / 'aac.m4a')[0]).all()
+
+
+def test_the_suffix_may_be_in_capitals(files, tmp_path):
+    archive = write_tar(tmp_path / 'A.TAR', files)
+    for member in tar.list_members(str(archive), WAV):
+        assert tar.find_member(member.address) == member
+        assert open_audio(member.address).frames > 0
