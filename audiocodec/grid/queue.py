@@ -77,7 +77,7 @@ class Queue:
     def _start(self) -> bool:
         """Start the first waiting jobs, as long as there is room for the next one."""
         started = False
-        while self._waiting and not self._asked:
+        while self._waiting:
             job = self._waiting[0]
             variables = self.slots.take(job.xp.sig, job.gpus)
             if variables is None:
