@@ -98,6 +98,7 @@ def test_recipe_composes_validates_and_builds(recipe):
     assert model.hop_length == math.prod(cfg.seanet.ratios)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('recipe', FIGURES)
 def test_recipe_has_the_published_figures(recipe):
     cfg = compose(f'solver={recipe}')
@@ -184,6 +185,7 @@ def test_every_option_of_every_group_is_accepted(group, option):
         assert 0 <= lr <= cfg.optim.lr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['cosine', 'polynomial_decay', 'linear_warmup', 'inverse_sqrt'])
 def test_schedules_know_the_length_of_the_run(name):
     """In the debug recipe's 280 updates, warm-up ends after the first, and decay at the last."""

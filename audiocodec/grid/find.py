@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from dora import Explorer, Launcher
 from dora.explore import Herd
-from dora.main import DecoratedMain
 from dora.shep import Shepherd
 from dora.xp import XP
+
+from audiocodec.recipe.experiment import CodecMain
 
 
 class Entry(NamedTuple):
@@ -56,18 +57,18 @@ def _available(folder: Path) -> str:
     return ', '.join(sorted('.'.join(file.parts) for file in files if file.name[0] != '_'))
 
 
-def find_entries(main: DecoratedMain, explorer: Explorer) -> list[Entry]:
+def find_entries(main: CodecMain, explorer: Explorer) -> list[Entry]:
     """Return the experiments that a grid declares, in its order, each once.
 
     Raises:
         ConfigError: an experiment whose overrides are not valid.
     """
     herd = Herd()
-    explorer(Launcher(Shepherd(main), main.get_slurm_config(), herd))
+    explorer(Launcher(Shepherd(main), main.slurm_options(), herd))
     return [Entry(sheep.xp, herd.slurm_configs[sig].gpus) for sig, sheep in herd.sheeps.items()]
 
 
-def select(entries: Sequence[Entry], patterns: Sequence[str], main: DecoratedMain) -> list[Entry]:
+def select(entries: Sequence[Entry], patterns: Sequence[str], main: CodecMain) -> list[Entry]:
     """Select experiments as `dora grid` does.
 
     Args:

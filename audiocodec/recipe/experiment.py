@@ -153,19 +153,24 @@ class CodecMain(HydraMain):
         )
 
     def get_slurm_config(self) -> dora.conf.SlurmConfig:
-        """Read Slurm's options: from the configuration, then those of the site.
+        """Return Slurm's options.
 
         Dora requires a partition; without one, the cluster's default is looked up.
         """
-        slurm = super().get_slurm_config()
-        for name, value in slurm_of_site(vars(slurm)).items():
-            setattr(slurm, name, value)
+        slurm = self.slurm_options()
         if not slurm.partition and shutil.which('sinfo'):
             found = subprocess.run(
                 ['sinfo', '--noheader', '--format=%P'], capture_output=True, text=True
             )
             defaults = [name for name in found.stdout.split() if name.endswith('*')]
             slurm.partition = defaults[0].rstrip('*') if defaults else ''
+        return slurm
+
+    def slurm_options(self) -> dora.conf.SlurmConfig:
+        """Read Slurm's options, from the configuration and of the site, without asking Slurm."""
+        slurm = super().get_slurm_config()
+        for name, value in slurm_of_site(vars(slurm)).items():
+            setattr(slurm, name, value)
         return slurm
 
     def get_name_parts(self, xp: XP) -> OrderedDict[str, Any]:

@@ -298,6 +298,7 @@ def test_clipping_bounds_the_gradient_and_reports_the_norm_before():
         assert norm.item() == pytest.approx(expected, rel=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('every', [2, 1.7])
 def test_resume_is_bitwise_exact(tmp_path, every):
     def make():

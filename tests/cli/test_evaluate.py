@@ -47,6 +47,7 @@ def test_a_model_and_opus_side_by_side(place, tmp_path, capsys):
     assert all(row['mel_low'] <= row['mel'] <= row['mel_high'] for row in summary)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_table(place, tmp_path):
     options = ['--seconds', '0.4', '--items', '5', '--metrics', 'mel', 'snr']
     tables = []

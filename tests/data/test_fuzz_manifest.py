@@ -171,6 +171,7 @@ def campaign(folder, seed, count):
     return counts, wrong
 
 
+@pytest.mark.slow
 def test_damaged_manifests_are_read_or_refused_by_name(tmp_path):
     counts, wrong = campaign(tmp_path, seed=0, count=300)
     assert wrong == []

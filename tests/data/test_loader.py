@@ -132,6 +132,7 @@ def test_infos_come_with_the_batch(metas):
     assert [info.n_frames for info in first_infos] == [32000, 16000]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('workers', [0, 1])
 def test_error_of_the_data_keeps_its_message(metas, workers):
     for meta in metas:

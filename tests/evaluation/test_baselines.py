@@ -16,6 +16,7 @@ def renditions(system, wav, rate=24000):
     return list(system.reconstruct(wav, rate))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('channels', [1, 2])
 def test_opus_has_the_asked_rate_and_improves_with_it(channels):
     wav = speech(5.0, 24000).expand(channels, -1)[None]

@@ -60,6 +60,7 @@ def test_there_is_a_row_for_each_item_system_and_rate(tmp_path, items):
     assert len(table) == 10
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_processes_or_interruptions(tmp_path, items):
     expected = without_times(make(tmp_path / 'whole', items).run())
 
@@ -102,6 +103,7 @@ def test_systems_and_rates_can_be_added(tmp_path, items):
     assert info['data']['items'] == 3
 
 
+@pytest.mark.slow
 def test_other_data_metrics_or_weights_need_another_folder(tmp_path, items):
     folder = tmp_path / 'out'
     make(folder, items).run()

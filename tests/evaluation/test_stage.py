@@ -34,6 +34,7 @@ def folder(tmp_path):
     return write_items(tmp_path / 'items', [0.1, 0.5, 1.7, 2.9, 0.5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('options', [{}, {'causal': False}, {'norm': 'time_group_norm'}])
 def test_results_do_not_depend_on_the_batch_size(tmp_path, folder, options):
     """Padding of one item to the length of another must not reach the model."""
@@ -131,6 +132,7 @@ def test_an_interrupted_evaluation_goes_on(tmp_path, folder):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('other', [{'seed': 1}, {'settings': {'metrics': {'power': 2}}}])
 def test_scores_of_other_weights_or_settings_are_replaced(tmp_path, folder, other):
     out = tmp_path / 'out'

@@ -108,6 +108,7 @@ def test_copies_after_a_move_that_follows_a_use(form):
     )
 
 
+@pytest.mark.slow
 def test_copies_train_alike(form):
     if not form.trainable:
         return
@@ -138,6 +139,7 @@ def test_copies_of_copies_and_models_for_inference_of_copies(form):
     assert_same_results(model, other)  # for_inference did not change it
 
 
+@pytest.mark.slow
 def test_compiled_models_are_copied_as_they_are_not_compiled(make):
     model = make('weight_norm')
     model.encoder.compile(dynamic=False)
@@ -169,6 +171,7 @@ def test_models_run_in_a_process_that_is_spawned(form, process):
     assert scale is expected_scale is None or torch.equal(scale, expected_scale)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_codes_of_every_integer_type(form):
     model = form.make().eval()
@@ -230,6 +233,7 @@ def test_arrays_and_lists_that_are_not_codes(make, codes, message):
             method(codes)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_waveforms_and_scales_as_arrays(form):
     model = form.make().eval()

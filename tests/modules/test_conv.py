@@ -190,6 +190,7 @@ def with_gradients(layers, x):
     return [y.detach(), x.grad, *(parameter.grad.clone() for parameter in layers.parameters())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('alpha', [1.0, 0.3, -0.5])
 @pytest.mark.parametrize('length', [3, 10, 11])
 @pytest.mark.parametrize('causal', [True, False])

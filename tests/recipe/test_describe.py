@@ -86,6 +86,7 @@ def test_rates_are_exact():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('overrides', 'updates', 'audio'),
     [

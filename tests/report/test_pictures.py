@@ -9,6 +9,7 @@ from audiocodec.report.collect import collect
 from audiocodec.report.pictures import write_pictures
 
 
+@pytest.mark.slow
 def test_curve_and_spectrograms_are_drawn(tmp_path):
     image = pytest.importorskip('matplotlib.image')
     sources = [str(write_evaluation(tmp_path / 'e')), str(write_run(tmp_path / 'run'))]

@@ -72,6 +72,7 @@ def test_no_metrics_are_no_lines(lines):
     assert [line for line in found if line.startswith('Epoch 1 ')] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('device', 'lines'), [('cuda', 1), ('cpu', 0)])
 def test_peak_memory_is_logged_once_it_no_longer_grows(
     make_solver, monkeypatch, caplog, device, lines

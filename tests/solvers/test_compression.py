@@ -94,6 +94,7 @@ def test_learning_rates(make_solver):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('stage', 'metric', 'expected'),
     [

@@ -121,6 +121,7 @@ def test_the_first_update_after_a_bundle_is_that_of_the_run_itself(
     assert caplog.text.count('newly initialized: nothing') == 4
 
 
+@pytest.mark.slow
 def test_rates_are_the_recipes_and_moments_the_checkpoints(runs, trained):
     with solver_of(runs, 'optim.lr=1e-5', 'optim.optimizer.betas=[0.8,0.9]') as solver:
         solver.initialize_from(str(trained['bundle']))
@@ -258,6 +259,7 @@ def test_discriminators_that_had_not_started_are_fresh(runs, trained, tmp_path):
         assert solver.adversaries.in_warmup
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('statistics', ['missing', 'zeros', 'of other entries'])
 def test_the_first_updates_leave_codebooks_in_place_whatever_the_file_says_of_them(
     runs, trained, tmp_path, statistics

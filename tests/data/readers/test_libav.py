@@ -51,6 +51,7 @@ def make(folder, name, seconds=13.0, channels=None):
     return encode(folder / name, wav, rate, codec, **options), wav, rate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', FORMATS)
 def test_segments_are_those_of_the_whole_file(tmp_path, name):
     path, wav, rate = make(tmp_path, name)
@@ -75,6 +76,7 @@ def error_after_alignment(found, expected):
     return np.linalg.norm(found - expected[begin:end]) / np.linalg.norm(expected[begin:end])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['a.m4a', 'a.mka'])
 @pytest.mark.parametrize('channels', [2, 6])
 def test_channels_stay_apart(tmp_path, name, channels):
@@ -171,6 +173,7 @@ def test_opus_surround_and_voc_blocks_are_read(tmp_path):
     np.testing.assert_allclose(found.numpy().T, wav, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['a.m4a', 'a.mka', 'a.webm', 'a.wma', 'a.avi', 'a.aac'])
 def test_a_block_is_not_decoded_from_the_beginning_of_the_file(tmp_path, name, monkeypatch):
     path, _, rate = make(tmp_path, name, 25.0)

@@ -80,6 +80,7 @@ def test_chained_files(tmp_path, channels, seconds, subtype):
         assert_segments(chained, whole, read, tries=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sample_rate', [8000, 24000, 44100])
 @pytest.mark.parametrize('channels', [1, 2])
 @pytest.mark.parametrize('quality', [None, 0, 7])

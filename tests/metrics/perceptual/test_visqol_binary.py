@@ -132,6 +132,7 @@ def test_an_item_without_a_score_is_counted(tmp_path):
     assert not suite.failures.counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('then', 'reason'),
     [

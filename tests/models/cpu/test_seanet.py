@@ -58,6 +58,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', OPTIONS)
 @pytest.mark.parametrize('length', [1, 5, 333])  # shorter than the padding, and not whole frames
 def test_it_computes_the_same(fast, name, length):

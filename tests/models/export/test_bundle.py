@@ -42,6 +42,7 @@ def test_a_bundle_is_the_checkpoint_without_places(make_codec, save_checkpoint, 
     assert torch.equal(loaded(wav).wav, model(wav).wav)
 
 
+@pytest.mark.slow
 def test_only_training_checkpoints_have_enough_for_a_bundle(make_codec, save_checkpoint, tmp_path):
     source = save_checkpoint(make_codec(), tmp_path / 'checkpoint.th')
     export.export_compact(source, tmp_path / 'model.bin')

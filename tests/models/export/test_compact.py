@@ -56,6 +56,7 @@ def base_24khz(tmp_path_factory):
     return model, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name', ['compression_state_dict.bin', 'compression_state_dict.safetensors']
 )

@@ -10,6 +10,7 @@ from audiocodec.run import checkpoint
 from audiocodec.utils import config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['model.bin', 'model.safetensors'])
 def test_a_checkpoint_becomes_a_file_of_its_averaged_weights(
     make_codec, save_checkpoint, tmp_path, name

@@ -27,6 +27,7 @@ def test_traceable_lstm_and_group_norm_compute_the_same():
     torch.testing.assert_close(program._GroupNorm(norm)(x), norm(x), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_program_gives_every_codebook_whatever_is_in_use(make_codec):
     model = make_codec()
     wav = 0.1 * torch.randn(2, 1, 1000)

@@ -41,6 +41,7 @@ def whole_frames(wav, hop_length):
     ]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_codes_and_waveforms_are_those_of_transformers(pair):
     theirs, ours, _ = pair

@@ -91,6 +91,7 @@ def test_a_wandb_that_cannot_begin_at_all_is_a_warning(wandb, tmp_path, caplog):
     assert len(caplog.records) == 1
 
 
+@pytest.mark.slow
 def test_the_package_itself_without_login(tmp_path):
     pytest.importorskip('wandb')
     code = (
