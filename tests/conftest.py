@@ -10,6 +10,7 @@ import soundfile
 import torch
 
 from audiocodec import train
+from audiocodec.run import logs
 
 # Modules shared by tests and the programs that they start.
 sys.path.insert(0, str(Path(__file__).parent / 'support'))
@@ -26,6 +27,18 @@ def pytest_collection_modifyitems(items):
     """Run files with slow tests first: a worker takes whole files, and the last should be short."""
     slow = {item.path for item in items if item.get_closest_marker('slow')}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True)
+def root_logger():
+    """Log warnings only and to no file, whatever ran before in this process."""
+
+    def reset():
+        logs.setup(None, rank=1, level='WARNING')
+
+    reset()
+    yield
+    reset()
 
 
 @pytest.fixture(scope='session')

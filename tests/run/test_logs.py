@@ -2,25 +2,9 @@ import logging
 import re
 import sys
 
-import pytest
-
 from audiocodec.run import logs
 
 logger = logging.getLogger('audiocodec.test')
-
-
-@pytest.fixture(autouse=True)
-def root():
-    """The root logger, with the handlers and level that it had before."""
-    root = logging.getLogger()
-    handlers = list(root.handlers)
-    level = root.level
-    yield root
-    for handler in list(root.handlers):
-        if handler not in handlers:
-            root.removeHandler(handler)
-            handler.close()
-    root.setLevel(level)
 
 
 def lines(path):
@@ -42,7 +26,8 @@ def test_lines_go_to_the_terminal_of_worker_zero_and_to_a_file_per_worker(tmp_pa
     assert 'worker 1' not in shown
 
 
-def test_setup_replaces_its_own_handlers_only(root, tmp_path):
+def test_setup_replaces_its_own_handlers_only(tmp_path):
+    root = logging.getLogger()
     other = logging.NullHandler()
     root.addHandler(other)
     before = len(root.handlers)
@@ -52,6 +37,7 @@ def test_setup_replaces_its_own_handlers_only(root, tmp_path):
     assert other in root.handlers
     logs.setup(None, rank=1)
     assert len(root.handlers) == before
+    root.removeHandler(other)
 
 
 def test_the_level_is_the_lowest_that_is_logged(tmp_path):
@@ -71,9 +57,11 @@ def test_colors_are_for_terminals_only(tmp_path, monkeypatch, capsys):
     assert '\033' not in logs._Formatter(color=False).format(record)
 
 
-def test_names_that_are_not_text_are_escaped_in_files(root, tmp_path):
+def test_names_that_are_not_text_are_escaped_in_files(tmp_path):
     logs.setup(tmp_path, rank=1)
-    (file,) = [handler for handler in root.handlers if getattr(handler, 'audiocodec', False)]
+    (file,) = [
+        handler for handler in logging.getLogger().handlers if getattr(handler, 'audiocodec', False)
+    ]
     # not by the logger: pytest captures its records, and cannot send this one between processes
     file.handle(logging.LogRecord('a', logging.INFO, '', 0, 'file \udcff.wav', None, None))
     assert lines(tmp_path / 'solver.log.1') == ['file \\udcff.wav']
