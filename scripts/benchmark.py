@@ -11,7 +11,17 @@ from collections.abc import Sequence
 
 from benchmarks import common
 
-COMMANDS = ('step', 'quantizer', 'kmeans', 'loader', 'codec', 'evaluate', 'startup', 'workers')
+COMMANDS = (
+    'step',
+    'quantizer',
+    'kmeans',
+    'loader',
+    'files',
+    'codec',
+    'evaluate',
+    'startup',
+    'workers',
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

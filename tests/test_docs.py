@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')), ROOT / 'docs/tokens.ipynb']
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES += sorted((ROOT / 'docs').glob('*.ipynb'))
 ARCHITECTURE = ROOT / 'docs/architecture.md'
 LINK = re.compile(r'\[[^\]]*\]\(([^)\s]+)\)')
 # a link, then one or more names in backticks, separated by commas

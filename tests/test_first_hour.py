@@ -1,11 +1,16 @@
-"""Every command and program of docs/first_hour.md runs, in order; trainings are shortened."""
+"""Every command and program of docs/first_hour.md and of its notebook runs, in order.
 
+The notebook has the commands of the page, which run once; trainings are shortened.
+"""
+
+import json
 import os
 import re
 import shutil
 from pathlib import Path
 
 import forked
+import matplotlib
 import pytest
 import yaml
 from tiny import SHORT
@@ -14,6 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / 'docs' / 'first_hour.md').read_text()
 SMALL = [*SHORT, 'seanet.n_filters=4']
 BLOCKS = re.findall(r'^```(bash|python)\n(.*?)^```', PAGE, re.MULTILINE | re.DOTALL)
+NOTEBOOK = json.loads((ROOT / 'docs' / 'first_hour.ipynb').read_text())
+CELLS = [''.join(cell['source']) for cell in NOTEBOOK['cells'] if cell['cell_type'] == 'code']
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +62,17 @@ def in_grid(code):
     """The grid of the page with two shorter experiments."""
     pairs = (option.split('=') for option in SMALL)
     values = {key: yaml.safe_load(text) for key, text in pairs} | {'optim.epochs': 1}
-    return code.replace("{'optim.epochs': 4}", repr(values)).replace(', 3e-3', '')
+    return code.replace("'optim.epochs': 4}", repr(values)[1:]).replace(', 3e-3', '')
+
+
+def test_the_notebook_has_the_commands_and_the_grid_of_the_page():
+    lines = '\n'.join(cell for cell in CELLS if cell.startswith('!'))
+    lines = lines.replace('\\\n   ', '').replace('{signature}', 'SIGNATURE')
+    commands = [text for language, text in BLOCKS if language == 'bash']
+    assert [line[1:] for line in lines.splitlines()] == ''.join(commands).splitlines()
+    (grid,) = (text for language, text in BLOCKS if 'explorer' in text)
+    assert sum(grid in cell for cell in CELLS) == 1
+    assert all(not cell.get('outputs') for cell in NOTEBOOK['cells'])
 
 
 def test_the_page_from_top_to_bottom(place, monkeypatch):
@@ -73,4 +90,23 @@ def test_the_page_from_top_to_bottom(place, monkeypatch):
     assert output.count('done: ') == 2
     assert len(list((place / 'outputs' / 'xps').iterdir())) == 3
     for name in ('report/index.html', 'codec.bin', 'codes.npy', 'decoded.wav'):
+        assert (place / name).is_file()
+
+
+def test_the_cells_of_the_notebook_on_what_the_commands_made(place, monkeypatch):
+    """After the page: the folder of the notebook is the one where its commands ran."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(os, 'environ', dict(os.environ))
+    matplotlib.use('Agg')
+    Path('first_hour').symlink_to(place)
+    found = {}
+    for cell in CELLS:
+        if not cell.startswith('!'):
+            exec(compile(cell, 'first_hour.ipynb', 'exec'), found)
+    curves = matplotlib.pyplot.gca().get_lines()
+    assert [len(curve.get_xdata()) for curve in curves] == [len(found['history'])] * 2
+    matplotlib.pyplot.close('all')
+    assert (place / 'outputs/xps' / found['signature'] / 'checkpoint.th').is_file()
+    assert found['codes'].shape[1] == found['model'].total_codebooks
+    for name in ('original.wav', 'decoded_1.wav', 'grids/first.py'):
         assert (place / name).is_file()

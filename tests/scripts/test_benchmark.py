@@ -289,6 +289,14 @@ def test_loader_of_several_formats(run, tmp_path, monkeypatch):
     assert all(rate > 0 for rate in result['per_second'].values())
 
 
+def test_files(run, tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    result = run('files', '--files', '30', '--batches', '10', '--train', '0')
+    assert result['ms'].keys() == {'index', 'index_again', 'load_manifest'}
+    assert result['memory'].keys() == {'after_1', 'after_5', 'after_10'}
+    assert min(result['memory'].values()) > 1e6
+
+
 def test_codec(run):
     result = run('codec', '--seconds', '0.1', '--steps', '1', '--peers')
     assert result['ms'].keys() == {'encode', 'decode', 'total'}
