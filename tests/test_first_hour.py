@@ -67,7 +67,7 @@ def in_grid(code):
 
 def test_the_notebook_has_the_commands_and_the_grid_of_the_page():
     lines = '\n'.join(cell for cell in CELLS if cell.startswith('!'))
-    lines = lines.replace('\\\n   ', '').replace('{signature}', 'SIGNATURE')
+    lines = lines.replace('\\\n    ', '').replace('{signature}', 'SIGNATURE')
     commands = [text for language, text in BLOCKS if language == 'bash']
     assert [line[1:] for line in lines.splitlines()] == ''.join(commands).splitlines()
     (grid,) = (text for language, text in BLOCKS if 'explorer' in text)

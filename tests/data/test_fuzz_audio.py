@@ -180,11 +180,11 @@ def campaign(folder, seed, count):
 
 
 def test_damaged_files_are_read_or_refused_by_name(tmp_path):
-    counts, wrong = campaign(tmp_path, seed=0, count=500)
+    counts, wrong = campaign(tmp_path, seed=0, count=300)
     assert {path: outcome for (path, _), outcome in wrong.items()} == {}
-    assert counts.total() == 500 * 9
-    assert counts['refused'] > 500  # damages have an effect
-    assert counts['read'] > 1500  # but are not always fatal
+    assert counts.total() == 300 * 9
+    assert counts['refused'] > 300  # damages have an effect
+    assert counts['read'] > 900  # but are not always fatal
 
 
 def test_undamaged_files_are_read(tmp_path):

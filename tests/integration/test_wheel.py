@@ -59,7 +59,6 @@ def call(folder, *command):
     }
     own = {
         'PYTHONPATH': str(folder.parent / 'site'),
-        'PYTHONDONTWRITEBYTECODE': '1',
         'OMP_NUM_THREADS': '1',
         'XDG_CACHE_HOME': str(folder.parent / 'cache'),
     }
@@ -80,7 +79,8 @@ def dora(folder, *arguments):
 
 
 def files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
+    found = (path.relative_to(folder) for path in folder.rglob('*') if path.is_file())
+    return sorted(str(path) for path in found if path.parent.name != '__pycache__')
 
 
 @pytest.fixture(scope='module')
@@ -111,7 +111,7 @@ def test_nothing_but_the_package_is_installed(place):
     assert files(place.parent / 'site' / 'bin') == ['audiocodec']
     installed = place.parent / 'site' / 'audiocodec'
     for folder in ('config', 'grids', 'dataset/example'):
-        cloned = [name for name in files(ROOT / folder) if '__pycache__' not in name]
+        cloned = files(ROOT / folder)
         assert files(installed / folder) == cloned
         assert cloned
 
