@@ -24,7 +24,7 @@ FORMATS = {
     'a.avi': ('libmp3lame', {}, 0.2),
     'a.ac3': ('ac3', {}, 0.3),
     'a.oga': ('flac', {}, 1e-4),
-    'a.spx': ('libspeex', {}, None),
+    'a.spx': ('libspeex', {}, 0.6),
     'a.ts': ('mp2', {}, 0.3),
     'a.wv': ('wavpack', {}, 1e-4),
     'a.tta': ('tta', {}, 1e-4),
