@@ -98,7 +98,7 @@ def _codec_main(run: Callable[[DictConfig], None]) -> CodecMain:
 def main(cfg: DictConfig) -> None:
     """Run the experiment that Dora has entered."""
     from audiocodec.run import records
-    from audiocodec.run.launch import find_place
+    from audiocodec.run.launch import find_place, leave_workers
 
     xp = dora.get_xp()
     logs.setup(xp.folder, find_place().rank, cfg.logging.level)
@@ -109,7 +109,9 @@ def main(cfg: DictConfig) -> None:
         with records.recorded(xp.folder, cfg, solver):
             solver.run()
     except InterruptedRunError as error:
+        leave_workers()
         sys.exit(error.exit_code)
+    leave_workers()
 
 
 if __name__ == '__main__':  # under torchrun

@@ -93,6 +93,13 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print the summary and write the tables; under torchrun, with its other workers."""
     logging.getLogger().setLevel(logging.WARNING)
     place = launch.join_torchrun(_WAIT)
+    code = _evaluate(args, place)
+    launch.leave_workers()
+    return code
+
+
+def _evaluate(args: argparse.Namespace, place: launch.Place) -> int:
+    """Evaluate as one of several workers; return the exit code."""
     if args.device == 'cuda' and place.world_size > 1:
         args.device = f'cuda:{place.local_rank}'
     baseline = _baseline(args.baseline)

@@ -104,6 +104,16 @@ def _start_group(place: Place, device: torch.device, timeout: float, method: str
     )
 
 
+def leave_workers() -> None:
+    """End the process group, if there is one. Every worker must call it, after its last collective.
+
+    Otherwise, its threads may still run when the interpreter ends, which then sometimes aborts: a
+    launcher would report a failure, and stop the other workers.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def share_of_threads(place: Place) -> int:
     """Return the number of CPU threads for this worker. Collective: every worker must call it.
 

@@ -1,9 +1,13 @@
 """`audiocodec grid`: a grid file on this machine, with real experiments."""
 
 import os
+import signal
+import time
 
 import forked
 import pytest
+from forked import Forked
+from interruptions import RECIPE, checkpoint_of, fingerprint, finish, start
 
 from audiocodec import train
 from audiocodec.cli.main import main
@@ -25,16 +29,38 @@ def explorer(launcher):
 """
 
 
+INTERRUPTED = """
+from dora import Explorer
+
+
+@Explorer
+def explorer(launcher):
+    launcher({recipe})
+"""
+COMMAND = ['-m', 'audiocodec', 'grid', 'mine']
+
+
+def write_grid(place, text):
+    (place / 'grids').mkdir()
+    (place / 'grids' / '__init__.py').touch()
+    (place / 'grids' / 'mine.py').write_text(text)
+
+
+def environment(place):
+    return {
+        **os.environ,
+        'AUDIOCODEC_DORA_DIR': str(place / 'outputs'),
+        'OMP_NUM_THREADS': '1',
+    }
+
+
 def grid(place, *arguments):
-    env = {**os.environ, 'AUDIOCODEC_DORA_DIR': str(place / 'outputs')}
-    return forked.run(['-m', 'audiocodec', 'grid', 'mine', *arguments], place, env, timeout=300)
+    return forked.run([*COMMAND, *arguments], place, environment(place), timeout=300)
 
 
 @pytest.mark.slow
 def test_experiments_run_one_fails_and_finished_ones_are_not_repeated(tmp_path):
-    (tmp_path / 'grids').mkdir()
-    (tmp_path / 'grids' / '__init__.py').touch()
-    (tmp_path / 'grids' / 'mine.py').write_text(GRID)
+    write_grid(tmp_path, GRID)
     done = grid(tmp_path)
     assert done.returncode == 1, done.stderr
     assert 'failed; the end of' in done.stderr
@@ -51,6 +77,30 @@ def test_experiments_run_one_fails_and_finished_ones_are_not_repeated(tmp_path):
     assert again.returncode == 0, again.stderr
     assert 'COM' in again.stdout
     assert len(records.read(good)) == 1
+
+
+@pytest.mark.slow
+def test_an_interrupted_grid_goes_on_as_if_it_had_not_been(tmp_path):
+    recipe = [*RECIPE, 'optim.epochs=2', 'optim.updates_per_epoch=20']
+    code, text = finish(start(tmp_path / 'alone', *recipe))
+    assert code == 0, text
+    alone = checkpoint_of(tmp_path / 'alone')
+    write_grid(tmp_path, INTERRUPTED.format(recipe=recipe))
+    xp = tmp_path / 'outputs' / 'xps' / alone.parent.name
+    running = Forked(COMMAND, tmp_path, environment(tmp_path))
+    deadline = time.monotonic() + 120
+    while not (xp / 'checkpoint.th').exists() and running.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    output = running.communicate(timeout=120)
+    (record,) = records.read(xp)
+    assert 'stopped by SIGTERM at epoch' in record['outcome'], output
+    assert running.returncode != 0
+    done = grid(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [run['outcome'] for run in records.read(xp)][1:] == [records.FINISHED]
+    assert fingerprint(xp / 'checkpoint.th') == fingerprint(alone)
 
 
 def _ended(xp):

@@ -2,9 +2,14 @@
 
 import math
 import os
+import socket
 
 import pytest
 import torch
+from forked import Forked
+from items import write_items
+from tiny import TINY
+from torch import distributed
 
 from audiocodec.run import launch
 from audiocodec.run.device import resolve_device
@@ -236,3 +241,55 @@ def test_mistakes_in_the_environment_are_named(site, monkeypatch):
     monkeypatch.setenv('AUDIOCODEC_SLURM', str(site))
     with pytest.raises(ConfigError, match=r'slurm\.yaml: the options of Slurm cannot be read'):
         slurm_of_site(OPTIONS)
+
+
+def test_workers_leave_their_group(tmp_path):
+    launch.leave_workers()  # there is none
+    place = launch.Place(0, 1, 0, 1)
+    launch._start_group(place, torch.device('cpu'), 10, f'file://{tmp_path}/meeting')
+    try:
+        assert distributed.is_initialized()
+    finally:
+        launch.leave_workers()
+    assert not distributed.is_initialized()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        ['audiocodec.train', *TINY],
+        ['audiocodec', 'evaluate', '--data', 'items', '--opus', '6', '--out', 'out'],
+    ],
+    ids=['train', 'evaluate'],
+)
+def test_commands_end_without_a_group(tmp_path, arguments):
+    """Its threads would abort the interpreter now and then, while this ends."""
+    write_items(tmp_path / 'items')
+    program = (
+        'import atexit, runpy, sys\n'
+        'from torch import distributed\n'
+        'atexit.register(lambda: print("group:", distributed.is_initialized()))\n'
+        'runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)\n'
+    )
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    meeting = {'WORLD_SIZE': '2', 'LOCAL_WORLD_SIZE': '2', 'TORCHELASTIC_RUN_ID': 'a'}
+    meeting |= {
+        'MASTER_ADDR': '127.0.0.1',
+        'MASTER_PORT': port,
+        'AUDIOCODEC_DORA_DIR': str(tmp_path),
+    }
+    workers = [
+        Forked(
+            ['-c', program, *arguments],
+            tmp_path,
+            {**os.environ, **meeting, 'RANK': str(rank), 'LOCAL_RANK': str(rank)},
+        )
+        for rank in range(2)
+    ]
+    for worker in workers:
+        out, err = worker.communicate(timeout=120)
+        assert worker.returncode == 0, err
+        assert out.splitlines()[-1] == 'group: False'

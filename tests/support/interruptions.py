@@ -1,6 +1,6 @@
 """Runs killed at random moments and started again, compared with one left alone.
 
-As a program, a campaign: `python tests/integration/interruptions.py --kills 30 --seed 0`. The tests
+As a program, a campaign: `python tests/support/interruptions.py --kills 30 --seed 0`. The tests
 run short ones."""
 
 import argparse
@@ -15,11 +15,9 @@ import time
 from pathlib import Path
 
 import torch
+from forked import Forked
 
 from audiocodec.run import checkpoint
-
-sys.path.insert(0, str(Path(__file__).parents[1] / 'support'))
-from forked import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
 # Small, with everything on; a checkpoint after every update, so that many kills come while one is
