@@ -57,7 +57,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 'solver=compression/debug',
                 'dset=audio/folder',
                 f'datasource.folder={folder}',
-                'logging.log_updates=100000',
                 f'device={args.device}',
             ]
             for name in ('first_update_of_split', 'first_update'):

@@ -29,7 +29,9 @@ def first_update(overrides: list[str], environment: dict[str, str]) -> None:
     Raises:
         ValueError: the run ended before; the message has its output.
     """
-    command = [sys.executable, '-m', 'dora', '-P', 'audiocodec', 'run', '--clear', *overrides]
+    each_update = ['logging.log_updates=100000', 'logging.log_seconds=0']  # a line in the log
+    command = [sys.executable, '-m', 'dora', '-P', 'audiocodec', 'run', '--clear']
+    command += [*overrides, *each_update]
     process = subprocess.Popen(
         command,
         cwd=_ROOT,
@@ -67,8 +69,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     with tempfile.TemporaryDirectory() as folder:
         environment['AUDIOCODEC_DORA_DIR'] = folder
-        # One line of log per update.
-        overrides = [*args.overrides, f'device={args.device}', 'logging.log_updates=100000']
+        overrides = [*args.overrides, f'device={args.device}']
         if args.train:
             functions['first_update'] = lambda: first_update(overrides, environment)
         times = in_turn(functions, args.steps, args.warmup)
