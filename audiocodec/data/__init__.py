@@ -13,6 +13,7 @@ from audiocodec.data.channels import convert_channels
 from audiocodec.data.dataset import AudioDataset, SegmentInfo, Skipped
 from audiocodec.data.index import (
     SPLITS,
+    FolderSplits,
     index_folder,
     load_source,
     split,
@@ -41,6 +42,7 @@ __all__ = [
     'AudioLoader',
     'AudioMeta',
     'BadFiles',
+    'FolderSplits',
     'LoaderDiedError',
     'SegmentInfo',
     'Skipped',

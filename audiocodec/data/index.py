@@ -4,12 +4,14 @@ A folder is indexed on first use. The index is kept in the user's cache folder, 
 modification time of each file, so that the next use reads only files that changed.
 """
 
+import functools
 import hashlib
 import logging
+import operator
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -134,7 +136,7 @@ def _usable(
         elif entry['duration'] < min_duration:
             left_out.append(f'{path}: only {entry["duration"]:.3f} s long')
         else:
-            metas.append(AudioMeta.from_dict({**entry, 'path': path}))
+            metas.append(AudioMeta(path, **entry))
     warn_left_out(source, left_out, len(found))
     if not metas:
         raise ValueError(
@@ -164,14 +166,14 @@ def find_audio(folder: str | os.PathLike[str]) -> list[FoundFile]:
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith('.'))
+        relative = Path(os.path.relpath(root, folder)).as_posix()
+        prefix = '' if relative == '.' else f'{relative}/'
         for name in files:
             if not name.startswith('.') and os.path.splitext(name)[1].lower() in EXTENSIONS:
-                path = os.path.join(root, name)
                 with suppress(OSError):  # a dangling link
-                    status = os.stat(path)
-                    name = Path(os.path.relpath(path, folder)).as_posix()
-                    found.append(FoundFile(name, status.st_size, status.st_mtime_ns))
-    return sorted(found)
+                    status = os.stat(f'{root}{os.sep}{name}')
+                    found.append(FoundFile(prefix + name, status.st_size, status.st_mtime_ns))
+    return sorted(found, key=operator.itemgetter(0))
 
 
 def readable(folder: Path, files: Sequence[FoundFile]) -> list[FoundFile]:
@@ -230,7 +232,8 @@ def index_folder(
         raise ValueError(f'{folder}: no such folder')
     files = readable(folder, find_audio(folder))
     entries = probe_all(folder, files, workers, cache, amplitude)
-    found = [(str(folder / name), entries[name]) for name, _, _ in files]
+    start = os.path.join(folder, '')
+    found = [(start + name, entries[name]) for name, _, _ in files]
     return _usable(folder, found, min_duration)
 
 
@@ -279,14 +282,30 @@ def split(
     Raises:
         ValueError: unknown name, fewer than 3 files or groups, or files without the key.
     """
+    _check_split(name)
+    return _split_all(metas, root, group_by, fractions)[name]
+
+
+def _check_split(name: str) -> None:
     if name not in SPLITS:
         raise ValueError(f'split {name!r}: expected one of {", ".join(SPLITS)}')
+
+
+def _split_all(
+    metas: Sequence[AudioMeta],
+    root: str | os.PathLike[str] | None,
+    group_by: str | None,
+    fractions: tuple[float, ...],
+) -> dict[str, list[AudioMeta]]:
+    """Return every split, see `split`."""
     root = (
         os.path.commonpath([os.path.dirname(meta.path) for meta in metas])
         if root is None and metas
         else root
     )
-    groups = [_group(meta, root, group_by) for meta in metas]
+    assert root is not None
+    start = os.path.join(root, '')
+    groups = [_group(meta, start, group_by) for meta in metas]
     places = sorted((_place(group), group) for group in set(groups))
     if len(places) < 3:
         what = 'audio files' if group_by is None else f'groups of files (by {group_by})'
@@ -298,14 +317,19 @@ def split(
     low, high = fractions[0], fractions[0] + fractions[1]
     train = min(max(sum(where < low for where, _ in places), 1), len(places) - 2)
     valid = min(max(sum(where < high for where, _ in places), train + 1), len(places) - 1)
-    begin, end = {'train': (0, train), 'valid': (train, valid)}.get(name, (valid, len(places)))
-    chosen = {group for _, group in places[begin:end]}
-    return [meta for meta, group in zip(metas, groups) if group in chosen]
+    names = ['train'] * train + ['valid'] * (valid - train) + ['evaluate'] * (len(places) - valid)
+    split_of = {group: name for (_, group), name in zip(places, names)}
+    found: dict[str, list[AudioMeta]] = {'train': [], 'valid': [], 'evaluate': []}
+    for meta, group in zip(metas, groups):
+        found[split_of[group]].append(meta)
+    return {**found, 'generate': found['evaluate']}
 
 
-def _group(meta: AudioMeta, root: str | os.PathLike[str] | None, group_by: str | None) -> str:
-    """Return the name of what is kept in one split."""
-    relative = Path(os.path.relpath(tar.without_position(file_of(meta.path)), root)).as_posix()
+def _group(meta: AudioMeta, root: str, group_by: str | None) -> str:
+    """Return the name of what is kept in one split; `root` ends in a separator."""
+    path = tar.without_position(file_of(meta.path))
+    relative = path[len(root) :] if path.startswith(root) else os.path.relpath(path, root)
+    relative = relative.replace(os.sep, '/')
     levels = _PARENT.fullmatch(group_by or '')
     if group_by is None:
         return relative
@@ -326,6 +350,58 @@ def _place(group: str) -> float:
     return int.from_bytes(hashlib.sha256(os.fsencode(group)).digest()[:8], 'big') / 2**64
 
 
+class FolderSplits:
+    """The splits of a folder (or manifest) that contains all of a user's data.
+
+    A folder with sub-folders for train and for valid or evaluate (also named val, dev, test ...) is
+    split by them. If valid or evaluate is missing, the other is used for both; generate uses
+    evaluate unless it has its own sub-folder. Everything else is split by `split`, once.
+
+    Args:
+        folder: a folder or manifest.
+        group_by: see `split`.
+        fractions: see `split`.
+        load: `load_source`, or one that remembers what it has read.
+        **options: options of `index_folder`.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        group_by: str | None = None,
+        fractions: tuple[float, ...] = FRACTIONS,
+        load: Callable[..., list[AudioMeta]] = load_source,
+        **options: Any,
+    ) -> None:
+        self.folder = Path(folder).expanduser()
+        self.group_by = group_by
+        self.fractions = fractions
+        self._load = functools.partial(load, **options)
+
+    def files(self, name: str) -> list[AudioMeta]:
+        """Return the files of train, valid, evaluate or generate."""
+        _check_split(name)
+        own: dict[str, Path] = {}
+        for key, (names, _) in _SPLIT_FOLDERS.items():
+            for sub in names:
+                if (self.folder / sub).is_dir():
+                    own.setdefault(key, self.folder / sub)
+        if not ('train' in own and ('valid' in own or 'evaluate' in own)):
+            return self._divided[name]
+        while name not in own:
+            fallback = _SPLIT_FOLDERS[name][1]
+            assert fallback is not None
+            name = fallback
+        return self._load(own[name])
+
+    @functools.cached_property
+    def _divided(self) -> dict[str, list[AudioMeta]]:
+        is_key = self.group_by is not None and not _PARENT.fullmatch(self.group_by)
+        metas = self._load(self.folder, group_by=self.group_by if is_key else None)
+        root = self.folder.absolute() if self.folder.is_dir() else None
+        return _split_all(metas, root, self.group_by, self.fractions)
+
+
 def split_folder(
     folder: str | os.PathLike[str],
     name: str,
@@ -333,34 +409,5 @@ def split_folder(
     fractions: tuple[float, ...] = FRACTIONS,
     **options: Any,
 ) -> list[AudioMeta]:
-    """Return one split of a folder (or manifest) that contains all of a user's data.
-
-    A folder with sub-folders for train and for valid or evaluate (also named val, dev, test ...) is
-    split by them. If valid or evaluate is missing, the other is used for both; generate uses
-    evaluate unless it has its own sub-folder. Everything else is split by `split`.
-
-    Args:
-        folder: a folder or manifest.
-        name: train, valid, evaluate or generate.
-        group_by: see `split`.
-        fractions: see `split`.
-        **options: options of `index_folder`.
-    """
-    if name not in SPLITS:
-        raise ValueError(f'split {name!r}: expected one of {", ".join(SPLITS)}')
-    root = Path(folder).expanduser()
-    own: dict[str, Path] = {}
-    for key, (names, _) in _SPLIT_FOLDERS.items():
-        for sub in names:
-            if (root / sub).is_dir():
-                own.setdefault(key, root / sub)
-    if 'train' in own and ('valid' in own or 'evaluate' in own):
-        while name not in own:
-            fallback = _SPLIT_FOLDERS[name][1]
-            assert fallback is not None
-            name = fallback
-        return load_source(own[name], **options)
-    is_key = group_by is not None and not _PARENT.fullmatch(group_by)
-    metas = load_source(root, group_by=group_by if is_key else None, **options)
-    where = root.absolute() if root.is_dir() else None
-    return split(metas, name, where, group_by, fractions)
+    """Return one split of a folder or manifest, see `FolderSplits`."""
+    return FolderSplits(folder, group_by, fractions, **options).files(name)

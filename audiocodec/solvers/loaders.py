@@ -1,8 +1,11 @@
 """Build a loader for each stage from the `datasource` and `dataset` sections."""
 
+import functools
+import gc
 import itertools
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,11 +16,11 @@ from audiocodec.data import (
     AudioDataset,
     AudioLoader,
     AudioMeta,
+    FolderSplits,
     is_address,
     load_source,
     make_loader,
     missing_files,
-    split_folder,
     summarize,
     with_share,
 )
@@ -43,29 +46,43 @@ def split_options(cfg: DictConfig, split: str) -> dict[str, Any]:
     return {**common, **cfg.dataset[split]}
 
 
-def load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
+class Sources:
+    """Reads sources of audio files; what several splits share, once."""
+
+    def __init__(self) -> None:
+        self.load = functools.cache(load_source)
+        self.splits = functools.cache(functools.partial(FolderSplits, load=self.load))
+
+
+def load_files(cfg: DictConfig, split: str, sources: Sources | None = None) -> list[AudioMeta]:
     """Return the files of a split: of its own source, else its part of `datasource.folder`.
 
     Every worker must call this, but only worker 0 reads the source and checks that the files exist:
     with many workers, the lookups would overload a shared file system.
 
+    Args:
+        cfg: configuration of the run.
+        split: train, valid, evaluate or generate.
+        sources: what was read for other splits.
+
     Raises:
         ValueError: the split has no source, the source cannot be read, files are missing, or all
             sample rates are below `datasource.min_sample_rate`.
     """
-    return distrib.from_rank_zero(lambda: _load_files(cfg, split))
+    return distrib.from_rank_zero(lambda: _load_files(cfg, split, sources or Sources()))
 
 
-def _load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
+def _load_files(cfg: DictConfig, split: str, sources: Sources) -> list[AudioMeta]:
     source = cfg.datasource
     if source[split] is not None:
         by_duration = bool(split_options(cfg, split)['sample_on_duration'])
-        files = _load_sources(config.to_plain(source[split]), by_duration)
+        files = _load_sources(config.to_plain(source[split]), by_duration, sources)
     elif source.folder is not None:
         try:
-            files = split_folder(
-                paths.find(source.folder), split, source.group_by, tuple(source.fractions)
+            splits = sources.splits(
+                paths.find(source.folder), source.group_by, tuple(source.fractions)
             )
+            files = splits.files(split)
         except ValueError as error:
             raise ConfigError(f'datasource.folder={source.folder}: {error}') from error
     else:
@@ -90,51 +107,51 @@ def _load_files(cfg: DictConfig, split: str) -> list[AudioMeta]:
     return kept
 
 
-def _load_sources(sources: Any, by_duration: bool) -> list[AudioMeta]:
+def _load_sources(given: Any, by_duration: bool, sources: Sources) -> list[AudioMeta]:
     """Return the files of one source or of a list of them, with their shares of the draws."""
-    if isinstance(sources, str):
-        return load_source(paths.find(sources))
+    if isinstance(given, str):
+        return sources.load(paths.find(given))
     files: list[AudioMeta] = []
-    for source in sources:
+    for source in given:
         if isinstance(source, str):
-            files += load_source(paths.find(source))
+            files += sources.load(paths.find(source))
         else:
-            metas = load_source(paths.find(source['path']))
+            metas = sources.load(paths.find(source['path']))
             files += with_share(metas, source['weight'], by_duration)
     return files
 
 
 def _with_enough_bandwidth(cfg: DictConfig, typed: str, files: list[AudioMeta]) -> list[AudioMeta]:
     """Leave out files below `datasource.min_sample_rate`; warn about others below the recipe's."""
-    least = cfg.datasource.min_sample_rate
+    least, sample_rate = cfg.datasource.min_sample_rate, cfg.sample_rate
     kept = [meta for meta in files if least is None or meta.sample_rate >= least]
     if not kept:
         highest = max(meta.sample_rate for meta in files)
         raise ConfigError(
             f'{typed}: no file has datasource.min_sample_rate={least} Hz; the highest is {highest}'
         )
-    low = [meta for meta in kept if meta.sample_rate < cfg.sample_rate]
+    low = [meta for meta in kept if meta.sample_rate < sample_rate]
     if low:
         hours, total = (sum(meta.duration for meta in metas) / 3600 for metas in (low, kept))
         rates = sorted({meta.sample_rate for meta in low})
         text = (
             f'{typed}: {hours / total:.1%} of its {total:.2f} h has a lower sample rate than the '
-            f'recipe ({", ".join(map(str, rates))} Hz, not {cfg.sample_rate}), and nothing above '
+            f'recipe ({", ".join(map(str, rates))} Hz, not {sample_rate}), and nothing above '
             f'{rates[0] / 2000:g} kHz to learn from; '
-            f'datasource.min_sample_rate={cfg.sample_rate} leaves these {len(low)} files out'
+            f'datasource.min_sample_rate={sample_rate} leaves these {len(low)} files out'
         )
         warn_once(logger, text, text)
     return kept
 
 
-def make_dataset(cfg: DictConfig, split: str) -> AudioDataset:
-    """Create the dataset of a split."""
+def make_dataset(cfg: DictConfig, split: str, sources: Sources | None = None) -> AudioDataset:
+    """Create the dataset of a split; see `load_files`."""
     options = {key: value for key, value in split_options(cfg, split).items() if key not in LOADING}
     if split == 'train' and options['num_samples'] is None and cfg.optim.updates_per_epoch:
         # An epoch is set by its updates: draw as many items as they need.
         options['num_samples'] = cfg.dataset.batch_size * cfg.optim.updates_per_epoch
     return AudioDataset(
-        load_files(cfg, split),
+        load_files(cfg, split, sources),
         cfg.sample_rate,
         cfg.channels,
         # What is evaluated and listened to is the same in every run, so that runs can be compared.
@@ -145,6 +162,19 @@ def make_dataset(cfg: DictConfig, split: str) -> AudioDataset:
     )
 
 
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Pause Python's collector, which would visit all files of a large set again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_without_collector()
 def build_dataloaders(cfg: DictConfig, device: torch.device) -> dict[str, AudioLoader]:
     """Create a loader for each split that this run reads.
 
@@ -152,6 +182,7 @@ def build_dataloaders(cfg: DictConfig, device: torch.device) -> dict[str, AudioL
         ConfigError: with the problems of all splits.
     """
     loaders, problems = {}, []
+    sources = Sources()
     named: set[str] = set()  # bad files already reported by another split
     for split in needed_splits(cfg):
         options = split_options(cfg, split)
@@ -163,7 +194,7 @@ def build_dataloaders(cfg: DictConfig, device: torch.device) -> dict[str, AudioL
                     f'of workers, {distrib.world_size()}, which share each batch'
                 )
             loaders[split] = make_loader(
-                make_dataset(cfg, split),
+                make_dataset(cfg, split, sources),
                 max(1, batch_size),
                 options['num_workers'],
                 max_batches=cfg.optim.updates_per_epoch if split == 'train' else None,

@@ -182,6 +182,30 @@ def test_missing_files_are_found_in_order(tmp_path, make_file, monkeypatch):
     assert missing_files([]) == []
 
 
+@pytest.mark.parametrize('others', [0, 50])
+def test_files_of_a_large_folder_are_found_by_listing_it(tmp_path, monkeypatch, others):
+    """Unless it contains much else: then they are looked up."""
+    monkeypatch.setattr('audiocodec.data.manifest._LISTED', 4)
+    for number in range(others):
+        (tmp_path / f'{number}.txt').touch()
+    for name in ('a', 'b', 'c'):
+        (tmp_path / name).touch()
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'link').symlink_to('a')
+    (tmp_path / 'dangling').symlink_to('nowhere')
+    looked_up = []
+    plain = os.path.isfile
+    monkeypatch.setattr(os.path, 'isfile', lambda path: looked_up.append(path) or plain(path))
+    paths = [
+        f'{tmp_path}/{name}'
+        for name in ('none', 'a', 'b', 'folder', 'link', 'dangling', 'c', 'a', 'none#t=0,1')
+    ]
+    gone = ['none', 'folder', 'dangling', 'none#t=0,1']
+    assert missing_files(paths) == [f'{tmp_path}/{name}' for name in gone]
+    if not others:
+        assert set(looked_up) == {f'{tmp_path}/{name}' for name in gone[:3]}
+
+
 def write(folder, name, text):
     (folder / name).write_text(text)
     return folder / name

@@ -1,5 +1,6 @@
 """Options of the data reach the loaders; missing data is reported before the first update."""
 
+import gc
 import os
 import pickle
 import re
@@ -68,6 +69,32 @@ def test_worker_zero_alone_reads_the_source(manifest, monkeypatch):
 
     monkeypatch.setattr(distrib.distributed, 'broadcast_object_list', received)
     assert loaders.load_files(cfg, 'train') == found
+
+
+@pytest.mark.parametrize('kind', ['folder', 'manifest'])
+def test_what_several_splits_share_is_read_once(manifest, monkeypatch, kind):
+    cfg = compose(manifest)
+    if kind == 'folder':
+        folder = f'datasource.folder={manifest.parent / "audio"}'
+        base = ['solver=compression/debug', 'dset=audio/folder', 'dataset.num_workers=0']
+        cfg = train.main.get_xp([*base, folder]).cfg
+    expected = {split: loaders.load_files(cfg, split) for split in loaders.SPLITS}
+    read, collecting = [], []
+    plain = loaders.load_source
+
+    def load_source(path, **options):
+        read.append(path)
+        collecting.append(gc.isenabled())
+        return plain(path, **options)
+
+    monkeypatch.setattr(loaders, 'load_source', load_source)
+    found = build_dataloaders(cfg, torch.device('cpu'))
+    assert len(read) == 1
+    assert collecting == [False]  # no garbage is looked for among many new objects
+    assert gc.isenabled()
+    for split, metas in expected.items():
+        paths = found[split].dataset.files
+        assert [paths[number].path for number in range(len(paths))] == [meta.path for meta in metas]
 
 
 def test_fraction_of_bad_files_reaches_the_loaders(manifest):
