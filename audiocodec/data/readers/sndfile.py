@@ -7,7 +7,7 @@ FLAC without a length, chained OGG.
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -69,7 +69,9 @@ class SndfileReader(Reader):
 
     def read(self, start: int, frames: int) -> np.ndarray:
         """See `Reader.read`."""
-        with _read_errors(self.path), _Silence.active():
+        # of all decoders, that of MP3 alone prints something
+        silence = _Silence.active() if self.is_mpeg else nullcontext()
+        with _read_errors(self.path), silence:
             if start != self._position:
                 position = self._decode_from(start)
                 self.file.seek(self._skip + position)
