@@ -303,8 +303,7 @@ def _split_all(
         if root is None and metas
         else root
     )
-    assert root is not None
-    start = os.path.join(root, '')
+    start = os.path.join(root or '', '')
     groups = [_group(meta, start, group_by) for meta in metas]
     places = sorted((_place(group), group) for group in set(groups))
     if len(places) < 3:

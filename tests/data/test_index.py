@@ -161,6 +161,11 @@ def test_split_folder_without_splits(tmp_path, make_file):
     assert set.union(*parts) == {f'{number}.wav' for number in range(5)}
 
 
+def test_nothing_cannot_be_split():
+    with pytest.raises(ValueError, match='0 audio files cannot be split'):
+        split([], 'train')
+
+
 @pytest.mark.parametrize(
     ('folders', 'expected'),
     [
