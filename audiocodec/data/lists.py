@@ -2,7 +2,7 @@
 
 | suffix | form |
 |---|---|
-| `.jsonl`, `.json` and others | an object per line, or a list; NeMo's `audio_filepath` too |
+| `.jsonl`, `.json`, others | an object per line, or a list; NeMo's; recordings and cuts of lhotse |
 | `.csv`, `.tsv` | a table with a header; one of the columns in `PATHS`, and those of a manifest |
 | `.scp` | Kaldi's `wav.scp`: an identifier and a path per line |
 | `.txt`, `.lst`, `.list` | one path per line |
@@ -25,12 +25,6 @@ PATHS = (
     'file',
     'wav',
 )
-# keys of entries in formats that are not supported, and what they are
-_FOREIGN = {
-    'recording': 'a cut of lhotse',
-    'supervisions': 'a cut of lhotse',
-    'sources': 'a recording of lhotse',
-}
 
 
 class Line(NamedTuple):
@@ -104,16 +98,48 @@ def _normal(number: int, entry: Any) -> Line:
     """Return an entry with the names of this project."""
     if not isinstance(entry, dict):
         return Line(number, entry)  # refused by `AudioMeta.from_dict`
-    foreign = next((key for key in _FOREIGN if key in entry), None)
-    if foreign is not None and 'path' not in entry:
-        problem = (
-            f'{foreign!r} marks {_FOREIGN[foreign]}, which is not supported: write its path, '
-            'offset and duration instead'
-        )
-        return Line(number, problem=problem)
-    if 'path' not in entry and 'audio_filepath' in entry:
+    if 'path' in entry:
+        return Line(number, entry)
+    is_cut = str(entry.get('type', '')).endswith('Cut')
+    if is_cut or 'sources' in entry or 'recording_id' in entry:
+        return _of_lhotse(number, entry)
+    if 'audio_filepath' in entry:
         entry = {**entry, 'path': entry['audio_filepath']}
     return Line(number, entry)
+
+
+def _of_lhotse(number: int, entry: dict[str, Any]) -> Line:
+    """Return a recording of lhotse, or a cut of one; `speaker` is that of its supervisions."""
+    recording = entry if 'sources' in entry else entry.get('recording')
+    try:
+        if not isinstance(recording, dict):
+            what = entry.get('type', 'a supervision')
+            raise ValueError(f'{what} of lhotse, which is not the part of one recording')
+        (source,) = recording['sources']
+        if source['type'] != 'file':
+            raise ValueError(f'a recording of lhotse in a {source["type"]}, not in a file')
+        if recording.get('transforms'):
+            names = ', '.join(str(one.get('name')) for one in recording['transforms'])
+            raise ValueError(f'a recording of lhotse with transforms ({names})')
+        channels = list(source['channels'])
+        chosen = entry.get('channel', channels)
+        if (chosen if isinstance(chosen, list) else [chosen]) != channels:
+            raise ValueError(f'a cut of lhotse with channel {chosen} of {channels}')
+        found = {
+            'path': source['source'],
+            'duration': entry['duration'],
+            'sample_rate': recording['sampling_rate'],
+            'channels': len(channels),
+        }
+        if entry['duration'] != recording['duration']:
+            found['offset'] = entry['start']
+        speakers = {one.get('speaker') for one in entry.get('supervisions', ())} - {None}
+    except (KeyError, TypeError, AttributeError):
+        return Line(number, problem=f'not as lhotse writes it: {short(entry)}')
+    except ValueError as error:
+        problem = f'{error}: save its audio (`save_audios`), or write path, offset and duration'
+        return Line(number, problem=problem)
+    return Line(number, {**found, 'speaker': speakers.pop()} if len(speakers) == 1 else found)
 
 
 def _of_table(path: Path, data: bytes, delimiter: str) -> Iterator[Line]:

@@ -1,6 +1,9 @@
 import gzip
 import json
 import os
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,12 +11,15 @@ import torch
 from audiocodec.data import (
     AudioDataset,
     AudioMeta,
+    index_folder,
     load_manifest,
     missing_files,
     read_audio,
     save_manifest,
     summarize,
 )
+
+FIXTURES = Path(__file__).parents[1] / 'fixtures'
 
 
 @pytest.mark.parametrize('name', ['m.jsonl', 'm.jsonl.gz'])
@@ -272,7 +278,6 @@ def test_files_that_cannot_be_read_are_left_out_and_named(audio, caplog):
 
 def test_other_lists_are_refused_by_name(audio):
     for name, text, problem in [
-        ('cuts.jsonl', '{"id": "x", "recording": {}}', "'recording' marks a cut of lhotse"),
         ('m.csv', 'id,sound\n1,a/0.wav', r"expected one of path, .*, got \['id', 'sound'\]"),
         ('wav.scp', 'one sox a.sph -t wav - |', 'a command in place of a path'),
         ('wav.scp', 'one', "expected an identifier and a path, got 'one'"),
@@ -280,3 +285,44 @@ def test_other_lists_are_refused_by_name(audio):
     ]:
         with pytest.raises(ValueError, match=problem):
             load_manifest(write(audio, name, text))
+
+
+@pytest.fixture
+def lhotse(tmp_path, make_file):
+    """Manifests that lhotse 1.33.0 wrote, next to their audio."""
+    make_file(tmp_path / 'audio' / 'a.wav', 2.0, 16000)
+    make_file(tmp_path / 'audio' / 'b.flac', 2.0, 24000, channels=2)
+    return shutil.copytree(FIXTURES / 'lhotse', tmp_path, dirs_exist_ok=True)
+
+
+@pytest.mark.parametrize('name', ['recordings', 'cuts'])
+def test_whole_files_of_lhotse(lhotse, name):
+    found = load_manifest(lhotse / f'{name}.jsonl')
+    assert found == index_folder(lhotse / 'audio', cache=False)
+
+
+def test_cuts_of_lhotse_are_parts_of_files(lhotse):
+    first, second = load_manifest(lhotse / 'trimmed.jsonl', 'speaker')
+    assert first.path == f'{lhotse}/audio/a.wav#t=0.5,1.5'
+    assert (first.duration, first.sample_rate, first.channels) == (1.0, 16000, 1)
+    assert second.path == f'{lhotse}/audio/b.flac'
+    assert (first.group, second.group) == ('anna', 'ben')
+    whole = read_audio(lhotse / 'audio' / 'a.wav')[0]
+    assert torch.equal(read_audio(first.path)[0], whole[:, 8000:24000])
+
+
+def test_what_lhotse_would_compute_is_refused_by_name(lhotse):
+    lines = (lhotse / 'refused.jsonl').read_text().splitlines()
+    problems = [
+        'a cut of lhotse with channel 1 of [0, 1]: save its audio',
+        'MixedCut of lhotse, which is not the part of one recording',
+        'a recording of lhotse with transforms (Resample)',
+        'a supervision of lhotse, which is not the part of one recording',
+        'a recording of lhotse in a url, not in a file',
+    ]
+    for line, problem in zip(lines, problems, strict=True):
+        with pytest.raises(ValueError, match=re.escape(problem)):
+            load_manifest(write(lhotse, 'one.jsonl', line))
+    broken = '{"id": "x", "recording": {"sources": [{}]}, "type": "MonoCut"}'
+    with pytest.raises(ValueError, match='not as lhotse writes it'):
+        load_manifest(write(lhotse, 'one.jsonl', broken))
