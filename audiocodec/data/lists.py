@@ -115,7 +115,9 @@ def _of_lhotse(number: int, entry: dict[str, Any]) -> Line:
         if not isinstance(recording, dict):
             what = entry.get('type', 'a supervision')
             raise ValueError(f'{what} of lhotse, which is not the part of one recording')
-        (source,) = recording['sources']
+        source, *others = recording['sources'] or [None]
+        if others:
+            raise ValueError(f'a recording of lhotse in {1 + len(others)} files')
         if source['type'] != 'file':
             raise ValueError(f'a recording of lhotse in a {source["type"]}, not in a file')
         if recording.get('transforms'):

@@ -319,10 +319,15 @@ def test_what_lhotse_would_compute_is_refused_by_name(lhotse):
         'a recording of lhotse with transforms (Resample)',
         'a supervision of lhotse, which is not the part of one recording',
         'a recording of lhotse in a url, not in a file',
+        'a recording of lhotse in 2 files: save its audio',
     ]
+    several = json.loads((lhotse / 'recordings.jsonl').read_text().splitlines()[0])
+    several['sources'] *= 2
+    lines.append(json.dumps(several))
     for line, problem in zip(lines, problems, strict=True):
         with pytest.raises(ValueError, match=re.escape(problem)):
             load_manifest(write(lhotse, 'one.jsonl', line))
-    broken = '{"id": "x", "recording": {"sources": [{}]}, "type": "MonoCut"}'
-    with pytest.raises(ValueError, match='not as lhotse writes it'):
-        load_manifest(write(lhotse, 'one.jsonl', broken))
+    for sources in ('[{}]', '[]', '3'):
+        broken = f'{{"id": "x", "recording": {{"sources": {sources}}}, "type": "MonoCut"}}'
+        with pytest.raises(ValueError, match='not as lhotse writes it'):
+            load_manifest(write(lhotse, 'one.jsonl', broken))
