@@ -7,6 +7,7 @@ from pathlib import Path
 
 import forked
 import pytest
+import torch
 
 from audiocodec import train
 from audiocodec.recipe.parts import build_parts
@@ -103,10 +104,11 @@ FSQ = ('quantizer._target_=mine.Wrong', 'quantizer.levels=[5,5,5]')
         ('return tuple(found)', 'forward must return audiocodec.quantization.QuantizedResult'),
         ('return found._replace(latents=found.latents.detach())', 'that pass the gradient on'),
         (
-            'return found._replace(commitment_loss=latents[:, 0, 0])',
-            'commitment_loss must be a 0-d',
+            'return found._replace(losses={"energy": latents[:, 0, 0]})',
+            'energy must be a 0-d',
         ),
-        ('return found._replace(commitment_loss=0.0)', 'commitment_loss must be a 0-d'),
+        ('return found._replace(losses={"energy": 0.0})', 'energy must be a 0-d'),
+        ('return found._replace(losses={})', "those of loss_terms=('energy',), it returned []"),
         ('return found._replace(codes=found.codes.float())', 'forward must give codes int64'),
         ('return found._replace(latents=found.latents[:, :3])', 'into [2, 3, 7]'),
     ],
@@ -115,11 +117,13 @@ def test_a_quantizer_is_checked_before_training(mycodec, change, expected):
     body = f'        {change}\n' if change else ''
     classes = (
         'class Wrong(FSQ):\n'
+        "    loss_terms = ('energy',)\n"
         '    def forward(self, latents, frame_rate):\n'
         '        found = super().forward(latents, frame_rate)\n'
+        '        found = found._replace(losses={"energy": latents.square().mean()})\n'
         f'{body}        return found\n'
     )
-    found = mycodec(classes, *FSQ)
+    found = mycodec(classes, *FSQ, '+losses.energy.weight=0.1')
     if not expected:
         assert found == []
     else:
@@ -141,6 +145,49 @@ def test_a_loss_is_checked_before_training(mycodec, body, expected):
     (found,) = mycodec(classes, 'losses.wrong={_target_: mine.Wrong, weight: 1.0}')
     assert found.startswith('losses.wrong: mine.Wrong does not work with')
     assert expected in found
+
+
+def test_a_loss_of_the_quantizer_needs_a_weight(mycodec):
+    classes = 'class Wrong(FSQ):\n    loss_terms = ("energy",)\n'
+    (found,) = mycodec(classes, *FSQ)
+    assert found == (
+        'losses.energy.weight is missing: the model has this loss; add it with '
+        '+losses.energy.weight=1.0, or 0 to report it only'
+    )
+
+
+def test_a_loss_that_nothing_computes_is_reported(mycodec):
+    (found,) = mycodec('', '+losses.l3.weight=1.0')
+    assert found.startswith('losses.l3: a loss needs a _target_, the class that computes it')
+    assert found.endswith('the model itself computes commitment')
+
+
+def test_a_loss_on_the_whole_output_is_trained_beside_the_balancer(mycodec, place, tmp_path):
+    classes = (
+        'from audiocodec.losses import CodecLoss\n'
+        'class Smooth(CodecLoss):\n'
+        '    def __init__(self):\n'
+        '        super().__init__()\n'
+        '        self.scale = nn.Parameter(torch.ones(()))\n'
+        '    def forward(self, output, wav):\n'
+        '        return (self.scale * output.latents.diff()).square().mean()\n'
+    )
+    overrides = ['losses.smooth={_target_: mine.Smooth, weight: 0.5}', *SHORT]
+    assert mycodec(classes, overrides[0]) == []
+    argv = ['solver=compression/debug', *overrides, 'allow_targets=[mine.]']
+    xp = train.main.get_xp([*argv, f'dora.dir={tmp_path}/xps'])
+    with xp.enter():
+        solver = train.get_solver(xp.cfg)
+        assert 'smooth' not in solver.balancer.weights
+        solver.model.train()
+        metrics = solver.run_step(0.1 * torch.randn(2, 1, 4000))
+        assert {'smooth', 'commitment'} <= metrics.keys()
+        after = solver.trained_on_output['smooth'].scale
+        assert after != 1  # its own parameters are trained
+        assert torch.equal(solver.state_dict()['trained_on_output']['smooth.scale'], after)
+    mistake = classes.replace('.mean()', '.mean((1, 2))')
+    (found,) = mycodec(mistake, 'losses.smooth={_target_: mine.Smooth, weight: 0.5}')
+    assert 'called as loss(output, wav), a CodecLoss must return a 0-d tensor' in found
 
 
 def test_a_metric_without_a_switch_is_reported(mycodec):

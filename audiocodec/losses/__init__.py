@@ -4,6 +4,7 @@ L1 and L2 losses are those of `torch.nn`.
 """
 
 from audiocodec.losses.balancer import Balancer
+from audiocodec.losses.base import CodecLoss
 from audiocodec.losses.sisnr import SISNR
 from audiocodec.losses.spectral import (
     MelSpectrogramL1Loss,
@@ -14,6 +15,7 @@ from audiocodec.losses.spectral import (
 __all__ = [
     'SISNR',
     'Balancer',
+    'CodecLoss',
     'MRSTFTLoss',
     'MelSpectrogramL1Loss',
     'MultiScaleMelSpectrogramLoss',

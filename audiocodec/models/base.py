@@ -3,10 +3,12 @@
 import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from audiocodec.modules.parametrizations import PicklableModule, fold
 from audiocodec.quantization import BaseQuantizer, check_codes
@@ -25,9 +27,11 @@ class CodecOutput(NamedTuple):
         scale: divisor of the waveform before the encoder, float [B, 1], or [B, N] for N segments;
             None if the model does not renormalize.
         bandwidth: bit rate of the codes in kbps, 0-d.
-        commitment_loss: distance of the encoder's latents from the codebooks, 0-d; add it to the
+        losses: 0-d tensors by name, those of `CompressionModel.loss_terms`, such as `commitment`,
+            the distance of the encoder's latents from the codebooks; each has a weight in the
             training loss.
         metrics: further values to log, 0-d, or 1-d with one per codebook, left on the device.
+        features: further tensors with a gradient, by name; see `QuantizedResult`.
     """
 
     wav: torch.Tensor
@@ -35,8 +39,9 @@ class CodecOutput(NamedTuple):
     latents: torch.Tensor
     scale: torch.Tensor | None
     bandwidth: torch.Tensor
-    commitment_loss: torch.Tensor
-    metrics: dict[str, torch.Tensor]
+    losses: Mapping[str, torch.Tensor]
+    metrics: Mapping[str, torch.Tensor]
+    features: Mapping[str, torch.Tensor] = {}
 
 
 class CompressionModel(PicklableModule, ABC):
@@ -60,6 +65,16 @@ class CompressionModel(PicklableModule, ABC):
     """
 
     built_from: dict[str, Any] | None = None
+
+    @property
+    def loss_terms(self) -> tuple[str, ...]:
+        """Names of the losses in the output of `forward`; none by default."""
+        return ()
+
+    @property
+    def compiled_parts(self) -> Sequence[nn.Module]:
+        """Submodules that training compiles, one by one; none by default."""
+        return ()
 
     @abstractmethod
     def forward(self, wav: torch.Tensor | np.ndarray) -> CodecOutput:
@@ -174,8 +189,7 @@ class CompressionModel(PicklableModule, ABC):
             raise ValueError(
                 f'cannot set the bandwidth to {kbps} kbps: this model does not quantize'
             )
-        per_codebook = self.bandwidth / self.num_codebooks
-        possible = {n: n * per_codebook for n in self.possible_num_codebooks}
+        possible = {n: self.bandwidth_of(n) for n in self.possible_num_codebooks}
         allowed = [n for n, bandwidth in possible.items() if bandwidth <= kbps * (1 + _ROUNDING)]
         if not allowed:
             listed = ', '.join(f'{bandwidth:g}' for bandwidth in possible.values())
@@ -192,9 +206,13 @@ class CompressionModel(PicklableModule, ABC):
     @property
     def bandwidth(self) -> float:
         """Bit rate of the codes in use, without entropy coding (kbps)."""
+        return self.bandwidth_of(self.num_codebooks)
+
+    def bandwidth_of(self, num_codebooks: int) -> float:
+        """Return the bit rate with the first `num_codebooks` codebooks (kbps)."""
         if self.cardinality == 0:
             return 0.0
-        return self.num_codebooks * math.log2(self.cardinality) * self.frame_rate / 1000
+        return num_codebooks * math.log2(self.cardinality) * self.frame_rate / 1000
 
     @staticmethod
     def get_pretrained(name: str, device: str | torch.device = 'cpu') -> 'CompressionModel':

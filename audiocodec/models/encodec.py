@@ -1,5 +1,6 @@
 """EnCodec (Défossez et al., arXiv 2210.13438): encoder, quantizer and decoder, trained jointly."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,16 @@ class EncodecModel(CompressionModel):
         self._hop_length = hop_length
 
     @property
+    def loss_terms(self) -> tuple[str, ...]:
+        """Names of the losses in the output of `forward`, those of the quantizer."""
+        return self.quantizer.loss_terms
+
+    @property
+    def compiled_parts(self) -> Sequence[nn.Module]:
+        """Encoder and decoder."""
+        return self.encoder, self.decoder
+
+    @property
     def sample_rate(self) -> int:
         """Samples per second of the waveforms (Hz)."""
         return self._sample_rate
@@ -97,6 +108,15 @@ class EncodecModel(CompressionModel):
         """Total number of codebooks."""
         return self.quantizer.total_codebooks
 
+    @property
+    def possible_num_codebooks(self) -> range:
+        """Numbers of codebooks that `set_num_codebooks` accepts, ascending; empty without any."""
+        return self.quantizer.possible_num_codebooks
+
+    def bandwidth_of(self, num_codebooks: int) -> float:
+        """Return the bit rate with the first `num_codebooks` codebooks (kbps)."""
+        return self.quantizer.bandwidth(self.frame_rate, num_codebooks)
+
     def set_num_codebooks(self, n: int) -> None:
         """Use the first `n` codebooks; see `CompressionModel`."""
         self.quantizer.set_num_codebooks(n)
@@ -116,8 +136,9 @@ class EncodecModel(CompressionModel):
             quantized.latents,
             scale,
             quantized.bandwidth,
-            quantized.commitment_loss,
+            quantized.losses,
             quantized.metrics,
+            quantized.features,
         )
 
     @torch.no_grad()

@@ -1,7 +1,10 @@
 """Stereo from a mono codec, with interleaved codes (Copet et al., arXiv 2306.05284)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from torch import nn
 
 from audiocodec.models.base import CodecOutput, CompressionModel
 
@@ -72,6 +75,20 @@ class InterleaveStereoCompressionModel(CompressionModel):
         inner = self.model.possible_num_codebooks
         factor = self._per_frame
         return range(inner.start * factor, inner.stop * factor, inner.step * factor)
+
+    @property
+    def loss_terms(self) -> tuple[str, ...]:
+        """Names of the losses in the output of `forward`, those of the mono model."""
+        return self.model.loss_terms
+
+    @property
+    def compiled_parts(self) -> Sequence[nn.Module]:
+        """Those of the mono model."""
+        return self.model.compiled_parts
+
+    def bandwidth_of(self, num_codebooks: int) -> float:
+        """Return the bit rate of both channels with `num_codebooks` codebooks (kbps)."""
+        return 2 * self.model.bandwidth_of(num_codebooks // self._per_frame)
 
     def set_num_codebooks(self, n: int) -> None:
         """Use the first `n` codebooks, counted after interleaving; even if these are interleaved.

@@ -2,7 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -15,15 +16,19 @@ class QuantizedResult(NamedTuple):
         latents: float [B, D, T], quantized; passes the gradient on to the encoder.
         codes: int64 [B, K, T], with K the number of codebooks used for this batch.
         bandwidth: 0-d, of the codes, in kbps.
-        commitment_loss: 0-d, pulls the latents of the encoder towards the codebook entries.
+        losses: 0-d tensors by name, those of `loss_terms`. Each is trained with the weight
+            `losses.NAME.weight` of the recipe, and reaches the model beside the balancer.
         metrics: tensors on the device: scalars (0-d), or one value per codebook [K].
+        features: further tensors with a gradient, by name, for losses of the codec such as a
+            distillation; for example the latents of a single codebook.
     """
 
     latents: torch.Tensor
     codes: torch.Tensor
     bandwidth: torch.Tensor
-    commitment_loss: torch.Tensor
-    metrics: dict[str, torch.Tensor]
+    losses: Mapping[str, torch.Tensor]
+    metrics: Mapping[str, torch.Tensor]
+    features: Mapping[str, torch.Tensor] = {}
 
 
 class BaseQuantizer(nn.Module, ABC):
@@ -32,9 +37,22 @@ class BaseQuantizer(nn.Module, ABC):
     Args:
         dimension: number of channels D of the latents.
 
+    Attributes:
+        loss_terms: names of the losses that `forward` returns.
+        initialization_options: constructor arguments without effect on a trained model.
+        training_options: constructor arguments that affect only its training, so that fine-tuning
+            may change them.
+        unused_codes_advice: what to try if few entries of the codebooks are used; {section} stands
+            for the section of the configuration that sets the arguments.
+
     Raises:
         ValueError: `dimension` is below 1.
     """
+
+    loss_terms: tuple[str, ...] = ()
+    initialization_options: ClassVar[frozenset[str]] = frozenset()
+    training_options: ClassVar[frozenset[str]] = frozenset()
+    unused_codes_advice: ClassVar[str] = ''
 
     def __init__(self, dimension: int) -> None:
         super().__init__()
@@ -83,7 +101,12 @@ class BaseQuantizer(nn.Module, ABC):
 
     @abstractmethod
     def set_num_codebooks(self, n: int) -> None:
-        """Use the first `n` codebooks, 1 <= n <= total_codebooks."""
+        """Use the first `n` codebooks, one of `possible_num_codebooks`."""
+
+    @property
+    def possible_num_codebooks(self) -> range:
+        """Numbers of codebooks that `set_num_codebooks` accepts, ascending; empty without any."""
+        return range(1, self.total_codebooks + 1)
 
     def settle_statistics(self) -> None:
         """Adapt training statistics, in place, to weights loaded from elsewhere.
@@ -94,11 +117,15 @@ class BaseQuantizer(nn.Module, ABC):
     def drop_statistics(self) -> None:
         """Free the statistics that only training needs, in place. Does nothing by default."""
 
-    def bandwidth(self, frame_rate: float) -> float:
-        """Return the bandwidth in kbps of the codebooks in use at `frame_rate` (Hz)."""
-        if self.num_codebooks == 0:
-            return 0.0
-        return self.num_codebooks * math.log2(self.cardinality) * frame_rate / 1000
+    def bandwidth(self, frame_rate: float, num_codebooks: int | None = None) -> float:
+        """Return the bit rate of the codes in kbps, without entropy coding.
+
+        Args:
+            frame_rate: frames per second (Hz).
+            num_codebooks: use the first so many codebooks; None: those in use.
+        """
+        used = self.num_codebooks if num_codebooks is None else num_codebooks
+        return used * math.log2(self.cardinality) * frame_rate / 1000 if used else 0.0
 
     def _check_latents(self, latents: torch.Tensor) -> None:
         if latents.dim() != 3 or latents.shape[1] != self.dimension:
@@ -115,7 +142,7 @@ class BaseQuantizer(nn.Module, ABC):
 class NoQuantizer(BaseQuantizer):
     """Identity, for a continuous autoencoder.
 
-    The codes are empty, [B, 0, T]; bandwidth and commitment loss are 0.
+    The codes are empty, [B, 0, T]; the bandwidth is 0, and there are no losses.
 
     Args:
         dimension: number of channels D of the latents.
@@ -128,7 +155,7 @@ class NoQuantizer(BaseQuantizer):
             latents.shape[0], 0, latents.shape[2], dtype=torch.int64, device=latents.device
         )
         zero = torch.zeros((), device=latents.device)
-        return QuantizedResult(latents, codes, bandwidth=zero, commitment_loss=zero, metrics={})
+        return QuantizedResult(latents, codes, bandwidth=zero, losses={}, metrics={})
 
     def encode(self, latents: torch.Tensor) -> torch.Tensor:
         """Raise ValueError: there are no codes."""

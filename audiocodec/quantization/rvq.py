@@ -53,6 +53,16 @@ class ResidualVectorQuantizer(BaseQuantizer):
         ValueError: arguments out of range; the message names all of them.
     """
 
+    loss_terms = ('commitment',)
+    initialization_options = frozenset(('kmeans_init', 'kmeans_iters', 'seed'))
+    training_options = frozenset(('q_dropout', 'decay', 'threshold_ema_dead_code'))
+    unused_codes_advice = (
+        'Try {section}.kmeans_init=true; a higher {section}.threshold_ema_dead_code, which '
+        'replaces dead codes sooner; or more audio per update (dataset.batch_size, '
+        'dataset.segment_duration). If nothing helps, the latents need no more codes: reduce '
+        '{section}.bins, or {section}.n_q if the last levels are unused'
+    )
+
     def __init__(
         self,
         dimension: int = 256,
@@ -172,7 +182,7 @@ class ResidualVectorQuantizer(BaseQuantizer):
                 latents=self._to_latents(found.quantized, len(latents)) + carrier,
                 codes=self._to_codes(found.codes, len(latents)),
                 bandwidth=torch.full((), bandwidth, device=latents.device),
-                commitment_loss=found.errors.mean() + (pull * carrier).sum(),
+                losses={'commitment': found.errors.mean() + (pull * carrier).sum()},
                 metrics=self._metrics(),
             )
 

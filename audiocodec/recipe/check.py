@@ -152,9 +152,6 @@ def _weight_problems(plain: Mapping[str, Any]) -> Iterator[str]:
             yield f'losses.{name}.weight={weight}: expected {_WEIGHTS}'
         if '_target_' in node:
             continue
-        if name not in ('adv', 'feat', 'commitment'):
-            hint = config.nearest(name, plain['losses'].keys() - {name})
-            yield f'losses.{name}: a loss needs a _target_, the class that computes it{hint}'
         for key in node.keys() - {'weight'}:
             yield f'losses.{name}.{key}: there is no such key{config.nearest(str(key), ["weight"])}'
 

@@ -18,9 +18,10 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from audiocodec import quantization
 from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.data import SPLITS, AudioMeta, write_audio
-from audiocodec.losses import Balancer
+from audiocodec.losses import Balancer, CodecLoss
 from audiocodec.metrics.base import Metric
 from audiocodec.models import CompressionModel
 from audiocodec.quantization import BaseQuantizer, QuantizedResult
@@ -60,9 +61,24 @@ class Parts(NamedTuple):
     metrics: dict[str, Metric]
 
     @property
-    def trained(self) -> list[str]:
-        """Names of the losses that are trained, in contrast to those only reported."""
-        return [name for name in self.losses if self.weights[name] > 0]
+    def trained(self) -> dict[str, nn.Module]:
+        """Losses on the waveform that are trained, in contrast to those only reported."""
+        return {
+            name: loss
+            for name, loss in self.losses.items()
+            if self.weights[name] > 0 and not isinstance(loss, CodecLoss)
+        }
+
+    @property
+    def trained_on_output(self) -> nn.ModuleDict:
+        """Losses on the output of the codec that are trained, with their own parameters."""
+        return nn.ModuleDict(
+            {
+                name: loss
+                for name, loss in self.losses.items()
+                if self.weights[name] > 0 and isinstance(loss, CodecLoss)
+            }
+        )
 
 
 def build_parts(cfg: DictConfig) -> Parts:
@@ -137,7 +153,9 @@ class _Builder:
             adversaries = self._build_adversaries(schedule_works)
             losses = self._build_losses()
             weights = self._weights()
-            balancer = self._make('balancer', Balancer, weights=self._balanced(weights))
+            balancer = self._make('balancer', Balancer, weights=self._balanced(weights, losses))
+            if model is not None:
+                self._check_loss_terms(model)
             metrics = self._build_metrics()
         with torch.random.fork_rng(devices=[]):  # the checks must not change the draws of the run
             if model is not None:
@@ -222,11 +240,33 @@ class _Builder:
         weights = {name: node.get('weight') for name, node in nodes if isinstance(node, Mapping)}
         return {name: weight for name, weight in weights.items() if weight is not None}
 
-    def _balanced(self, weights: Mapping[str, Any]) -> dict[str, float]:
+    def _check_loss_terms(self, model: CompressionModel) -> None:
+        """Compare the losses that have only a weight with those that the model computes."""
+        losses = self.plain['losses']
+        # Those of other quantizers have no effect: `quantizer._target_` may have replaced one.
+        known = {'adv', 'feat', *model.loss_terms, *_terms_of_quantizers()}
+        for name, node in losses.items():
+            if isinstance(node, Mapping) and '_target_' not in node and name not in known:
+                hint = config.nearest(name, losses.keys() - {name})
+                self._found.append(
+                    f'losses.{name}: a loss needs a _target_, the class that computes it{hint}; '
+                    f'the model itself computes {", ".join(model.loss_terms) or "none"}'
+                )
+        for name in model.loss_terms:
+            if name not in losses:
+                self._found.append(
+                    f'losses.{name}.weight is missing: the model has this loss; add it with '
+                    f'+losses.{name}.weight=1.0, or 0 to report it only'
+                )
+
+    def _balanced(
+        self, weights: Mapping[str, Any], losses: Mapping[str, nn.Module]
+    ) -> dict[str, float]:
         """Return the balancer's weights: trained losses, and two terms per discriminator."""
         balanced = {}
         for name, weight in weights.items():
-            if '_target_' in self.plain['losses'][name] and _is_positive(weight):
+            on_output = isinstance(losses.get(name), CodecLoss)
+            if '_target_' in self.plain['losses'][name] and _is_positive(weight) and not on_output:
                 balanced[name] = weight
         for name in self.plain['adversarial'].get('discriminators') or ():
             for term in ('adv', 'feat'):
@@ -273,7 +313,10 @@ class _Builder:
             wav = wav.to(self.device or 'cpu')
             for name, loss in losses.items():
                 node = self.plain['losses'][name]
-                self._run(f'losses.{name}', node, partial(_run_loss, loss, wav))
+                if not isinstance(loss, CodecLoss):
+                    self._run(f'losses.{name}', node, partial(_run_loss, loss, wav))
+                elif model is not None:
+                    self._run(f'losses.{name}', node, partial(_run_codec_loss, loss, model, wav))
             if adversaries is None:
                 return
             nodes = self.plain['adversarial']['discriminators']
@@ -352,6 +395,12 @@ class _Builder:
                 self._found.append(f'generate.audio.format={suffix}: {reason}')
 
 
+def _terms_of_quantizers() -> set[str]:
+    """Return the names of the losses of all quantizers of this package."""
+    classes = [getattr(quantization, name) for name in quantization.__all__]
+    return {term for one in classes for term in getattr(one, 'loss_terms', ())}
+
+
 def _is_positive(weight: Any) -> bool:
     return is_number(weight) and weight > 0
 
@@ -372,7 +421,16 @@ def _run_loss(loss: nn.Module, wav: torch.Tensor) -> None:
     wav = wav.repeat(2, 1, 1)  # one number per item is a mistake
     with torch.enable_grad():
         value = loss((wav + 0.1).requires_grad_(), wav)
-    called = 'called as loss(wav_hat, wav), a loss must return a 0-d tensor'
+    _check_loss_value(value, 'called as loss(wav_hat, wav), a loss must return a 0-d tensor')
+
+
+def _run_codec_loss(loss: CodecLoss, model: CompressionModel, wav: torch.Tensor) -> None:
+    wav = wav.repeat(2, 1, 1)
+    value = loss(model(wav), wav)
+    _check_loss_value(value, 'called as loss(output, wav), a CodecLoss must return a 0-d tensor')
+
+
+def _check_loss_value(value: Any, called: str) -> None:
     if not isinstance(value, torch.Tensor):
         raise ValueError(f'{called}, it returned {type(value).__name__}')
     if value.numel() != 1:
@@ -388,7 +446,7 @@ def _run_quantizer(quantizer: BaseQuantizer, frame_rate: float, device: torch.de
     if not isinstance(found, QuantizedResult):
         raise ValueError(
             'forward must return audiocodec.quantization.QuantizedResult(latents, codes, '
-            f'bandwidth, commitment_loss, metrics), it returned {type(found).__name__}'
+            f'bandwidth, losses, metrics), it returned {type(found).__name__}'
         )
     if found.latents.shape != latents.shape:
         raise ValueError(
@@ -399,8 +457,13 @@ def _run_quantizer(quantizer: BaseQuantizer, frame_rate: float, device: torch.de
             'forward must return latents that pass the gradient on, e.g. '
             'latents + (quantized - latents).detach()'
         )
-    for name in ('bandwidth', 'commitment_loss'):
-        value = getattr(found, name)
+    if not isinstance(found.losses, Mapping) or set(found.losses) != set(quantizer.loss_terms):
+        terms = list(found.losses) if isinstance(found.losses, Mapping) else found.losses
+        raise ValueError(
+            f'forward must return losses by name, those of loss_terms={quantizer.loss_terms}, it '
+            f'returned {terms}'
+        )
+    for name, value in {'bandwidth': found.bandwidth, **found.losses}.items():
         if not isinstance(value, torch.Tensor) or value.dim():
             shape = f' of shape {list(value.shape)}' if isinstance(value, torch.Tensor) else ''
             raise ValueError(f'{name} must be a 0-d tensor, it is {type(value).__name__}{shape}')

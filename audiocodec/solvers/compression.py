@@ -12,8 +12,9 @@ import torch
 from audiocodec.data import write_audio
 from audiocodec.evaluation import Codec
 from audiocodec.evaluation.stage import by_length, evaluate_batches
+from audiocodec.losses import CodecLoss
 from audiocodec.metrics import MetricSuite
-from audiocodec.models import CompressionModel, pretrained
+from audiocodec.models import CodecOutput, CompressionModel, pretrained
 from audiocodec.optim import ModuleEMA, advance
 from audiocodec.optim.step import step_if
 from audiocodec.recipe.describe import describe
@@ -33,7 +34,7 @@ class CompressionSolver(StandardSolver):
 
     In one update, first the discriminators learn to tell reconstructions from original audio. Then
     the codec learns from its losses: the balancer combines those on the waveform, and the
-    commitment loss is added to the encoder's gradient.
+    losses of the codec itself, such as the commitment loss, are added to its gradient.
     """
 
     model: CompressionModel
@@ -49,17 +50,25 @@ class CompressionSolver(StandardSolver):
         discriminators = self.adversaries.discriminators
         # All workers start from the weights of the first.
         distrib.broadcast_(
-            [*self.model.state_dict().values(), *discriminators.state_dict().values()]
+            [
+                *self.model.state_dict().values(),
+                *discriminators.state_dict().values(),
+                *parts.trained_on_output.state_dict().values(),
+            ]
         )
         self.autocast = precision.autocast(cfg.precision.autocast, self.device)
         if cfg.compile:
             precision.compile_parts(self.model, self.adversaries)
+        self.weights = parts.weights
         self.trained = parts.trained
-        self.commitment_weight = parts.weights.get('commitment', 0.0)
-        self.optimizer = config.build(cfg.optim.optimizer, params=list(self.model.parameters()))
+        self.trained_on_output = parts.trained_on_output
+        self.parameters = [*self.model.parameters(), *self.trained_on_output.parameters()]
+        self.optimizer = config.build(cfg.optim.optimizer, params=self.parameters)
         self.schedule = config.build(cfg.optim.schedule)(self.optimizer)
         # Everything registered is saved in checkpoints and restored from them.
         self.register_stateful('model', 'adversaries', 'balancer', 'optimizer', 'schedule')
+        if list(self.trained_on_output.parameters()):
+            self.register_stateful('trained_on_output')
         self.ema: ModuleEMA | None = None
         if cfg.optim.ema.decay is not None:
             self.ema = ModuleEMA(self.model, decay=cfg.optim.ema.decay, every=cfg.optim.ema.every)
@@ -86,25 +95,25 @@ class CompressionSolver(StandardSolver):
             # gradient out of the model. Then the updated discriminators score the model.
             d_losses = self.adversaries.train_step(fake=out.wav.detach(), real=wav)
             adversarial = self.adversaries.generator_losses(out.wav, wav)
-            losses = {**self.reconstruction_losses(out.wav, wav), **adversarial}
+            losses = {**self.reconstruction_losses(out, wav), **adversarial}
+            codec_losses = self.codec_losses(out, wav)
         # The balancer scales the gradients of these losses at the waveform, then sends their sum
-        # back through the model. The commitment loss does not depend on the waveform, so its
-        # gradient joins unscaled, in the same backward pass.
-        balanced = {name: loss for name, loss in losses.items() if name in self.balancer.weights}
+        # back through the model. The codec's own losses, such as the commitment, do not depend on
+        # the waveform alone, so their gradient joins unscaled, in the same backward pass.
         g_loss = self.balancer.backward(
-            balanced,
+            {name: loss for name, loss in losses.items() if name in self.balancer.weights},
             out.wav,
-            extra_loss=self.commitment_weight * out.commitment_loss,
+            extra_loss=self.weighted_sum(codec_losses),
             weight_factors=dict.fromkeys(adversarial, self.adversaries.warmup_weight),
         )
         update = self.update_model(g_loss, d_losses.get('d_grad_norm'))
         return {
             **self.as_metrics(losses),
-            **self.untrained_losses(out.wav, wav),
+            **self.untrained_losses(out, wav),
             **d_losses,
             **out.metrics,
             **self.balancer.metrics,
-            'commitment': out.commitment_loss,
+            **codec_losses,
             'bandwidth': out.bandwidth,
             **update,
         }
@@ -123,17 +132,29 @@ class CompressionSolver(StandardSolver):
         with eval_mode(self.model):
             return self.model(wav).wav
 
-    def reconstruction_losses(
-        self, wav_hat: torch.Tensor, wav: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def reconstruction_losses(self, out: CodecOutput, wav: torch.Tensor) -> dict[str, torch.Tensor]:
         """Compute the losses between reconstruction and original that train the model."""
-        return {name: self.losses[name](wav_hat, wav) for name in self.trained}
+        return {name: loss(out.wav, wav) for name, loss in self.trained.items()}
+
+    def codec_losses(self, out: CodecOutput, wav: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the losses that do not depend on the waveform alone: beside the balancer."""
+        own = {name: loss(out, wav) for name, loss in self.trained_on_output.items()}
+        return {**out.losses, **own}
+
+    def weighted_sum(self, codec_losses: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """Sum the codec's own losses with their weights; None if there are none."""
+        weighted = [self.weights.get(name, 0.0) * loss for name, loss in codec_losses.items()]
+        return torch.stack(weighted).sum() if len(weighted) > 1 else next(iter(weighted), None)
 
     @torch.no_grad()
-    def untrained_losses(self, wav_hat: torch.Tensor, wav: torch.Tensor) -> dict[str, torch.Tensor]:
+    def untrained_losses(self, out: CodecOutput, wav: torch.Tensor) -> dict[str, torch.Tensor]:
         """Compute the losses of weight 0, which are metrics only."""
-        names = [name for name in self.losses if name not in self.trained]
-        return self.as_metrics({name: self.losses[name](wav_hat, wav) for name in names})
+        losses = {
+            name: loss(out if isinstance(loss, CodecLoss) else out.wav, wav)
+            for name, loss in self.losses.items()
+            if self.weights[name] == 0
+        }
+        return self.as_metrics(losses)
 
     def as_metrics(self, losses: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Convert losses to the values in the log, e.g. a negated SI-SNR back to SI-SNR."""
@@ -158,11 +179,11 @@ class CompressionSolver(StandardSolver):
             Loss averaged over the workers, gradient norm before clipping, and whether the step was
             skipped.
         """
-        parameters = list(self.model.parameters())
-        distrib.average_gradients(parameters, beside=[g_loss])
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        distrib.average_gradients(self.parameters, beside=[g_loss])
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
         if self.cfg.optim.max_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.cfg.optim.max_norm, norm)
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.cfg.optim.max_norm, norm)
         ok = norm.isfinite() & g_loss.isfinite()
         if d_grad_norm is not None:
             # The discriminators skipped a step that was not finite; the model stays in step.
@@ -252,14 +273,15 @@ class CompressionSolver(StandardSolver):
         with self.autocast():
             out = self.model(wav)
             losses = {
-                **self.reconstruction_losses(out.wav, wav),
+                **self.reconstruction_losses(out, wav),
                 **self.adversaries.generator_losses(out.wav, wav),
             }
+            codec_losses = self.codec_losses(out, wav)
         return {
             **self.as_metrics(losses),
-            **self.untrained_losses(out.wav, wav),
+            **self.untrained_losses(out, wav),
             **out.metrics,
-            'commitment': out.commitment_loss,
+            **codec_losses,
             'bandwidth': out.bandwidth,
         }
 

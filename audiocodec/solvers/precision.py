@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from omegaconf import DictConfig
-from torch import nn
 
 from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.adversarial.discriminators import STFTDiscriminator
@@ -66,7 +65,7 @@ def autocast(
 
 
 def compile_parts(model: CompressionModel, adversaries: AdversarialTrainer) -> None:
-    """Compile encoder, decoder and sub-discriminators on their first run; keep their state dicts.
+    """Compile parts of the model and sub-discriminators on their first run; keep state dicts.
 
     Only training, with its fixed shapes, runs compiled code; see `for_any_length`.
     """
@@ -80,15 +79,14 @@ def compile_parts(model: CompressionModel, adversaries: AdversarialTrainer) -> N
     # The compiler does not support complex numbers. Set on the class: an attribute of an instance
     # would not pickle, and copies of the instance would call the original's function.
     STFTDiscriminator.spectrum = torch.compiler.disable(STFTDiscriminator.spectrum)  # type: ignore[method-assign]
-    parts = [getattr(model, name, None) for name in ('encoder', 'decoder')]
+    parts = list(model.compiled_parts)
     for discriminator in adversaries.discriminators.values():
         parts += getattr(discriminator, 'discriminators', [discriminator])
     # Before PyTorch 2.11, the backward of weight norm rejects the memory layout that the compiler
     # chooses for weights.
     options = {'layout_optimization': False} if torch.__version__ < '2.11' else None
     for part in parts:
-        if isinstance(part, nn.Module):
-            part.compile(dynamic=False, options=options)
+        part.compile(dynamic=False, options=options)
 
 
 @contextmanager

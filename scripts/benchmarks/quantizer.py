@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     )
     quantizer = quantizer.to(args.device).train()
     plain = OneHotQuantizer(quantizer.codebooks.embed)
-    functions = {'total': lambda: quantizer(latents, 75.0).commitment_loss.backward()}
+    functions = {'total': lambda: quantizer(latents, 75.0).losses['commitment'].backward()}
     if args.plain:
         functions['one_hot'] = lambda: plain.update(latents).backward()
     times = in_turn(functions, args.steps, args.warmup, args.device)

@@ -26,7 +26,7 @@ def train(model):
     """Make one update."""
     model.train().zero_grad()
     out = model(audio(model))
-    (out.wav.square().mean() + out.commitment_loss).backward()
+    (out.wav.square().mean() + out.losses['commitment']).backward()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.grad is not None:

@@ -55,7 +55,7 @@ def test_any_length_in_and_the_same_length_out(channels, training, renormalize):
         assert out.wav.shape == wav.shape
         assert (out.codes.shape, out.codes.dtype) == ((3, 4, frames), torch.int64)
         assert out.latents.shape == (3, 6, frames)
-        assert out.bandwidth.shape == out.commitment_loss.shape == ()
+        assert out.bandwidth.shape == out.losses['commitment'].shape == ()
         codes, scale = model.encode(wav)
         assert codes.shape == (3, 4, frames)
         assert model.decode(codes, scale).shape == (3, channels, frames * HOP)
@@ -163,7 +163,7 @@ def test_gradients_reach_every_parameter_through_the_quantizer():
 
 def test_commitment_reaches_only_the_encoder():
     model = make_model().train()
-    model(torch.randn(2, 1, 64)).commitment_loss.backward()
+    model(torch.randn(2, 1, 64)).losses['commitment'].backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in model.encoder.parameters())
     assert all(parameter.grad is None for parameter in model.decoder.parameters())
 

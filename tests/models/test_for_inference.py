@@ -51,7 +51,7 @@ def test_the_model_stays_as_it_was():
     assert model.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     out = model(torch.randn(2, 1, 64))
-    (out.wav.square().mean() + out.commitment_loss).backward()
+    (out.wav.square().mean() + out.losses['commitment']).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     model.for_inference()  # and again
 

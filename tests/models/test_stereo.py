@@ -119,7 +119,7 @@ def test_it_trains_and_is_built_from_a_configuration():
         }
     ).train()
     out = model(torch.randn(2, 2, 64))
-    (out.wav.square().mean() + out.commitment_loss).backward()
+    (out.wav.square().mean() + out.losses['commitment']).backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in model.parameters())
 
 

@@ -39,7 +39,7 @@ def train(rank: int = 0, world_size: int = 1) -> dict[str, torch.Tensor]:
         result = quantizer(latents[rows].clone(), frame_rate=75.0)
         revived += quantizer.codebook_stats()['revived']
         active.append(result.codes.shape[1])
-        losses.append(result.commitment_loss)
+        losses.append(result.losses['commitment'])
     state = {name: value.clone() for name, value in quantizer.state_dict().items()}
     loss = torch.stack(losses)
     if world_size > 1:

@@ -268,7 +268,7 @@ def test_non_finite_vectors_do_not_reach_the_codebooks():
     values[2, 0, 0] = 1e30  # finite, but its square is not
     size = rvq.codebooks.cluster_size[0].sum().item()
     result = rvq(values, 75.0)
-    assert not result.commitment_loss.isfinite()
+    assert not result.losses['commitment'].isfinite()
     assert not result.latents[0, 3, 7].isfinite()
     assert all(value.isfinite().all() for value in rvq.state_dict().values())
     # The other vectors still update the codebooks.

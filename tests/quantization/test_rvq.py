@@ -40,12 +40,12 @@ def test_training_update_equals_audiocraft():
     values = tensors['rvq.latents'].requires_grad_()
 
     result = rvq(values, frame_rate=50)
-    (result.latents.square().mean() + result.commitment_loss).backward()
+    (result.latents.square().mean() + result.losses['commitment']).backward()
 
     assert torch.equal(result.codes, tensors['rvq.codes'])
     for found, name in [
         (result.latents, 'quantized'),
-        (result.commitment_loss[None], 'commitment_loss'),
+        (result.losses['commitment'][None], 'losses'),
         (result.bandwidth[None], 'bandwidth_kbps'),
         (values.grad, 'latents_grad'),
     ]:
@@ -105,8 +105,8 @@ def test_commitment_loss_is_the_mean_over_levels_with_a_gradient_for_the_latents
         terms.append((entries - residual).square().mean())
         residual = residual - entries
     expected = sum(terms) / 3
-    torch.testing.assert_close(result.commitment_loss, expected)
-    (grad,) = torch.autograd.grad(result.commitment_loss, values)
+    torch.testing.assert_close(result.losses['commitment'], expected)
+    (grad,) = torch.autograd.grad(result.losses['commitment'], values)
     (expected_grad,) = torch.autograd.grad(expected, values)
     torch.testing.assert_close(grad, expected_grad)
 
@@ -138,9 +138,9 @@ def test_float32_under_autocast(mode):
     with torch.autocast('cpu', torch.bfloat16):
         found = cast(values, 75.0)
         codes = cast.encode(values)
-    assert found.latents.dtype == found.commitment_loss.dtype == torch.float32
+    assert found.latents.dtype == found.losses['commitment'].dtype == torch.float32
     assert torch.equal(found.latents, expected.latents)
-    assert torch.equal(found.commitment_loss, expected.commitment_loss)
+    assert torch.equal(found.losses['commitment'], expected.losses['commitment'])
     assert torch.equal(codes, plain.encode(values))
     for name, value in plain.state_dict().items():
         assert torch.equal(cast.state_dict()[name], value)
@@ -248,7 +248,7 @@ def test_resuming_is_exact():
     def train(rvq, first, last):
         results = [rvq(latents(seed=seed) + 0.3 * seed, 75.0) for seed in range(first, last)]
         return [
-            (result.latents, result.codes, result.commitment_loss, *result.metrics.values())
+            (result.latents, result.codes, result.losses['commitment'], *result.metrics.values())
             for result in results
         ]
 

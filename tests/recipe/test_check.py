@@ -66,7 +66,6 @@ def test_a_valid_configuration_has_no_problems_and_is_returned_resolved(plain):
             'x',
             'losses.l1.weight=x: expected null (off), 0 (reported only) or a weight above 0',
         ),
-        ('losses.l1', {'weight': 1.0}, 'losses.l1: a loss needs a _target_'),
         (
             'losses.adv',
             {'weight': 1.0, 'wieght': 3},

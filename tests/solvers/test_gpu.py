@@ -110,7 +110,7 @@ def test_the_quantizer_learns_what_it_learns_on_a_cpu():
             found.codes.cpu() == expected.codes
         ).float().mean() > 0.99  # ties may fall otherwise
     torch.testing.assert_close(
-        found.commitment_loss.cpu(), expected.commitment_loss, rtol=1e-2, atol=1e-3
+        found.losses['commitment'].cpu(), expected.losses['commitment'], rtol=1e-2, atol=1e-3
     )
 
 

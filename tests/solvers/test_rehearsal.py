@@ -154,7 +154,7 @@ def test_faults_are_found(make_solver, workers, monkeypatch, fault, message):
     solver = make_solver(DEBUG)
     plain = solver.untrained_losses
     monkeypatch.setattr(
-        solver, 'untrained_losses', lambda wav_hat, wav: (fault(wav), plain(wav_hat, wav))[1]
+        solver, 'untrained_losses', lambda out, wav: (fault(wav), plain(out, wav))[1]
     )
     with pytest.raises(RuntimeError, match=message):
         dry_run(solver)

@@ -22,6 +22,11 @@ class DAC(TransformersCodec):
     MODEL_CLASS = 'DacModel'
 
     @property
+    def loss_terms(self) -> tuple[str, ...]:
+        """The sum of DAC's two codebook losses, with its weights."""
+        return ('commitment',)
+
+    @property
     def channels(self) -> int:
         """Channels of the waveforms: 1."""
         return 1
@@ -39,7 +44,7 @@ class DAC(TransformersCodec):
     def forward(self, wav: torch.Tensor | np.ndarray) -> CodecOutput:
         """Encode, quantize and decode a waveform [B, 1, T]; see `CompressionModel`.
 
-        The commitment loss is the weighted sum of DAC's two codebook losses. Training uses all
+        Its loss is the weighted sum of DAC's two codebook losses. Training uses all
         codebooks.
         """
         wav = self.check_wav(wav)
@@ -48,7 +53,9 @@ class DAC(TransformersCodec):
         bandwidth = torch.full(
             (), self.bandwidth * codes.shape[1] / self.num_codebooks, device=wav.device
         )
-        return CodecOutput(wav_hat, codes, latents, None, bandwidth, loss.mean(), {})
+        return CodecOutput(
+            wav_hat, codes, latents, None, bandwidth, {'commitment': loss.mean()}, {}
+        )
 
     @torch.no_grad()
     def encode(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, None]:

@@ -50,7 +50,7 @@ class Mimi(TransformersCodec):
         return range(int(self.model.config.num_semantic_quantizers), self.total_codebooks + 1)
 
     def forward(self, wav: torch.Tensor | np.ndarray) -> CodecOutput:
-        """Encode, quantize and decode a waveform [B, C, T]; the commitment loss is 0."""
+        """Encode, quantize and decode a waveform [B, C, T]; it has no losses."""
         wav = self.check_wav(wav)
         codes, _ = self.encode(wav)
         bandwidth = torch.full((), self.bandwidth, device=wav.device)
@@ -60,7 +60,7 @@ class Mimi(TransformersCodec):
             self.decode_latent(codes),
             None,
             bandwidth,
-            torch.zeros((), device=wav.device),
+            {},
             {},
         )
 

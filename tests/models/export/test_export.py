@@ -54,7 +54,7 @@ def test_a_compact_model_can_be_fine_tuned(make_codec, tmp_path):
     assert torch.equal(books.cluster_size, torch.ones(4, 32))
     for _ in range(3):
         out = model(0.1 * torch.randn(4, 1, 8000))
-        (out.wav.square().mean() + out.commitment_loss).backward()
+        (out.wav.square().mean() + out.losses['commitment']).backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
     moved = (books.embed[0] - before[0]).norm(dim=-1) / before[0].norm(dim=-1)
     assert 0 < moved.max() < 1  # entries follow the data, and none was replaced

@@ -154,7 +154,7 @@ def test_exported_model_has_all_codebooks_initialized():
 def test_exported_model_can_be_fine_tuned():
     model = from_export(load_package()).train()
     out = model(0.1 * torch.randn(2, 1, 2400))
-    (out.wav.square().mean() + out.commitment_loss).backward()
+    (out.wav.square().mean() + out.losses['commitment']).backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 

@@ -185,7 +185,7 @@ def test_it_can_be_fine_tuned(options, tmp_path):
     model = load(make_model(options, **SMALL), tmp_path / 'encodec.th').train()
     out = model(0.3 * torch.randn(2, model.channels, 48000 if model.channels == 2 else 9600))
     assert out.codes.shape[-1] == (150 if model.channels == 2 else 30)  # whole items, not segments
-    (out.wav.square().mean() + out.commitment_loss).backward()
+    (out.wav.square().mean() + out.losses['commitment']).backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 

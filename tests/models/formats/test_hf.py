@@ -163,7 +163,7 @@ def test_it_trains_on(pair):
     model = CompressionModel.get_pretrained(str(pair[2])).train()
     before = model.quantizer.codebooks.embed.clone()
     out = model(0.3 * torch.randn(2, model.channels, 2 * model.hop_length * 20))
-    (out.wav.square().mean() + out.commitment_loss).backward()
+    (out.wav.square().mean() + out.losses['commitment']).backward()
     assert [name for name, p in model.named_parameters() if not p.grad.abs().max() > 0] == []
     assert not torch.equal(model.quantizer.codebooks.embed, before)
     assert model.quantizer.codebooks.inited.all()

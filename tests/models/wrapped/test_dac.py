@@ -106,7 +106,7 @@ def test_figures(pair):
 def test_gradients_reach_every_parameter(pair):
     model = CompressionModel.get_pretrained(str(pair[2])).train()
     out = model(0.3 * torch.randn(2, 1, 2999))
-    (out.wav.square().mean() + out.commitment_loss).backward()
+    (out.wav.square().mean() + out.losses['commitment']).backward()
     assert [
         name
         for name, p in model.named_parameters()
