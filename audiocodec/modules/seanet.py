@@ -6,7 +6,7 @@ See arXiv 2009.02095, 2107.03312 and 2210.13438.
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -87,7 +87,12 @@ class _SEANet(nn.Module):
     A network has `n_blocks` blocks: a first convolution, one stage per ratio, and a last
     convolution. The index `outer` counts them from the waveform: block 1 is the convolution at the
     waveform, block `n_blocks` the one at the latents.
+
+    Attributes:
+        initialization_options: constructor arguments without effect on a trained model.
     """
+
+    initialization_options: ClassVar[frozenset[str]] = frozenset(('init',))
 
     def __init__(
         self,

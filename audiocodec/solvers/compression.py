@@ -373,7 +373,7 @@ class CompressionSolver(StandardSolver):
         trainee = finetune.Trainee(
             self.model, self.optimizer, self.adversaries, self.balancer, self.ema
         )
-        for line in finetune.start_from(trainee, config.to_plain(self.cfg), source):
+        for line in finetune.start_from(trainee, self.cfg, source):
             self.logger.info('%s', line)
 
     @staticmethod
