@@ -1,6 +1,5 @@
 """Compare a recipe's model with a checkpoint's, in terms of the keys that a user types."""
 
-import inspect
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -9,7 +8,6 @@ import yaml
 from omegaconf import DictConfig
 
 from audiocodec.models.options import spell_out
-from audiocodec.modules.activation import activation_class
 from audiocodec.utils import config, paths
 from audiocodec.utils.config import ConfigError
 
@@ -37,8 +35,9 @@ def differences(
 ) -> Iterator[Difference]:
     """Compare two `_target_` nodes; missing options have the constructor's default.
 
-    Options without effect on what `theirs` describes are ignored. For parts of different classes,
-    only the classes are compared.
+    Options without effect on what `theirs` describes are ignored: a component may have a static
+    method `unused_options` that names them. For parts of different classes, only the classes are
+    compared.
 
     Raises:
         ValueError: a `_target_` does not exist or is not allowed.
@@ -48,11 +47,13 @@ def differences(
     if our_class is not their_class:
         yield Difference(f'{path}_target_', ours['_target_'], theirs['_target_'])
         return
-    ignored = _without_effect(their_options)
+    unused = getattr(our_class, 'unused_options', lambda options: ())(their_options)
+    our_options, their_options = (
+        _spelled_out(our_class, each) for each in (our_options, their_options)
+    )
     for name in dict.fromkeys([*our_options, *their_options]):
-        if name not in ignored:
-            our_value, their_value = _plain(name, our_options), _plain(name, their_options)
-            yield from _compare(our_value, their_value, f'{path}{name}')
+        if name not in unused:
+            yield from _compare(our_options.get(name), their_options.get(name), f'{path}{name}')
 
 
 def _compare(ours: Any, theirs: Any, path: str) -> Iterator[Difference]:
@@ -177,36 +178,13 @@ def _choices(group: str) -> dict[Any, str]:
     return found
 
 
-def _without_effect(options: Mapping[str, Any]) -> set[str]:
-    """Return options of an EnCodec model or its parts that have no effect, given the others."""
-    used_if = {
-        'norm_params': options.get('norm') == 'time_group_norm',
-        'trim_right_ratio': options.get('causal'),
-        'final_activation_params': options.get('final_activation'),
-        'overlap': options.get('segment_duration') is not None,
+def _spelled_out(component: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with tuples as lists, and as the component spells out nested defaults."""
+    spell = getattr(component, 'spelled_out_options', dict)
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in spell(options).items()
     }
-    return {name for name, used in used_if.items() if not used}
-
-
-def _plain(name: str, options: Mapping[str, Any]) -> Any:
-    """Return the value of an option with its defaults filled in, for comparison."""
-    value = options.get(name)
-    if name in ('activation_params', 'final_activation_params'):
-        arguments = _activation_defaults(options.get(name.removesuffix('_params')))
-        arguments.update(value or {})
-        arguments.pop('inplace', None)  # computes the same
-        return arguments
-    if name == 'norm_params':
-        return {'eps': 1e-5, 'affine': True, **(value or {})}  # of torch.nn.GroupNorm
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _activation_defaults(choice: str | None) -> dict[str, Any]:
-    """Return the arguments of an activation that have defaults."""
-    if choice is None:
-        return {}
-    parameters = inspect.signature(activation_class(choice)).parameters.values()
-    return {each.name: each.default for each in parameters if each.default is not each.empty}
 
 
 def _is_node(value: Any) -> bool:

@@ -519,13 +519,8 @@ def _typed_key(raw: Mapping[str, Any], problem: str) -> str:
     if match is None or not problem.startswith('model.'):
         return problem
     key, rest = config.origins(raw, match[0])[-1], problem[match.end() :]
-    node = config.select(raw, key)
-    if rest.startswith(':') and isinstance(node, Mapping):
-        names = [name for name in node if name != '_target_']
-        sources = [config.origins(raw, f'{key}.{name}')[-1].rpartition('.')[0] for name in names]
-        for section in dict.fromkeys(sources):
-            if section and sources.count(section) > len(names) / 2:
-                key = section
+    if rest.startswith(':') and isinstance(config.select(raw, key), Mapping):
+        key = config.source_section(raw, key)
     return key + rest
 
 

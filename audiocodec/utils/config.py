@@ -151,6 +151,23 @@ def origins(node: Mapping[str, Any], key: str) -> list[str]:
     return found
 
 
+def source_section(node: Mapping[str, Any], key: str) -> str:
+    """Return the section that most arguments of a component come from; else the component's key.
+
+    Args:
+        node: nested mappings, interpolations not resolved.
+        key: dotted key of the component.
+    """
+    key = origins(node, key)[-1]
+    component = select(node, key)
+    names = [name for name in component if name != '_target_']
+    sources = [origins(node, f'{key}.{name}')[-1].rpartition('.')[0] for name in names]
+    for section in dict.fromkeys(sources):
+        if section and sources.count(section) > len(names) / 2:
+            return section
+    return key
+
+
 def copied_keys(node: Any) -> set[str]:
     """Return the keys that interpolations refer to, of a configuration not resolved."""
     if isinstance(node, Mapping):
