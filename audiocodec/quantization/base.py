@@ -42,6 +42,8 @@ class BaseQuantizer(nn.Module, ABC):
         initialization_options: constructor arguments without effect on a trained model.
         training_options: constructor arguments that affect only its training, so that fine-tuning
             may change them.
+        adaptable_options: constructor arguments that fine-tuning may change, too, since
+            `adapted_state` adapts the state.
         unused_codes_advice: what to try if few entries of the codebooks are used; {section} stands
             for the section of the configuration that sets the arguments.
 
@@ -52,6 +54,7 @@ class BaseQuantizer(nn.Module, ABC):
     loss_terms: tuple[str, ...] = ()
     initialization_options: ClassVar[frozenset[str]] = frozenset()
     training_options: ClassVar[frozenset[str]] = frozenset()
+    adaptable_options: ClassVar[frozenset[str]] = frozenset()
     unused_codes_advice: ClassVar[str] = ''
 
     def __init__(self, dimension: int) -> None:
@@ -108,6 +111,16 @@ class BaseQuantizer(nn.Module, ABC):
         """Numbers of codebooks that `set_num_codebooks` accepts, ascending; empty without any."""
         return range(1, self.total_codebooks + 1)
 
+    def adapted_state(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the state of another quantizer of this class, adapted to this one.
+
+        What does not fit keeps the value that it has here.
+
+        Args:
+            state: state dict of a quantizer whose `adaptable_options` may differ.
+        """
+        return fitting_state(self, state)
+
     def settle_statistics(self) -> None:
         """Adapt training statistics, in place, to weights loaded from elsewhere.
 
@@ -137,6 +150,15 @@ class BaseQuantizer(nn.Module, ABC):
             raise ValueError(
                 f'latents of type {latents.dtype}: expected floating point; pass codes to decode()'
             )
+
+
+def fitting_state(module: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a module's own state dict, with the values of `state` of the same name and shape."""
+    own = module.state_dict()
+    return {
+        name: state[name] if name in state and state[name].shape == value.shape else value
+        for name, value in own.items()
+    }
 
 
 class NoQuantizer(BaseQuantizer):

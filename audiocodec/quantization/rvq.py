@@ -1,6 +1,7 @@
 """Residual vector quantizer of EnCodec and SoundStream."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -56,6 +57,7 @@ class ResidualVectorQuantizer(BaseQuantizer):
     loss_terms = ('commitment',)
     initialization_options = frozenset(('kmeans_init', 'kmeans_iters', 'seed'))
     training_options = frozenset(('q_dropout', 'decay', 'threshold_ema_dead_code'))
+    adaptable_options = frozenset(('n_q',))
     unused_codes_advice = (
         'Try {section}.kmeans_init=true; a higher {section}.threshold_ema_dead_code, which '
         'replaces dead codes sooner; or more audio per update (dataset.batch_size, '
@@ -224,6 +226,20 @@ class ResidualVectorQuantizer(BaseQuantizer):
             codebook; 'revived': fraction replaced in that update.
         """
         return self.codebooks.stats()
+
+    def adapted_state(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the state of a quantizer with another number of codebooks, adapted to this one.
+
+        Codebooks that it lacks are new: with `kmeans_init`, the first training batch initializes
+        them on the residual of the others. Those that it has more are cut.
+        """
+        adapted = {}
+        for name, own in self.state_dict().items():
+            value = state.get(name, own)
+            if own.dim() and value.shape[1:] == own.shape[1:]:
+                value = torch.cat([value[: len(own)], own[len(value) :].to(value)])
+            adapted[name] = value
+        return adapted
 
     def settle_statistics(self) -> None:
         """Adapt the statistics to the entries; see `Codebooks.settle_statistics`."""
