@@ -82,6 +82,44 @@ class BaseQuantizer(nn.Module, ABC):
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the latents [B, D, T] of codes [B, K, T], with 1 <= K <= total_codebooks."""
 
+    def traced_encode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Do the same as `encode`, in operations that can be traced for any batch and length.
+
+        Values are not checked.
+
+        Raises:
+            NotImplementedError: this quantizer has no such form; exports of programs refuse it.
+        """
+        raise NotImplementedError
+
+    def traced_decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Do the same as `decode`, for any batch, length and number of codebooks; see above."""
+        raise NotImplementedError
+
+    @property
+    def is_traceable(self) -> bool:
+        """True if `traced_encode` and `traced_decode` are implemented."""
+        return all(
+            getattr(type(self), name) is not getattr(BaseQuantizer, name)
+            for name in ('traced_encode', 'traced_decode')
+        )
+
+    def rounding_ties(
+        self, latents: torch.Tensor, codes: torch.Tensor, found: torch.Tensor
+    ) -> float | None:
+        """Compare different codes of the same latents, which rounding may explain.
+
+        Args:
+            latents: float [B, D, T].
+            codes: int64 [B, K, T].
+            found: int64 [B, K, T], different in at least one place.
+
+        Returns:
+            How much nearer one of two different codes is, relative to possible rounding errors of
+            the latents: up to 1, these explain the difference. None if this is not known.
+        """
+        return None
+
     @property
     def dimension(self) -> int:
         """Channels of the latents."""
