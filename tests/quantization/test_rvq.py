@@ -45,7 +45,7 @@ def test_training_update_equals_audiocraft():
     assert torch.equal(result.codes, tensors['rvq.codes'])
     for found, name in [
         (result.latents, 'quantized'),
-        (result.losses['commitment'][None], 'losses'),
+        (result.losses['commitment'][None], 'commitment_loss'),
         (result.bandwidth[None], 'bandwidth_kbps'),
         (values.grad, 'latents_grad'),
     ]:
