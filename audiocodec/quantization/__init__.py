@@ -1,10 +1,11 @@
 """Quantizers between continuous latents and codes."""
 
-from audiocodec.quantization.base import BaseQuantizer, DiscreteQuantizer, QuantizedResult
+from audiocodec.quantization.base import BaseQuantizer, QuantizedResult
 from audiocodec.quantization.codes import check_codes
 from audiocodec.quantization.continuous.base import ContinuousBottleneck, NoQuantizer
 from audiocodec.quantization.continuous.noise import NoiseBottleneck
 from audiocodec.quantization.continuous.vae import VariationalBottleneck
+from audiocodec.quantization.discrete import DiscreteQuantizer
 from audiocodec.quantization.rvq import ResidualVectorQuantizer
 from audiocodec.quantization.scalar.fsq import FiniteScalarQuantizer
 from audiocodec.quantization.scalar.lfq import LookupFreeQuantizer

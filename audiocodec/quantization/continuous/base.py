@@ -5,8 +5,9 @@ from typing import NoReturn
 import numpy as np
 import torch
 
-from audiocodec.quantization.base import BaseQuantizer, QuantizedResult, projections
-from audiocodec.quantization.stats import UpdateCounter
+from audiocodec.quantization.base import BaseQuantizer, QuantizedResult
+from audiocodec.quantization.discrete import projections
+from audiocodec.quantization.usage import UpdateCounter
 from audiocodec.utils import distrib
 
 

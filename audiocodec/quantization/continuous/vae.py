@@ -3,8 +3,9 @@
 import torch
 import torch.nn.functional as F
 
-from audiocodec.quantization.base import Projection, QuantizedResult
+from audiocodec.quantization.base import QuantizedResult
 from audiocodec.quantization.continuous.base import NoisyBottleneck
+from audiocodec.quantization.discrete import Projection
 
 _DRAW_SAMPLE = 0x56414501  # identifies the random stream, see `distrib.shared_generator`
 _SMALLEST_SCALE = 1e-4

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from audiocodec.quantization.base import DiscreteQuantizer, Quantized, projections
+from audiocodec.quantization.discrete import DiscreteQuantizer, Quantized, projections
 
 _MARGIN = 1e-3  # by which the range exceeds the outermost levels, so that they are reached
 _LARGEST_CARDINALITY = 2**62

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from audiocodec.quantization.base import DiscreteQuantizer, Quantized, projections
+from audiocodec.quantization.discrete import DiscreteQuantizer, Quantized, projections
 from audiocodec.quantization.gradients import pass_gradient
 from audiocodec.utils import distrib
 

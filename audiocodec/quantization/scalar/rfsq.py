@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from audiocodec.quantization.base import DiscreteQuantizer, Quantized, projections
+from audiocodec.quantization.discrete import DiscreteQuantizer, Quantized, projections
 from audiocodec.quantization.scalar.fsq import check_levels
 from audiocodec.utils import distrib
 

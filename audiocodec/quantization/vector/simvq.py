@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from audiocodec.quantization.base import DiscreteQuantizer, Quantized
+from audiocodec.quantization.discrete import DiscreteQuantizer, Quantized
 from audiocodec.quantization.gradients import check_method, pass_gradient
 from audiocodec.quantization.kmeans import nearest
 from audiocodec.utils import distrib
