@@ -11,6 +11,7 @@ from audiocodec.quantization.scalar.fsq import FiniteScalarQuantizer
 from audiocodec.quantization.scalar.lfq import LookupFreeQuantizer
 from audiocodec.quantization.scalar.rfsq import ResidualFiniteScalarQuantizer
 from audiocodec.quantization.usage import CodeUsage
+from audiocodec.quantization.vector.dac import DACQuantizer
 from audiocodec.quantization.vector.grouped import GroupedQuantizer
 from audiocodec.quantization.vector.simvq import SimVectorQuantizer
 
@@ -18,6 +19,7 @@ __all__ = [
     'BaseQuantizer',
     'CodeUsage',
     'ContinuousBottleneck',
+    'DACQuantizer',
     'DiscreteQuantizer',
     'FiniteScalarQuantizer',
     'GroupedQuantizer',
