@@ -168,6 +168,19 @@ class DiscreteQuantizer(BaseQuantizer):
         with torch.autocast(codes.device.type, enabled=False):
             return self._decode(codes).to(self._dtype())
 
+    def adapted_state(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the state of a quantizer with another number of codebooks, adapted to this one.
+
+        Codebooks that it lacks are new; those that it has more are cut.
+        """
+        adapted = {}
+        for name, own in self.state_dict().items():
+            value = state.get(name, own)
+            if own.dim() and value.shape[1:] == own.shape[1:]:
+                value = torch.cat([value[: len(own)], own[len(value) :].to(value)])
+            adapted[name] = value if value.shape == own.shape else own
+        return adapted
+
     def drop_statistics(self) -> None:
         """Keep only what encoding and decoding need; see `BaseQuantizer`."""
         self.statistics.drop()

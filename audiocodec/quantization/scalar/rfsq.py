@@ -49,6 +49,7 @@ class ResidualFiniteScalarQuantizer(DiscreteQuantizer):
 
     initialization_options = frozenset(('seed',))
     training_options = frozenset(('q_dropout', 'dither'))
+    adaptable_options = frozenset(('n_q',))
     unused_codes_advice = 'Reduce {section}.levels, or {section}.n_q if the last levels are unused'
 
     _limit: torch.Tensor

@@ -43,6 +43,7 @@ class SimVectorQuantizer(DiscreteQuantizer):
     loss_terms = ('codebook', 'commitment')
     initialization_options = frozenset(('seed',))
     training_options = frozenset(('q_dropout', 'gradient'))
+    adaptable_options = frozenset(('n_q',))
     unused_codes_advice = (
         'Try a higher losses.codebook.weight or learning rate. If nothing helps, the latents need '
         'no more codes: reduce {section}.bins, or {section}.n_q if the last levels are unused'
@@ -85,7 +86,7 @@ class SimVectorQuantizer(DiscreteQuantizer):
             commitment.append(F.mse_loss(residual, entries.detach()))
             quantized = quantized + entries.detach()
         return Quantized(
-            pass_gradient(self._to_latents(quantized, len(latents)), latents, self.gradient),
+            pass_gradient(_to_latents(quantized, latents), latents, self.gradient),
             torch.stack(codes).unflatten(1, (len(latents), -1)).transpose(0, 1).contiguous(),
             losses={
                 'codebook': torch.stack(codebook).mean(),
@@ -108,14 +109,14 @@ class SimVectorQuantizer(DiscreteQuantizer):
         quantized = self._entries(0).new_zeros(flat.shape[1], self.dimension)
         for level, indices in enumerate(flat):
             quantized = quantized + F.embedding(indices, self._entries(level))
-        return self._to_latents(quantized, len(codes))
+        return _to_latents(quantized, codes)
 
     def _entries(self, level: int) -> torch.Tensor:
         """Return the codebook of a level, [bins, D], at least float32."""
         dtype = torch.promote_types(self._dtype(), torch.float32)
         return F.linear(self.basis[level].to(dtype), self.transform[level].to(dtype))
 
-    def _to_latents(self, vectors: torch.Tensor, batch: int) -> torch.Tensor:
-        """Map [B * T, D] to [B, D, T]."""
-        frames = len(vectors) // batch if batch else 0
-        return vectors.view(batch, frames, self.dimension).transpose(1, 2)
+
+def _to_latents(vectors: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Map [B * T, D] to [B, D, T], with the items and frames of a tensor [B, ..., T]."""
+    return vectors.view(like.shape[0], like.shape[-1], vectors.shape[1]).transpose(1, 2)
