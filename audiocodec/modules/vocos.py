@@ -194,7 +194,7 @@ class VocosDecoder(nn.Module):
         intermediate_dim: channels inside the MLPs of the ConvNeXt blocks.
         num_layers: ConvNeXt blocks.
         n_fft: samples of the FFT and of its window; None: 4 * hop_length.
-        padding: of the inverse STFT: `same`, or `center` (half a hop earlier), see `dsp.istft.istft`.
+        padding: of the inverse STFT: `same`, or `center` (half a hop earlier), see `istft`.
         attention: whether to use the blocks of WavTokenizer.
         num_groups: groups of their norms.
         dropout: their probability of dropout.
