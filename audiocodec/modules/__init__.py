@@ -12,6 +12,7 @@ from audiocodec.modules.lstm import StreamableLSTM
 from audiocodec.modules.norm import CONV_NORMS
 from audiocodec.modules.seanet import SEANetDecoder, SEANetEncoder, SEANetResnetBlock
 from audiocodec.modules.snake import Snake
+from audiocodec.modules.vocos import VocosDecoder
 
 __all__ = [
     'CONV_NORMS',
@@ -25,5 +26,6 @@ __all__ = [
     'StreamableConv1d',
     'StreamableConvTranspose1d',
     'StreamableLSTM',
+    'VocosDecoder',
     'make_activation',
 ]
