@@ -11,6 +11,8 @@ from audiocodec.modules.conv import (
 from audiocodec.modules.lstm import StreamableLSTM
 from audiocodec.modules.norm import CONV_NORMS
 from audiocodec.modules.seanet import SEANetDecoder, SEANetEncoder, SEANetResnetBlock
+from audiocodec.modules.transformer import Transformer
+from audiocodec.modules.transformer_codec import TransformerDecoder, TransformerEncoder
 
 __all__ = [
     'CONV_NORMS',
@@ -23,5 +25,8 @@ __all__ = [
     'StreamableConv1d',
     'StreamableConvTranspose1d',
     'StreamableLSTM',
+    'Transformer',
+    'TransformerDecoder',
+    'TransformerEncoder',
     'make_activation',
 ]
