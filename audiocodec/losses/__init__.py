@@ -1,10 +1,11 @@
-"""Reconstruction losses `loss(estimate, reference)` and their balancer.
+"""Losses `loss(estimate, reference)`, those of a codec's whole output, and their balancer.
 
 L1 and L2 losses are those of `torch.nn`.
 """
 
 from audiocodec.losses.balancer import Balancer
 from audiocodec.losses.base import CodecLoss
+from audiocodec.losses.distillation import SemanticDistillation
 from audiocodec.losses.sisnr import SISNR
 from audiocodec.losses.spectral import (
     MelSpectrogramL1Loss,
@@ -19,4 +20,5 @@ __all__ = [
     'MRSTFTLoss',
     'MelSpectrogramL1Loss',
     'MultiScaleMelSpectrogramLoss',
+    'SemanticDistillation',
 ]
