@@ -72,6 +72,11 @@ class CompressionModel(PicklableModule, ABC):
         return ()
 
     @property
+    def unused_codes_advice(self) -> str:
+        """What to try if few entries of the codebooks are used; see `BaseQuantizer`."""
+        return ''
+
+    @property
     def compiled_parts(self) -> Sequence[nn.Module]:
         """Submodules that training compiles, one by one; none by default."""
         return ()

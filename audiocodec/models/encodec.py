@@ -1,6 +1,6 @@
 """EnCodec (Défossez et al., arXiv 2210.13438): encoder, quantizer and decoder, trained jointly."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,10 +68,20 @@ class EncodecModel(CompressionModel):
         self._channels = channels
         self._hop_length = hop_length
 
+    @staticmethod
+    def unused_options(options: Mapping[str, Any]) -> set[str]:
+        """Return the constructor's arguments that have no effect, given the others."""
+        return {'overlap'} if options['segment_duration'] is None else set()
+
     @property
     def loss_terms(self) -> tuple[str, ...]:
         """Names of the losses in the output of `forward`, those of the quantizer."""
         return self.quantizer.loss_terms
+
+    @property
+    def unused_codes_advice(self) -> str:
+        """Advice of the quantizer."""
+        return self.quantizer.unused_codes_advice
 
     @property
     def compiled_parts(self) -> Sequence[nn.Module]:

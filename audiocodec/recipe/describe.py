@@ -8,7 +8,7 @@ from torch import nn
 
 from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.models import CompressionModel
-from audiocodec.models.receptive_field import reads
+from audiocodec.modules.reach import reads
 
 Row = tuple[str, str]
 
@@ -67,13 +67,8 @@ def rate_rows(model: CompressionModel) -> Iterator[Row]:
     if model.total_codebooks:
         powers = {2**k for k in range(11) if 2**k <= model.total_codebooks}
         counts = sorted(powers | {model.total_codebooks})
-        rates = ', '.join(f'{bandwidth(model, n):.4g} ({n})' for n in counts)
+        rates = ', '.join(f'{model.bandwidth_of(n):.4g} ({n})' for n in counts)
         yield 'bandwidth', f'in kbps, with (codebooks): {rates}'
-
-
-def bandwidth(model: CompressionModel, num_codebooks: int) -> float:
-    """Return the bandwidth in kbps with the first `num_codebooks` codebooks."""
-    return num_codebooks * math.log2(model.cardinality) * model.frame_rate / 1000
 
 
 def reach_rows(model: CompressionModel) -> Iterator[Row]:

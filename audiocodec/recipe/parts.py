@@ -6,6 +6,7 @@ on a short signal, which shows whether they work together before any data is rea
 
 import copy
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,12 +26,12 @@ from audiocodec.losses import Balancer, CodecLoss
 from audiocodec.metrics.base import Metric
 from audiocodec.models import CompressionModel
 from audiocodec.quantization import BaseQuantizer, QuantizedResult
-from audiocodec.recipe.check import mismatches, rule_problems
+from audiocodec.recipe.check import rule_problems
 from audiocodec.recipe.rules import ACCEPTED, LOADING
 from audiocodec.run.device import seed_everything
 from audiocodec.utils import config
 from audiocodec.utils.annotations import is_number
-from audiocodec.utils.config import MISSING, ConfigError
+from audiocodec.utils.config import ConfigError
 from audiocodec.utils.eval_mode import eval_mode
 
 # Samples of the signal that parts are run on, unless segments are shorter.
@@ -96,7 +97,7 @@ def build_parts(cfg: DictConfig) -> Parts:
         # With an invalid seed, building shows the other problems.
         if ACCEPTED['seed'].check(plain.get('seed')):
             seed_everything(plain['seed'], SEED_PURPOSE)
-        builder = _Builder(plain)
+        builder = _Builder(cfg)
         parts = builder.build()
         problems += builder.problems
     if problems or parts is None:
@@ -117,7 +118,7 @@ def check_on_device(parts: Parts, cfg: DictConfig, device: torch.device) -> None
     Raises:
         ConfigError: with what each of them reports.
     """
-    builder = _Builder(config.to_plain(cfg), device)
+    builder = _Builder(cfg, device)
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         builder.run_parts(parts.model, parts.adversaries, dict(parts.losses.items()))
     if builder.problems:
@@ -128,28 +129,29 @@ class _Builder:
     """Builds parts and collects the problems that they report.
 
     Args:
-        plain: a configuration in which all sections are mappings.
+        cfg: a configuration in which all sections are mappings.
         device: where components of other packages are run; None: only the others are.
 
     Attributes:
         problems: messages, each beginning with the key that the user sets.
     """
 
-    def __init__(self, plain: dict[str, Any], device: torch.device | None = None) -> None:
-        self.plain = plain
+    def __init__(self, cfg: DictConfig, device: torch.device | None = None) -> None:
+        self.plain = config.to_plain(cfg)
+        self.raw = config.unresolved(cfg)
         self.device = device
         self._found: list[str] = []
 
     @property
     def problems(self) -> list[str]:
-        return [_typed_key(self.plain, problem) for problem in self._found]
+        return [_typed_key(self.raw, problem) for problem in self._found]
 
     def build(self) -> Parts | None:
         """Return the parts; None if one of them could not be built."""
         with _limited_size():
             schedule_works = self._check_optimizer()
             # The order is fixed: initial weights are drawn from one generator.
-            model = self._build_model()
+            model = self._make('model', CompressionModel)
             adversaries = self._build_adversaries(schedule_works)
             losses = self._build_losses()
             weights = self._weights()
@@ -198,15 +200,6 @@ class _Builder:
             self._found.append(f'{key}: {config.reported(node, error)}')
 
     # ---- building
-
-    def _build_model(self) -> Any:
-        if not any(mismatches(self.plain)):
-            return self._make('model', CompressionModel)
-        # The mismatch is reported already; build only the parts, for their own problems.
-        for name, part in self.plain['model'].items():
-            if isinstance(part, Mapping):
-                self._make(f'model.{name}', None)
-        return None
 
     def _build_adversaries(self, schedule_works: bool) -> Any:
         # What is reported already is left to its default, so that it is not reported twice.
@@ -516,30 +509,19 @@ def _short_signal(plain: Mapping[str, Any]) -> torch.Tensor | None:
         return None
 
 
-def _typed_key(plain: Mapping[str, Any], problem: str) -> str:
-    """Name the key that the user sets: encoder and decoder copy `seanet`, the quantizer `rvq`.
+def _typed_key(raw: Mapping[str, Any], problem: str) -> str:
+    """Name the key that the user sets: where the value that a message begins with comes from.
 
-    `model.encoder.n_filters=0: ...` becomes `seanet.n_filters=0: ...`, unless the encoder has a
-    value of its own.
+    `model.encoder.n_filters=0: ...` becomes `seanet.n_filters=0: ...` if the encoder copies it.
+    A message about a whole component names the section that most of its arguments come from.
     """
-    for part, section in (('encoder', 'seanet'), ('decoder', 'seanet'), ('quantizer', 'rvq')):
-        rest = problem.removeprefix(f'model.{part}')
-        if rest == problem or rest[0] not in '.:':
-            continue
-        name = rest[1:].split('=')[0].split(' ')[0]
-        value = config.select(plain['model'][part], name)
-        for shared in (section, 'seanet'):  # the quantizer copies seanet.dimension
-            is_copy = value is not MISSING and config.select(plain, f'{shared}.{name}') == value
-            if is_copy or (rest[0] == ':' and shared == section and _copies(plain, part, section)):
-                return (shared if isinstance(plain.get(shared), Mapping) else part) + rest
-        return part + rest
-    return problem
-
-
-def _copies(plain: Mapping[str, Any], part: str, section: str) -> bool:
-    """True if a part of the model has options of a shared section."""
-    shared = plain.get(section)
-    return isinstance(shared, Mapping) and any(key in plain['model'][part] for key in shared)
+    match = re.match(r'[\w.]+', problem)
+    if match is None or not problem.startswith('model.'):
+        return problem
+    key, rest = config.origins(raw, match[0])[-1], problem[match.end() :]
+    if rest.startswith(':') and isinstance(config.select(raw, key), Mapping):
+        key = config.source_section(raw, key)
+    return key + rest
 
 
 @contextmanager

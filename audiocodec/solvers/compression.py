@@ -250,8 +250,10 @@ class CompressionSolver(StandardSolver):
     def warn(self, metrics: Mapping[str, float]) -> None:
         """Log warnings about codebook collapse and discriminators that win."""
         history = [*(stages.get('train', {}) for stages in self.history), metrics]
+        section = config.source_section(config.unresolved(self.cfg), 'model.quantizer')
+        advice = self.model.unused_codes_advice.format(section=section)
         texts = [
-            codebook_warning(history, self.cfg.logging.warn_codebook_usage),
+            codebook_warning(history, self.cfg.logging.warn_codebook_usage, advice=advice),
             discriminator_warning(metrics, self.cfg.logging.warn_discriminator),
         ]
         for text in texts:
@@ -373,7 +375,7 @@ class CompressionSolver(StandardSolver):
         trainee = finetune.Trainee(
             self.model, self.optimizer, self.adversaries, self.balancer, self.ema
         )
-        for line in finetune.start_from(trainee, config.to_plain(self.cfg), source):
+        for line in finetune.start_from(trainee, self.cfg, source):
             self.logger.info('%s', line)
 
     @staticmethod

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import dora
 import torch
 import yaml
+from omegaconf import DictConfig
 
 from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.losses import Balancer
@@ -73,7 +74,7 @@ def read_past(path: Path) -> Past:
     return Past(yaml.safe_load(content['config']), content['state'])
 
 
-def start_from(trainee: Trainee, cfg: Mapping[str, Any], source: str) -> list[str]:
+def start_from(trainee: Trainee, recipe: DictConfig, source: str) -> list[str]:
     """Load another model's weights and the state of its training into the parts of a solver.
 
     If its optimizer is loaded, training continues from the latest weights and their running
@@ -81,7 +82,7 @@ def start_from(trainee: Trainee, cfg: Mapping[str, Any], source: str) -> list[st
 
     Args:
         trainee: parts built from the recipe, on their device.
-        cfg: the recipe, as dicts and lists.
+        recipe: the whole configuration.
         source: see `find_source`.
 
     Returns:
@@ -93,7 +94,8 @@ def start_from(trainee: Trainee, cfg: Mapping[str, Any], source: str) -> list[st
     """
     path = find_source(source)
     found = pretrained.read(str(path))
-    changed = check_model(cfg, found.config, source)
+    changed = check_model(recipe, found.config, source)
+    cfg = config.to_plain(recipe)
     past = read_past(path)
     try:
         loaded = _load(trainee, found.state, past, cfg)

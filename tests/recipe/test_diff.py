@@ -38,9 +38,7 @@ PUBLISHED = {
 
 @functools.cache
 def recipe(name, *overrides):
-    return config.to_plain(
-        train.main.get_xp([f'solver=compression/{name}', 'dset=audio/example', *overrides]).cfg
-    )
+    return train.main.get_xp([f'solver=compression/{name}', 'dset=audio/example', *overrides]).cfg
 
 
 def problem(cfg, node, source='//pretrained/NAME'):
@@ -108,7 +106,8 @@ def test_lists_mappings_and_other_classes_are_typed_as_hydra_reads_them():
         'seanet.activation_params={alpha:0.5}',
         'decoder.final_activation=Tanh',
         'quantizer=none',
-    )['model']
+    ).model
+    node = config.to_plain(node)
     overrides = suggested(problem(cfg, node))
     assert set(overrides) == {
         'seanet.ratios=[8,4,4]',
@@ -117,13 +116,13 @@ def test_lists_mappings_and_other_classes_are_typed_as_hydra_reads_them():
         'quantizer=none',
     }
     assert check_model(recipe('encodec_base_24khz', *overrides), node, '') == ''
-    other = {**cfg['model'], 'encoder': {'_target_': 'torch.nn.Identity'}}
+    other = {**config.to_plain(cfg.model), 'encoder': {'_target_': 'torch.nn.Identity'}}
     assert suggested(problem(cfg, other)) == ['encoder._target_=torch.nn.Identity']
 
 
 def test_what_is_left_out_counts_as_the_default_of_the_constructor():
     cfg = recipe('encodec_base_24khz')
-    node = {**cfg['model'], 'encoder': dict(cfg['model']['encoder'])}
+    node = config.to_plain(cfg.model)
     del node['encoder']['n_filters'], node['encoder']['dilation_base'], node['renormalize']
     assert check_model(cfg, node, '') == ''
     del node['encoder']['n_residual_layers']  # 3 by default
@@ -139,7 +138,7 @@ def test_how_it_learns_may_differ_and_is_told():
         'rvq.kmeans_iters=7',
         'seanet.init=lecun_normal',
     )
-    node = recipe('encodec_base_24khz')['model']
+    node = config.to_plain(recipe('encodec_base_24khz').model)
     assert (
         check_model(cfg, node, '')
         == 'rvq.q_dropout=false (checkpoint: true), rvq.decay=0.9 (checkpoint: 0.99)'
