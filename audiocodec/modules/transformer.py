@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from audiocodec.modules.checks import require_int
+from audiocodec.modules.reach import Reach
 
 
 class LayerScale(nn.Module):
@@ -160,6 +161,10 @@ class Transformer(nn.Module):
         for layer in self.layers:
             x = layer(x, rotation)
         return x.transpose(1, 2)
+
+    def reads(self, first: float, last: float, recurrence: bool = True) -> Reach:
+        """Return the window of all layers together; see `reach`."""
+        return Reach(first - len(self.layers) * (self.context - 1), last)
 
 
 def rotation_of(

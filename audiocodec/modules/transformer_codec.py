@@ -7,6 +7,7 @@ from torch import nn
 
 from audiocodec.modules.checks import require_int
 from audiocodec.modules.conv import StreamableConv1d, StreamableConvTranspose1d
+from audiocodec.modules.reach import Reach, reads
 
 
 class TransformerEncoder(nn.Module):
@@ -65,6 +66,12 @@ class TransformerEncoder(nn.Module):
         """Map the waveform [B, channels, T] to latents [B, dimension, ceil(T / hop_length)]."""
         return self.downsample(self.transformer(self.encoder(x)))
 
+    def reads(self, first: float, last: float, recurrence: bool = True) -> Reach:
+        """Return what the parts read one after the other; see `reach`."""
+        for part in (self.downsample, self.transformer, self.encoder):
+            first, last = reads(part, first, last, recurrence)
+        return Reach(first, last)
+
 
 class TransformerDecoder(nn.Module):
     """Transposed convolution that raises the frame rate, then a transformer, then a decoder.
@@ -76,7 +83,7 @@ class TransformerDecoder(nn.Module):
         stride: factor by which the convolution raises the frame rate; 1: no convolution.
         dimension: channels of the latents, for a check; None: those of `decoder`.
         upsample_groups: groups of the convolution; None: one per channel.
-        trim_right_ratio: see `StreamableConvTranspose1d`.
+        trim_right_ratio: see `StreamableConvTranspose1d`; below 1, the convolution has a lookahead.
 
     Attributes:
         channels: channels of the waveform.
@@ -128,6 +135,12 @@ class TransformerDecoder(nn.Module):
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Map latents [B, dimension, T] to the waveform [B, channels, T * hop_length]."""
         return self.decoder(self.transformer(self.upsample(z)))
+
+    def reads(self, first: float, last: float, recurrence: bool = True) -> Reach:
+        """Return what the parts read one after the other; see `reach`."""
+        for part in (self.decoder, self.transformer, self.upsample):
+            first, last = reads(part, first, last, recurrence)
+        return Reach(first, last)
 
 
 def _common_dimension(

@@ -64,6 +64,18 @@ def test_frames_depend_on_no_later_samples_and_samples_on_no_later_frames():
     assert moved[10 * HOP : 11 * HOP].max() > 1e-4
 
 
+@torch.no_grad()
+def test_receptive_fields():
+    """Where the gradient of an output ends is where the parts say that they read."""
+    encoder, decoder = make()
+    for part, inputs, frame in ((encoder, (1, 1, 30 * HOP), 25), (decoder, (1, 8, 30), 25 * HOP)):
+        x = torch.randn(inputs, requires_grad=True)
+        with torch.enable_grad():
+            (grad,) = torch.autograd.grad(part(x)[..., frame].square().sum(), x)
+        used = grad.abs().sum((0, 1)).nonzero()[:, 0]
+        assert (used.min(), used.max()) == part.reads(frame, frame)
+
+
 def test_convolutions_of_the_frame_rate():
     encoder, decoder = make()
     assert [list(p.shape) for p in encoder.downsample.parameters()] == [[8, 8, 4]]
