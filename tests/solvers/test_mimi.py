@@ -6,6 +6,8 @@ import pytest
 import torch
 from tiny import TINY
 
+pytestmark = pytest.mark.slow
+
 MIMI = [
     'solver=compression/mimi_24khz',
     'dset=audio/example',

@@ -171,6 +171,17 @@ def test_outputs_of_transformers_are_reproduced_without_it():
     assert len(tensors['codes'].unique()) > 10
 
 
+@torch.no_grad()
+def test_copies_for_inference_and_for_a_cpu_compute_the_same():
+    tensors = load_file(FIXTURE / 'io.safetensors')
+    ours = ours_of(FIXTURE)
+    wav = torch.randn(2, 1, 40 * HOP)  # longer than the window of the attention
+    for copy in (ours.for_inference(), ours.for_cpu()):
+        assert torch.equal(copy.encode(tensors['wav'])[0], tensors['codes'])
+        for found, expected in ((copy(wav).wav, ours(wav).wav), (copy(wav).codes, ours(wav).codes)):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
 def test_the_published_configuration():
     model = mimi.model_config({'frame_rate': 12.5, 'model_type': 'mimi'})
     built = config.build(model)
