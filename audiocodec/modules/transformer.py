@@ -1,5 +1,7 @@
 """Causal transformer with a sliding window, as between the convolutions of Mimi."""
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -115,6 +117,7 @@ class Transformer(nn.Module):
     """
 
     causal = True
+    initialization_options: ClassVar[frozenset[str]] = frozenset(('layer_scale',))
 
     def __init__(
         self,
@@ -212,6 +215,9 @@ def windowed_attention(
         [B, H, T, D].
     """
     frames = q.shape[2]
+    if torch.compiler.is_exporting():  # one program for all lengths
+        mask = _band(frames, frames, context, q.device)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     if frames <= context:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     if frames <= 2 * context:

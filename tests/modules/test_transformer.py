@@ -106,6 +106,19 @@ def test_memory_is_linear_in_the_number_of_frames():
     assert largest < 2e6
 
 
+@pytest.mark.slow
+@torch.no_grad()
+def test_one_exported_program_serves_all_lengths():
+    model = make().float()
+    shapes = {0: torch.export.Dim('batch', min=1), 2: torch.export.Dim('frames', min=1)}
+    program = torch.export.export(
+        model, (torch.randn(2, 8, 13),), dynamic_shapes=(shapes,), strict=False
+    ).module()
+    for frames in (1, 5, 11, 40):
+        x = torch.randn(3, 8, frames)
+        torch.testing.assert_close(program(x), model(x))
+
+
 def test_gradients_reach_every_parameter():
     model = make()
     model(torch.randn(2, 8, 13, dtype=torch.float64)).square().mean().backward()
