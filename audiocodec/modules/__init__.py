@@ -12,6 +12,8 @@ from audiocodec.modules.lstm import StreamableLSTM
 from audiocodec.modules.norm import CONV_NORMS
 from audiocodec.modules.seanet import SEANetDecoder, SEANetEncoder, SEANetResnetBlock
 from audiocodec.modules.snake import Snake
+from audiocodec.modules.transformer import Transformer
+from audiocodec.modules.transformer_codec import TransformerDecoder, TransformerEncoder
 from audiocodec.modules.vocos import VocosDecoder
 
 __all__ = [
@@ -26,6 +28,9 @@ __all__ = [
     'StreamableConv1d',
     'StreamableConvTranspose1d',
     'StreamableLSTM',
+    'Transformer',
+    'TransformerDecoder',
+    'TransformerEncoder',
     'VocosDecoder',
     'make_activation',
 ]

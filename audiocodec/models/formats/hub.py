@@ -1,20 +1,17 @@
 """Models of the Hugging Face Hub: finds or downloads files, and builds `transformers` models."""
 
 import contextlib
-import importlib.util
 import json
-import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
 from audiocodec.run import checkpoint
+from audiocodec.utils.errors import import_transformers as import_transformers
 
 CONFIG = 'config.json'
 # in the order of preference
@@ -109,43 +106,6 @@ def read_weights(folder: Path) -> dict[str, Any]:
         if (folder / name).is_file():
             return checkpoint.load(folder / name)
     raise ValueError(f'{folder} has a {CONFIG} but no weights: expected {" or ".join(WEIGHTS)}')
-
-
-def import_transformers() -> ModuleType:
-    """Import `transformers`, even if the installed torchaudio cannot be loaded.
-
-    `transformers` imports torchaudio if it is installed, though it hardly needs it. The latest
-    torchaudio cannot be loaded with a CPU-only PyTorch, or with a much older one.
-
-    Raises:
-        ImportError: transformers is not installed.
-    """
-    if 'transformers.audio_utils' not in sys.modules:
-        with _without_broken('torchaudio'):
-            from transformers.utils import is_torchaudio_available
-
-            # if it was imported before, it has looked for torchaudio; since version 5 it caches
-            # the result
-            getattr(is_torchaudio_available, 'cache_clear', lambda: None)()
-            importlib.import_module('transformers.audio_utils')
-    return importlib.import_module('transformers')
-
-
-@contextlib.contextmanager
-def _without_broken(package: str) -> Iterator[None]:
-    """Make a package that is installed but cannot be loaded look as if it were not installed."""
-    try:
-        if importlib.util.find_spec(package) is not None:
-            importlib.import_module(package)
-    except (ImportError, OSError):
-        for name in [name for name in sys.modules if name.partition('.')[0] == package]:
-            del sys.modules[name]  # submodules imported before it failed
-        sys.modules[package] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if package in sys.modules and sys.modules[package] is None:
-            del sys.modules[package]
 
 
 def build_with_transformers(class_name: str, folder: Path) -> nn.Module:
