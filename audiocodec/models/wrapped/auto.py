@@ -86,6 +86,10 @@ class AudioTokenizer(TransformersCodec):
         except ValueError as error:
             raise ValueError(f'{folder}: {error}') from error
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        calls.forget_hooks(self.model)
+        return super().__reduce_ex__(protocol)
+
     # ---- figures ---------------------------------------------------------------------------------
 
     @property

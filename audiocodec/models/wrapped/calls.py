@@ -13,6 +13,7 @@ _EXTRACTORS = ('preprocessor_config.json', 'processor_config.json')
 # names in configurations, the first that is there
 _RATES = ('output_sampling_rate', 'sampling_rate', 'sample_rate')
 _HOPS = ('hop_length', 'frame_size')
+_CAPTURING = 'transformers.utils.output_capturing'
 _CHANNELS = ('audio_channels', 'channels')
 
 
@@ -161,6 +162,19 @@ def decode(model: Any, values: torch.Tensor) -> torch.Tensor:
         if wav is not None:
             return wav
     raise ValueError(f'its decode returns {list(out)}, expected audio_values')
+
+
+def forget_hooks(model: Any) -> None:
+    """Remove the hooks of transformers 5 that collect hidden states, until they are needed again.
+
+    It keeps them after the first use (X-Codec's semantic model has one), and they are local
+    functions, so that the model could not be pickled.
+    """
+    for module in model.modules():
+        hooks = module._forward_hooks
+        for key in [key for key, hook in hooks.items() if hook.__module__ == _CAPTURING]:
+            del hooks[key]
+        vars(module).pop('_output_capturing_hooks_installed', None)
 
 
 def _needs_features(model: Any) -> bool:
