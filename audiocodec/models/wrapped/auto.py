@@ -90,6 +90,10 @@ class AudioTokenizer(TransformersCodec):
         calls.forget_hooks(self.model)
         return super().__reduce_ex__(protocol)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        calls.register(self.model)
+
     # ---- figures ---------------------------------------------------------------------------------
 
     @property

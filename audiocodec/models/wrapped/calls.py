@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,9 +173,26 @@ def forget_hooks(model: Any) -> None:
     """
     for module in model.modules():
         hooks = module._forward_hooks
-        for key in [key for key, hook in hooks.items() if hook.__module__ == _CAPTURING]:
+        for key in [
+            key for key, hook in hooks.items() if getattr(hook, '__module__', '') == _CAPTURING
+        ]:
             del hooks[key]
         vars(module).pop('_output_capturing_hooks_installed', None)
+
+
+def register(model: Any) -> None:
+    """Tell transformers what the parts of a model can record, as their constructors do.
+
+    A model unpickled in another process would silently return no hidden states.
+    """
+    for place in (_CAPTURING, 'transformers.utils.generic'):  # the second up to version 4
+        registry: Any = getattr(sys.modules.get(place), '_CAN_RECORD_REGISTRY', None)
+        if registry is None:
+            continue
+        for module in model.modules():
+            if hasattr(module, '_can_record_outputs'):
+                # its own way to set an item has changed, the keys have not
+                dict.__setitem__(registry, str(type(module)), module._can_record_outputs)
 
 
 def _needs_features(model: Any) -> bool:

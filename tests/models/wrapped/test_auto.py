@@ -2,6 +2,8 @@ import copy
 import importlib.metadata
 import json
 import pickle
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -321,6 +323,33 @@ def test_the_feature_extractor_in_the_folder_is_used(pairs, tmp_path):
         tmp_path
     )
     assert CompressionModel.get_pretrained(str(tmp_path)).sample_rate == 16000
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_model_is_used_in_another_process(pairs, tmp_path):
+    model = pairs('xcodec')[1]
+    wav = random(999)
+    torch.save((model, wav, model(wav).codes), tmp_path / 'model.pt')
+    program = (
+        'import sys, torch; from audiocodec.models.formats import hub; hub.import_transformers(); '
+        'model, wav, codes = torch.load(sys.argv[1], weights_only=False); '
+        'assert torch.equal(model(wav).codes, codes)'
+    )
+    command = [sys.executable, '-c', program, str(tmp_path / 'model.pt')]
+    subprocess.run(command, check=True, timeout=120)
+
+
+@torch.no_grad()
+def test_what_transformers_notes_of_its_classes_is_restored(pairs, monkeypatch):
+    model = pairs('xcodec')[1]
+    wav = random(999)
+    codes, dumped = model(wav).codes, pickle.dumps(model)
+    for place in ('transformers.utils.output_capturing', 'transformers.utils.generic'):
+        registry = getattr(sys.modules.get(place), '_CAN_RECORD_REGISTRY', None)
+        for name in list(registry or ()):
+            monkeypatch.delitem(registry, name)
+    assert torch.equal(pickle.loads(dumped)(wav).codes, codes)
 
 
 # ---- without a model of `transformers` -----------------------------------------------------------
