@@ -10,7 +10,6 @@ import torch
 
 from audiocodec.models.formats import hub
 
-_EXTRACTORS = ('preprocessor_config.json', 'processor_config.json')
 # names in configurations, the first that is there
 _RATES = ('output_sampling_rate', 'sampling_rate', 'sample_rate')
 _HOPS = ('hop_length', 'frame_size')
@@ -38,14 +37,22 @@ def make_extractor(model: Any, folder: Path) -> Any:
     """Return the feature extractor of a model; None if it needs none.
 
     It is the one in its folder, or that of its type with default options.
+
+    Raises:
+        ValueError: it cannot be built.
     """
     if not _needs_features(model) and _first(model.config, _RATES):
         return None
     transformers = hub.import_transformers()
-    if any((folder / name).is_file() for name in _EXTRACTORS):
-        return transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
-    mapping = transformers.FEATURE_EXTRACTOR_MAPPING
-    return mapping[type(model.config)]() if type(model.config) in mapping else None
+    try:
+        if any((folder / name).is_file() for name in hub.EXTRACTORS):
+            return transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        mapping = transformers.FEATURE_EXTRACTOR_MAPPING
+        return mapping[type(model.config)]() if type(model.config) in mapping else None
+    except Exception as error:  # a file is wrong, or a package such as torchaudio is missing
+        raise ValueError(
+            f'the feature extractor of the {model.config.model_type} cannot be built: {error}'
+        ) from error
 
 
 def arguments(model: Any) -> list[str]:
@@ -63,7 +70,7 @@ def output_rate(model: Any, extractor: Any) -> int:
     if not rate:
         raise ValueError(
             f'neither the configuration of the {model.config.model_type} nor a feature extractor '
-            f'has a sampling rate: expected {_EXTRACTORS[0]} in its folder'
+            f'has a sampling rate: expected {hub.EXTRACTORS[0]} in its folder'
         )
     return int(rate)
 

@@ -131,6 +131,9 @@ def build(kind):
     name, options, _ = KINDS[kind]
     if not hasattr(transformers, f'{name}Model'):
         pytest.skip(f'{kind} needs transformers {auto.SINCE[kind]}')
+    needs_torchaudio = kind in ('higgs_audio_v2_tokenizer', 'xcodec2', 'neucodec')
+    if needs_torchaudio and not transformers.utils.is_torchaudio_available():
+        pytest.skip(f'transformers needs torchaudio for {kind}')
     torch.manual_seed(0)
     config = getattr(transformers, f'{name}Config')(**options)
     model = getattr(transformers, f'{name}Model')(config).eval()
@@ -171,7 +174,6 @@ def inputs_of(theirs, wav):
         wav = resample(wav, 24000, 16000)
     if kind not in ('xcodec2', 'neucodec'):
         return {'input_values': wav}
-    pytest.importorskip('torchaudio')
     extractor = getattr(transformers, f'{KINDS[kind][0]}FeatureExtractor')()
     return dict(extractor(list(wav[:, 0].numpy()), sampling_rate=16000, return_tensors='pt'))
 
@@ -350,6 +352,15 @@ def test_what_transformers_notes_of_its_classes_is_restored(pairs, monkeypatch):
         if registry is not None:
             monkeypatch.setattr(f'{place}._CAN_RECORD_REGISTRY', type(registry)())
     assert torch.equal(pickle.loads(dumped)(wav).codes, codes)
+
+
+def test_a_feature_extractor_that_cannot_be_built(pairs, tmp_path):
+    _, _, folder = pairs('vibevoice_acoustic_tokenizer')
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / 'preprocessor_config.json').write_text('[')
+    with pytest.raises(ValueError, match=r'feature extractor of the vibevoice.* cannot be built'):
+        CompressionModel.get_pretrained(str(tmp_path))
 
 
 # ---- without a model of `transformers` -----------------------------------------------------------
