@@ -3,6 +3,7 @@
 from audiocodec.quantization.base import BaseQuantizer, NoQuantizer, QuantizedResult
 from audiocodec.quantization.codes import check_codes
 from audiocodec.quantization.rvq import ResidualVectorQuantizer
+from audiocodec.quantization.strided import StridedResidualQuantizer
 from audiocodec.quantization.usage import CodeUsage
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     'NoQuantizer',
     'QuantizedResult',
     'ResidualVectorQuantizer',
+    'StridedResidualQuantizer',
     'check_codes',
 ]
