@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -203,10 +203,10 @@ class StridedResidualQuantizer(BaseQuantizer):
                 'needed'
             )
         with torch.autocast(latents.device.type, enabled=False):
-            residual = latents.to(self.levels[0].codebook.weight.dtype)
+            residual = latents.to(self._weight().dtype)
             found: list[_Found] = []
             total = torch.zeros_like(residual)
-            for stride, level in self._active():
+            for stride, level in self._active(self.num_codebooks):
                 found.append(level(_average(residual, stride)))
                 quantized = _repeat(found[-1].quantized, stride, latents.shape[-1])
                 residual = residual - quantized
@@ -237,9 +237,9 @@ class StridedResidualQuantizer(BaseQuantizer):
             shape = (len(latents), self.num_codebooks, latents.shape[-1])
             return torch.empty(shape, dtype=torch.int64, device=latents.device)
         with torch.autocast(latents.device.type, enabled=False):
-            residual = latents.to(self.levels[0].codebook.weight.dtype)
+            residual = latents.to(self._weight().dtype)
             codes: list[torch.Tensor] = []
-            for stride, level in self._active():
+            for stride, level in self._active(self.num_codebooks):
                 codes.append(level.encode(_average(residual, stride)))
                 residual = residual - _repeat(level.decode(codes[-1]), stride, latents.shape[-1])
             return self.from_ragged(codes, latents.shape[-1])
@@ -254,13 +254,14 @@ class StridedResidualQuantizer(BaseQuantizer):
             ValueError: not integers, wrong shape or device, too many codebooks, or a code outside
                 0..bins-1.
         """
-        weight = self.levels[0].codebook.weight
+        weight = self._weight()
         codes = check_codes(codes, self.total_codebooks, self.cardinality, weight.device)
         frames = codes.shape[-1]
         total = weight.new_zeros(len(codes), self.dimension, frames)
         if codes.numel():
+            ragged = self.to_ragged(codes)
             with torch.autocast(weight.device.type, enabled=False):
-                for stride, level, part in zip(self._strides, self.levels, self.to_ragged(codes)):
+                for part, (stride, level) in zip(ragged, self._active(len(ragged))):
                     total = total + _repeat(level.decode(part), stride, frames)
         return total
 
@@ -333,9 +334,13 @@ class StridedResidualQuantizer(BaseQuantizer):
         """Free the moving averages of the metrics."""
         self.usage = None
 
-    def _active(self) -> list[tuple[int, _Level]]:
-        """Return stride and level of the codebooks in use."""
-        return list(zip(self._strides, self.levels))[: self.num_codebooks]  # type: ignore[arg-type]
+    def _active(self, levels: int) -> list[tuple[int, _Level]]:
+        """Return stride and level of the first `levels` codebooks."""
+        return list(zip(self._strides[:levels], cast(list[_Level], list(self.levels))))
+
+    def _weight(self) -> torch.Tensor:
+        """Return a tensor with the type and device of the codebooks."""
+        return self._active(1)[0][1].codebook.weight
 
     @torch.no_grad()
     def _count(self, codes: Sequence[torch.Tensor]) -> None:
