@@ -11,6 +11,8 @@ from audiocodec.modules.conv import (
 from audiocodec.modules.lstm import StreamableLSTM
 from audiocodec.modules.norm import CONV_NORMS
 from audiocodec.modules.seanet import SEANetDecoder, SEANetEncoder, SEANetResnetBlock
+from audiocodec.modules.snac import SNACDecoder, SNACEncoder
+from audiocodec.modules.snake import Snake
 
 __all__ = [
     'CONV_NORMS',
@@ -20,6 +22,9 @@ __all__ = [
     'SEANetDecoder',
     'SEANetEncoder',
     'SEANetResnetBlock',
+    'SNACDecoder',
+    'SNACEncoder',
+    'Snake',
     'StreamableConv1d',
     'StreamableConvTranspose1d',
     'StreamableLSTM',
