@@ -180,7 +180,7 @@ class LocalAttention(nn.Module):
 
 def inverse_frequencies() -> torch.Tensor:
     """Return the angles per frame, [HEAD_DIM // 2], of the pairs of channels in a head."""
-    return _ROTARY_BASE ** (-torch.arange(0, HEAD_DIM, 2).float() / HEAD_DIM)
+    return 1 / _ROTARY_BASE ** (torch.arange(0, HEAD_DIM, 2).float() / HEAD_DIM)
 
 
 class _SNAC(nn.Module):
