@@ -220,7 +220,7 @@ def test_the_published_warm_up_is_that_of_the_published_length():
             "there is no key 'dataset.bach_size'; did you mean 'dataset.batch_size'?",
         ),
         (['rvq.n_q=0'], 'rvq.n_q=0: at least 1 codebook is needed'),
-        (['encoder.ratios=[8,5,4]'], 'strides do not match'),
+        (['encoder.ratios=[8,5,4]'], 'hop_length must be the same in all parts of a model'),
         (
             ['seanet.ratios=[8,0]'],
             'seanet.ratios=[8, 0]: expected a non-empty list of integers >= 1',

@@ -76,6 +76,22 @@ def activation_class(name: str) -> type[nn.Module]:
     return ELU if cls is nn.ELU else cls
 
 
+def with_defaults(name: str | None, params: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the arguments of an activation, defaults included, as far as they affect results.
+
+    Args:
+        name: see `activation_class`; None for no activation.
+        params: arguments that are set.
+    """
+    parameters = {} if name is None else inspect.signature(activation_class(name)).parameters
+    arguments = {
+        each.name: each.default for each in parameters.values() if each.default is not each.empty
+    }
+    arguments.update(params or {})
+    arguments.pop('inplace', None)  # computes the same
+    return arguments
+
+
 def make_activation(
     name: str, params: Mapping[str, Any] | None = None, channels: int | None = None
 ) -> nn.Module:

@@ -12,6 +12,7 @@ from audiocodec.kernels.conv import FastConv1d, FastConv2d, FastConvTranspose1d
 from audiocodec.modules.activation import ELU
 from audiocodec.modules.checks import require_int
 from audiocodec.modules.norm import normalize_weight, output_norm
+from audiocodec.modules.reach import Reach
 
 PAD_MODES = ('constant', 'reflect', 'replicate', 'circular')
 
@@ -226,6 +227,15 @@ class StreamableConv1d(nn.Module):
             padded = activation(x) if padded is x else activation.overwrite(padded)
         return self.conv(padded, zeros)
 
+    def reads(self, first: float, last: float, recurrence: bool = True) -> Reach:
+        """Output i reads inputs i * stride - left + j * dilation, 0 <= j < kernel; see `reach`."""
+        if not isinstance(self.conv.norm, nn.Identity):  # averages over all time
+            return Reach(-math.inf, math.inf)
+        conv = self.conv.conv
+        left = self.padding_total - (0 if self.causal else self.padding_total // 2)
+        end = (conv.kernel_size[0] - 1) * conv.dilation[0]
+        return Reach(first * self.stride - left, last * self.stride - left + end)
+
 
 class Layers(nn.Sequential):
     """Sequential layers; an ELU before a `StreamableConv1d` is computed by the convolution."""
@@ -318,3 +328,19 @@ class StreamableConvTranspose1d(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, in_channels, T] to [B, out_channels, T * stride]."""
         return unpad1d(self.convtr(x), self.trims)
+
+    def reads(self, first: float, last: float, recurrence: bool = True) -> Reach:
+        """Output i reads inputs j with 0 <= i + left - j * stride < kernel; see `reach`."""
+        if not isinstance(self.convtr.norm, nn.Identity):
+            return Reach(-math.inf, math.inf)
+        stride, kernel = self.convtr.convtr.stride[0], self.convtr.convtr.kernel_size[0]
+        left = self.trims[0]
+        return Reach(_ceil((first + left - kernel + 1) / stride), _floor((last + left) / stride))
+
+
+def _ceil(value: float) -> float:
+    return math.ceil(value) if math.isfinite(value) else value
+
+
+def _floor(value: float) -> float:
+    return math.floor(value) if math.isfinite(value) else value

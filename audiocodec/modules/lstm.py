@@ -1,9 +1,12 @@
 """LSTM over the time axis of convolutional features."""
 
+import math
+
 import torch
 from torch import nn
 
 from audiocodec.modules.checks import require_int
+from audiocodec.modules.reach import Reach
 
 
 class StreamableLSTM(nn.Module):
@@ -41,3 +44,7 @@ class StreamableLSTM(nn.Module):
             return self.lstm(x)[0]
         with torch.enable_grad():
             return self.lstm(x)[0].detach()
+
+    def reads(self, first: float, last: float, recurrence: bool = True) -> Reach:
+        """Return all previous inputs; without `recurrence`, those of the outputs only."""
+        return Reach(-math.inf if recurrence else first, last)

@@ -6,17 +6,18 @@ See arXiv 2009.02095, 2107.03312 and 2210.13438.
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from audiocodec.modules.activation import make_activation
+from audiocodec.modules.activation import make_activation, with_defaults
 from audiocodec.modules.checks import require_int, require_ints
 from audiocodec.modules.conv import Layers, StreamableConv1d, StreamableConvTranspose1d
 from audiocodec.modules.init import initialize
 from audiocodec.modules.lstm import StreamableLSTM
 from audiocodec.modules.norm import check_norm
+from audiocodec.modules.reach import Reach, reads
 
 
 class SEANetResnetBlock(nn.Module):
@@ -80,6 +81,12 @@ class SEANetResnetBlock(nn.Module):
         """Map [B, dim, T] to [B, dim, T]."""
         return self.shortcut(x) + self.block(x)
 
+    def reads(self, first: float, last: float, recurrence: bool = True) -> Reach:
+        """Return what shortcut and block read together; see `reach`."""
+        shortcut = reads(self.shortcut, first, last, recurrence)
+        block = reads(self.block, first, last, recurrence)
+        return Reach(min(shortcut.first, block.first), max(shortcut.last, block.last))
+
 
 class _SEANet(nn.Module):
     """Base class of encoder and decoder: checks arguments and creates layers.
@@ -87,7 +94,13 @@ class _SEANet(nn.Module):
     A network has `n_blocks` blocks: a first convolution, one stage per ratio, and a last
     convolution. The index `outer` counts them from the waveform: block 1 is the convolution at the
     waveform, block `n_blocks` the one at the latents.
+
+    Attributes:
+        initialization_options: constructor arguments without effect on a trained model.
     """
+
+    initialization_options: ClassVar[frozenset[str]] = frozenset(('init',))
+    model: nn.Sequential
 
     def __init__(
         self,
@@ -162,6 +175,32 @@ class _SEANet(nn.Module):
             true_skip=true_skip,
         )
         self._residual_kernel_size = residual_kernel_size
+
+    def reads(self, first: float, last: float, recurrence: bool = True) -> Reach:
+        """Return what the layers read; see `reach`."""
+        return reads(self.model, first, last, recurrence)
+
+    @staticmethod
+    def spelled_out_options(options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments with the defaults of activations and norm filled in."""
+        found = dict(options)
+        for name in ('activation', 'final_activation'):
+            params = f'{name}_params'
+            if params in options:
+                found[params] = with_defaults(options.get(name), options[params])
+        # the defaults of `torch.nn.GroupNorm`
+        found['norm_params'] = {'eps': 1e-5, 'affine': True, **(options['norm_params'] or {})}
+        return found
+
+    @staticmethod
+    def unused_options(options: Mapping[str, Any]) -> set[str]:
+        """Return the constructor's arguments that have no effect, given the others."""
+        used_if = {
+            'norm_params': options['norm'] == 'time_group_norm',
+            'trim_right_ratio': options['causal'],
+            'final_activation_params': options.get('final_activation') is not None,
+        }
+        return {name for name, used in used_if.items() if not used}
 
     def _norm_kwargs(self, outer: int) -> dict[str, Any]:
         """Return the normalization arguments of a convolution in the block `outer`."""
@@ -280,7 +319,7 @@ class SEANetEncoder(_SEANet):
             self._act(width),
             self._conv(width, dimension, last_kernel_size, **self._norm_kwargs(self.n_blocks)),
         ]
-        self.model: nn.Sequential = Layers(*layers)
+        self.model = Layers(*layers)
         initialize(self.model, init)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -395,7 +434,7 @@ class SEANetDecoder(_SEANet):
         ]
         if final_activation is not None:
             layers.append(make_activation(final_activation, final_activation_params, channels))
-        self.model: nn.Sequential = Layers(*layers)
+        self.model = Layers(*layers)
         initialize(self.model, init)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:

@@ -42,6 +42,8 @@ class BaseQuantizer(nn.Module, ABC):
         initialization_options: constructor arguments without effect on a trained model.
         training_options: constructor arguments that affect only its training, so that fine-tuning
             may change them.
+        adaptable_options: constructor arguments that fine-tuning may change, too, since
+            `adapted_state` adapts the state.
         unused_codes_advice: what to try if few entries of the codebooks are used; {section} stands
             for the section of the configuration that sets the arguments.
 
@@ -52,6 +54,7 @@ class BaseQuantizer(nn.Module, ABC):
     loss_terms: tuple[str, ...] = ()
     initialization_options: ClassVar[frozenset[str]] = frozenset()
     training_options: ClassVar[frozenset[str]] = frozenset()
+    adaptable_options: ClassVar[frozenset[str]] = frozenset()
     unused_codes_advice: ClassVar[str] = ''
 
     def __init__(self, dimension: int) -> None:
@@ -78,6 +81,44 @@ class BaseQuantizer(nn.Module, ABC):
     @abstractmethod
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the latents [B, D, T] of codes [B, K, T], with 1 <= K <= total_codebooks."""
+
+    def traced_encode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Do the same as `encode`, in operations that can be traced for any batch and length.
+
+        Values are not checked.
+
+        Raises:
+            NotImplementedError: this quantizer has no such form; exports of programs refuse it.
+        """
+        raise NotImplementedError
+
+    def traced_decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Do the same as `decode`, for any batch, length and number of codebooks; see above."""
+        raise NotImplementedError
+
+    @property
+    def is_traceable(self) -> bool:
+        """True if `traced_encode` and `traced_decode` are implemented."""
+        return all(
+            getattr(type(self), name) is not getattr(BaseQuantizer, name)
+            for name in ('traced_encode', 'traced_decode')
+        )
+
+    def rounding_ties(
+        self, latents: torch.Tensor, codes: torch.Tensor, found: torch.Tensor
+    ) -> float | None:
+        """Compare different codes of the same latents, which rounding may explain.
+
+        Args:
+            latents: float [B, D, T].
+            codes: int64 [B, K, T].
+            found: int64 [B, K, T], different in at least one place.
+
+        Returns:
+            How much nearer one of two different codes is, relative to possible rounding errors of
+            the latents: up to 1, these explain the difference. None if this is not known.
+        """
+        return None
 
     @property
     def dimension(self) -> int:
@@ -108,6 +149,16 @@ class BaseQuantizer(nn.Module, ABC):
         """Numbers of codebooks that `set_num_codebooks` accepts, ascending; empty without any."""
         return range(1, self.total_codebooks + 1)
 
+    def adapted_state(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the state of another quantizer of this class, adapted to this one.
+
+        What does not fit keeps the value that it has here.
+
+        Args:
+            state: state dict of a quantizer whose `adaptable_options` may differ.
+        """
+        return fitting_state(self, state)
+
     def settle_statistics(self) -> None:
         """Adapt training statistics, in place, to weights loaded from elsewhere.
 
@@ -137,6 +188,15 @@ class BaseQuantizer(nn.Module, ABC):
             raise ValueError(
                 f'latents of type {latents.dtype}: expected floating point; pass codes to decode()'
             )
+
+
+def fitting_state(module: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a module's own state dict, with the values of `state` of the same name and shape."""
+    own = module.state_dict()
+    return {
+        name: state[name] if name in state and state[name].shape == value.shape else value
+        for name, value in own.items()
+    }
 
 
 class NoQuantizer(BaseQuantizer):

@@ -1,9 +1,11 @@
 """Residual vector quantizer of EnCodec and SoundStream."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from audiocodec.quantization.base import BaseQuantizer, QuantizedResult
 from audiocodec.quantization.codebook import Codebooks
@@ -11,6 +13,13 @@ from audiocodec.quantization.codes import check_codes
 from audiocodec.utils import distrib
 
 _DRAW_DROPOUT = 0x52565105  # identifies the random stream, see `distrib.shared_generator`
+
+# Rounding errors that may decide between two nearly equal distances: of the latents, relative to
+# the largest of them (sums of thousands of products in another order), and of the squared
+# distances, relative to that of the longest vector (sums of about a hundred products: about ten
+# units of float32 spacing).
+LATENT_ROUNDING = 1e-5
+DISTANCE_ROUNDING = 32 * torch.finfo(torch.float32).eps
 
 # `threshold_ema_dead_code` refers to a batch with this many vectors per codebook entry.
 VECTORS_PER_CODE = 20
@@ -56,6 +65,7 @@ class ResidualVectorQuantizer(BaseQuantizer):
     loss_terms = ('commitment',)
     initialization_options = frozenset(('kmeans_init', 'kmeans_iters', 'seed'))
     training_options = frozenset(('q_dropout', 'decay', 'threshold_ema_dead_code'))
+    adaptable_options = frozenset(('n_q',))
     unused_codes_advice = (
         'Try {section}.kmeans_init=true; a higher {section}.threshold_ema_dead_code, which '
         'replaces dead codes sooner; or more audio per update (dataset.batch_size, '
@@ -213,6 +223,57 @@ class ResidualVectorQuantizer(BaseQuantizer):
         )
         return self._to_latents(self.codebooks.decode(codes.transpose(0, 1).flatten(1)), len(codes))
 
+    def traced_encode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Do the same as `encode`; see `BaseQuantizer`."""
+        residual, codes = latents, []
+        for entries in self.codebooks.embed[: self.num_codebooks]:
+            # |x - e|² - |x|², as in `kmeans.nearest`; a convolution, since F.linear would check
+            # whether batch and time can be merged, which would specialize the program
+            distances = F.conv1d(residual, -2 * entries[:, :, None], entries.square().sum(-1))
+            indices = distances.argmin(1)
+            residual = residual - F.embedding(indices, entries).transpose(1, 2).contiguous()
+            codes.append(indices)
+        return torch.stack(codes, dim=1)
+
+    def traced_decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Do the same as `decode`; see `BaseQuantizer`."""
+        embed = self.codebooks.embed
+        # all codebooks in one table: their number may differ between calls
+        offsets = torch.arange(len(embed), device=codes.device)[None, :, None] * embed.shape[1]
+        rows = codes + offsets[:, : codes.shape[1]]
+        return F.embedding(rows, embed.flatten(0, 1)).sum(1).transpose(1, 2).contiguous()
+
+    def rounding_ties(
+        self, latents: torch.Tensor, codes: torch.Tensor, found: torch.Tensor
+    ) -> float:
+        """Compare different codes of the same latents; see `BaseQuantizer`.
+
+        If a latent is off by d, the difference of its squared distances to entries a and b changes
+        by 2 d·(a - b), at most 2 |d| |a - b|. If a and b nearly coincide, the rounding of the
+        distances themselves is larger. Levels after the first difference quantize another residual,
+        and are ignored.
+        """
+        embed = self.codebooks.embed
+        books = embed.double()
+        largest = latents.abs().max().item()
+        widest = 0.0
+        for item, frame in (found != codes).any(dim=1).nonzero().tolist():
+            ours, theirs = codes[item, :, frame], found[item, :, frame]
+            if int(theirs.min()) < 0 or int(theirs.max()) >= embed.shape[1]:
+                return float('inf')
+            level = int((ours != theirs).nonzero()[0])
+            residual = latents[item, :, frame].double() - sum(
+                books[above, ours[above]] for above in range(level)
+            )
+            first, second = books[level, ours[level]], books[level, theirs[level]]
+            gap = (residual - first).square().sum() - (residual - second).square().sum()
+            rounding = 2 * LATENT_ROUNDING * largest * (first - second).norm()
+            rounding += DISTANCE_ROUNDING * max(
+                vector.square().sum() for vector in (residual, first, second)
+            )
+            widest = max(widest, (gap.abs() / rounding).item())
+        return widest
+
     def codebook_stats(self) -> dict[str, torch.Tensor]:
         """Return statistics of each codebook, [total_codebooks], on the device.
 
@@ -224,6 +285,20 @@ class ResidualVectorQuantizer(BaseQuantizer):
             codebook; 'revived': fraction replaced in that update.
         """
         return self.codebooks.stats()
+
+    def adapted_state(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the state of a quantizer with another number of codebooks, adapted to this one.
+
+        Codebooks that it lacks are new: with `kmeans_init`, the first training batch initializes
+        them on the residual of the others. Those that it has more are cut.
+        """
+        adapted = {}
+        for name, own in self.state_dict().items():
+            value = state.get(name, own)
+            if own.dim() and value.shape[1:] == own.shape[1:]:
+                value = torch.cat([value[: len(own)], own[len(value) :].to(value)])
+            adapted[name] = value
+        return adapted
 
     def settle_statistics(self) -> None:
         """Adapt the statistics to the entries; see `Codebooks.settle_statistics`."""

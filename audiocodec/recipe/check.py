@@ -14,10 +14,10 @@ from audiocodec.utils import config
 from audiocodec.utils.annotations import is_number, misfit
 from audiocodec.utils.config import MISSING, ConfigError
 
+# What the audio of a run is.
+_FORMAT = ('sample_rate', 'output_sample_rate', 'channels')
 # Keys of components, which the sections of `dataset` are not.
 _COMPONENT_KEYS = ('_target_', '_args_', '_partial_', 'weight')
-# Sections whose keys parts of the model copy.
-_SHARED_SECTIONS = (('seanet', ('encoder', 'decoder')), ('rvq', ('quantizer',)))
 _WEIGHTS = 'null (off), 0 (reported only) or a weight above 0'
 
 
@@ -37,7 +37,7 @@ def rule_problems(cfg: DictConfig) -> tuple[dict[str, Any], list[str], bool]:
         key = str(error.full_key or '')
         value = config.select(cast(dict[str, Any], OmegaConf.to_container(cfg)), key)
         raise ConfigError(f'{key}={value}: {str(error).splitlines()[0]}') from error
-    problems = [*_value_problems(plain), *_key_problems(plain)]
+    problems = [*_value_problems(plain), *_key_problems(plain), *_shared_key_problems(cfg)]
     wrong_sections = list(_section_problems(plain))
     if wrong_sections:  # the checks below look into the sections
         return plain, problems + wrong_sections, False
@@ -47,11 +47,10 @@ def rule_problems(cfg: DictConfig) -> tuple[dict[str, Any], list[str], bool]:
         _data_problems,
         _metric_problems,
         _slurm_problems,
-        mismatches,
         _length_problems,
     ):
         problems += find(plain)
-    can_build = all(ACCEPTED[key].check(plain[key]) for key in ('sample_rate', 'channels'))
+    can_build = all(ACCEPTED[key].check(plain[key]) for key in _FORMAT)
     return plain, problems, can_build
 
 
@@ -108,8 +107,6 @@ def _key_problems(plain: Mapping[str, Any]) -> Iterator[str]:
         for key in _COMPONENT_KEYS:
             if isinstance(node, Mapping) and key in node:
                 yield f'{section}.{key}: there is no such key'
-    for section, parts in _SHARED_SECTIONS:
-        yield from _shared_key_problems(plain, section, parts)
 
 
 def _known_keys(section: str) -> list[str]:
@@ -119,21 +116,21 @@ def _known_keys(section: str) -> list[str]:
     return [key.removeprefix(prefix).split('.')[0] for key in below]
 
 
-def _shared_key_problems(
-    plain: Mapping[str, Any], section: str, parts: tuple[str, ...]
-) -> Iterator[str]:
-    """Yield keys of a shared section that none of the parts copies."""
-    shared = plain.get(section)
-    if not isinstance(shared, Mapping):
-        return
-    nodes = [config.select(plain, f'model.{part}') for part in parts]
-    copied = {key for node in nodes if isinstance(node, Mapping) for key in node}
-    if not copied & shared.keys():  # a model with other parts has no use for the section
-        return
-    for key in shared:
-        if key not in copied:
-            hint = config.nearest(str(key), shared.keys() - {key})
-            yield f'{section}.{key}: there is no such key{hint}'
+def _shared_key_problems(cfg: DictConfig) -> Iterator[str]:
+    """Yield keys that nothing copies, of sections from which components copy their arguments."""
+    raw = config.unresolved(cfg)
+    copied = config.copied_keys(raw)
+    for section, shared in raw.items():
+        known = section in SECTIONS or section == 'dora'
+        if known or not isinstance(shared, Mapping) or '_target_' in shared:
+            continue
+        used = {key.split('.')[1] for key in copied if key.startswith(f'{section}.')}
+        if not used:  # other components are chosen, which have no use for the section
+            continue
+        for key in shared:
+            if key not in used:
+                hint = config.nearest(str(key), shared.keys() - {key})
+                yield f'{section}.{key}: there is no such key{hint}'
 
 
 def _weight_problems(plain: Mapping[str, Any]) -> Iterator[str]:
@@ -157,7 +154,13 @@ def _weight_problems(plain: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _training_problems(plain: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a problem if no loss trains the model."""
+    """Yield a problem if parts of a fresh model would be frozen, or no loss trains the model."""
+    only = plain['train'].get('only')
+    if only is not None and plain.get('continue_from') is None:
+        yield (
+            f'train.only={only}: the other parts of a new model would never be trained; set '
+            'continue_from to a trained model'
+        )
     # Without discriminators, the adversarial losses do not exist whatever their weight.
     adversarial = ('adv', 'feat') if plain['adversarial'].get('discriminators') else ()
     for name, node in plain['losses'].items():
@@ -188,32 +191,6 @@ def _metric_problems(plain: Mapping[str, Any]) -> Iterator[str]:
             )
         elif name not in plain['evaluate']['metrics']:
             yield (f'metrics.{name}: is not switched on or off; add evaluate.metrics.{name}=true')
-
-
-def mismatches(plain: Mapping[str, Any]) -> Iterator[str]:
-    """Yield parts of the model that do not fit together."""
-    encoder = _part(plain, 'encoder')
-    decoder = _part(plain, 'decoder')
-    quantizer = _part(plain, 'quantizer')
-    for name, note in (
-        ('ratios', 'strides do not match, the decoder would return another length'),
-        ('dimension', 'the latents do not fit'),
-    ):
-        ours, theirs = encoder.get(name), decoder.get(name)
-        if ours is not None and theirs is not None and ours != theirs:
-            yield (
-                f'encoder.{name}={ours} and decoder.{name}={theirs}: {note}; set only seanet.{name}'
-            )
-    if 'dimension' in encoder and 'dimension' in quantizer:
-        ours, theirs = encoder['dimension'], quantizer['dimension']
-        if ours != theirs:
-            yield f'quantizer.dimension={theirs}: must agree with seanet.dimension={ours}'
-
-
-def _part(plain: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return a part of the model; empty if the model has no such part."""
-    part = plain['model'].get(name)
-    return part if isinstance(part, Mapping) else {}
 
 
 def _data_problems(plain: Mapping[str, Any]) -> Iterator[str]:

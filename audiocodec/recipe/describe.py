@@ -8,7 +8,7 @@ from torch import nn
 
 from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.models import CompressionModel
-from audiocodec.models.receptive_field import reads
+from audiocodec.modules.reach import reads
 
 Row = tuple[str, str]
 
@@ -59,7 +59,10 @@ def adversary_rows(adversaries: AdversarialTrainer) -> Iterator[Row]:
 
 def rate_rows(model: CompressionModel) -> Iterator[Row]:
     """Yield the rates of samples, frames and bits."""
-    yield 'sample rate', f'{model.sample_rate} Hz, {("mono", "stereo")[model.channels - 1]}'
+    channels = {1: 'mono', 2: 'stereo'}.get(model.channels, f'{model.channels} channels')
+    yield 'sample rate', f'{model.sample_rate} Hz, {channels}'
+    if model.output_sample_rate != model.sample_rate:
+        yield 'output rate', f'{model.output_sample_rate} Hz'
     ratios = getattr(getattr(model, 'encoder', None), 'ratios', None)
     product = f' ({" x ".join(map(str, ratios))})' if ratios else ''
     yield 'hop length', f'{model.hop_length} samples{product}, {1000 / model.frame_rate:.4g} ms'
@@ -67,13 +70,8 @@ def rate_rows(model: CompressionModel) -> Iterator[Row]:
     if model.total_codebooks:
         powers = {2**k for k in range(11) if 2**k <= model.total_codebooks}
         counts = sorted(powers | {model.total_codebooks})
-        rates = ', '.join(f'{bandwidth(model, n):.4g} ({n})' for n in counts)
+        rates = ', '.join(f'{model.bandwidth_of(n):.4g} ({n})' for n in counts)
         yield 'bandwidth', f'in kbps, with (codebooks): {rates}'
-
-
-def bandwidth(model: CompressionModel, num_codebooks: int) -> float:
-    """Return the bandwidth in kbps with the first `num_codebooks` codebooks."""
-    return num_codebooks * math.log2(model.cardinality) * model.frame_rate / 1000
 
 
 def reach_rows(model: CompressionModel) -> Iterator[Row]:

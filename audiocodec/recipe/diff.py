@@ -1,33 +1,15 @@
 """Compare a recipe's model with a checkpoint's, in terms of the keys that a user types."""
 
-import inspect
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from audiocodec.models.options import spell_out
-from audiocodec.modules.activation import activation_class
-from audiocodec.quantization import NoQuantizer, ResidualVectorQuantizer
-from audiocodec.utils import config
-from audiocodec.utils.config import ConfigError
+import yaml
+from omegaconf import DictConfig
 
-# Options that change neither the weights' shapes nor what a trained model computes.
-# Of the initialization: they have no effect on a trained model.
-_INITIALIZATION = frozenset(
-    (
-        'encoder.init',
-        'decoder.init',
-        'quantizer.kmeans_init',
-        'quantizer.kmeans_iters',
-        'quantizer.seed',
-    )
-)
-# Of the training: fine-tuning may change them.
-_TRAINING = frozenset(
-    ('quantizer.q_dropout', 'quantizer.decay', 'quantizer.threshold_ema_dead_code')
-)
-# Quantizers that are chosen with `quantizer=NAME`.
-_QUANTIZERS = {ResidualVectorQuantizer: 'rvq', NoQuantizer: 'none'}
+from audiocodec.models.options import spell_out
+from audiocodec.utils import config, paths
+from audiocodec.utils.config import ConfigError
 
 
 class Difference(NamedTuple):
@@ -49,8 +31,9 @@ def differences(
 ) -> Iterator[Difference]:
     """Compare two `_target_` nodes; missing options have the constructor's default.
 
-    Options without effect on what `theirs` describes are ignored. For parts of different classes,
-    only the classes are compared.
+    Options without effect on what `theirs` describes are ignored: a component may have a static
+    method `unused_options` that names them. For parts of different classes, only the classes are
+    compared.
 
     Raises:
         ValueError: a `_target_` does not exist or is not allowed.
@@ -60,11 +43,13 @@ def differences(
     if our_class is not their_class:
         yield Difference(f'{path}_target_', ours['_target_'], theirs['_target_'])
         return
-    ignored = _without_effect(their_options)
+    unused = getattr(our_class, 'unused_options', lambda options: ())(their_options)
+    our_options, their_options = (
+        _spelled_out(our_class, each) for each in (our_options, their_options)
+    )
     for name in dict.fromkeys([*our_options, *their_options]):
-        if name not in ignored:
-            our_value, their_value = _plain(name, our_options), _plain(name, their_options)
-            yield from _compare(our_value, their_value, f'{path}{name}')
+        if name not in unused:
+            yield from _compare(our_options.get(name), their_options.get(name), f'{path}{name}')
 
 
 def _compare(ours: Any, theirs: Any, path: str) -> Iterator[Difference]:
@@ -78,127 +63,158 @@ def _compare(ours: Any, theirs: Any, path: str) -> Iterator[Difference]:
         yield Difference(path, ours, theirs)
 
 
-def check_model(cfg: Mapping[str, Any], theirs: Mapping[str, Any], source: str) -> str:
+class Changes(NamedTuple):
+    """Differences that fine-tuning allows, as text for the log; empty if there are none.
+
+    Attributes:
+        training: options that affect only the training.
+        model: options that change the model, whose weights are adapted.
+    """
+
+    training: str
+    model: str
+
+
+def check_model(cfg: DictConfig, theirs: Mapping[str, Any], source: str) -> Changes:
     """Check that the recipe describes the model that a checkpoint holds.
 
+    Components declare the options that may differ: `initialization_options`, which have no effect
+    on a trained model, `training_options`, and `adaptable_options`. The parts in `finetune.fresh`
+    may differ in any way.
+
     Args:
-        cfg: the whole configuration, plain and resolved.
+        cfg: the whole configuration.
         theirs: the `_target_` node of the checkpoint's model.
         source: the checkpoint, as the user typed it.
-
-    Returns:
-        The differences that fine-tuning allows, in a line for the log; empty if there are none.
 
     Raises:
         ConfigError: other options differ. The message names each with both values, and the
             overrides to type.
     """
-    found = list(differences(cfg['model'], theirs))
-    refused = [each for each in found if each.path not in _INITIALIZATION | _TRAINING]
+    ours, raw = config.to_plain(cfg.model), config.unresolved(cfg)
+    kinds: dict[str, list[Difference]] = {'refused': [], 'training': [], 'adaptable': []}
+    declared = {kind: _declared(ours, f'{kind}_options') for kind in ('initialization', *kinds)}
+    fresh = tuple(f'{part}.' for part in cfg.finetune.fresh)
+    for each in differences(ours, theirs):
+        if each.path.startswith(fresh):
+            kinds['adaptable'].append(each)
+        elif each.path not in declared['initialization']:
+            kind = next((kind for kind in kinds if each.path in declared[kind]), 'refused')
+            kinds[kind].append(each)
+    if kinds['refused']:
+        raise ConfigError(_refusal(raw, kinds['refused'], kinds['adaptable'], source))
+    return Changes(*(_listed(raw, kinds[kind]) for kind in ('training', 'adaptable')))
+
+
+def _refusal(
+    raw: Mapping[str, Any],
+    refused: list[Difference],
+    adaptable: list[Difference],
+    source: str,
+) -> str:
+    """Return the message for differences that are not allowed, among others that are."""
     lines, overrides = [], []
-    for key, difference in _in_keys(cfg, refused):
+    for key, difference in _in_keys(raw, [*refused, *adaptable]):
         ours, other = _typed(difference.ours), _typed(difference.theirs)
         lines.append(f'  {key.lstrip("+")}={ours}: the checkpoint has {other}')
         overrides.append(shlex.quote(f'{key}={other}'))
-    if lines:
-        number = f'{len(lines)} options' if len(lines) > 1 else 'an option'
-        head = (
-            f'continue_from={source}: the model of the recipe differs from that of the '
-            f'checkpoint in {number}:'
-        )
-        cure = f'To fine-tune the checkpoint, add: {" ".join(overrides)}'
-        raise ConfigError('\n'.join([head, *lines, cure]))
-    allowed = [each for each in found if each.path in _TRAINING]
+    number = f'{len(lines)} options' if len(lines) > 1 else 'an option'
+    head = (
+        f'continue_from={source}: the model of the recipe differs from that of the '
+        f'checkpoint in {number}:'
+    )
+    may = ', '.join(key for key, _ in _in_keys(raw, adaptable))
+    note = [f'  {may} may differ: the weights would be adapted'] if may else []
+    cure = f'To fine-tune the checkpoint, add: {" ".join(overrides)}'
+    return '\n'.join([head, *lines, *note, cure])
+
+
+def _listed(raw: Mapping[str, Any], found: list[Difference]) -> str:
     return ', '.join(
-        f'{key}={_typed(difference.ours)} (checkpoint: {_typed(difference.theirs)})'
-        for key, difference in _in_keys(cfg, allowed)
+        f'{key.lstrip("+")}={_typed(difference.ours)} (checkpoint: {_typed(difference.theirs)})'
+        for key, difference in _in_keys(raw, found)
     )
 
 
-def _in_keys(cfg: Mapping[str, Any], found: list[Difference]) -> list[tuple[str, Difference]]:
-    """Return differences by the keys that set them.
-
-    A key that several parts copy is named once, if setting it removes the difference in all.
-    """
-    left = {difference.path: difference for difference in found}
-    named = []
-    for difference in found:
-        for key, paths in _shared_keys(cfg, difference.path):
-            shared = [left[path] for path in paths if path in left]
-            same_values = all(each[1:] == difference[1:] for each in shared)
-            if len(shared) == len(paths) and same_values:
-                named.append((key, difference))
-                left = {path: each for path, each in left.items() if path not in paths}
-        if difference.path in left:
-            named.append(_own_key(cfg, left.pop(difference.path)))
-    return named
-
-
-def _shared_keys(cfg: Mapping[str, Any], path: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield keys from which the option at `path` is copied, each with the paths of all copies."""
-    part, _, name = path.partition('.')
-    if not name:  # an option of the model itself
-        part, name = '', path
-    option = name.partition('.')[0]  # only an item of it may differ
-    copies = [
-        f'{each}.{name}'
-        for each in ('encoder', 'decoder', 'quantizer')
-        if option in cfg['model'].get(each, ())
-    ]
-    if name in ('sample_rate', 'channels'):
-        yield name, [*([name] if name in cfg['model'] else []), *copies]
-    for section, parts in (('seanet', ('encoder', 'decoder')), ('rvq', ('quantizer',))):
-        if option in cfg.get(section, ()) and (part in parts or option == 'dimension'):
-            yield _addable(cfg, f'{section}.{name}'), copies
-
-
-def _own_key(cfg: Mapping[str, Any], difference: Difference) -> tuple[str, Difference]:
-    """Return the key of an option that is not a copy; with a + if the recipe lacks it."""
-    part, _, name = difference.path.partition('.')
-    if difference.path == 'quantizer._target_':
-        ours, theirs = (_QUANTIZERS.get(config.locate(target), target) for target in difference[1:])
-        if theirs in _QUANTIZERS.values():
-            return 'quantizer', Difference(difference.path, ours, theirs)
-    in_section = name and isinstance(cfg.get(part), Mapping)
-    key = difference.path if in_section else f'model.{difference.path}'
-    return _addable(cfg, key), difference
-
-
-def _addable(cfg: Mapping[str, Any], key: str) -> str:
-    """Return a key as typed on the command line: with a + if the recipe lacks it."""
-    return key if config.select(cfg, key) is not config.MISSING else f'+{key}'
-
-
-def _without_effect(options: Mapping[str, Any]) -> set[str]:
-    """Return options of an EnCodec model or its parts that have no effect, given the others."""
-    used_if = {
-        'norm_params': options.get('norm') == 'time_group_norm',
-        'trim_right_ratio': options.get('causal'),
-        'final_activation_params': options.get('final_activation'),
-        'overlap': options.get('segment_duration') is not None,
+def _declared(model: Mapping[str, Any], name: str) -> set[str]:
+    """Return paths of options, within a model's node, that its components declare in `name`."""
+    return {
+        f'{path}.{option}' if path else option
+        for path, node in config.targets(model)
+        for option in getattr(config.locate(node['_target_']), name, ())
     }
-    return {name for name, used in used_if.items() if not used}
 
 
-def _plain(name: str, options: Mapping[str, Any]) -> Any:
-    """Return the value of an option with its defaults filled in, for comparison."""
-    value = options.get(name)
-    if name in ('activation_params', 'final_activation_params'):
-        arguments = _activation_defaults(options.get(name.removesuffix('_params')))
-        arguments.update(value or {})
-        arguments.pop('inplace', None)  # computes the same
-        return arguments
-    if name == 'norm_params':
-        return {'eps': 1e-5, 'affine': True, **(value or {})}  # of torch.nn.GroupNorm
-    return list(value) if isinstance(value, tuple) else value
+def _in_keys(raw: Mapping[str, Any], found: list[Difference]) -> Iterator[tuple[str, Difference]]:
+    """Yield differences by the keys that set them.
+
+    A key that several options copy is named once, if setting it removes the difference in all.
+
+    Args:
+        raw: the configuration, interpolations not resolved.
+        found: differences.
+    """
+    copies = _copies(raw)
+    left = {difference.path: difference for difference in found}
+    for difference in found:
+        if difference.path not in left:
+            continue
+        for key in reversed(config.origins(raw, f'model.{difference.path}')):
+            shared = copies.get(key, {difference.path})
+            if all(path in left and left[path][1:] == difference[1:] for path in shared):
+                left = {path: each for path, each in left.items() if path not in shared}
+                yield _typed_key(raw, key, difference)
+                break
 
 
-def _activation_defaults(choice: str | None) -> dict[str, Any]:
-    """Return the arguments of an activation that have defaults."""
-    if choice is None:
-        return {}
-    parameters = inspect.signature(activation_class(choice)).parameters.values()
-    return {each.name: each.default for each in parameters if each.default is not each.empty}
+def _copies(raw: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Return the options of the model, as paths within it, that come from each key."""
+    copies: dict[str, set[str]] = {}
+    for path in _paths(raw, 'model'):
+        for key in config.origins(raw, path):
+            copies.setdefault(key, set()).add(path.removeprefix('model.'))
+    return copies
+
+
+def _paths(raw: Mapping[str, Any], key: str) -> Iterator[str]:
+    """Yield the keys of all options under a key of the model; sections that it copies, too."""
+    node = config.select(raw, config.origins(raw, key)[-1])
+    if isinstance(node, Mapping):
+        for name in node:
+            yield f'{key}.{name}'
+            yield from _paths(raw, f'{key}.{name}')
+
+
+def _typed_key(raw: Mapping[str, Any], key: str, difference: Difference) -> tuple[str, Difference]:
+    """Return a key as typed on the command line: with a + if the recipe lacks it."""
+    part, _, name = key.rpartition('.')
+    if name == '_target_' and part in raw:
+        choices = _choices(part)
+        ours, theirs = (choices.get(config.locate(target)) for target in difference[1:])
+        if theirs is not None:
+            return part, Difference(difference.path, ours or difference.ours, theirs)
+    exists = config.select(raw, key) is not config.MISSING
+    return (key if exists else f'+{key}'), difference
+
+
+def _choices(group: str) -> dict[Any, str]:
+    """Return the components that a group of the configuration offers, with their names."""
+    found = {}
+    for path in sorted((paths.ROOT / 'config' / group).glob('*.yaml')):
+        content = yaml.safe_load(path.read_text())
+        node = content.get(group, content)
+        if isinstance(node, Mapping) and '_target_' in node:
+            found[config.locate(node['_target_'])] = path.stem
+    return found
+
+
+def _spelled_out(component: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with tuples as lists, and as the component spells out nested defaults."""
+    spell = getattr(component, 'spelled_out_options', dict)
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in spell(options).items()
+    }
 
 
 def _is_node(value: Any) -> bool:

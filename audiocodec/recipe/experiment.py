@@ -76,7 +76,9 @@ class CodecMain(HydraMain):
         excluded = re.compile('|'.join(map(fnmatch.translate, where.exclude)) or '(?!)')
         delta = signature_delta(composed.root, composed.cfg, lambda key: bool(excluded.match(key)))
         with readable_errors():
-            cfg = OmegaConf.create(config.to_plain(composed.cfg), flags={'struct': True})
+            config.to_plain(composed.cfg)  # every interpolation can be resolved
+        # Not resolved: which key a value is copied from is part of messages about it.
+        cfg = OmegaConf.create(config.unresolved(composed.cfg), flags={'struct': True})
         if cfg.dora.dir is None:
             cfg.dora.dir = str(where.dir)
         elif not isinstance(cfg.dora.dir, str):

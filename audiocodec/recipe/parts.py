@@ -6,6 +6,7 @@ on a short signal, which shows whether they work together before any data is rea
 
 import copy
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,12 +26,12 @@ from audiocodec.losses import Balancer, CodecLoss
 from audiocodec.metrics.base import Metric
 from audiocodec.models import CompressionModel
 from audiocodec.quantization import BaseQuantizer, QuantizedResult
-from audiocodec.recipe.check import mismatches, rule_problems
+from audiocodec.recipe.check import rule_problems
 from audiocodec.recipe.rules import ACCEPTED, LOADING
 from audiocodec.run.device import seed_everything
 from audiocodec.utils import config
 from audiocodec.utils.annotations import is_number
-from audiocodec.utils.config import MISSING, ConfigError
+from audiocodec.utils.config import ConfigError
 from audiocodec.utils.eval_mode import eval_mode
 
 # Samples of the signal that parts are run on, unless segments are shorter.
@@ -96,7 +97,7 @@ def build_parts(cfg: DictConfig) -> Parts:
         # With an invalid seed, building shows the other problems.
         if ACCEPTED['seed'].check(plain.get('seed')):
             seed_everything(plain['seed'], SEED_PURPOSE)
-        builder = _Builder(plain)
+        builder = _Builder(cfg)
         parts = builder.build()
         problems += builder.problems
     if problems or parts is None:
@@ -117,7 +118,7 @@ def check_on_device(parts: Parts, cfg: DictConfig, device: torch.device) -> None
     Raises:
         ConfigError: with what each of them reports.
     """
-    builder = _Builder(config.to_plain(cfg), device)
+    builder = _Builder(cfg, device)
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         builder.run_parts(parts.model, parts.adversaries, dict(parts.losses.items()))
     if builder.problems:
@@ -128,28 +129,29 @@ class _Builder:
     """Builds parts and collects the problems that they report.
 
     Args:
-        plain: a configuration in which all sections are mappings.
+        cfg: a configuration in which all sections are mappings.
         device: where components of other packages are run; None: only the others are.
 
     Attributes:
         problems: messages, each beginning with the key that the user sets.
     """
 
-    def __init__(self, plain: dict[str, Any], device: torch.device | None = None) -> None:
-        self.plain = plain
+    def __init__(self, cfg: DictConfig, device: torch.device | None = None) -> None:
+        self.plain = config.to_plain(cfg)
+        self.raw = config.unresolved(cfg)
         self.device = device
         self._found: list[str] = []
 
     @property
     def problems(self) -> list[str]:
-        return [_typed_key(self.plain, problem) for problem in self._found]
+        return [_typed_key(self.raw, problem) for problem in self._found]
 
     def build(self) -> Parts | None:
         """Return the parts; None if one of them could not be built."""
         with _limited_size():
             schedule_works = self._check_optimizer()
             # The order is fixed: initial weights are drawn from one generator.
-            model = self._build_model()
+            model = self._make('model', CompressionModel)
             adversaries = self._build_adversaries(schedule_works)
             losses = self._build_losses()
             weights = self._weights()
@@ -161,6 +163,7 @@ class _Builder:
             if model is not None:
                 self._check_audio_format(model)
                 self._check_rates(model)
+                self._check_part_names(model)
             self.run_parts(model, adversaries, losses)
             self._check_dataset()
             self._check_writing()
@@ -198,15 +201,6 @@ class _Builder:
             self._found.append(f'{key}: {config.reported(node, error)}')
 
     # ---- building
-
-    def _build_model(self) -> Any:
-        if not any(mismatches(self.plain)):
-            return self._make('model', CompressionModel)
-        # The mismatch is reported already; build only the parts, for their own problems.
-        for name, part in self.plain['model'].items():
-            if isinstance(part, Mapping):
-                self._make(f'model.{name}', None)
-        return None
 
     def _build_adversaries(self, schedule_works: bool) -> Any:
         # What is reported already is left to its default, so that it is not reported twice.
@@ -282,8 +276,8 @@ class _Builder:
             if enabled is True and isinstance(self.plain['metrics'].get(name), Mapping):
                 key = f'metrics.{name}'
                 metrics[name] = metric = self._make(key, Metric)
-                if metric is not None and ACCEPTED['sample_rate'].check(self.plain['sample_rate']):
-                    run = partial(metric.prepare, self.plain['sample_rate'])
+                if metric is not None:
+                    run = partial(metric.prepare, self.plain['output_sample_rate'])
                     self._run(key, self.plain['metrics'][name], run)
         return {name: metric for name, metric in metrics.items() if metric is not None}
 
@@ -328,9 +322,12 @@ class _Builder:
                 )
 
     def _check_audio_format(self, model: CompressionModel) -> None:
-        for name in ('sample_rate', 'channels'):
+        wrong = False
+        for name in ('sample_rate', 'output_sample_rate', 'channels'):
             value, expected = getattr(model, name), self.plain[name]
-            if value != expected:
+            # a wrong sample rate is that of the output, too
+            if value != expected and not (wrong and name == 'output_sample_rate'):
+                wrong = True
                 self._found.append(
                     f'model: its {name} is {value}, which must agree with {name}={expected}'
                 )
@@ -347,6 +344,16 @@ class _Builder:
             except ValueError as error:
                 self._found.append(f'evaluate.kbps={rates}: {error}')
         model.set_num_codebooks(before)
+
+    def _check_part_names(self, model: CompressionModel) -> None:
+        """Check the names of parts to train, or to start anew."""
+        known = [name for name, part in model.named_children() if list(part.state_dict())]
+        for key in ('train.only', 'finetune.fresh'):
+            value = config.select(self.plain, key)
+            for name in [value] if isinstance(value, str) else value or ():
+                if ACCEPTED[key].check(value) and name not in known:
+                    hint = config.nearest(name, known)
+                    self._found.append(f'{key}={value}: expected parts: {", ".join(known)}{hint}')
 
     def _check_optimizer(self) -> bool:
         """Step optimizer and schedule on a dummy parameter; False if the schedule fails."""
@@ -381,7 +388,12 @@ class _Builder:
 
     def _check_writing(self) -> None:
         """Write a sample in the format of the generate stage."""
-        keys = ('generate.audio.format', 'generate.audio.strategy', 'sample_rate', 'channels')
+        keys = (
+            'generate.audio.format',
+            'generate.audio.strategy',
+            'output_sample_rate',
+            'channels',
+        )
         values = [config.select(self.plain, key) for key in keys]
         if not all(ACCEPTED[key].check(value) for key, value in zip(keys, values)):
             return
@@ -411,7 +423,8 @@ def _is_component(node: Any) -> bool:
 
 def _run_model(model: CompressionModel) -> None:
     device = next((tensor.device for tensor in model.parameters()), None)
-    wav = torch.zeros(1, model.channels, model.hop_length, device=device)
+    samples = round(model.output_sample_rate / model.frame_rate)
+    wav = torch.zeros(1, model.channels, samples, device=device)
     wav_hat = model(wav).wav
     if wav_hat.shape != wav.shape:
         raise ValueError(f'it turns a frame of shape {list(wav.shape)} into {list(wav_hat.shape)}')
@@ -508,7 +521,7 @@ def _short_signal(plain: Mapping[str, Any]) -> torch.Tensor | None:
     """Return noise no longer than a training segment; None if that length is invalid."""
     seconds = {**plain['dataset'], **plain['dataset']['train']}.get('segment_duration')
     try:
-        samples = SIGNAL_LENGTH if seconds is None else round(seconds * plain['sample_rate'])
+        samples = SIGNAL_LENGTH if seconds is None else round(seconds * plain['output_sample_rate'])
         if samples <= 0:
             return None
         return 0.1 * torch.randn(1, plain['channels'], min(SIGNAL_LENGTH, samples))
@@ -516,30 +529,19 @@ def _short_signal(plain: Mapping[str, Any]) -> torch.Tensor | None:
         return None
 
 
-def _typed_key(plain: Mapping[str, Any], problem: str) -> str:
-    """Name the key that the user sets: encoder and decoder copy `seanet`, the quantizer `rvq`.
+def _typed_key(raw: Mapping[str, Any], problem: str) -> str:
+    """Name the key that the user sets: where the value that a message begins with comes from.
 
-    `model.encoder.n_filters=0: ...` becomes `seanet.n_filters=0: ...`, unless the encoder has a
-    value of its own.
+    `model.encoder.n_filters=0: ...` becomes `seanet.n_filters=0: ...` if the encoder copies it.
+    A message about a whole component names the section that most of its arguments come from.
     """
-    for part, section in (('encoder', 'seanet'), ('decoder', 'seanet'), ('quantizer', 'rvq')):
-        rest = problem.removeprefix(f'model.{part}')
-        if rest == problem or rest[0] not in '.:':
-            continue
-        name = rest[1:].split('=')[0].split(' ')[0]
-        value = config.select(plain['model'][part], name)
-        for shared in (section, 'seanet'):  # the quantizer copies seanet.dimension
-            is_copy = value is not MISSING and config.select(plain, f'{shared}.{name}') == value
-            if is_copy or (rest[0] == ':' and shared == section and _copies(plain, part, section)):
-                return (shared if isinstance(plain.get(shared), Mapping) else part) + rest
-        return part + rest
-    return problem
-
-
-def _copies(plain: Mapping[str, Any], part: str, section: str) -> bool:
-    """True if a part of the model has options of a shared section."""
-    shared = plain.get(section)
-    return isinstance(shared, Mapping) and any(key in plain['model'][part] for key in shared)
+    match = re.match(r'[\w.]+', problem)
+    if match is None or not problem.startswith('model.'):
+        return problem
+    key, rest = config.origins(raw, match[0])[-1], problem[match.end() :]
+    if rest.startswith(':') and isinstance(config.select(raw, key), Mapping):
+        key = config.source_section(raw, key)
+    return key + rest
 
 
 @contextmanager

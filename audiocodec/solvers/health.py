@@ -7,7 +7,7 @@ Metrics = Mapping[str, float]
 
 
 def codebook_warning(
-    history: Sequence[Metrics], threshold: float = 0.5, epochs: int = 2
+    history: Sequence[Metrics], threshold: float = 0.5, epochs: int = 2, advice: str = ''
 ) -> str | None:
     """Return a warning that names the codebooks with low usage; None if there are none.
 
@@ -16,6 +16,7 @@ def codebook_warning(
             `usage_1`, `usage_2`...
         threshold: usage in [0, 1] that every codebook should reach.
         epochs: number of consecutive epochs below the threshold before a codebook is named.
+        advice: what to try, see `BaseQuantizer.unused_codes_advice`.
     """
     latest = history[-epochs:]
     if len(latest) < epochs:
@@ -29,10 +30,8 @@ def codebook_warning(
         return None
     return (
         f'{len(low)} of {len(names)} codebooks used less than {threshold:.0%} of their entries in '
-        f'the last {epochs} epochs; level (usage): {", ".join(low)}. Try rvq.kmeans_init=true; a '
-        'higher rvq.threshold_ema_dead_code, which replaces dead codes sooner; or more audio per '
-        'update (dataset.batch_size, dataset.segment_duration). If nothing helps, the latents need '
-        'no more codes: reduce rvq.bins, or rvq.n_q if the last levels are unused'
+        f'the last {epochs} epochs; level (usage): {", ".join(low)}'
+        f'{". " if advice else ""}{advice}'
     )
 
 

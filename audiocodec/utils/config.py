@@ -130,6 +130,53 @@ def select(node: Mapping[str, Any], key: str) -> Any:
     return found
 
 
+def origins(node: Mapping[str, Any], key: str) -> list[str]:
+    """Return the keys that a value comes from: `key`, the key that it copies, and so on.
+
+    Args:
+        node: nested mappings, interpolations not resolved. `${other.key}` is a copy; a value that
+            an expression computes is not.
+        key: dotted key; it may be missing, but not in the copy of a section.
+    """
+    found = [key]
+    parts = key.split('.')
+    value: Any = node
+    for number, part in enumerate(parts, start=1):
+        if not isinstance(value, Mapping) or part not in value:
+            break
+        value = value[part]
+        copied = re.fullmatch(r'\$\{([\w.]+)\}', value) if isinstance(value, str) else None
+        if copied is not None:
+            return found + origins(node, '.'.join([copied[1], *parts[number:]]))
+    return found
+
+
+def source_section(node: Mapping[str, Any], key: str) -> str:
+    """Return the section that most arguments of a component come from; else the component's key.
+
+    Args:
+        node: nested mappings, interpolations not resolved.
+        key: dotted key of the component.
+    """
+    key = origins(node, key)[-1]
+    component = select(node, key)
+    names = [name for name in component if name != '_target_']
+    sources = [origins(node, f'{key}.{name}')[-1].rpartition('.')[0] for name in names]
+    for section in dict.fromkeys(sources):
+        if section and sources.count(section) > len(names) / 2:
+            return section
+    return key
+
+
+def copied_keys(node: Any) -> set[str]:
+    """Return the keys that interpolations refer to, of a configuration not resolved."""
+    if isinstance(node, Mapping):
+        return set().union(*map(copied_keys, node.values()))
+    if isinstance(node, list):
+        return set().union(*map(copied_keys, node))
+    return set(re.findall(r'\$\{([\w.]+)\}', node)) if isinstance(node, str) else set()
+
+
 def targets(node: Any, path: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield every mapping with a `_target_` and its dotted path, outermost first."""
     if isinstance(node, Mapping):

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from audiocodec import train
-from audiocodec.recipe.check import mismatches, rule_problems
+from audiocodec.recipe.check import rule_problems
 from audiocodec.utils import config
 from audiocodec.utils.config import ConfigError
 
@@ -54,7 +54,6 @@ def test_a_valid_configuration_has_no_problems_and_is_returned_resolved(plain):
     ('key', 'value', 'expected'),
     [
         ('seanet.n_filtrs', 3, "seanet.n_filtrs: there is no such key; did you mean 'n_filters'?"),
-        ('quantizer.dimension', 7, 'quantizer.dimension=7: must agree with seanet.dimension=32'),
         (
             'dataset.evaluate.batch_size',
             0,
@@ -144,24 +143,6 @@ def test_no_loss_to_train_is_a_problem(plain):
     assert problems(plain, **{**weights, 'losses.adv.weight': 1.0}) == []
     alone = {**weights, 'losses.adv.weight': 1.0, 'adversarial.discriminators': {}}
     assert problems(plain, **alone) == [message]
-
-
-def test_parts_that_do_not_fit_together_are_named_with_the_key_to_set():
-    coder = {'ratios': [4, 2], 'dimension': 8}
-    parts = {'encoder': coder, 'decoder': coder, 'quantizer': {'dimension': 8}}
-    assert list(mismatches({'model': parts})) == []
-    parts = {
-        'encoder': coder,
-        'decoder': {'ratios': [2, 4], 'dimension': 16},
-        'quantizer': {'dimension': 4},
-    }
-    found = list(mismatches({'model': parts}))
-    assert [problem.split(':')[0] for problem in found] == [
-        'encoder.ratios=[4, 2] and decoder.ratios=[2, 4]',
-        'encoder.dimension=8 and decoder.dimension=16',
-        'quantizer.dimension=4',
-    ]
-    assert found[0].endswith('set only seanet.ratios')
 
 
 def test_a_schedule_needs_the_length_of_the_run():

@@ -79,7 +79,7 @@ def test_rates_are_exact():
     assert found['bandwidth'].endswith('0.8613 (1), 1.723 (2), 3.445 (4), 5.168 (6)')
     for n in (1, 4, 6):
         model.set_num_codebooks(n)
-        assert describe.bandwidth(model, n) == pytest.approx(model.bandwidth)
+        assert model.bandwidth_of(n) == pytest.approx(model.bandwidth)
     assert 'bandwidth' not in rows(describe.rate_rows(make('quantizer=none')[1]))
     assert f'{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters' in table(
         cfg, model

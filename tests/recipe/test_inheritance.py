@@ -133,7 +133,7 @@ def test_the_discriminators_optimizer_too():
 def test_a_loss_takes_the_place_of_another(overrides, expected):
     cfg = compose(*overrides)
     name = overrides[0].split('.')[1].split('=')[0]
-    found = OmegaConf.to_container(cfg.losses[name])
+    found = OmegaConf.to_container(cfg.losses[name], resolve=True)
     assert {key: value for key, value in found.items() if key != '_target_'} == expected
 
 

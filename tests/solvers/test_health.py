@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from audiocodec import train
 from audiocodec.solvers.health import codebook_warning, discriminator_warning
+from audiocodec.utils import config, paths
 
 
 def test_codebooks_below_the_usage_in_both_epochs_are_named_with_their_latest():
@@ -16,9 +17,9 @@ def test_codebooks_below_the_usage_in_both_epochs_are_named_with_their_latest():
         {'usage_1': 0.3, 'usage_2': 0.2, 'usage_3': 0.6, 'usage_4': 0.12, 'codebook_usage': 0.1},
     ]
     assert '2 of 4 codebooks' in codebook_warning(history)
-    assert 'level (usage): 2 (20%), 4 (12%).' in codebook_warning(history)
+    assert 'level (usage): 2 (20%), 4 (12%)' in codebook_warning(history)
     assert '4 of 4 codebooks' in codebook_warning(history, threshold=0.95)
-    assert 'level (usage): 2 (20%), 4 (12%).' in codebook_warning(history, epochs=3)
+    assert 'level (usage): 2 (20%), 4 (12%)' in codebook_warning(history, epochs=3)
     assert codebook_warning(history, threshold=0.2) is None
 
 
@@ -55,16 +56,26 @@ def test_a_discriminator_has_won_when_it_is_right_on_both():
     assert discriminator_warning({}) is None
 
 
-def test_the_advice_names_keys_that_exist():
-    texts = [
-        codebook_warning([{'usage_1': 0.0}] * 2),
-        discriminator_warning({'d_a_real_acc': 1.0, 'd_a_fake_acc': 1.0}),
-    ]
-    cfg = train.main.get_xp([]).cfg
-    keys = [
-        key
-        for text in texts
-        for key in re.findall(r'\b(?:rvq|dataset|adversarial|losses)\.[\w.]*\w', text)
-    ]
-    assert len(keys) >= 9
-    assert [key for key in keys if OmegaConf.select(cfg, key, default='absent') == 'absent'] == []
+def test_the_advice_about_discriminators_names_keys_that_exist():
+    text = discriminator_warning({'d_a_real_acc': 1.0, 'd_a_fake_acc': 1.0})
+    assert missing_keys(text, train.main.get_xp([]).cfg) == []
+
+
+QUANTIZERS = sorted(path.stem for path in (paths.ROOT / 'config' / 'quantizer').glob('*.yaml'))
+
+
+@pytest.mark.parametrize('name', QUANTIZERS)
+def test_the_advice_about_codebooks_names_keys_that_exist(name):
+    cfg = train.main.get_xp([f'quantizer={name}']).cfg
+    section = config.source_section(config.unresolved(cfg), 'model.quantizer')
+    advice = config.locate(cfg.quantizer._target_).unused_codes_advice.format(section=section)
+    text = codebook_warning([{'usage_1': 0.0}] * 2, advice=advice)
+    assert text.endswith(advice)
+    assert missing_keys(text, cfg) == []
+    if name == 'rvq':
+        assert 'Try rvq.kmeans_init=true; a higher rvq.threshold_ema_dead_code' in text
+
+
+def missing_keys(text, cfg):
+    keys = re.findall(r'\b(?:rvq|quantizer|dataset|adversarial|losses)\.[\w.]*\w', text)
+    return [key for key in keys if OmegaConf.select(cfg, key, default='absent') == 'absent']

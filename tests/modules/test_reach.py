@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from audiocodec.models.receptive_field import reads
 from audiocodec.modules import SEANetDecoder, SEANetEncoder
+from audiocodec.modules.reach import reads
 
 SETTINGS = [
     {'causal': True, 'ratios': [3, 2]},
