@@ -95,7 +95,7 @@ def test_recipe_composes_validates_and_builds(recipe):
     build_parts(cfg)
     model = build(cfg.model)
     assert model.sample_rate == cfg.sample_rate
-    assert model.hop_length == math.prod(cfg.seanet.ratios)
+    assert model.hop_length == math.prod(cfg.encoder.ratios)
 
 
 @pytest.mark.slow
@@ -178,7 +178,8 @@ def test_every_option_of_every_group_is_accepted(group, option):
             set(option.split('_')) - {'none'}
         )
     elif group == 'quantizer':
-        assert build(cfg.quantizer).total_codebooks == (0 if option == 'none' else cfg.rvq.n_q)
+        expected = {'none': 0, 'strided': 3}.get(option, cfg.get('rvq', {}).get('n_q'))
+        assert build(cfg.quantizer).total_codebooks == expected
     else:
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=cfg.optim.lr)
         (lr,) = build(cfg.optim.schedule)(optimizer).get_last_lr()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from audiocodec.modules.checks import require_int, require_ints
 from audiocodec.modules.conv import StreamableConv1d, StreamableConvTranspose1d
 from audiocodec.modules.init import initialize
+from audiocodec.modules.reach import Reach, reads
 from audiocodec.modules.snake import Snake
 from audiocodec.utils import distrib
 
@@ -51,6 +52,10 @@ class ResidualUnit(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, channels, T] to the same shape."""
         return x + self.block(x)
+
+    def reads(self, first: float, last: float, recurrence: bool = True) -> Reach:
+        """Return what the block reads, which includes the outputs' own inputs; see `reach`."""
+        return reads(self.block, first, last, recurrence)
 
 
 class NoiseBlock(nn.Module):
@@ -95,6 +100,10 @@ class NoiseBlock(nn.Module):
             positions = positions + self._offsets(len(x), x.device)
         noise = self.table[positions % NOISE_PERIOD].to(x.dtype)
         return x + noise * self.linear(x)
+
+    def reads(self, first: float, last: float, recurrence: bool = True) -> Reach:
+        """Return the outputs' own inputs; see `reach`."""
+        return Reach(first, last)
 
     @torch.compiler.disable
     def _offsets(self, batch: int, device: torch.device) -> torch.Tensor:
@@ -171,6 +180,12 @@ class LocalAttention(nn.Module):
         y = self.to_out(rearrange(y, 'b w h n d -> b (w n) (h d)'))
         return x + y[:, :frames].transpose(1, 2)
 
+    def reads(self, first: float, last: float, recurrence: bool = True) -> Reach:
+        """Return the windows of the outputs; see `reach`."""
+        return Reach(
+            first // self.window * self.window, last // self.window * self.window + self.window - 1
+        )
+
     def _rotate(self, x: torch.Tensor) -> torch.Tensor:
         """Rotate each pair of channels of [..., window, HEAD_DIM] by the angle of its frame."""
         first, second = x.chunk(2, dim=-1)
@@ -184,9 +199,15 @@ def inverse_frequencies() -> torch.Tensor:
 
 
 class _SNAC(nn.Module):
-    """Base class of encoder and decoder: checks arguments."""
+    """Base class of encoder and decoder: checks arguments.
 
+    Attributes:
+        initialization_options: constructor arguments without effect on a trained model.
+    """
+
+    initialization_options: ClassVar[frozenset[str]] = frozenset(('init',))
     causal = False
+    model: nn.Sequential
 
     def __init__(
         self, channels: int, dimension: int, n_filters: int, ratios: Sequence[int]
@@ -200,6 +221,10 @@ class _SNAC(nn.Module):
         self.dimension = dimension
         self.n_filters = n_filters
         self.hop_length = math.prod(self.ratios)
+
+    def reads(self, first: float, last: float, recurrence: bool = True) -> Reach:
+        """Return what the layers read; see `reach`."""
+        return reads(self.model, first, last, recurrence)
 
 
 class SNACEncoder(_SNAC):
@@ -267,7 +292,9 @@ class SNACEncoder(_SNAC):
 
         T_frames is ceil(T / hop_length), rounded up to a multiple of `frame_multiple`.
         """
-        return self.model(F.pad(x, (0, -x.shape[-1] % (self.hop_length * self.frame_multiple))))
+        length, unit = x.shape[-1], self.hop_length * self.frame_multiple
+        whole = (length + unit - 1) // unit * unit  # a form that can be traced for any length
+        return self.model(F.pad(x, (0, whole - length)))
 
 
 class SNACDecoder(_SNAC):

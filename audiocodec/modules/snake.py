@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from audiocodec.modules.reach import Reach
+
 _SMALLEST = 1e-9  # added to alpha, which may become 0
 
 
@@ -23,3 +25,7 @@ class Snake(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, channels, T] to the same shape."""
         return x + torch.sin(self.alpha * x).square() / (self.alpha + _SMALLEST)
+
+    def reads(self, first: float, last: float, recurrence: bool = True) -> Reach:
+        """Return the outputs' own inputs; see `reach`."""
+        return Reach(first, last)

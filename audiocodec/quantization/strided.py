@@ -23,19 +23,12 @@ _UNUSED_FRACTION = 0.1
 
 
 class _Found(NamedTuple):
-    """Latents quantized by one level.
+    """Latents quantized by one level."""
 
-    Attributes:
-        quantized: [B, D, T], with the gradient of the projected latents.
-        codes: int64 [B, T].
-        commitment: 0-d, mean square distance of the projected latents from the fixed entries.
-        codebook: 0-d, the same distance, of the entries from the fixed latents.
-    """
-
-    quantized: torch.Tensor
-    codes: torch.Tensor
-    commitment: torch.Tensor
-    codebook: torch.Tensor
+    quantized: torch.Tensor  # [B, D, T], with the gradient of the projected latents
+    codes: torch.Tensor  # int64 [B, T]
+    commitment: torch.Tensor  # 0-d, mean square distance of projected latents from fixed entries
+    codebook: torch.Tensor  # 0-d, the same distance, of the entries from fixed latents
 
 
 class _Level(nn.Module):
@@ -68,6 +61,12 @@ class _Level(nn.Module):
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the latents [B, D, T] of codes [B, T]."""
         return self.out_proj(self.codebook(codes).transpose(1, 2))
+
+    def traced_encode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Do the same as `encode`; a convolution can be traced for any batch and length."""
+        book = F.normalize(self.codebook.weight)
+        vectors = F.normalize(self.in_proj(latents), dim=1)
+        return F.conv1d(vectors, -2 * book[:, :, None], book.square().sum(-1)).argmin(1)
 
     @torch.no_grad()
     def _search(self, projected: torch.Tensor) -> torch.Tensor:
@@ -168,12 +167,7 @@ class StridedResidualQuantizer(BaseQuantizer):
         self._num_codebooks = n
 
     def bandwidth(self, frame_rate: float, num_codebooks: int | None = None) -> float:
-        """Return the bit rate of the codes in kbps, each code of a group counted once.
-
-        Args:
-            frame_rate: frames per second (Hz), of the latents.
-            num_codebooks: use the first so many codebooks; None: those in use.
-        """
+        """Return the bit rate of the codes in kbps, each code of a group counted once."""
         used = self.num_codebooks if num_codebooks is None else num_codebooks
         codes = sum(frame_rate / stride for stride in self._strides[:used])
         return codes * math.log2(self.cardinality) / 1000
@@ -265,17 +259,38 @@ class StridedResidualQuantizer(BaseQuantizer):
                     total = total + _repeat(level.decode(part), stride, frames)
         return total
 
+    def traced_encode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Do the same as `encode`; see `BaseQuantizer`."""
+        residual, codes = latents, []
+        positions = torch.arange(latents.shape[-1], device=latents.device)
+        for stride, level in self._active(self.num_codebooks):
+            # All at the rate of the frames: a program may not depend on the number of groups.
+            first = positions // stride * stride
+            sizes = (latents.shape[-1] - first).clamp(max=stride)
+            sums = F.avg_pool1d(F.pad(residual, (0, stride - 1)), stride, 1) * stride
+            codes.append(level.traced_encode(sums[:, :, first] / sizes)[:, first])
+            residual = residual - level.decode(codes[-1])
+        return torch.stack(codes, dim=1)
+
+    def traced_decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Do the same as `decode`; see `BaseQuantizer`."""
+        levels = [level for _, level in self._active(self.total_codebooks)]
+        batch, number, frames = codes.shape
+        # All levels in one table and one product: their number may differ between calls.
+        strides = torch.tensor(self._strides, device=codes.device)[:number, None]
+        first = torch.arange(frames, device=codes.device) // strides * strides
+        offsets = torch.arange(len(levels), device=codes.device)[:number, None] * self._bins
+        rows = codes.gather(2, first.expand(batch, -1, -1)) + offsets
+        entries = F.embedding(rows, torch.cat([level.codebook.weight for level in levels]))
+        weights = torch.stack([level.out_proj.weight[:, :, 0].t() for level in levels])
+        biases = torch.stack([cast(torch.Tensor, level.out_proj.bias) for level in levels])
+        total = (entries @ weights[:number]).sum(1) + biases[:number].sum(0)
+        return total.transpose(1, 2).contiguous()
+
     def to_ragged(self, codes: torch.Tensor) -> list[torch.Tensor]:
         """Return the codes of each level without repetitions.
 
-        Args:
-            codes: [B, K, T] of the first K codebooks.
-
-        Returns:
-            K tensors [B, ceil(T / stride)].
-
-        Raises:
-            ValueError: another shape.
+        Maps [B, K, T], of the first K codebooks, to K tensors [B, ceil(T / stride)].
         """
         if codes.dim() != 3 or codes.shape[1] > self.total_codebooks:
             raise ValueError(
@@ -316,10 +331,9 @@ class StridedResidualQuantizer(BaseQuantizer):
     def codebook_stats(self) -> dict[str, torch.Tensor]:
         """Return statistics of each codebook, [total_codebooks], on the device.
 
-        Returns:
-            'usage': fraction of the entries that took at least a tenth of the average number of
-            vectors per entry; 'perplexity': of the entries' fractions of the vectors; both over
-            about the last ten training batches. Empty after `drop_statistics`.
+        'usage' is the fraction of the entries that took at least a tenth of the average number of
+        vectors per entry, 'perplexity' that of the entries' fractions of the vectors, both over
+        about the last ten training batches. Empty after `drop_statistics`.
         """
         if self.usage is None:
             return {}

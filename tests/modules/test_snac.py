@@ -81,6 +81,20 @@ def test_arguments_out_of_range_are_refused(build, options, expected):
         build(**options)
 
 
+@pytest.mark.parametrize('options', [{}, {'n_filters': 16, 'attention_window': 4}])
+def test_reads_are_those_of_the_gradient(options):
+    for model, shape in (
+        (encoder(**options, dimension=4 * options.get('n_filters', 4)), (1, 1, 1200)),
+        (decoder(**options), (1, 16, 60)),
+    ):
+        x = torch.randn(shape, requires_grad=True)
+        y = model.model(x)
+        output = y.shape[-1] // 2
+        (grad,) = torch.autograd.grad(y[0, :, output].square().sum(), x)
+        found = grad[0].abs().sum(0).nonzero()[:, 0].tolist()
+        assert model.reads(output, output) == (found[0], found[-1])
+
+
 # Noise
 
 

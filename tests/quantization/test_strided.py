@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch.export import Dim
 from torch.nn import functional as F
 
 from audiocodec.quantization.strided import StridedResidualQuantizer, _average
@@ -125,6 +126,44 @@ def test_fewer_codebooks():
     assert result.metrics['usage'].shape == (2,)
     with pytest.raises(ValueError, match='cannot use 4 codebooks: this quantizer can use 1 to 3'):
         model.set_num_codebooks(4)
+
+
+@pytest.mark.parametrize('frames', [2, 7, 16])
+@torch.no_grad()
+def test_traced_forms_compute_the_same(frames):
+    model, values = quantizer(), latents(frames=frames)
+    codes = model.encode(values)
+    assert model.is_traceable
+    assert torch.equal(model.traced_encode(values), codes)
+    for number in (1, 3):
+        expected = model.decode(codes[:, :number])
+        torch.testing.assert_close(model.traced_decode(codes[:, :number]), expected)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_can_be_traced_for_any_batch_length_and_number_of_codebooks():
+    model = quantizer()
+
+    class Both(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.quantizer = model
+
+        def forward(self, values, codes):
+            return self.quantizer.traced_encode(values), self.quantizer.traced_decode(codes)
+
+    batch, frames, levels = Dim('batch', min=1), Dim('frames', min=2), Dim('levels', min=1, max=3)
+    program = torch.export.export(
+        Both(),
+        (latents(frames=9), model.encode(latents(frames=9))),
+        dynamic_shapes=({0: batch, 2: frames}, {0: batch, 1: levels, 2: frames}),
+    ).module()
+    values = latents(batch=3, frames=14, seed=1)
+    expected = model.encode(values)
+    codes, decoded = program(values, expected[:, :2])
+    assert torch.equal(codes, expected)
+    torch.testing.assert_close(decoded, model.decode(expected[:, :2]))
 
 
 def test_empty_codes_and_latents():
