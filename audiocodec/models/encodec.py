@@ -194,10 +194,12 @@ class EncodecModel(CompressionModel):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return latents [B, D, T_frames] before the quantizer and scale; see `CompressionModel`.
 
-        A model that renormalizes encodes `wav / scale`. With segments, latents and scales of all
-        segments are concatenated.
+        Bottlenecks of continuous autoencoders give theirs, with channels of their own: means of a
+        variational, normalized latents of a noisy one. A model that renormalizes encodes
+        `wav / scale`. With segments, latents and scales of all segments are concatenated.
         """
-        return self._to_latents(self.check_wav(wav), self.segments)
+        latents, scale = self._to_latents(self.check_wav(wav), self.segments)
+        return self.quantizer.encode_latent(latents), scale
 
     def decode(
         self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None = None

@@ -13,6 +13,7 @@ from audiocodec.modules.norm import CONV_NORMS
 from audiocodec.modules.seanet import SEANetDecoder, SEANetEncoder, SEANetResnetBlock
 from audiocodec.modules.snac import SNACDecoder, SNACEncoder
 from audiocodec.modules.snake import Snake
+from audiocodec.modules.vocos import VocosDecoder
 
 __all__ = [
     'CONV_NORMS',
@@ -28,5 +29,6 @@ __all__ = [
     'StreamableConv1d',
     'StreamableConvTranspose1d',
     'StreamableLSTM',
+    'VocosDecoder',
     'make_activation',
 ]

@@ -1,8 +1,9 @@
-"""Interface of all quantizers, and the quantizer of continuous autoencoders."""
+"""Interface of all quantizers."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from itertools import chain
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -81,6 +82,13 @@ class BaseQuantizer(nn.Module, ABC):
     @abstractmethod
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the latents [B, D, T] of codes [B, K, T], with 1 <= K <= total_codebooks."""
+
+    def encode_latent(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return what a model's `encode_latent` gives for the encoder's latents [B, D, T].
+
+        The latents themselves, but for continuous autoencoders with a bottleneck.
+        """
+        return latents
 
     def traced_encode(self, latents: torch.Tensor) -> torch.Tensor:
         """Do the same as `encode`, in operations that can be traced for any batch and length.
@@ -189,6 +197,27 @@ class BaseQuantizer(nn.Module, ABC):
                 f'latents of type {latents.dtype}: expected floating point; pass codes to decode()'
             )
 
+    def _check_batch(self, latents: torch.Tensor) -> None:
+        """Check the latents of `forward`, of which there must be some."""
+        self._check_latents(latents)
+        if latents.numel() == 0:
+            raise ValueError(
+                f'latents of shape {tuple(latents.shape)}: at least one item and one frame are '
+                'needed'
+            )
+
+    def _dtype(self) -> torch.dtype:
+        """Return the type of the quantizer's weights, float32 without any."""
+        floats = (
+            one for one in chain(self.parameters(), self.buffers()) if one.is_floating_point()
+        )
+        return next((one.dtype for one in floats), torch.float32)
+
+    def _device(self) -> torch.device:
+        """Return the device of the quantizer's weights, the CPU without any."""
+        tensors = chain(self.parameters(), self.buffers())
+        return next((one.device for one in tensors), torch.device('cpu'))
+
 
 def fitting_state(module: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return a module's own state dict, with the values of `state` of the same name and shape."""
@@ -197,56 +226,3 @@ def fitting_state(module: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[
         name: state[name] if name in state and state[name].shape == value.shape else value
         for name, value in own.items()
     }
-
-
-class NoQuantizer(BaseQuantizer):
-    """Identity, for a continuous autoencoder.
-
-    The codes are empty, [B, 0, T]; the bandwidth is 0, and there are no losses.
-
-    Args:
-        dimension: number of channels D of the latents.
-    """
-
-    def forward(self, latents: torch.Tensor, frame_rate: float) -> QuantizedResult:
-        """Return the latents unchanged."""
-        self._check_latents(latents)
-        codes = torch.empty(
-            latents.shape[0], 0, latents.shape[2], dtype=torch.int64, device=latents.device
-        )
-        zero = torch.zeros((), device=latents.device)
-        return QuantizedResult(latents, codes, bandwidth=zero, losses={}, metrics={})
-
-    def encode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Raise ValueError: there are no codes."""
-        raise ValueError(
-            'this model is a continuous autoencoder (NoQuantizer): it has latents but no codes'
-        )
-
-    def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Raise ValueError: there are no codes."""
-        raise ValueError(
-            'this model is a continuous autoencoder (NoQuantizer): it decodes latents, not codes'
-        )
-
-    @property
-    def cardinality(self) -> int:
-        """0: there are no codebooks."""
-        return 0
-
-    @property
-    def total_codebooks(self) -> int:
-        """0: there are no codebooks."""
-        return 0
-
-    @property
-    def num_codebooks(self) -> int:
-        """0: there are no codebooks."""
-        return 0
-
-    def set_num_codebooks(self, n: int) -> None:
-        """Raise ValueError for any number except 0."""
-        if n != 0:
-            raise ValueError(
-                f'cannot use {n} codebooks: a continuous autoencoder (NoQuantizer) has none'
-            )

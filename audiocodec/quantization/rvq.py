@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from audiocodec.quantization.base import BaseQuantizer, QuantizedResult
 from audiocodec.quantization.codebook import Codebooks
 from audiocodec.quantization.codes import check_codes
+from audiocodec.quantization.gradients import METHODS, pass_gradient
 from audiocodec.utils import distrib
 
 _DRAW_DROPOUT = 0x52565105  # identifies the random stream, see `distrib.shared_generator`
@@ -57,6 +58,8 @@ class ResidualVectorQuantizer(BaseQuantizer):
         kmeans_iters: iterations of k-means.
         threshold_ema_dead_code: when to replace a code, see above, in [0, 20); 0: never.
         seed: seed of all random draws.
+        gradient: of the quantized latents at `latents`: 'straight_through' or 'rotation', see
+            `gradients.pass_gradient`.
 
     Raises:
         ValueError: arguments out of range; the message names all of them.
@@ -64,7 +67,7 @@ class ResidualVectorQuantizer(BaseQuantizer):
 
     loss_terms = ('commitment',)
     initialization_options = frozenset(('kmeans_init', 'kmeans_iters', 'seed'))
-    training_options = frozenset(('q_dropout', 'decay', 'threshold_ema_dead_code'))
+    training_options = frozenset(('q_dropout', 'decay', 'threshold_ema_dead_code', 'gradient'))
     adaptable_options = frozenset(('n_q',))
     unused_codes_advice = (
         'Try {section}.kmeans_init=true; a higher {section}.threshold_ema_dead_code, which '
@@ -84,6 +87,7 @@ class ResidualVectorQuantizer(BaseQuantizer):
         kmeans_iters: int = 10,
         threshold_ema_dead_code: float = 2,
         seed: int = 0,
+        gradient: str = 'straight_through',
     ) -> None:
         super().__init__(dimension)
         checks = [
@@ -100,12 +104,17 @@ class ResidualVectorQuantizer(BaseQuantizer):
                 f'{VECTORS_PER_CODE}), 0 for never; at {VECTORS_PER_CODE} a code with the average '
                 'number of vectors would be dead',
             ),
+            (
+                gradient not in METHODS,
+                f'gradient={gradient}: expected one of {", ".join(METHODS)}',
+            ),
         ]
         problems = [message for is_wrong, message in checks if is_wrong]
         if problems:
             raise ValueError('; '.join(problems))
         self.q_dropout = q_dropout
         self.seed = seed
+        self.gradient = gradient
         self._num_codebooks = n_q
         self.codebooks = Codebooks(
             n_q,
@@ -147,8 +156,8 @@ class ResidualVectorQuantizer(BaseQuantizer):
     def forward(self, latents: torch.Tensor, frame_rate: float) -> QuantizedResult:
         """Quantize a batch; in training mode, also update the codebooks.
 
-        The gradient of the quantized latents is passed on to `latents` unchanged
-        (straight-through). The commitment loss is the mean of mse(chosen entry, residual) over the
+        The gradient of the quantized latents is passed on to `latents` unchanged, or rotated (see
+        `gradient`). The commitment loss is the mean of mse(chosen entry, residual) over the
         codebooks used; its gradient goes to the latents only.
 
         Args:
@@ -166,12 +175,7 @@ class ResidualVectorQuantizer(BaseQuantizer):
         Raises:
             ValueError: latents of the wrong shape or type.
         """
-        self._check_latents(latents)
-        if latents.numel() == 0:
-            raise ValueError(
-                f'latents of shape {tuple(latents.shape)}: at least one item and one frame are '
-                'needed'
-            )
+        self._check_batch(latents)
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.to(self.codebooks.embed.dtype)
             vectors = self._to_vectors(latents)
@@ -180,16 +184,15 @@ class ResidualVectorQuantizer(BaseQuantizer):
                 found = self.codebooks.learn(vectors, self.num_codebooks, used=self._draw_active())
             else:
                 found = self.codebooks.encode(vectors, self.num_codebooks)
-            # Zeros that carry the gradient: adding them leaves the values exactly those of encode
-            # and decode.
-            carrier = latents - latents.detach()
+            carrier = latents - latents.detach()  # zeros that carry the gradient
             # Gradient of the commitment loss at the latents.
             pull = self._to_latents(found.remainders, len(latents)) * (
                 2 / (len(found.errors) * latents.numel())
             )
             bandwidth = len(found.codes) * math.log2(self.cardinality) * frame_rate / 1000
+            quantized = self._to_latents(found.quantized, len(latents))
             return QuantizedResult(
-                latents=self._to_latents(found.quantized, len(latents)) + carrier,
+                latents=pass_gradient(quantized, latents, self.gradient),
                 codes=self._to_codes(found.codes, len(latents)),
                 bandwidth=torch.full((), bandwidth, device=latents.device),
                 losses={'commitment': found.errors.mean() + (pull * carrier).sum()},

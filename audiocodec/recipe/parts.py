@@ -22,7 +22,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from audiocodec import quantization
 from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.data import SPLITS, AudioMeta, write_audio
-from audiocodec.losses import Balancer, CodecLoss
+from audiocodec.losses import CodecLoss, LossCombiner
 from audiocodec.metrics.base import Metric
 from audiocodec.models import CompressionModel
 from audiocodec.quantization import BaseQuantizer, QuantizedResult
@@ -50,7 +50,7 @@ class Parts(NamedTuple):
         adversaries: the discriminators with their optimizer.
         losses: losses between reconstruction and original, including those only reported.
         weights: weights by name of all losses that are not off.
-        balancer: balances the gradients of the trained losses.
+        balancer: combines the gradients of the trained losses.
         metrics: evaluation metrics by name.
     """
 
@@ -58,7 +58,7 @@ class Parts(NamedTuple):
     adversaries: AdversarialTrainer
     losses: nn.ModuleDict
     weights: dict[str, float]
-    balancer: Balancer
+    balancer: LossCombiner
     metrics: dict[str, Metric]
 
     @property
@@ -155,7 +155,7 @@ class _Builder:
             adversaries = self._build_adversaries(schedule_works)
             losses = self._build_losses()
             weights = self._weights()
-            balancer = self._make('balancer', Balancer, weights=self._balanced(weights, losses))
+            balancer = self._make('balancer', LossCombiner, weights=self._balanced(weights, losses))
             if model is not None:
                 self._check_loss_terms(model)
             metrics = self._build_metrics()

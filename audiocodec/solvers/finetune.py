@@ -16,7 +16,7 @@ import yaml
 from omegaconf import DictConfig
 
 from audiocodec.adversarial import AdversarialTrainer
-from audiocodec.losses import Balancer
+from audiocodec.losses import LossCombiner
 from audiocodec.models import CompressionModel, pretrained, sources
 from audiocodec.models.formats.keys import load_weights
 from audiocodec.optim import ModuleEMA
@@ -41,7 +41,7 @@ class Trainee(NamedTuple):
     model: CompressionModel
     optimizer: torch.optim.Optimizer
     adversaries: AdversarialTrainer
-    balancer: Balancer
+    balancer: LossCombiner
     ema: ModuleEMA | None
 
 
@@ -153,8 +153,10 @@ def _load(
         taken = take_optimizer(adversaries.optimizer, past, cfg, 'adversarial')
         loaded['their optimizer'] = taken
     norms = take_norms(balancer, past, cfg, discriminators)
+    averages = balancer.state_dict()
     for name in balancer.weights:
-        loaded[f'balance of {name}'] = name in norms
+        if f'norm_{name}' in averages:
+            loaded[f'balance of {name}'] = name in norms
     return loaded
 
 
@@ -292,7 +294,7 @@ def take_discriminators(
 
 
 def take_norms(
-    balancer: Balancer, past: Past, cfg: Mapping[str, Any], discriminators: Collection[str]
+    balancer: LossCombiner, past: Past, cfg: Mapping[str, Any], discriminators: Collection[str]
 ) -> list[str]:
     """Load the balancer's averages of the losses that have not changed.
 

@@ -204,7 +204,7 @@ def test_the_two_configurations_are_right(plains):
         (
             'balancer._target_',
             'torch.nn.Identity',
-            'balancer._target_=torch.nn.Identity: expected Balancer, got Identity',
+            'balancer._target_=torch.nn.Identity: expected LossCombiner, got Identity',
         ),
         ('optim.optimizer.betas', [0.5], 'optim.optimizer.betas=[0.5]: expected a list of 2'),
         (
