@@ -12,6 +12,7 @@ from audiocodec.models.formats.keys import make_model
 from audiocodec.modules.snac import NoiseBlock
 from audiocodec.utils import config
 
+# Models of snac 1.2.1 with random weights, rounded to half precision, and what they compute.
 FIXTURES = Path(__file__).parents[2] / 'fixtures' / 'snac'
 SMALL = {
     'sampling_rate': 24000,
@@ -132,7 +133,7 @@ def test_written_folders_have_the_same_content(name, tmp_path):
     found = torch.load(tmp_path / 'out' / 'pytorch_model.bin', weights_only=True)
     assert found.keys() == weights.keys()
     for key, value in weights.items():
-        assert torch.equal(found[key], value.float()), key  # stored in half precision
+        assert torch.equal(found[key], value.float()), key
 
 
 @pytest.mark.parametrize('options', [{'noise': True}, {**ATTENTION, 'depthwise': False}])
