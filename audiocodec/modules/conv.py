@@ -272,6 +272,8 @@ class StreamableConvTranspose1d(nn.Module):
         norm: one of `norm.CONV_NORMS`.
         trim_right_ratio: fraction trimmed on the right, in [0, 1]; must be 1 unless causal.
         norm_kwargs: arguments of the normalization.
+        groups: see `torch.nn.ConvTranspose1d`.
+        bias: see `torch.nn.ConvTranspose1d`.
 
     Raises:
         ValueError: an argument out of range.
@@ -287,6 +289,8 @@ class StreamableConvTranspose1d(nn.Module):
         norm: str = 'none',
         trim_right_ratio: float = 1.0,
         norm_kwargs: Mapping[str, Any] | None = None,
+        groups: int = 1,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         sizes = {
@@ -294,6 +298,7 @@ class StreamableConvTranspose1d(nn.Module):
             'out_channels': out_channels,
             'kernel_size': kernel_size,
             'stride': stride,
+            'groups': groups,
         }
         for name, value in sizes.items():
             require_int(name, value)
@@ -320,6 +325,8 @@ class StreamableConvTranspose1d(nn.Module):
             out_channels,
             kernel_size,
             stride,
+            groups=groups,
+            bias=bias,
             causal=causal,
             norm=norm,
             norm_kwargs=norm_kwargs,

@@ -10,6 +10,7 @@ from audiocodec.quantization.rvq import ResidualVectorQuantizer
 from audiocodec.quantization.scalar.fsq import FiniteScalarQuantizer
 from audiocodec.quantization.scalar.lfq import LookupFreeQuantizer
 from audiocodec.quantization.scalar.rfsq import ResidualFiniteScalarQuantizer
+from audiocodec.quantization.split_rvq import SplitResidualVectorQuantizer
 from audiocodec.quantization.strided import StridedResidualQuantizer
 from audiocodec.quantization.usage import CodeUsage
 from audiocodec.quantization.vector.dac import DACQuantizer
@@ -31,6 +32,7 @@ __all__ = [
     'ResidualFiniteScalarQuantizer',
     'ResidualVectorQuantizer',
     'SimVectorQuantizer',
+    'SplitResidualVectorQuantizer',
     'StridedResidualQuantizer',
     'VariationalBottleneck',
     'check_codes',

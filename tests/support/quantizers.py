@@ -5,6 +5,7 @@ from functools import partial
 import torch
 
 from audiocodec.quantization import (
+    DACQuantizer,
     FiniteScalarQuantizer,
     GroupedQuantizer,
     LookupFreeQuantizer,
@@ -30,6 +31,7 @@ DISCRETE = {
     'bsq': partial(LookupFreeQuantizer, bits=DIMENSION, spherical=True, inv_temperature=5.0),
     'simvq': partial(SimVectorQuantizer, n_q=3, bins=16, q_dropout=True, seed=1),
     'simvq_rotation': partial(SimVectorQuantizer, n_q=2, bins=16, gradient='rotation'),
+    'dac': partial(DACQuantizer, n_q=3, bins=16, codebook_dim=4, q_dropout=0.5),
     'grouped_rvq': partial(
         GroupedQuantizer, groups=2, quantizer=partial(ResidualVectorQuantizer, **RVQ)
     ),
