@@ -11,6 +11,7 @@ from audiocodec.modules.conv import (
 from audiocodec.modules.lstm import StreamableLSTM
 from audiocodec.modules.norm import CONV_NORMS
 from audiocodec.modules.seanet import SEANetDecoder, SEANetEncoder, SEANetResnetBlock
+from audiocodec.modules.snac import SNACDecoder, SNACEncoder
 from audiocodec.modules.snake import Snake
 from audiocodec.modules.transformer import Transformer
 from audiocodec.modules.transformer_codec import TransformerDecoder, TransformerEncoder
@@ -24,6 +25,8 @@ __all__ = [
     'SEANetDecoder',
     'SEANetEncoder',
     'SEANetResnetBlock',
+    'SNACDecoder',
+    'SNACEncoder',
     'Snake',
     'StreamableConv1d',
     'StreamableConvTranspose1d',

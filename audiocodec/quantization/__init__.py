@@ -11,6 +11,7 @@ from audiocodec.quantization.scalar.fsq import FiniteScalarQuantizer
 from audiocodec.quantization.scalar.lfq import LookupFreeQuantizer
 from audiocodec.quantization.scalar.rfsq import ResidualFiniteScalarQuantizer
 from audiocodec.quantization.split_rvq import SplitResidualVectorQuantizer
+from audiocodec.quantization.strided import StridedResidualQuantizer
 from audiocodec.quantization.usage import CodeUsage
 from audiocodec.quantization.vector.dac import DACQuantizer
 from audiocodec.quantization.vector.grouped import GroupedQuantizer
@@ -32,6 +33,7 @@ __all__ = [
     'ResidualVectorQuantizer',
     'SimVectorQuantizer',
     'SplitResidualVectorQuantizer',
+    'StridedResidualQuantizer',
     'VariationalBottleneck',
     'check_codes',
 ]
