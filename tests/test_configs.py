@@ -190,7 +190,12 @@ def test_every_option_of_every_group_is_accepted(group, option):
             set(option.split('_')) - {'none'}
         )
     elif group == 'quantizer':
-        assert build(cfg.quantizer).total_codebooks == (0 if option == 'none' else cfg.rvq.n_q)
+        quantizer = build(cfg.quantizer)
+        assert quantizer.dimension == cfg.encoder.dimension
+        assert (quantizer.total_codebooks == 0) == (option in ('none', 'noise', 'vae'))
+        assert set(quantizer.loss_terms) == {
+            name for name in cfg.losses if name in ('commitment', 'codebook', 'entropy', 'kl')
+        }
     else:
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=cfg.optim.lr)
         (lr,) = build(cfg.optim.schedule)(optimizer).get_last_lr()

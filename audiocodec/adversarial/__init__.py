@@ -1,7 +1,9 @@
 """Discriminators, adversarial losses, and the trainer of the discriminators."""
 
 from audiocodec.adversarial.discriminators import (
+    MultiBandSTFTDiscriminator,
     MultiPeriodDiscriminator,
+    MultiResolutionSTFTDiscriminator,
     MultiScaleDiscriminator,
     MultiScaleSTFTDiscriminator,
 )
@@ -13,7 +15,9 @@ __all__ = [
     'AdversarialTrainer',
     'Criterion',
     'FeatureMatchingLoss',
+    'MultiBandSTFTDiscriminator',
     'MultiPeriodDiscriminator',
+    'MultiResolutionSTFTDiscriminator',
     'MultiScaleDiscriminator',
     'MultiScaleSTFTDiscriminator',
     'get_criterion',

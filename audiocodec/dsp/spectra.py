@@ -232,3 +232,28 @@ def _mel_filters(
     rising = (frequencies - left) / (center - left)
     falling = (right - frequencies) / (right - center)
     return torch.minimum(rising, falling).clamp(min=0)
+
+
+def slaney_filters(
+    n_fft: int, sample_rate: int, n_mels: int, f_min: float, f_max: float
+) -> torch.Tensor:
+    """Return triangular filters of equal area, equally spaced on Slaney's mel scale.
+
+    The scale is linear up to 1000 Hz, with 3 mel per 200 Hz, and logarithmic above, with 27 mel per
+    factor of 6.4 (Auditory Toolbox; the default of librosa). Each filter is divided by half of its
+    width in Hz.
+
+    Returns:
+        [n_fft // 2 + 1, n_mels], float32.
+    """
+    step = math.log(6.4) / 27
+    lowest, highest = (
+        f * 3 / 200 if f < 1000 else 15 + math.log(f / 1000) / step for f in (f_min, f_max)
+    )
+    mels = torch.linspace(lowest, highest, n_mels + 2, dtype=torch.float64)
+    edges = torch.where(mels < 15, mels * 200 / 3, 1000 * torch.exp(step * (mels - 15)))
+    frequencies = torch.linspace(0, sample_rate / 2, n_fft // 2 + 1, dtype=torch.float64)[:, None]
+    rising = (frequencies - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - frequencies) / (edges[2:] - edges[1:-1])
+    filters = torch.minimum(rising, falling).clamp(min=0) * 2 / (edges[2:] - edges[:-2])
+    return filters.float()

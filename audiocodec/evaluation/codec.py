@@ -34,7 +34,7 @@ class Codec(System):
     ) -> None:
         self.name = name
         self.source = model
-        self.sample_rate = model.sample_rate
+        self.sample_rate = model.output_sample_rate
         self.channels = model.channels
         self.codebooks = _codebooks(name, model, kbps)  # kbps -> number of codebooks
         self.rates = list(self.codebooks)
@@ -74,7 +74,8 @@ class Codec(System):
     def encode(self, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Encode audio [B, C, T] of the system's own rate at its highest rate; see the model."""
         self.model.set_num_codebooks(max(self.codebooks.values()))
-        return self.model.encode(wav.to(next(self.model.parameters()).device))
+        device = next(self.model.parameters()).device
+        return self.model.encode(self.model.at_input_rate(wav.to(device)))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -92,7 +93,7 @@ class Codec(System):
         return {
             'kind': type(model).__name__,
             'fingerprint': self.fingerprint,
-            'sample_rate': model.sample_rate,
+            'sample_rate': model.output_sample_rate,
             'channels': model.channels,
             'frame_rate': model.frame_rate,
             'codebooks': model.total_codebooks,

@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping
 
 import torch
-from torch import nn
 
+from audiocodec.losses.base import LossCombiner, backward_from, detach_losses
 from audiocodec.utils.distrib import all_reduce_mean_, world_size
 
 
-class Balancer(nn.Module):
+class Balancer(LossCombiner):
     """Rescales the gradients of losses so that each weight is a fraction of the total gradient.
 
     With g_i the gradient of loss i at the output of the model and <.> an exponential moving average
@@ -65,8 +65,7 @@ class Balancer(nn.Module):
         monitor: bool = False,
         reference_batch_size: int | None = None,
     ) -> None:
-        super().__init__()
-        _check_weights(weights)
+        super().__init__(weights)
         if not (total_norm > 0 and math.isfinite(total_norm)):
             raise ValueError(f'total_norm must be positive and finite, got {total_norm}')
         if not 0 < ema_decay <= 1:
@@ -79,7 +78,6 @@ class Balancer(nn.Module):
             raise ValueError(
                 f'reference_batch_size must be at least 1, or null, got {reference_batch_size}'
             )
-        self.weights = dict(weights)
         self.balance_grads = balance_grads
         self.total_norm = total_norm
         self.ema_decay = ema_decay
@@ -87,7 +85,6 @@ class Balancer(nn.Module):
         self.epsilon = epsilon
         self.reference_batch_size = reference_batch_size
         self.monitor = monitor
-        self.metrics: dict[str, torch.Tensor] = {}
         for name in self.weights:
             self.register_buffer(f'norm_{name}', torch.zeros(2))
 
@@ -123,11 +120,7 @@ class Balancer(nn.Module):
         # Under autocast, the backward pass of float32 operations would run in half precision, too.
         with torch.autocast(input.device.type, enabled=False):
             grads = [_gradient(name, losses[name], input) for name in names]
-        for loss in losses.values():
-            # Free the graph of the loss before the backward pass of the model. Views cannot be
-            # detached in place.
-            if not loss._is_view():
-                loss.detach_()
+        detach_losses(losses)
         averages = self._averaged_norms(names, grads)
         self.metrics = {}
         if self.monitor:
@@ -146,12 +139,7 @@ class Balancer(nn.Module):
                 scale = weights[name] / total_weight * total_norm / (self.epsilon + average)
             total_grad.addcmul_(grad, scale)
             effective_loss += scale * losses[name].detach()
-        roots = [input]
-        root_grads = [total_grad.to(input.dtype)]
-        if extra_loss is not None and extra_loss.requires_grad:
-            roots.append(extra_loss)
-            root_grads.append(torch.ones_like(extra_loss))
-        torch.autograd.backward(roots, root_grads)
+        backward_from(input, total_grad.to(input.dtype), extra_loss)
         return effective_loss
 
     def _batch_factor(self, batch_size: int) -> float:
@@ -168,32 +156,12 @@ class Balancer(nn.Module):
 
     def _check_losses(self, losses: Mapping[str, torch.Tensor], input: torch.Tensor) -> list[str]:
         """Check the losses; return their names in the order of the weights, as on every worker."""
-        for name, loss in losses.items():
-            if name not in self.weights:
-                raise ValueError(
-                    f'the balancer has no weight for the loss {name!r}: it has weights for '
-                    f'{", ".join(self.weights)}'
-                )
-            if loss.numel() != 1:
-                raise ValueError(
-                    f'the loss {name!r} must be a scalar, got the shape {list(loss.shape)}: '
-                    'average it'
-                )
-        if sum(self.weights[name] for name in losses) <= 0:
-            raise ValueError(
-                f'the balancer needs at least one loss with a positive weight, got {sorted(losses)}'
-            )
-        if not input.requires_grad:
-            raise ValueError(
-                'the input of the balancer does not require grad: pass the output of a model in '
-                'training, neither detached nor computed under no_grad'
-            )
+        names = super()._check_losses(losses, input)
         if self.per_batch_item and input.dim() < 2:
             raise ValueError(
                 f'per_batch_item needs an input of shape [B, ...], got {list(input.shape)}'
             )
-        # The norms of all losses are reduced as one tensor, which needs the same order everywhere.
-        return [name for name in self.weights if name in losses]
+        return names
 
     def _averaged_norms(self, names: list[str], grads: list[torch.Tensor]) -> torch.Tensor:
         """Update the averages with the norms of the gradients and return them, [len(names)]."""
@@ -232,20 +200,3 @@ def _gradient(name: str, loss: torch.Tensor, input: torch.Tensor) -> torch.Tenso
             'that tensor, or leave it out'
         )
     return grad.float()
-
-
-def _check_weights(weights: Mapping[str, float]) -> None:
-    for name, weight in weights.items():
-        if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(
-                f'the weight of the loss {name!r} must be finite and not negative, got {weight}'
-            )
-        if not name or '.' in name:
-            raise ValueError(
-                'the name of a loss must not be empty or contain a dot (it names a buffer), got '
-                f'{name!r}'
-            )
-    if not sum(weights.values()) > 0:
-        raise ValueError(
-            f'the balancer needs at least one loss with a positive weight, got {dict(weights)}'
-        )

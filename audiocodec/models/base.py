@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from audiocodec.dsp.resample import resample
 from audiocodec.modules.parametrizations import PicklableModule, fold
 from audiocodec.quantization import BaseQuantizer, check_codes
 
@@ -65,6 +67,33 @@ class CompressionModel(PicklableModule, ABC):
     """
 
     built_from: dict[str, Any] | None = None
+    _frozen: tuple[str, ...] = ()
+
+    def train_only(self, parts: Sequence[str]) -> None:
+        """Freeze all other submodules: they get no gradient and stay in eval mode.
+
+        Their state remains the same bit by bit, that of codebooks included.
+
+        Args:
+            parts: names of submodules, such as `decoder`.
+        """
+        self._frozen = tuple(name for name, _ in self.named_children() if name not in parts)
+        for name in self._frozen:
+            self.get_submodule(name).requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> 'CompressionModel':
+        """Set training or eval mode; frozen parts stay in eval mode."""
+        super().train(mode)
+        for name in self._frozen:
+            self.get_submodule(name).eval()
+        return self
+
+    def frozen_state(self) -> dict[str, torch.Tensor]:
+        """Return the state of the frozen parts; empty if there are none."""
+        prefixes = tuple(f'{name}.' for name in self._frozen)
+        state = self.state_dict() if prefixes else {}
+        return {name: value for name, value in state.items() if name.startswith(prefixes)}
 
     @property
     def loss_terms(self) -> tuple[str, ...]:
@@ -84,6 +113,8 @@ class CompressionModel(PicklableModule, ABC):
     @abstractmethod
     def forward(self, wav: torch.Tensor | np.ndarray) -> CodecOutput:
         """Encode, quantize and decode a waveform [B, C, T] of any length.
+
+        The waveform and the reconstruction are at `output_sample_rate`.
 
         Raises:
             ValueError: wrong shape, number of channels, type or device.
@@ -123,7 +154,7 @@ class CompressionModel(PicklableModule, ABC):
 
         Returns:
             Waveform [B, C, T_frames * hop_length], shorter if segments overlap: cut it to the
-            length of the original.
+            length of the original. At a higher `output_sample_rate`, it is longer accordingly.
 
         Raises:
             ValueError: wrong shape, type or device, or codes out of range.
@@ -141,6 +172,29 @@ class CompressionModel(PicklableModule, ABC):
     @abstractmethod
     def sample_rate(self) -> int:
         """Samples per second of the waveforms (Hz)."""
+
+    @property
+    def output_sample_rate(self) -> int:
+        """Samples per second of reconstructions (Hz): `sample_rate`, or above it.
+
+        `forward` takes waveforms at this rate, too, and converts them for the encoder; `encode`
+        takes them at `sample_rate`.
+        """
+        return self.sample_rate
+
+    def at_input_rate(self, wav: torch.Tensor) -> torch.Tensor:
+        """Resample a waveform from `output_sample_rate` to `sample_rate`.
+
+        Args:
+            wav: [B, C, T].
+
+        Returns:
+            [B, C, ceil(T * sample_rate / output_sample_rate)].
+        """
+        old, new = self.output_sample_rate, self.sample_rate
+        if old == new:
+            return wav
+        return resample(F.pad(wav, (0, -wav.shape[-1] % (old // math.gcd(old, new)))), old, new)
 
     @property
     @abstractmethod

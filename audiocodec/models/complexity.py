@@ -25,7 +25,7 @@ def multiply_adds(model: CompressionModel, seconds: float = 1.0) -> float:
         Multiply-adds per second of audio.
     """
     device = next(model.parameters()).device
-    wav = torch.zeros(1, model.channels, round(seconds * model.sample_rate), device=device)
+    wav = torch.zeros(1, model.channels, round(seconds * model.output_sample_rate), device=device)
     recurrent = 0.0
 
     def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:

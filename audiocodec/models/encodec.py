@@ -1,7 +1,7 @@
 """EnCodec (Défossez et al., arXiv 2210.13438): encoder, quantizer and decoder, trained jointly."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ class EncodecModel(CompressionModel):
             same attributes.
         quantizer: quantizer of latents [B, dimension, T_frames].
         sample_rate: sample rate of the waveforms (Hz).
+        output_sample_rate: sample rate of the reconstruction (Hz), above that of the encoder's
+            input; None: the same. The hop length of the decoder is longer in proportion.
         channels: channels of the waveforms.
         renormalize: divide every item by its loudness (RMS of its mono mix) before the encoder, and
             multiply the reconstruction by it. Not possible in a causal model, because it needs the
@@ -47,11 +49,20 @@ class EncodecModel(CompressionModel):
         renormalize: bool = False,
         segment_duration: float | None = None,
         overlap: float = 0.01,
+        output_sample_rate: int | None = None,
     ) -> None:
         super().__init__()
         require_int('sample_rate', sample_rate)
         require_int('channels', channels)
-        hop_length = _check_parts(encoder, decoder, quantizer, channels)
+        self._output_sample_rate = sample_rate if output_sample_rate is None else output_sample_rate
+        require_int('output_sample_rate', self._output_sample_rate)
+        if self._output_sample_rate < sample_rate:
+            raise ValueError(
+                f'output_sample_rate: {output_sample_rate} Hz is below sample_rate, {sample_rate} '
+                f'Hz: a decoder can only add samples'
+            )
+        rates = (sample_rate, self._output_sample_rate)
+        hop_length = _check_parts(encoder, decoder, quantizer, channels, rates)
         if renormalize and segment_duration is None and getattr(encoder, 'causal', False):
             raise ValueError(
                 'renormalize=True needs the loudness of the whole item, which a causal encoder '
@@ -59,6 +70,11 @@ class EncodecModel(CompressionModel):
             )
         self.segments = None
         if segment_duration is not None:
+            if self._output_sample_rate != sample_rate:
+                raise ValueError(
+                    f'segment_duration={segment_duration}: segments need the same rate of input '
+                    f'and output, got output_sample_rate={output_sample_rate}'
+                )
             self.segments = Segments(int(segment_duration * sample_rate), overlap, hop_length)
         self.encoder = encoder
         self.decoder = decoder
@@ -67,6 +83,16 @@ class EncodecModel(CompressionModel):
         self._sample_rate = sample_rate
         self._channels = channels
         self._hop_length = hop_length
+
+    adaptable_options: ClassVar[frozenset[str]] = frozenset(('sample_rate', 'output_sample_rate'))
+
+    @staticmethod
+    def spelled_out_options(options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the constructor's arguments with the output's rate filled in."""
+        found = dict(options)
+        if found['output_sample_rate'] is None:
+            found['output_sample_rate'] = found['sample_rate']
+        return found
 
     @staticmethod
     def unused_options(options: Mapping[str, Any]) -> set[str]:
@@ -92,6 +118,11 @@ class EncodecModel(CompressionModel):
     def sample_rate(self) -> int:
         """Samples per second of the waveforms (Hz)."""
         return self._sample_rate
+
+    @property
+    def output_sample_rate(self) -> int:
+        """Samples per second of reconstructions (Hz)."""
+        return self._output_sample_rate
 
     @property
     def channels(self) -> int:
@@ -135,7 +166,7 @@ class EncodecModel(CompressionModel):
         """Encode, quantize and decode a waveform [B, C, T] of any length."""
         wav = self.check_wav(wav)
         segments = None if self.training else self.segments
-        latents, scale = self._to_latents(wav, segments)
+        latents, scale = self._to_latents(self.at_input_rate(wav), segments)
         quantized = self.quantizer(latents, self.frame_rate)
         decoded = self._to_wav(quantized.latents, scale, segments)
         assert decoded.shape[-1] >= wav.shape[-1], (decoded.shape, wav.shape)
@@ -163,10 +194,12 @@ class EncodecModel(CompressionModel):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return latents [B, D, T_frames] before the quantizer and scale; see `CompressionModel`.
 
-        A model that renormalizes encodes `wav / scale`. With segments, latents and scales of all
-        segments are concatenated.
+        Bottlenecks of continuous autoencoders give theirs, with channels of their own: means of a
+        variational, normalized latents of a noisy one. A model that renormalizes encodes
+        `wav / scale`. With segments, latents and scales of all segments are concatenated.
         """
-        return self._to_latents(self.check_wav(wav), self.segments)
+        latents, scale = self._to_latents(self.check_wav(wav), self.segments)
+        return self.quantizer.encode_latent(latents), scale
 
     def decode(
         self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None = None
@@ -241,9 +274,20 @@ def _cat(parts: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _check_parts(
-    encoder: nn.Module, decoder: nn.Module, quantizer: BaseQuantizer, channels: int
+    encoder: nn.Module,
+    decoder: nn.Module,
+    quantizer: BaseQuantizer,
+    channels: int,
+    rates: tuple[int, int],
 ) -> int:
-    """Check that the parts of a codec fit together, and return their hop length in samples.
+    """Check that the parts of a codec fit together, and return the encoder's hop length in samples.
+
+    Args:
+        encoder: see `EncodecModel`.
+        decoder: see `EncodecModel`.
+        quantizer: see `EncodecModel`.
+        channels: see `EncodecModel`.
+        rates: sample rates of input and output (Hz).
 
     Raises:
         ValueError: they do not.
@@ -258,12 +302,32 @@ def _check_parts(
         }
         for name, value in parts[part].items():
             require_int(f'{part}.{name}', value)
-    for name in ('channels', 'dimension', 'hop_length'):
+    _check_hop_length(parts, rates)
+    for name in ('channels', 'dimension'):
         values = {part: figures[name] for part, figures in parts.items() if name in figures}
         if len(set(values.values())) > 1:
             listed = ', '.join(f'{value} in the {part}' for part, value in values.items())
-            raise ValueError(
-                f'{name} must be the same in all parts of a model, got {listed}'
-                f'{" (hop_length is the product of the ratios)" if name == "hop_length" else ""}'
-            )
+            raise ValueError(f'{name} must be the same in all parts of a model, got {listed}')
     return parts['encoder']['hop_length']
+
+
+def _check_hop_length(parts: dict[str, dict[str, Any]], rates: tuple[int, int]) -> None:
+    """Check that encoder and decoder have the same frame rate.
+
+    Raises:
+        ValueError: they do not.
+    """
+    ours, theirs = (parts[part]['hop_length'] for part in ('encoder', 'decoder'))
+    if rates[0] == rates[1]:
+        if ours != theirs:
+            raise ValueError(
+                f'hop_length must be the same in all parts of a model, got {ours} in the encoder, '
+                f'{theirs} in the decoder (hop_length is the product of the ratios)'
+            )
+    elif ours * rates[1] != theirs * rates[0]:
+        raise ValueError(
+            f'output_sample_rate={rates[1]} with sample_rate={rates[0]} and a hop_length of {ours} '
+            f'in the encoder needs {ours * rates[1] / rates[0]:g} in the decoder, got {theirs} '
+            '(hop_length is the product of the ratios): append a ratio to those of the decoder; '
+            'with n_filters divided by 2 for each, all other layers keep their shapes'
+        )

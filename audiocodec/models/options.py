@@ -88,6 +88,9 @@ def options_of(model: CompressionModel, name: str) -> Options:
     refuse(name, problems)
     continuous = found['quantizer'][0] is NoQuantizer
     own = {key: value for key, value in found['model'][1].items() if key not in known}
+    output = own.pop('output_sample_rate')
+    if output not in (None, own['sample_rate']):
+        refuse(name, [f'output_sample_rate={output}: it must be sample_rate={own["sample_rate"]}'])
     return Options(
         own, found['encoder'][1], found['decoder'][1], {} if continuous else found['quantizer'][1]
     )

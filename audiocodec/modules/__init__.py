@@ -11,8 +11,10 @@ from audiocodec.modules.conv import (
 from audiocodec.modules.lstm import StreamableLSTM
 from audiocodec.modules.norm import CONV_NORMS
 from audiocodec.modules.seanet import SEANetDecoder, SEANetEncoder, SEANetResnetBlock
-from audiocodec.modules.transformer import Transformer
-from audiocodec.modules.transformer_codec import TransformerDecoder, TransformerEncoder
+from audiocodec.modules.snake import Snake
+from audiocodec.modules.transformer.codec import TransformerDecoder, TransformerEncoder
+from audiocodec.modules.transformer.layers import Transformer
+from audiocodec.modules.vocos import VocosDecoder
 
 __all__ = [
     'CONV_NORMS',
@@ -22,11 +24,13 @@ __all__ = [
     'SEANetDecoder',
     'SEANetEncoder',
     'SEANetResnetBlock',
+    'Snake',
     'StreamableConv1d',
     'StreamableConvTranspose1d',
     'StreamableLSTM',
     'Transformer',
     'TransformerDecoder',
     'TransformerEncoder',
+    'VocosDecoder',
     'make_activation',
 ]

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from audiocodec.modules.activation import make_activation, with_defaults
 from audiocodec.modules.checks import require_int, require_ints
@@ -254,6 +255,8 @@ class SEANetEncoder(_SEANet):
         disable_norm_outer_blocks: number of blocks without normalization, counted from the
             waveform. The blocks are the first convolution, each stage, and the last convolution.
         init: weight initialization, one of `init.INITS`.
+        pad_input: pad the waveform with zeros to whole frames first, as DAC does, instead of
+            padding the input of each strided convolution.
 
     Raises:
         ValueError: an argument out of range.
@@ -281,6 +284,7 @@ class SEANetEncoder(_SEANet):
         lstm: int = 0,
         disable_norm_outer_blocks: int = 0,
         init: str = 'default',
+        pad_input: bool = False,
     ) -> None:
         super().__init__(
             channels=channels,
@@ -303,6 +307,7 @@ class SEANetEncoder(_SEANet):
             lstm=lstm,
             disable_norm_outer_blocks=disable_norm_outer_blocks,
         )
+        self.pad_input = pad_input
         width = n_filters
         layers: list[nn.Module] = [self._conv(channels, width, kernel_size, **self._norm_kwargs(1))]
         for outer, ratio in enumerate(reversed(self.ratios), start=2):
@@ -324,7 +329,8 @@ class SEANetEncoder(_SEANet):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map the waveform [B, channels, T] to latents [B, dimension, ceil(T / hop_length)]."""
-        return self.model(x)
+        missing = -x.shape[-1] % self.hop_length
+        return self.model(F.pad(x, (0, missing)) if self.pad_input and missing else x)
 
 
 class SEANetDecoder(_SEANet):

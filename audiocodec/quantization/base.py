@@ -1,8 +1,9 @@
-"""Interface of all quantizers, and the quantizer of continuous autoencoders."""
+"""Interface of all quantizers."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from itertools import chain
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -42,6 +43,8 @@ class BaseQuantizer(nn.Module, ABC):
         initialization_options: constructor arguments without effect on a trained model.
         training_options: constructor arguments that affect only its training, so that fine-tuning
             may change them.
+        adaptable_options: constructor arguments that fine-tuning may change, too, since
+            `adapted_state` adapts the state.
         unused_codes_advice: what to try if few entries of the codebooks are used; {section} stands
             for the section of the configuration that sets the arguments.
 
@@ -52,6 +55,7 @@ class BaseQuantizer(nn.Module, ABC):
     loss_terms: tuple[str, ...] = ()
     initialization_options: ClassVar[frozenset[str]] = frozenset()
     training_options: ClassVar[frozenset[str]] = frozenset()
+    adaptable_options: ClassVar[frozenset[str]] = frozenset()
     unused_codes_advice: ClassVar[str] = ''
 
     def __init__(self, dimension: int) -> None:
@@ -78,6 +82,51 @@ class BaseQuantizer(nn.Module, ABC):
     @abstractmethod
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the latents [B, D, T] of codes [B, K, T], with 1 <= K <= total_codebooks."""
+
+    def encode_latent(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return what a model's `encode_latent` gives for the encoder's latents [B, D, T].
+
+        The latents themselves, but for continuous autoencoders with a bottleneck.
+        """
+        return latents
+
+    def traced_encode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Do the same as `encode`, in operations that can be traced for any batch and length.
+
+        Values are not checked.
+
+        Raises:
+            NotImplementedError: this quantizer has no such form; exports of programs refuse it.
+        """
+        raise NotImplementedError
+
+    def traced_decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Do the same as `decode`, for any batch, length and number of codebooks; see above."""
+        raise NotImplementedError
+
+    @property
+    def is_traceable(self) -> bool:
+        """True if `traced_encode` and `traced_decode` are implemented."""
+        return all(
+            getattr(type(self), name) is not getattr(BaseQuantizer, name)
+            for name in ('traced_encode', 'traced_decode')
+        )
+
+    def rounding_ties(
+        self, latents: torch.Tensor, codes: torch.Tensor, found: torch.Tensor
+    ) -> float | None:
+        """Compare different codes of the same latents, which rounding may explain.
+
+        Args:
+            latents: float [B, D, T].
+            codes: int64 [B, K, T].
+            found: int64 [B, K, T], different in at least one place.
+
+        Returns:
+            How much nearer one of two different codes is, relative to possible rounding errors of
+            the latents: up to 1, these explain the difference. None if this is not known.
+        """
+        return None
 
     @property
     def dimension(self) -> int:
@@ -107,6 +156,16 @@ class BaseQuantizer(nn.Module, ABC):
     def possible_num_codebooks(self) -> range:
         """Numbers of codebooks that `set_num_codebooks` accepts, ascending; empty without any."""
         return range(1, self.total_codebooks + 1)
+
+    def adapted_state(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the state of another quantizer of this class, adapted to this one.
+
+        What does not fit keeps the value that it has here.
+
+        Args:
+            state: state dict of a quantizer whose `adaptable_options` may differ.
+        """
+        return fitting_state(self, state)
 
     def settle_statistics(self) -> None:
         """Adapt training statistics, in place, to weights loaded from elsewhere.
@@ -138,55 +197,32 @@ class BaseQuantizer(nn.Module, ABC):
                 f'latents of type {latents.dtype}: expected floating point; pass codes to decode()'
             )
 
-
-class NoQuantizer(BaseQuantizer):
-    """Identity, for a continuous autoencoder.
-
-    The codes are empty, [B, 0, T]; the bandwidth is 0, and there are no losses.
-
-    Args:
-        dimension: number of channels D of the latents.
-    """
-
-    def forward(self, latents: torch.Tensor, frame_rate: float) -> QuantizedResult:
-        """Return the latents unchanged."""
+    def _check_batch(self, latents: torch.Tensor) -> None:
+        """Check the latents of `forward`, of which there must be some."""
         self._check_latents(latents)
-        codes = torch.empty(
-            latents.shape[0], 0, latents.shape[2], dtype=torch.int64, device=latents.device
-        )
-        zero = torch.zeros((), device=latents.device)
-        return QuantizedResult(latents, codes, bandwidth=zero, losses={}, metrics={})
-
-    def encode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Raise ValueError: there are no codes."""
-        raise ValueError(
-            'this model is a continuous autoencoder (NoQuantizer): it has latents but no codes'
-        )
-
-    def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Raise ValueError: there are no codes."""
-        raise ValueError(
-            'this model is a continuous autoencoder (NoQuantizer): it decodes latents, not codes'
-        )
-
-    @property
-    def cardinality(self) -> int:
-        """0: there are no codebooks."""
-        return 0
-
-    @property
-    def total_codebooks(self) -> int:
-        """0: there are no codebooks."""
-        return 0
-
-    @property
-    def num_codebooks(self) -> int:
-        """0: there are no codebooks."""
-        return 0
-
-    def set_num_codebooks(self, n: int) -> None:
-        """Raise ValueError for any number except 0."""
-        if n != 0:
+        if latents.numel() == 0:
             raise ValueError(
-                f'cannot use {n} codebooks: a continuous autoencoder (NoQuantizer) has none'
+                f'latents of shape {tuple(latents.shape)}: at least one item and one frame are '
+                'needed'
             )
+
+    def _dtype(self) -> torch.dtype:
+        """Return the type of the quantizer's weights, float32 without any."""
+        floats = (
+            one for one in chain(self.parameters(), self.buffers()) if one.is_floating_point()
+        )
+        return next((one.dtype for one in floats), torch.float32)
+
+    def _device(self) -> torch.device:
+        """Return the device of the quantizer's weights, the CPU without any."""
+        tensors = chain(self.parameters(), self.buffers())
+        return next((one.device for one in tensors), torch.device('cpu'))
+
+
+def fitting_state(module: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a module's own state dict, with the values of `state` of the same name and shape."""
+    own = module.state_dict()
+    return {
+        name: state[name] if name in state and state[name].shape == value.shape else value
+        for name, value in own.items()
+    }

@@ -37,7 +37,7 @@ def check_codes(
         ValueError: neither a tensor nor an array, wrong shape, type or device, or out of range.
     """
     if codebooks == 0:
-        raise ValueError('a continuous autoencoder (NoQuantizer) has no codes to decode')
+        raise ValueError('a continuous autoencoder: it has latents but no codes to decode')
     integers = _integers(codes)
     if integers.dim() != 3 or not 1 <= integers.shape[1] <= codebooks:
         raise ValueError(

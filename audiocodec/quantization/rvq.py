@@ -5,13 +5,22 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from audiocodec.quantization.base import BaseQuantizer, QuantizedResult
 from audiocodec.quantization.codebook import Codebooks
 from audiocodec.quantization.codes import check_codes
+from audiocodec.quantization.gradients import METHODS, pass_gradient
 from audiocodec.utils import distrib
 
 _DRAW_DROPOUT = 0x52565105  # identifies the random stream, see `distrib.shared_generator`
+
+# Rounding errors that may decide between two nearly equal distances: of the latents, relative to
+# the largest of them (sums of thousands of products in another order), and of the squared
+# distances, relative to that of the longest vector (sums of about a hundred products: about ten
+# units of float32 spacing).
+LATENT_ROUNDING = 1e-5
+DISTANCE_ROUNDING = 32 * torch.finfo(torch.float32).eps
 
 # `threshold_ema_dead_code` refers to a batch with this many vectors per codebook entry.
 VECTORS_PER_CODE = 20
@@ -49,6 +58,8 @@ class ResidualVectorQuantizer(BaseQuantizer):
         kmeans_iters: iterations of k-means.
         threshold_ema_dead_code: when to replace a code, see above, in [0, 20); 0: never.
         seed: seed of all random draws.
+        gradient: of the quantized latents at `latents`: 'straight_through' or 'rotation', see
+            `gradients.pass_gradient`.
 
     Raises:
         ValueError: arguments out of range; the message names all of them.
@@ -56,7 +67,8 @@ class ResidualVectorQuantizer(BaseQuantizer):
 
     loss_terms = ('commitment',)
     initialization_options = frozenset(('kmeans_init', 'kmeans_iters', 'seed'))
-    training_options = frozenset(('q_dropout', 'decay', 'threshold_ema_dead_code'))
+    training_options = frozenset(('q_dropout', 'decay', 'threshold_ema_dead_code', 'gradient'))
+    adaptable_options = frozenset(('n_q',))
     unused_codes_advice = (
         'Try {section}.kmeans_init=true; a higher {section}.threshold_ema_dead_code, which '
         'replaces dead codes sooner; or more audio per update (dataset.batch_size, '
@@ -75,6 +87,7 @@ class ResidualVectorQuantizer(BaseQuantizer):
         kmeans_iters: int = 10,
         threshold_ema_dead_code: float = 2,
         seed: int = 0,
+        gradient: str = 'straight_through',
     ) -> None:
         super().__init__(dimension)
         checks = [
@@ -91,12 +104,17 @@ class ResidualVectorQuantizer(BaseQuantizer):
                 f'{VECTORS_PER_CODE}), 0 for never; at {VECTORS_PER_CODE} a code with the average '
                 'number of vectors would be dead',
             ),
+            (
+                gradient not in METHODS,
+                f'gradient={gradient}: expected one of {", ".join(METHODS)}',
+            ),
         ]
         problems = [message for is_wrong, message in checks if is_wrong]
         if problems:
             raise ValueError('; '.join(problems))
         self.q_dropout = q_dropout
         self.seed = seed
+        self.gradient = gradient
         self._num_codebooks = n_q
         self.codebooks = Codebooks(
             n_q,
@@ -138,8 +156,8 @@ class ResidualVectorQuantizer(BaseQuantizer):
     def forward(self, latents: torch.Tensor, frame_rate: float) -> QuantizedResult:
         """Quantize a batch; in training mode, also update the codebooks.
 
-        The gradient of the quantized latents is passed on to `latents` unchanged
-        (straight-through). The commitment loss is the mean of mse(chosen entry, residual) over the
+        The gradient of the quantized latents is passed on to `latents` unchanged, or rotated (see
+        `gradient`). The commitment loss is the mean of mse(chosen entry, residual) over the
         codebooks used; its gradient goes to the latents only.
 
         Args:
@@ -157,12 +175,7 @@ class ResidualVectorQuantizer(BaseQuantizer):
         Raises:
             ValueError: latents of the wrong shape or type.
         """
-        self._check_latents(latents)
-        if latents.numel() == 0:
-            raise ValueError(
-                f'latents of shape {tuple(latents.shape)}: at least one item and one frame are '
-                'needed'
-            )
+        self._check_batch(latents)
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.to(self.codebooks.embed.dtype)
             vectors = self._to_vectors(latents)
@@ -171,16 +184,15 @@ class ResidualVectorQuantizer(BaseQuantizer):
                 found = self.codebooks.learn(vectors, self.num_codebooks, used=self._draw_active())
             else:
                 found = self.codebooks.encode(vectors, self.num_codebooks)
-            # Zeros that carry the gradient: adding them leaves the values exactly those of encode
-            # and decode.
-            carrier = latents - latents.detach()
+            carrier = latents - latents.detach()  # zeros that carry the gradient
             # Gradient of the commitment loss at the latents.
             pull = self._to_latents(found.remainders, len(latents)) * (
                 2 / (len(found.errors) * latents.numel())
             )
             bandwidth = len(found.codes) * math.log2(self.cardinality) * frame_rate / 1000
+            quantized = self._to_latents(found.quantized, len(latents))
             return QuantizedResult(
-                latents=self._to_latents(found.quantized, len(latents)) + carrier,
+                latents=pass_gradient(quantized, latents, self.gradient),
                 codes=self._to_codes(found.codes, len(latents)),
                 bandwidth=torch.full((), bandwidth, device=latents.device),
                 losses={'commitment': found.errors.mean() + (pull * carrier).sum()},
@@ -214,6 +226,57 @@ class ResidualVectorQuantizer(BaseQuantizer):
         )
         return self._to_latents(self.codebooks.decode(codes.transpose(0, 1).flatten(1)), len(codes))
 
+    def traced_encode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Do the same as `encode`; see `BaseQuantizer`."""
+        residual, codes = latents, []
+        for entries in self.codebooks.embed[: self.num_codebooks]:
+            # |x - e|² - |x|², as in `kmeans.nearest`; a convolution, since F.linear would check
+            # whether batch and time can be merged, which would specialize the program
+            distances = F.conv1d(residual, -2 * entries[:, :, None], entries.square().sum(-1))
+            indices = distances.argmin(1)
+            residual = residual - F.embedding(indices, entries).transpose(1, 2).contiguous()
+            codes.append(indices)
+        return torch.stack(codes, dim=1)
+
+    def traced_decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Do the same as `decode`; see `BaseQuantizer`."""
+        embed = self.codebooks.embed
+        # all codebooks in one table: their number may differ between calls
+        offsets = torch.arange(len(embed), device=codes.device)[None, :, None] * embed.shape[1]
+        rows = codes + offsets[:, : codes.shape[1]]
+        return F.embedding(rows, embed.flatten(0, 1)).sum(1).transpose(1, 2).contiguous()
+
+    def rounding_ties(
+        self, latents: torch.Tensor, codes: torch.Tensor, found: torch.Tensor
+    ) -> float:
+        """Compare different codes of the same latents; see `BaseQuantizer`.
+
+        If a latent is off by d, the difference of its squared distances to entries a and b changes
+        by 2 d·(a - b), at most 2 |d| |a - b|. If a and b nearly coincide, the rounding of the
+        distances themselves is larger. Levels after the first difference quantize another residual,
+        and are ignored.
+        """
+        embed = self.codebooks.embed
+        books = embed.double()
+        largest = latents.abs().max().item()
+        widest = 0.0
+        for item, frame in (found != codes).any(dim=1).nonzero().tolist():
+            ours, theirs = codes[item, :, frame], found[item, :, frame]
+            if int(theirs.min()) < 0 or int(theirs.max()) >= embed.shape[1]:
+                return float('inf')
+            level = int((ours != theirs).nonzero()[0])
+            residual = latents[item, :, frame].double() - sum(
+                books[above, ours[above]] for above in range(level)
+            )
+            first, second = books[level, ours[level]], books[level, theirs[level]]
+            gap = (residual - first).square().sum() - (residual - second).square().sum()
+            rounding = 2 * LATENT_ROUNDING * largest * (first - second).norm()
+            rounding += DISTANCE_ROUNDING * max(
+                vector.square().sum() for vector in (residual, first, second)
+            )
+            widest = max(widest, (gap.abs() / rounding).item())
+        return widest
+
     def codebook_stats(self) -> dict[str, torch.Tensor]:
         """Return statistics of each codebook, [total_codebooks], on the device.
 
@@ -225,6 +288,20 @@ class ResidualVectorQuantizer(BaseQuantizer):
             codebook; 'revived': fraction replaced in that update.
         """
         return self.codebooks.stats()
+
+    def adapted_state(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the state of a quantizer with another number of codebooks, adapted to this one.
+
+        Codebooks that it lacks are new: with `kmeans_init`, the first training batch initializes
+        them on the residual of the others. Those that it has more are cut.
+        """
+        adapted = {}
+        for name, own in self.state_dict().items():
+            value = state.get(name, own)
+            if own.dim() and value.shape[1:] == own.shape[1:]:
+                value = torch.cat([value[: len(own)], own[len(value) :].to(value)])
+            adapted[name] = value
+        return adapted
 
     def settle_statistics(self) -> None:
         """Adapt the statistics to the entries; see `Codebooks.settle_statistics`."""

@@ -1,8 +1,133 @@
-"""Codebook usage, counted from the codes of a data set."""
+"""Codebook usage: averaged over training updates, and counted from the codes of a data set.
+
+Nothing here reads a value from the device, except the counter of updates once after loading it.
+"""
+
+from typing import Any
 
 import torch
+from torch import nn
 
 from audiocodec.utils import distrib
+
+# An entry counts as used if it takes at least this fraction of the average number of vectors.
+UNUSED_FRACTION = 0.1
+# Decay of the averages: a window of about ten updates.
+DECAY = 0.9
+# Larger codebooks are counted in this many classes of entries.
+LARGEST = 2**16
+# Multiplier of the Fibonacci hash, 2**64 / golden ratio, as a signed number.
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+
+
+class UpdateCounter(nn.Module):
+    """Counts training updates; the count seeds the random draws.
+
+    Buffers:
+        updates: int64, number of training updates.
+    """
+
+    updates: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer('updates', torch.zeros((), dtype=torch.int64))
+        # Copy on the host: reading the buffer would synchronize with the device. None: not known.
+        self._updates: int | None = 0
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._updates = None
+
+    def count(self) -> int:
+        """Return the number of training updates so far.
+
+        Raises:
+            ValueError: `drop` freed it.
+        """
+        if self.updates is None:
+            raise ValueError(
+                'a quantizer without statistics cannot be trained: train the original model, not '
+                'the copy that for_inference() returned'
+            )
+        if self._updates is None:
+            self._updates = int(self.updates)
+        return self._updates
+
+    def advance(self) -> None:
+        """Count an update."""
+        self._updates = self.count() + 1
+        self.updates += 1
+
+    def drop(self) -> None:
+        """Free all buffers; there are no further updates."""
+        for name in list(self._buffers):
+            setattr(self, name, None)
+
+
+class CodeStatistics(UpdateCounter):
+    """Counts updates, and how often each code was used in about the last ten of them.
+
+    Codebooks with more than 2**16 entries are counted in 2**16 classes, to which a hash assigns the
+    codes: `usage` is then the fraction of the classes, and `perplexity` at most 2**16.
+
+    Args:
+        levels: number of codebooks K.
+        bins: entries per codebook.
+
+    Buffers:
+        usage: [K, min(bins, 2**16)], moving average of the fraction of the vectors of all workers
+            that an entry takes.
+        updates: int64, number of training updates.
+    """
+
+    usage: torch.Tensor
+
+    def __init__(self, levels: int, bins: int) -> None:
+        super().__init__()
+        self.is_hashed = bins > LARGEST
+        self.register_buffer('usage', torch.zeros(levels, min(bins, LARGEST)))
+
+    @torch.no_grad()
+    def add(self, codes: torch.Tensor) -> None:
+        """Add the codes, int64 [B, K', T], of an update with the first K' <= K codebooks.
+
+        Collective: every worker must call it, with the same shape.
+        """
+        self.advance()
+        flat = codes.transpose(0, 1).flatten(1)
+        if self.is_hashed:
+            # The upper 16 bits of the product; >> keeps the sign.
+            flat = (flat * _GOLDEN >> 48) & (LARGEST - 1)
+        usage = self.usage[: len(flat)]  # a view: changes the buffer
+        counts = torch.zeros_like(usage)
+        counts.scatter_add_(1, flat, counts.new_ones(()).expand_as(flat))
+        distrib.all_reduce_sum_([counts])
+        usage.lerp_(counts / (flat.shape[1] * distrib.world_size()), 1 - DECAY)
+
+    def metrics(self, levels: int) -> dict[str, torch.Tensor]:
+        """Return the metrics of the first `levels` codebooks, on the device; empty after `drop`.
+
+        Returns:
+            Per codebook, [levels]: 'usage', fraction of the entries that took at least a tenth of
+            the average number of vectors; 'perplexity' of the fractions, from 1 to bins. Means:
+            'codebook_usage' and 'codebook_perplexity'; lowest usage: 'codebook_usage_min'.
+        """
+        if self.usage is None:
+            return {}
+        usage = self.usage[:levels]
+        total = usage.sum(-1, keepdim=True)
+        # The averages start from zeros: divided by their sum, they are fractions from the start.
+        fractions = usage / total.clamp(min=1e-12)
+        used = (fractions >= UNUSED_FRACTION / usage.shape[1]).to(usage.dtype).mean(-1)
+        perplexity = torch.special.entr(fractions).sum(-1).exp()
+        return {
+            'usage': used,
+            'perplexity': perplexity,
+            'codebook_usage': used.mean(),
+            'codebook_usage_min': used.min(),
+            'codebook_perplexity': perplexity.mean(),
+        }
 
 
 class CodeUsage:

@@ -14,6 +14,8 @@ from audiocodec.utils import config
 from audiocodec.utils.annotations import is_number, misfit
 from audiocodec.utils.config import MISSING, ConfigError
 
+# What the audio of a run is.
+_FORMAT = ('sample_rate', 'output_sample_rate', 'channels')
 # Keys of components, which the sections of `dataset` are not.
 _COMPONENT_KEYS = ('_target_', '_args_', '_partial_', 'weight')
 _WEIGHTS = 'null (off), 0 (reported only) or a weight above 0'
@@ -48,7 +50,7 @@ def rule_problems(cfg: DictConfig) -> tuple[dict[str, Any], list[str], bool]:
         _length_problems,
     ):
         problems += find(plain)
-    can_build = all(ACCEPTED[key].check(plain[key]) for key in ('sample_rate', 'channels'))
+    can_build = all(ACCEPTED[key].check(plain[key]) for key in _FORMAT)
     return plain, problems, can_build
 
 
@@ -152,7 +154,13 @@ def _weight_problems(plain: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _training_problems(plain: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a problem if no loss trains the model."""
+    """Yield a problem if parts of a fresh model would be frozen, or no loss trains the model."""
+    only = plain['train'].get('only')
+    if only is not None and plain.get('continue_from') is None:
+        yield (
+            f'train.only={only}: the other parts of a new model would never be trained; set '
+            'continue_from to a trained model'
+        )
     # Without discriminators, the adversarial losses do not exist whatever their weight.
     adversarial = ('adv', 'feat') if plain['adversarial'].get('discriminators') else ()
     for name, node in plain['losses'].items():

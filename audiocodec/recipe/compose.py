@@ -26,7 +26,7 @@ from audiocodec.utils.config import ConfigError
 
 CONFIG = 'config'
 # Top-level keys that components copy. A copy with another value would contradict the waveforms.
-_SHARED = ('${sample_rate}', '${channels}')
+_SHARED = ('${sample_rate}', '${output_sample_rate}', '${channels}')
 _Stamp = frozenset[tuple[Path, int]]
 
 
@@ -176,9 +176,11 @@ def _contradictions(
         copied, value = config.select(defaults, key), config.select(plain, key)
         if copied not in _SHARED or value == copied or value is config.MISSING:
             continue
+        if '.' not in key:  # a default at the root, which may be set
+            continue
         if isinstance(value, str | Mapping):  # another interpolation, or a section in its place
             continue
-        name = copied[2:-1]
+        name = config.origins(plain, copied[2:-1])[-1]
         if value != plain.get(name):
             yield key, f'{key}={value}: must agree with {name}={plain.get(name)}; set only {name}'
 

@@ -59,7 +59,10 @@ def adversary_rows(adversaries: AdversarialTrainer) -> Iterator[Row]:
 
 def rate_rows(model: CompressionModel) -> Iterator[Row]:
     """Yield the rates of samples, frames and bits."""
-    yield 'sample rate', f'{model.sample_rate} Hz, {("mono", "stereo")[model.channels - 1]}'
+    channels = {1: 'mono', 2: 'stereo'}.get(model.channels, f'{model.channels} channels')
+    yield 'sample rate', f'{model.sample_rate} Hz, {channels}'
+    if model.output_sample_rate != model.sample_rate:
+        yield 'output rate', f'{model.output_sample_rate} Hz'
     ratios = getattr(getattr(model, 'encoder', None), 'ratios', None)
     product = f' ({" x ".join(map(str, ratios))})' if ratios else ''
     yield 'hop length', f'{model.hop_length} samples{product}, {1000 / model.frame_rate:.4g} ms'

@@ -11,10 +11,6 @@ from audiocodec.models.options import spell_out
 from audiocodec.utils import config, paths
 from audiocodec.utils.config import ConfigError
 
-# Kinds of options, declared by components, that change neither the shapes of the weights nor what
-# a trained model computes: `initialization_options` and `training_options`.
-_HARMLESS = ('initialization', 'training')
-
 
 class Difference(NamedTuple):
     """Option of the model with different values.
@@ -67,42 +63,76 @@ def _compare(ours: Any, theirs: Any, path: str) -> Iterator[Difference]:
         yield Difference(path, ours, theirs)
 
 
-def check_model(cfg: DictConfig, theirs: Mapping[str, Any], source: str) -> str:
+class Changes(NamedTuple):
+    """Differences that fine-tuning allows, as text for the log; empty if there are none.
+
+    Attributes:
+        training: options that affect only the training.
+        model: options that change the model, whose weights are adapted.
+    """
+
+    training: str
+    model: str
+
+
+def check_model(cfg: DictConfig, theirs: Mapping[str, Any], source: str) -> Changes:
     """Check that the recipe describes the model that a checkpoint holds.
+
+    Components declare the options that may differ: `initialization_options`, which have no effect
+    on a trained model, `training_options`, and `adaptable_options`. The parts in `finetune.fresh`
+    may differ in any way.
 
     Args:
         cfg: the whole configuration.
         theirs: the `_target_` node of the checkpoint's model.
         source: the checkpoint, as the user typed it.
 
-    Returns:
-        The differences that fine-tuning allows, in a line for the log; empty if there are none.
-
     Raises:
         ConfigError: other options differ. The message names each with both values, and the
             overrides to type.
     """
     ours, raw = config.to_plain(cfg.model), config.unresolved(cfg)
-    found = list(differences(ours, theirs))
-    initialization, training = (_declared(ours, f'{what}_options') for what in _HARMLESS)
-    refused = [each for each in found if each.path not in initialization | training]
+    kinds: dict[str, list[Difference]] = {'refused': [], 'training': [], 'adaptable': []}
+    declared = {kind: _declared(ours, f'{kind}_options') for kind in ('initialization', *kinds)}
+    fresh = tuple(f'{part}.' for part in cfg.finetune.fresh)
+    for each in differences(ours, theirs):
+        if each.path.startswith(fresh):
+            kinds['adaptable'].append(each)
+        elif each.path not in declared['initialization']:
+            kind = next((kind for kind in kinds if each.path in declared[kind]), 'refused')
+            kinds[kind].append(each)
+    if kinds['refused']:
+        raise ConfigError(_refusal(raw, kinds['refused'], kinds['adaptable'], source))
+    return Changes(*(_listed(raw, kinds[kind]) for kind in ('training', 'adaptable')))
+
+
+def _refusal(
+    raw: Mapping[str, Any],
+    refused: list[Difference],
+    adaptable: list[Difference],
+    source: str,
+) -> str:
+    """Return the message for differences that are not allowed, among others that are."""
     lines, overrides = [], []
-    for key, difference in _in_keys(raw, refused):
-        our_value, other = _typed(difference.ours), _typed(difference.theirs)
-        lines.append(f'  {key.lstrip("+")}={our_value}: the checkpoint has {other}')
+    for key, difference in _in_keys(raw, [*refused, *adaptable]):
+        ours, other = _typed(difference.ours), _typed(difference.theirs)
+        lines.append(f'  {key.lstrip("+")}={ours}: the checkpoint has {other}')
         overrides.append(shlex.quote(f'{key}={other}'))
-    if lines:
-        number = f'{len(lines)} options' if len(lines) > 1 else 'an option'
-        head = (
-            f'continue_from={source}: the model of the recipe differs from that of the '
-            f'checkpoint in {number}:'
-        )
-        cure = f'To fine-tune the checkpoint, add: {" ".join(overrides)}'
-        raise ConfigError('\n'.join([head, *lines, cure]))
-    allowed = [each for each in found if each.path in training]
+    number = f'{len(lines)} options' if len(lines) > 1 else 'an option'
+    head = (
+        f'continue_from={source}: the model of the recipe differs from that of the '
+        f'checkpoint in {number}:'
+    )
+    may = ', '.join(key for key, _ in _in_keys(raw, adaptable))
+    note = [f'  {may} may differ: the weights would be adapted'] if may else []
+    cure = f'To fine-tune the checkpoint, add: {" ".join(overrides)}'
+    return '\n'.join([head, *lines, *note, cure])
+
+
+def _listed(raw: Mapping[str, Any], found: list[Difference]) -> str:
     return ', '.join(
-        f'{key}={_typed(difference.ours)} (checkpoint: {_typed(difference.theirs)})'
-        for key, difference in _in_keys(raw, allowed)
+        f'{key.lstrip("+")}={_typed(difference.ours)} (checkpoint: {_typed(difference.theirs)})'
+        for key, difference in _in_keys(raw, found)
     )
 
 

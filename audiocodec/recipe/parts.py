@@ -22,7 +22,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from audiocodec import quantization
 from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.data import SPLITS, AudioMeta, write_audio
-from audiocodec.losses import Balancer, CodecLoss
+from audiocodec.losses import CodecLoss, LossCombiner
 from audiocodec.metrics.base import Metric
 from audiocodec.models import CompressionModel
 from audiocodec.quantization import BaseQuantizer, QuantizedResult
@@ -50,7 +50,7 @@ class Parts(NamedTuple):
         adversaries: the discriminators with their optimizer.
         losses: losses between reconstruction and original, including those only reported.
         weights: weights by name of all losses that are not off.
-        balancer: balances the gradients of the trained losses.
+        balancer: combines the gradients of the trained losses.
         metrics: evaluation metrics by name.
     """
 
@@ -58,7 +58,7 @@ class Parts(NamedTuple):
     adversaries: AdversarialTrainer
     losses: nn.ModuleDict
     weights: dict[str, float]
-    balancer: Balancer
+    balancer: LossCombiner
     metrics: dict[str, Metric]
 
     @property
@@ -155,7 +155,7 @@ class _Builder:
             adversaries = self._build_adversaries(schedule_works)
             losses = self._build_losses()
             weights = self._weights()
-            balancer = self._make('balancer', Balancer, weights=self._balanced(weights, losses))
+            balancer = self._make('balancer', LossCombiner, weights=self._balanced(weights, losses))
             if model is not None:
                 self._check_loss_terms(model)
             metrics = self._build_metrics()
@@ -163,6 +163,7 @@ class _Builder:
             if model is not None:
                 self._check_audio_format(model)
                 self._check_rates(model)
+                self._check_part_names(model)
             self.run_parts(model, adversaries, losses)
             self._check_dataset()
             self._check_writing()
@@ -275,8 +276,8 @@ class _Builder:
             if enabled is True and isinstance(self.plain['metrics'].get(name), Mapping):
                 key = f'metrics.{name}'
                 metrics[name] = metric = self._make(key, Metric)
-                if metric is not None and ACCEPTED['sample_rate'].check(self.plain['sample_rate']):
-                    run = partial(metric.prepare, self.plain['sample_rate'])
+                if metric is not None:
+                    run = partial(metric.prepare, self.plain['output_sample_rate'])
                     self._run(key, self.plain['metrics'][name], run)
         return {name: metric for name, metric in metrics.items() if metric is not None}
 
@@ -321,9 +322,12 @@ class _Builder:
                 )
 
     def _check_audio_format(self, model: CompressionModel) -> None:
-        for name in ('sample_rate', 'channels'):
+        wrong = False
+        for name in ('sample_rate', 'output_sample_rate', 'channels'):
             value, expected = getattr(model, name), self.plain[name]
-            if value != expected:
+            # a wrong sample rate is that of the output, too
+            if value != expected and not (wrong and name == 'output_sample_rate'):
+                wrong = True
                 self._found.append(
                     f'model: its {name} is {value}, which must agree with {name}={expected}'
                 )
@@ -340,6 +344,16 @@ class _Builder:
             except ValueError as error:
                 self._found.append(f'evaluate.kbps={rates}: {error}')
         model.set_num_codebooks(before)
+
+    def _check_part_names(self, model: CompressionModel) -> None:
+        """Check the names of parts to train, or to start anew."""
+        known = [name for name, part in model.named_children() if list(part.state_dict())]
+        for key in ('train.only', 'finetune.fresh'):
+            value = config.select(self.plain, key)
+            for name in [value] if isinstance(value, str) else value or ():
+                if ACCEPTED[key].check(value) and name not in known:
+                    hint = config.nearest(name, known)
+                    self._found.append(f'{key}={value}: expected parts: {", ".join(known)}{hint}')
 
     def _check_optimizer(self) -> bool:
         """Step optimizer and schedule on a dummy parameter; False if the schedule fails."""
@@ -374,7 +388,12 @@ class _Builder:
 
     def _check_writing(self) -> None:
         """Write a sample in the format of the generate stage."""
-        keys = ('generate.audio.format', 'generate.audio.strategy', 'sample_rate', 'channels')
+        keys = (
+            'generate.audio.format',
+            'generate.audio.strategy',
+            'output_sample_rate',
+            'channels',
+        )
         values = [config.select(self.plain, key) for key in keys]
         if not all(ACCEPTED[key].check(value) for key, value in zip(keys, values)):
             return
@@ -404,7 +423,8 @@ def _is_component(node: Any) -> bool:
 
 def _run_model(model: CompressionModel) -> None:
     device = next((tensor.device for tensor in model.parameters()), None)
-    wav = torch.zeros(1, model.channels, model.hop_length, device=device)
+    samples = round(model.output_sample_rate / model.frame_rate)
+    wav = torch.zeros(1, model.channels, samples, device=device)
     wav_hat = model(wav).wav
     if wav_hat.shape != wav.shape:
         raise ValueError(f'it turns a frame of shape {list(wav.shape)} into {list(wav_hat.shape)}')
@@ -501,7 +521,7 @@ def _short_signal(plain: Mapping[str, Any]) -> torch.Tensor | None:
     """Return noise no longer than a training segment; None if that length is invalid."""
     seconds = {**plain['dataset'], **plain['dataset']['train']}.get('segment_duration')
     try:
-        samples = SIGNAL_LENGTH if seconds is None else round(seconds * plain['sample_rate'])
+        samples = SIGNAL_LENGTH if seconds is None else round(seconds * plain['output_sample_rate'])
         if samples <= 0:
             return None
         return 0.1 * torch.randn(1, plain['channels'], min(SIGNAL_LENGTH, samples))

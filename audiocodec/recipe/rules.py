@@ -109,8 +109,11 @@ def positive(what: str) -> Rule:
     return Rule(lambda value: is_number(value) and value > 0, f'{what} above 0')
 
 
+RATE = Rule(POSITIVE_INTEGER.check, 'a rate in Hz, e.g. 24000')
+
 ACCEPTED: dict[str, Rule] = {
-    'sample_rate': Rule(POSITIVE_INTEGER.check, 'a rate in Hz, e.g. 24000'),
+    'sample_rate': RATE,
+    'output_sample_rate': RATE,
     'channels': Rule(lambda value: is_integer(value) and value in (1, 2), '1 (mono) or 2 (stereo)'),
     'precision.autocast': one_of(None, 'bfloat16'),
     'precision.conv': one_of('tf32', 'float32'),
@@ -159,6 +162,17 @@ ACCEPTED: dict[str, Rule] = {
     ),
     'optim.ema.every': POSITIVE_INTEGER,
     'finetune.optimizers': SWITCH,
+    'finetune.fresh': TEXTS,
+    'train.only': or_null(
+        Rule(
+            lambda value: (
+                bool(value)
+                and (isinstance(value, str) or (isinstance(value, list) and TEXTS.check(value)))
+            ),
+            'a part of the model, e.g. decoder, or a list of parts',
+        ),
+        'for all',
+    ),
     'optim.max_skipped': COUNT,
     'checkpoint.every_updates': or_null(POSITIVE_INTEGER, 'for only at the end of an epoch'),
     'checkpoint.save_every': or_null(
@@ -224,6 +238,7 @@ SECTIONS: dict[str, tuple[str, ...] | None] = {
     'optim.schedule': None,
     'optim.ema': (),
     'finetune': (),
+    'train': (),
     'checkpoint': (),
     'valid': (),
     'evaluate': ('metrics',),

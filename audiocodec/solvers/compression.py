@@ -62,7 +62,11 @@ class CompressionSolver(StandardSolver):
         self.weights = parts.weights
         self.trained = parts.trained
         self.trained_on_output = parts.trained_on_output
-        self.parameters = [*self.model.parameters(), *self.trained_on_output.parameters()]
+        if cfg.train.only is not None:
+            only = cfg.train.only
+            self.model.train_only([only] if isinstance(only, str) else only)
+        parameters = [*self.model.parameters(), *self.trained_on_output.parameters()]
+        self.parameters = [each for each in parameters if each.requires_grad]
         self.optimizer = config.build(cfg.optim.optimizer, params=self.parameters)
         self.schedule = config.build(cfg.optim.schedule)(self.optimizer)
         # Everything registered is saved in checkpoints and restored from them.
@@ -74,6 +78,12 @@ class CompressionSolver(StandardSolver):
             self.ema = ModuleEMA(self.model, decay=cfg.optim.ema.decay, every=cfg.optim.ema.every)
             self.register_stateful('ema')
         self.metrics = MetricSuite(parts.metrics, self.failures)
+
+    def prepare(self) -> bool:
+        """Load checkpoint or initial weights, and remember the frozen weights."""
+        resumed = super().prepare()
+        self.frozen = {name: value.clone() for name, value in self.model.frozen_state().items()}
+        return resumed
 
     # ---- one update ------------------------------------------------------------------------------
 
@@ -207,6 +217,7 @@ class CompressionSolver(StandardSolver):
         for wav, infos in self.training_batches():
             metrics = self.run_step(wav.to(self.device, non_blocking=True))
             self.end_update(metrics, metrics.pop('skipped'), wav, infos)
+        self.check_frozen()
         loader = self.dataloaders['train']
         # Read before the clock: reading waits until the device has finished.
         means = {
@@ -222,6 +233,14 @@ class CompressionSolver(StandardSolver):
             means['peak_memory'] = peak
         self.warn(means)
         return means
+
+    def check_frozen(self) -> None:
+        """Compare the frozen parts with what they were at the start, bit by bit."""
+        for name, value in self.model.frozen_state().items():
+            assert torch.equal(value, self.frozen[name]), f'{name} has changed'
+        if self.frozen:
+            parts = sorted({name.partition('.')[0] for name in self.frozen})
+            self.logger.info('unchanged, bit by bit: %s', ', '.join(parts))
 
     def learning_rates(self) -> dict[str, float]:
         """Return the learning rate of the model, `lr`, and of any discriminators, `d_lr`."""
@@ -309,7 +328,7 @@ class CompressionSolver(StandardSolver):
 
     def _evaluation_settings(self) -> dict[str, Any]:
         """Return what scores depend on, apart from the weights."""
-        keys = ('metrics', 'datasource', 'dataset', 'sample_rate', 'channels')
+        keys = ('metrics', 'datasource', 'dataset', 'output_sample_rate', 'channels')
         return {key: config.to_plain(self.cfg[key]) for key in keys}
 
     @torch.no_grad()
@@ -346,7 +365,7 @@ class CompressionSolver(StandardSolver):
             write_audio(
                 folder / f'{name}.{kind}.{options.format}',
                 wav,
-                self.model.sample_rate,
+                self.model.output_sample_rate,
                 strategy=options.strategy,
             )
 
@@ -354,7 +373,11 @@ class CompressionSolver(StandardSolver):
         if self.tracker is not None and number < self.cfg.logging.tensorboard_items:
             for kind, wav in pair.items():
                 self.tracker.audio(
-                    f'generate/{name}/{kind}', wav, self.model.sample_rate, self.updates, self.epoch
+                    f'generate/{name}/{kind}',
+                    wav,
+                    self.model.output_sample_rate,
+                    self.updates,
+                    self.epoch,
                 )
 
     @contextmanager

@@ -16,11 +16,12 @@ import yaml
 from omegaconf import DictConfig
 
 from audiocodec.adversarial import AdversarialTrainer
-from audiocodec.losses import Balancer
+from audiocodec.losses import LossCombiner
 from audiocodec.models import CompressionModel, pretrained, sources
 from audiocodec.models.formats.keys import load_weights
 from audiocodec.optim import ModuleEMA
 from audiocodec.quantization import BaseQuantizer
+from audiocodec.quantization.base import fitting_state
 from audiocodec.recipe.diff import check_model, differences
 from audiocodec.run import checkpoint
 from audiocodec.utils import config
@@ -40,7 +41,7 @@ class Trainee(NamedTuple):
     model: CompressionModel
     optimizer: torch.optim.Optimizer
     adversaries: AdversarialTrainer
-    balancer: Balancer
+    balancer: LossCombiner
     ema: ModuleEMA | None
 
 
@@ -98,7 +99,7 @@ def start_from(trainee: Trainee, recipe: DictConfig, source: str) -> list[str]:
     cfg = config.to_plain(recipe)
     past = read_past(path)
     try:
-        loaded = _load(trainee, found.state, past, cfg)
+        loaded = _load(trainee, found.state, past, cfg, adapt=bool(changed.model))
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
     except (KeyError, TypeError, AttributeError) as error:
@@ -109,8 +110,11 @@ def start_from(trainee: Trainee, recipe: DictConfig, source: str) -> list[str]:
         f'continuing from {path}; loaded: {", ".join(old)}; '
         f'newly initialized: {", ".join(new) or "nothing"}'
     ]
-    if changed:
-        lines.append(f'training options changed: {changed}')
+    if changed.training:
+        lines.append(f'training options changed: {changed.training}')
+    if changed.model:
+        lines.append(f'model changed: {changed.model}')
+        lines += _changed_weights(trainee.model, found.state)
     if trainee.adversaries.in_warmup:
         lines.append(
             f'discriminator warm-up: only they train for {trainee.adversaries.warmup} updates; '
@@ -120,11 +124,20 @@ def start_from(trainee: Trainee, recipe: DictConfig, source: str) -> list[str]:
 
 
 def _load(
-    trainee: Trainee, weights: Mapping[str, torch.Tensor], past: Past, cfg: Mapping[str, Any]
+    trainee: Trainee,
+    weights: Mapping[str, torch.Tensor],
+    past: Past,
+    cfg: Mapping[str, Any],
+    adapt: bool,
 ) -> dict[str, bool]:
-    """Load what fits; return the name of each part and whether it was loaded."""
+    """Load what fits; return the name of each part and whether it was loaded.
+
+    A changed model (`adapt`) takes the weights that fit it; its optimizer starts anew.
+    """
     model, optimizer, adversaries, balancer, ema = trainee
-    continues = take_optimizer(optimizer, past, cfg, 'optim')
+    continues = not adapt and take_optimizer(optimizer, past, cfg, 'optim')
+    if adapt:
+        weights = adapted(model, weights)
     load_weights(model, past.state['model'] if continues else weights)
     kind = 'weights' if continues or 'ema' not in past.state else 'averaged weights'
     loaded = {kind: True, 'optimizer': continues}
@@ -140,9 +153,49 @@ def _load(
         taken = take_optimizer(adversaries.optimizer, past, cfg, 'adversarial')
         loaded['their optimizer'] = taken
     norms = take_norms(balancer, past, cfg, discriminators)
+    averages = balancer.state_dict()
     for name in balancer.weights:
-        loaded[f'balance of {name}'] = name in norms
+        if f'norm_{name}' in averages:
+            loaded[f'balance of {name}'] = name in norms
     return loaded
+
+
+def adapted(model: CompressionModel, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Return a state dict for a model that has changed; what does not fit keeps its value."""
+    state = fitting_state(model, weights)
+    for name, module in model.named_modules():
+        if isinstance(module, BaseQuantizer):
+            prefix = f'{name}.'
+            theirs = {
+                key.removeprefix(prefix): value
+                for key, value in weights.items()
+                if key.startswith(prefix)
+            }
+            own = module.adapted_state(theirs)
+            state.update({f'{prefix}{key}': value for key, value in own.items()})
+    return state
+
+
+def _changed_weights(model: CompressionModel, weights: Mapping[str, torch.Tensor]) -> list[str]:
+    """Describe the weights that a changed model does not take over as they are."""
+    own = model.state_dict()
+    statistics = ('embed_avg', 'cluster_size', 'usage', 'dead', 'updates', 'inited')
+
+    def listed(names: list[str]) -> str:
+        names = [name for name in names if name.rpartition('.')[2] not in statistics]
+        return f'{len(names)} ({", ".join(names[:4])}{", ..." if len(names) > 4 else ""})'
+
+    shapes = [
+        f'{name} {list(weights[name].shape)} -> {list(value.shape)}'
+        for name, value in own.items()
+        if name in weights and weights[name].shape != value.shape
+    ]
+    kinds = {
+        'weights of another shape, adapted or new': shapes,
+        'new weights': [name for name in own if name not in weights],
+        'weights left out': [name for name in weights if name not in own],
+    }
+    return [f'{kind}: {listed(names)}' for kind, names in kinds.items() if names]
 
 
 def settle_codebooks(model: CompressionModel) -> None:
@@ -241,7 +294,7 @@ def take_discriminators(
 
 
 def take_norms(
-    balancer: Balancer, past: Past, cfg: Mapping[str, Any], discriminators: Collection[str]
+    balancer: LossCombiner, past: Past, cfg: Mapping[str, Any], discriminators: Collection[str]
 ) -> list[str]:
     """Load the balancer's averages of the losses that have not changed.
 

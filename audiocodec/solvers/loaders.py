@@ -123,7 +123,7 @@ def _load_sources(given: Any, by_duration: bool, sources: Sources) -> list[Audio
 
 def _with_enough_bandwidth(cfg: DictConfig, typed: str, files: list[AudioMeta]) -> list[AudioMeta]:
     """Leave out files below `datasource.min_sample_rate`; warn about others below the recipe's."""
-    least, sample_rate = cfg.datasource.min_sample_rate, cfg.sample_rate
+    least, sample_rate = cfg.datasource.min_sample_rate, cfg.output_sample_rate
     kept = [meta for meta in files if least is None or meta.sample_rate >= least]
     if not kept:
         highest = max(meta.sample_rate for meta in files)
@@ -152,7 +152,7 @@ def make_dataset(cfg: DictConfig, split: str, sources: Sources | None = None) ->
         options['num_samples'] = cfg.dataset.batch_size * cfg.optim.updates_per_epoch
     return AudioDataset(
         load_files(cfg, split, sources),
-        cfg.sample_rate,
+        cfg.output_sample_rate,
         cfg.channels,
         # What is evaluated and listened to is the same in every run, so that runs can be compared.
         seed=cfg.seed if split in ('train', 'valid') else _LISTENING_SEED,

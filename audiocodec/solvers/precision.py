@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from audiocodec.adversarial import AdversarialTrainer
-from audiocodec.adversarial.discriminators import STFTDiscriminator
+from audiocodec.adversarial.discriminators import SpectralDiscriminator
 from audiocodec.models import CompressionModel
 from audiocodec.utils.config import ConfigError
 
@@ -78,7 +78,7 @@ def compile_parts(model: CompressionModel, adversaries: AdversarialTrainer) -> N
     torch._functorch.config.donated_buffer = False
     # The compiler does not support complex numbers. Set on the class: an attribute of an instance
     # would not pickle, and copies of the instance would call the original's function.
-    STFTDiscriminator.spectrum = torch.compiler.disable(STFTDiscriminator.spectrum)  # type: ignore[method-assign]
+    SpectralDiscriminator.spectrum = torch.compiler.disable(SpectralDiscriminator.spectrum)  # type: ignore[method-assign]
     parts = list(model.compiled_parts)
     for discriminator in adversaries.discriminators.values():
         parts += getattr(discriminator, 'discriminators', [discriminator])

@@ -145,3 +145,22 @@ def shared_generator(*numbers: int) -> torch.Generator:
         state = (state ^ (state >> 27)) * 0x94D049BB133111EB & mask
         state ^= state >> 31
     return torch.Generator().manual_seed(state & ((1 << 63) - 1))
+
+
+def item_generators(items: int, device: torch.device, *numbers: int) -> list[torch.Generator]:
+    """Return a generator on the device for each item of this worker's part of a batch.
+
+    Seeded by numbers (seed, purpose, counter) and the number of the item in the global batch, which
+    concatenates the parts by rank: N workers with B items draw like one with N x B. Nothing is read
+    from or copied to the device.
+
+    Args:
+        items: number of items, the same on every worker.
+        device: on which to draw; different devices draw different values.
+        *numbers: see `shared_generator`.
+    """
+    first = rank() * items
+    return [
+        torch.Generator(device).manual_seed(shared_generator(*numbers, first + item).initial_seed())
+        for item in range(items)
+    ]

@@ -354,3 +354,61 @@ def test_models_import_nothing_heavy():
     code = f'import sys, audiocodec.models; print(sorted({heavy} & set(sys.modules)))'
     done = subprocess.run([sys.executable, '-c', code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == '[]'
+
+
+def two_strides():
+    return EncodecModel(
+        SEANetEncoder(dimension=8, n_filters=4, ratios=(4, 2)),
+        SEANetDecoder(dimension=8, n_filters=4, ratios=(4, 2)),
+        ResidualVectorQuantizer(dimension=8, n_q=2, bins=16),
+        sample_rate=16000,
+        channels=1,
+    ).eval()
+
+
+@pytest.mark.parametrize('samples', [1, 2, 31, 32, 33, 321])
+def test_a_higher_output_rate_decodes_the_same_codes_at_that_rate(samples):
+    plain = two_strides()
+    doubled = EncodecModel(
+        plain.encoder,
+        SEANetDecoder(dimension=8, n_filters=2, ratios=(4, 2, 2)),
+        plain.quantizer,
+        sample_rate=16000,
+        channels=1,
+        output_sample_rate=32000,
+    ).eval()
+    assert (doubled.sample_rate, doubled.output_sample_rate) == (16000, 32000)
+    assert (doubled.frame_rate, doubled.bandwidth) == (plain.frame_rate, plain.bandwidth)
+    wav = torch.randn(2, 1, samples, generator=torch.Generator().manual_seed(samples))
+    out = doubled(wav)
+    assert out.wav.shape == wav.shape
+    low = doubled.at_input_rate(wav)
+    assert low.shape[-1] == -(-samples // 2)
+    codes, _ = plain.encode(low)
+    assert torch.equal(out.codes, codes)
+    assert doubled.decode(codes).shape[-1] == codes.shape[-1] * 16
+    torch.testing.assert_close(doubled.decode(codes)[..., :samples], out.wav)
+
+
+def test_the_ratios_of_another_output_rate_are_named():
+    plain = two_strides()
+    parts = (plain.encoder, plain.decoder, plain.quantizer)
+    with pytest.raises(ValueError, match='needs 16 in the decoder, got 8'):
+        EncodecModel(*parts, sample_rate=16000, channels=1, output_sample_rate=32000)
+    with pytest.raises(ValueError, match='8000 Hz is below sample_rate, 16000 Hz'):
+        EncodecModel(*parts, sample_rate=16000, channels=1, output_sample_rate=8000)
+
+
+def test_frozen_parts_get_no_gradient_and_stay_the_same_bit_by_bit():
+    model = two_strides().train()
+    model.train_only(['decoder'])
+    before = {name: value.clone() for name, value in model.frozen_state().items()}
+    assert {name.partition('.')[0] for name in before} == {'encoder', 'quantizer'}
+    model.train()
+    out = model(torch.randn(2, 1, 64))
+    out.wav.square().mean().backward()
+    assert all(each.grad is None for each in model.encoder.parameters())
+    assert all(each.grad is not None for each in model.decoder.parameters())
+    assert not model.quantizer.training
+    assert model.decoder.training
+    assert all(torch.equal(value, before[name]) for name, value in model.frozen_state().items())

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from audiocodec.modules import SEANetDecoder, SEANetEncoder, SEANetResnetBlock, StreamableLSTM
 
@@ -275,3 +276,20 @@ def test_decoder_refuses_bad_arguments(kwargs, message):
 def test_resnet_block_refuses_unequal_lists():
     with pytest.raises(ValueError, match='must have the same length'):
         SEANetResnetBlock(4, kernel_sizes=(3, 1), dilations=(1,))
+
+
+@pytest.mark.parametrize('samples', [1, 7, 8, 9, 23, 24])
+def test_the_input_may_be_padded_to_whole_frames_once(samples):
+    torch.manual_seed(0)
+    encoder = SEANetEncoder(n_filters=2, dimension=3, ratios=(4, 2), pad_mode='constant')
+    padded = SEANetEncoder(
+        n_filters=2, dimension=3, ratios=(4, 2), pad_mode='constant', pad_input=True
+    )
+    padded.load_state_dict(encoder.state_dict())
+    x = torch.randn(2, 1, samples)
+    frames = -(-samples // 8)
+    y = padded(x)
+    assert y.shape == (2, 3, frames)
+    torch.testing.assert_close(y, encoder(F.pad(x, (0, 8 * frames - samples))))
+    if samples % 8:
+        assert not torch.allclose(y, encoder(x))

@@ -45,7 +45,7 @@ def test_training_update_equals_audiocraft():
     assert torch.equal(result.codes, tensors['rvq.codes'])
     for found, name in [
         (result.latents, 'quantized'),
-        (result.losses['commitment'][None], 'losses'),
+        (result.losses['commitment'][None], 'commitment_loss'),
         (result.bandwidth[None], 'bandwidth_kbps'),
         (values.grad, 'latents_grad'),
     ]:
@@ -310,3 +310,19 @@ def test_unsuitable_inputs_are_refused():
         with pytest.raises(ValueError, match=f'cannot use {number} codebooks: .* can use 1 to 4'):
             rvq.set_num_codebooks(number)
     assert rvq.num_codebooks == 4
+
+
+def test_ties_are_told_from_differences():
+    torch.manual_seed(0)
+    quantizer = ResidualVectorQuantizer(dimension=8, n_q=2, bins=5)
+    embed = quantizer.codebooks.embed
+    embed[0, 1] = embed[0, 0] + 1e-7  # nearly the same entry twice
+    latents = embed[0, [0, 2]].t()[None] + 0.1 * torch.randn(1, 8, 2)
+    codes = torch.tensor([[[0, 2], [3, 3]]])
+    tied = torch.tensor([[[1, 2], [0, 3]]])  # and then another code at the next level
+    assert quantizer.rounding_ties(latents, codes, tied) < 1
+    assert quantizer.rounding_ties(latents, codes, torch.tensor([[[0, 4], [3, 3]]])) > 1000
+    assert quantizer.rounding_ties(latents, codes, torch.tensor([[[9, 2], [3, 3]]])) == float('inf')
+    between = (embed[1, 3] + embed[1, 0]) / 2  # in the middle of two entries that are far apart
+    latents = (embed[0, 0] + between)[None, :, None]
+    assert quantizer.rounding_ties(latents, codes[..., :1], torch.tensor([[[0], [0]]])) < 1

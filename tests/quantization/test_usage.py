@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from audiocodec.quantization import CodeUsage
+from audiocodec.quantization.usage import CodeStatistics, UpdateCounter
 
 
 def test_usage_and_perplexity_of_each_level_over_batches():
@@ -34,3 +35,60 @@ def test_codes_of_other_integer_types(kind):
     usage = CodeUsage(levels=2, bins=4)
     usage.add(torch.tensor([[[0, 3, 1], [2, 2, 2]]]).to(kind))
     assert usage.counts.tolist() == [[1, 1, 0, 1], [0, 0, 3, 0]]
+
+
+# Statistics of training
+
+
+def test_statistics_are_averages_over_about_ten_updates():
+    statistics = CodeStatistics(2, 4)
+    first = torch.tensor([[[0, 0, 1, 1], [3, 3, 3, 3]]])
+    statistics.add(first)
+    metrics = statistics.metrics(2)
+    assert metrics['usage'].tolist() == [0.5, 0.25]
+    torch.testing.assert_close(metrics['perplexity'], torch.tensor([2.0, 1.0]))
+    assert metrics['codebook_usage'] == 0.375
+    assert metrics['codebook_usage_min'] == 0.25
+    torch.testing.assert_close(metrics['codebook_perplexity'], torch.tensor(1.5))
+    second = torch.tensor([[[2, 2, 3, 3]]])
+    statistics.add(second)  # the first codebook alone
+    fractions = torch.tensor([0.09 * 0.5, 0.09 * 0.5, 0.1 * 0.5, 0.1 * 0.5])
+    torch.testing.assert_close(statistics.usage[0], fractions)
+    torch.testing.assert_close(statistics.usage[1], torch.tensor([0, 0, 0, 0.1]))
+    for _ in range(30):
+        statistics.add(second)
+    assert statistics.metrics(1)['usage'].tolist() == [0.5]  # what was left behind is unused
+    assert statistics.count() == 32
+
+
+def test_before_the_first_update_nothing_is_used():
+    metrics = CodeStatistics(1, 4).metrics(1)
+    assert metrics['usage'].tolist() == [0]
+    assert metrics['perplexity'].tolist() == [1]
+
+
+def test_large_codebooks_are_counted_in_classes():
+    statistics = CodeStatistics(1, 2**62)
+    assert statistics.usage.shape == (1, 2**16)
+    generator = torch.Generator().manual_seed(0)
+    for step in (1, 2**16, 2**40):  # regular codes spread over the classes, too
+        codes = torch.arange(3000)[None, None] * step
+        statistics = CodeStatistics(1, 2**62)
+        statistics.add(codes)
+        assert statistics.metrics(1)['perplexity'] > 2700
+    statistics = CodeStatistics(1, 2**17)
+    statistics.add(torch.randint(2**17, (1, 1, 3000), generator=generator))
+    assert 2700 < statistics.metrics(1)['perplexity'] < 3000
+
+
+def test_the_counter_survives_saving_and_not_dropping():
+    counter = UpdateCounter()
+    counter.advance()
+    other = UpdateCounter()
+    other.load_state_dict(counter.state_dict())
+    other.advance()
+    assert (counter.count(), other.count(), int(other.updates)) == (1, 2, 2)
+    other.drop()
+    assert other.state_dict() == {}
+    with pytest.raises(ValueError, match='cannot be trained'):
+        other.count()

@@ -7,7 +7,7 @@ import pytest
 
 from audiocodec import train
 from audiocodec.models.formats import hf
-from audiocodec.recipe.diff import check_model, differences
+from audiocodec.recipe.diff import Changes, check_model, differences
 from audiocodec.utils import config
 from audiocodec.utils.config import ConfigError
 
@@ -41,6 +41,9 @@ def recipe(name, *overrides):
     return train.main.get_xp([f'solver=compression/{name}', 'dset=audio/example', *overrides]).cfg
 
 
+NOTHING = Changes(training='', model='')
+
+
 def problem(cfg, node, source='//pretrained/NAME'):
     with pytest.raises(ConfigError) as error:
         check_model(cfg, node, source)
@@ -65,7 +68,7 @@ def suggested(text):
 def test_the_recipes_need_few_overrides_for_the_published_models(name, expected):
     node = hf.model_config(PUBLISHED[name])
     assert suggested(problem(recipe(name), node)) == expected
-    assert check_model(recipe(name, *expected), node, '') == ''
+    assert check_model(recipe(name, *expected), node, '') == NOTHING
 
 
 def test_every_difference_is_named_at_once_as_it_is_typed_and_the_overrides_match_them():
@@ -73,7 +76,8 @@ def test_every_difference_is_named_at_once_as_it_is_typed_and_the_overrides_matc
     node['decoder']['trim_right_ratio'] = 0.5  # no matter to a model that is not causal
     node['encoder']['last_kernel_size'] = 5
     text = problem(recipe('debug'), node, '//pretrained/facebook/encodec_48khz')
-    head, *lines, _ = text.splitlines()
+    head, *lines, note, _ = text.splitlines()
+    assert note == '  sample_rate, rvq.n_q may differ: the weights would be adapted'
     assert head.startswith(
         'continue_from=//pretrained/facebook/encodec_48khz: the model of the recipe differs'
     )
@@ -81,7 +85,6 @@ def test_every_difference_is_named_at_once_as_it_is_typed_and_the_overrides_matc
     assert lines == [
         '  model.renormalize=false: the checkpoint has true',
         '  model.segment_duration=null: the checkpoint has 1.0',
-        '  sample_rate=16000: the checkpoint has 48000',
         '  channels=1: the checkpoint has 2',
         '  seanet.dimension=32: the checkpoint has 128',
         '  seanet.n_filters=4: the checkpoint has 32',
@@ -92,10 +95,11 @@ def test_every_difference_is_named_at_once_as_it_is_typed_and_the_overrides_matc
         '  seanet.pad_mode=constant: the checkpoint has reflect',
         '  seanet.true_skip=true: the checkpoint has false',
         '  seanet.lstm=0: the checkpoint has 2',
-        '  rvq.n_q=8: the checkpoint has 16',
         '  rvq.bins=256: the checkpoint has 1024',
+        '  sample_rate=16000: the checkpoint has 48000',
+        '  rvq.n_q=8: the checkpoint has 16',
     ]
-    assert check_model(recipe('debug', *suggested(text)), node, '') == ''
+    assert check_model(recipe('debug', *suggested(text)), node, '') == NOTHING
 
 
 def test_lists_mappings_and_other_classes_are_typed_as_hydra_reads_them():
@@ -115,7 +119,7 @@ def test_lists_mappings_and_other_classes_are_typed_as_hydra_reads_them():
         'decoder.final_activation=Tanh',
         'quantizer=none',
     }
-    assert check_model(recipe('encodec_base_24khz', *overrides), node, '') == ''
+    assert check_model(recipe('encodec_base_24khz', *overrides), node, '') == NOTHING
     other = {**config.to_plain(cfg.model), 'encoder': {'_target_': 'torch.nn.Identity'}}
     assert suggested(problem(cfg, other)) == ['encoder._target_=torch.nn.Identity']
 
@@ -124,7 +128,7 @@ def test_what_is_left_out_counts_as_the_default_of_the_constructor():
     cfg = recipe('encodec_base_24khz')
     node = config.to_plain(cfg.model)
     del node['encoder']['n_filters'], node['encoder']['dilation_base'], node['renormalize']
-    assert check_model(cfg, node, '') == ''
+    assert check_model(cfg, node, '') == NOTHING
     del node['encoder']['n_residual_layers']  # 3 by default
     assert suggested(problem(cfg, node)) == ['encoder.n_residual_layers=3']
 
@@ -139,10 +143,8 @@ def test_how_it_learns_may_differ_and_is_told():
         'seanet.init=lecun_normal',
     )
     node = config.to_plain(recipe('encodec_base_24khz').model)
-    assert (
-        check_model(cfg, node, '')
-        == 'rvq.q_dropout=false (checkpoint: true), rvq.decay=0.9 (checkpoint: 0.99)'
-    )
+    expected = 'rvq.q_dropout=false (checkpoint: true), rvq.decay=0.9 (checkpoint: 0.99)'
+    assert check_model(cfg, node, '') == Changes(expected, '')
 
 
 @pytest.mark.parametrize(

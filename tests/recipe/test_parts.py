@@ -204,7 +204,7 @@ def test_the_two_configurations_are_right(plains):
         (
             'balancer._target_',
             'torch.nn.Identity',
-            'balancer._target_=torch.nn.Identity: expected Balancer, got Identity',
+            'balancer._target_=torch.nn.Identity: expected LossCombiner, got Identity',
         ),
         ('optim.optimizer.betas', [0.5], 'optim.optimizer.betas=[0.5]: expected a list of 2'),
         (
@@ -343,9 +343,9 @@ def test_a_part_with_a_component_of_another_package_is_not_run(plains, gpu_only)
 def test_a_model_of_another_package_needs_the_rate_of_the_recipe(plains, gpu_only):
     model = {'allow_targets': [gpu_only], 'model._target_': f'{gpu_only}Model'}
     assert problems(plains[0], **model) == []
-    assert problems(plains[0], **model, **{'model.sample_rate': 24000}) == [
-        'model: its sample_rate is 24000, which must agree with sample_rate=16000'
-    ]
+    assert problems(
+        plains[0], **model, **{'model.sample_rate': 24000, 'model.output_sample_rate': 24000}
+    ) == ['model: its sample_rate is 24000, which must agree with sample_rate=16000']
 
 
 def test_allowed_targets_are_validated_before_they_are_allowed(plains):
@@ -392,7 +392,7 @@ def test_components_may_have_arguments_named_as_the_audios_are(plains, monkeypat
 
 
 def test_a_model_of_another_rate_is_refused(plains):
-    found = problems(plains[0], **{'model.sample_rate': 24000})
+    found = problems(plains[0], **{'model.sample_rate': 24000, 'model.output_sample_rate': 24000})
     assert found == ['model: its sample_rate is 24000, which must agree with sample_rate=16000']
 
 

@@ -413,3 +413,114 @@ def test_valid_mel_does_not_rise_with_a_fresh_adversary_unless_it_is_followed_at
     assert after <= before
     before, after = mel_before_and_after(runs, f'//pretrained/{tmp_path}/hf', updates=20, warmup=0)
     assert after > 1.02 * before
+
+
+def encoded(model, seed=7):
+    return model.eval().encode(batch(seed))[0]
+
+
+def test_the_decoder_alone_is_trained_and_the_codes_stay_the_same(runs, trained, caplog):
+    caplog.set_level(logging.INFO)
+    before = encoded(CompressionSolver.model_from_checkpoint(trained['compact']))
+    with solver_of(
+        runs, f'continue_from={trained["compact"]}', 'train.only=decoder', 'adversarial.warmup=0'
+    ) as solver:
+        assert not solver.prepare()
+        weights = copied(solver.model.state_dict())
+        solver.model.train()
+        for index in range(3):
+            solver.run_step(batch(index))
+        solver.check_frozen()
+        assert 'unchanged, bit by bit: encoder, quantizer' in caplog.text
+        changed = {
+            name.partition('.')[0]
+            for name, value in solver.model.state_dict().items()
+            if not torch.equal(value, weights[name])
+        }
+        assert changed == {'decoder'}
+        assert torch.equal(encoded(solver.model), before)
+        solver.commit()
+        averaged = CompressionSolver.model_from_checkpoint(solver.checkpoint_path)
+        assert torch.equal(encoded(averaged), before)
+        assert solver.optimizer.param_groups[0]['params'] == list(solver.model.decoder.parameters())
+
+
+def test_a_part_alone_needs_a_trained_model_and_a_name_that_exists(runs):
+    fresh, misspelled = ('train.only=decoder',), ('train.only=decodr', 'continue_from=x')
+    message = 'train.only=decoder: the other parts of a new model would never be trained'
+    with pytest.raises(ConfigError, match=message), solver_of(runs, *fresh):
+        pass
+    message = 'train.only=decodr: expected parts: encoder, decoder, quantizer; did you mean'
+    with pytest.raises(ConfigError, match=message), solver_of(runs, *misspelled):
+        pass
+
+
+@pytest.mark.parametrize('number', [2, 5])
+def test_another_number_of_codebooks_is_cut_or_starts_on_the_residual(
+    runs, trained, caplog, number
+):
+    caplog.set_level(logging.INFO)
+    source = CompressionSolver.model_from_checkpoint(trained['compact'])
+    entries = source.quantizer.codebooks.embed
+    with solver_of(runs, f'rvq.n_q={number}', 'adversarial.warmup=0') as solver:
+        solver.initialize_from(str(trained['compact']))
+        assert f'model changed: rvq.n_q={number} (checkpoint: 3)' in caplog.text
+        assert 'quantizer.codebooks.embed [3, 16, 8] -> ' in caplog.text
+        books = solver.model.quantizer.codebooks
+        kept = min(number, 3)
+        assert torch.equal(books.embed[:kept], entries[:kept])
+        assert books.inited.tolist() == [1] * kept + [0] * (number - kept)
+        codes = encoded(solver.model)
+        assert torch.equal(codes[:, :kept], encoded(source)[:, :kept])
+        solver.model.train()
+        solver.run_step(batch(0))
+        assert books.inited.all()
+        if number > 3:  # each new codebook removes a part of what the others left
+            solver.model.eval()
+            latents = solver.model.encode_latent(batch(0))[0]
+            errors = [
+                (latents - solver.model.quantizer.decode(codes[:, :n])).square().mean()
+                for codes in [encoded(solver.model, 0)]
+                for n in (3, 5)
+            ]
+            assert errors[1] < 0.7 * errors[0], errors
+
+
+def test_another_sample_rate_is_named_and_the_weights_are_kept(runs, trained, caplog):
+    caplog.set_level(logging.INFO)
+    source = CompressionSolver.model_from_checkpoint(trained['compact'])
+    with solver_of(runs, 'sample_rate=24000') as solver:
+        solver.initialize_from(str(trained['compact']))
+        assert 'model changed: sample_rate=24000 (checkpoint: 16000)' in caplog.text
+        assert torch.equal(encoded(solver.model), encoded(source))
+
+
+def test_a_decoder_of_a_higher_rate_keeps_the_layers_that_fit(runs, trained, caplog):
+    caplog.set_level(logging.INFO)
+    source = CompressionSolver.model_from_checkpoint(trained['compact'])
+    overrides = (
+        f'continue_from={trained["compact"]}',
+        'train.only=decoder',
+        'output_sample_rate=32000',
+        'decoder.ratios=[8,5,4,2,2]',
+        'decoder.n_filters=1',
+        'adversarial.warmup=0',
+    )
+    message = 'decoder.n_filters=1: the checkpoint has 2'
+    with pytest.raises(ConfigError, match=message), solver_of(runs, *overrides) as solver:
+        solver.initialize_from(str(trained['compact']))
+    with solver_of(runs, *overrides, 'finetune.fresh=[decoder]') as solver:
+        solver.prepare()
+        for text in ('output_sample_rate=32000 (checkpoint: 16000)', 'new weights: '):
+            assert text in caplog.text
+        ours, theirs = solver.model.decoder.model, source.decoder.model
+        assert torch.equal(ours[0].conv.conv.weight, theirs[0].conv.conv.weight)
+        assert torch.equal(ours[9].convtr.convtr.weight, theirs[9].convtr.convtr.weight)
+        assert torch.equal(encoded(solver.model), encoded(source))
+        solver.model.train()
+        high = batch(0).repeat_interleave(2, dim=-1)
+        metrics = solver.run_step(high)
+        assert metrics['grad_norm'].isfinite()
+        solver.check_frozen()
+        assert torch.equal(encoded(solver.model), encoded(source))
+        assert solver.model(high).wav.shape == high.shape

@@ -84,3 +84,15 @@ def test_the_error_of_worker_zero_is_everybodys(as_worker):
     as_worker(3, sent[0])
     with pytest.raises(ValueError, match='no such file'):
         distrib.from_rank_zero(pytest.fail)
+
+
+def test_item_generators_differ_by_item_and_depend_on_the_numbers_alone():
+    def draws(items, *numbers):
+        generators = distrib.item_generators(items, torch.device('cpu'), *numbers)
+        return [torch.rand((), generator=generator).item() for generator in generators]
+
+    first = draws(4, 1, 2, 3)
+    assert len(set(first)) == 4
+    assert draws(2, 1, 2, 3) == first[:2]
+    assert not set(draws(4, 1, 2, 4)) & set(first)
+    assert not set(draws(4, 2, 2, 3)) & set(first)

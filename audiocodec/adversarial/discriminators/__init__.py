@@ -7,13 +7,23 @@ from audiocodec.adversarial.discriminators.msstft import (
     MultiScaleSTFTDiscriminator,
     STFTDiscriminator,
 )
+from audiocodec.adversarial.discriminators.multiband import (
+    BandSTFTDiscriminator,
+    MultiBandSTFTDiscriminator,
+    MultiResolutionSTFTDiscriminator,
+)
+from audiocodec.adversarial.discriminators.spectral import SpectralDiscriminator
 
 __all__ = [
+    'BandSTFTDiscriminator',
+    'MultiBandSTFTDiscriminator',
     'MultiDiscriminator',
     'MultiPeriodDiscriminator',
+    'MultiResolutionSTFTDiscriminator',
     'MultiScaleDiscriminator',
     'MultiScaleSTFTDiscriminator',
     'PeriodDiscriminator',
     'STFTDiscriminator',
     'ScaleDiscriminator',
+    'SpectralDiscriminator',
 ]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from audiocodec.modules.activation import make_activation
+from audiocodec.modules.checks import require_int
 
 
 class MultiDiscriminator(nn.Module):
@@ -18,9 +19,11 @@ class MultiDiscriminator(nn.Module):
         order: indices of the sub-discriminators in the order of their computation; by default the
             given order. Those with the largest feature maps should come first, so that the memory
             that they free is large enough for the next ones.
+        peak: the audio is first freed of its offset and scaled to this peak, see `normalize_peak`;
+            None to use it as it is.
 
     Raises:
-        ValueError: no sub-discriminator.
+        ValueError: no sub-discriminator, or a peak that is not positive.
     """
 
     def __init__(
@@ -28,8 +31,12 @@ class MultiDiscriminator(nn.Module):
         discriminators: Iterable[nn.Module],
         in_channels: int,
         order: Sequence[int] | None = None,
+        peak: float | None = None,
     ) -> None:
         super().__init__()
+        if peak is not None and not peak > 0:
+            raise ValueError(f'peak={peak!r}: expected a number > 0, or null to keep the level')
+        self.peak = peak
         self.discriminators = nn.ModuleList(discriminators)
         self.order = range(len(self.discriminators)) if order is None else order
         self.in_channels = in_channels
@@ -72,6 +79,8 @@ class MultiDiscriminator(nn.Module):
                 f'{type(self).__name__} expects audio [B, {self.in_channels}, T], got '
                 f'{list(wav.shape)}: in_channels must be the channels of the audio'
             )
+        if self.peak is not None:
+            wav = normalize_peak(wav, self.peak)
         for position, index in enumerate(self.order):
             wav = self.prepare(wav, position)
             yield self.discriminators[index](wav)
@@ -95,6 +104,24 @@ class MultiDiscriminator(nn.Module):
         return list(logits), list(feature_maps)
 
 
+def normalize_peak(wav: torch.Tensor, peak: float) -> torch.Tensor:
+    """Remove the offset of each channel and scale each item to a peak.
+
+    The levels of the channels of an item relative to each other are kept. See
+    descript-audio-codec, which does this for mono. The precision is at least float32.
+
+    Args:
+        wav: [B, C, T].
+        peak: largest absolute value of each item, unless it is silent.
+
+    Returns:
+        [B, C, T].
+    """
+    wav = wav.to(torch.promote_types(wav.dtype, torch.float32))
+    wav = wav - wav.mean(dim=-1, keepdim=True)
+    return peak * wav / (wav.abs().amax(dim=(1, 2), keepdim=True) + 1e-9)
+
+
 def layer_activation(name: str, params: Mapping[str, Any] | None) -> nn.Module:
     """Create the activation between convolutions, in place if the gradients allow it.
 
@@ -105,3 +132,16 @@ def layer_activation(name: str, params: Mapping[str, Any] | None) -> nn.Module:
     if name == 'LeakyReLU' and params.get('negative_slope', 0.01) >= 0:
         params.setdefault('inplace', True)
     return make_activation(name, params)
+
+
+def require_first_feature(first_feature: int, n_layers: int) -> None:
+    """Check the index of the first layer whose feature map is returned.
+
+    Raises:
+        ValueError: not an index of a layer.
+    """
+    require_int('first_feature', first_feature, 0)
+    if first_feature >= n_layers:
+        raise ValueError(
+            f'first_feature={first_feature}: expected the index of one of {n_layers} layers'
+        )

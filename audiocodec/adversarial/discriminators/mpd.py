@@ -7,7 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from audiocodec.adversarial.discriminators.base import MultiDiscriminator, layer_activation
+from audiocodec.adversarial.discriminators.base import (
+    MultiDiscriminator,
+    layer_activation,
+    require_first_feature,
+)
 from audiocodec.modules.checks import require_int, require_ints
 from audiocodec.modules.conv import NormConv2d
 
@@ -28,6 +32,10 @@ class PeriodDiscriminator(nn.Module):
         norm: one of `audiocodec.modules.norm.CONV_NORMS`.
         activation: class of `torch.nn`.
         activation_params: arguments of the activation.
+        always_pad: whether to pad audio by a whole period, too, if its length is a multiple of the
+            period already, as descript-audio-codec does.
+        first_feature: index of the first layer whose feature map is returned.
+        logits_as_feature: whether the logits are the last feature map.
 
     Raises:
         ValueError: an argument out of range.
@@ -47,6 +55,9 @@ class PeriodDiscriminator(nn.Module):
         norm: str = 'weight_norm',
         activation: str = 'LeakyReLU',
         activation_params: Mapping[str, Any] | None = None,
+        always_pad: bool = False,
+        first_feature: int = 0,
+        logits_as_feature: bool = True,
     ) -> None:
         super().__init__()
         for name, value in {
@@ -66,7 +77,11 @@ class PeriodDiscriminator(nn.Module):
                 f'kernel_sizes={list(kernel_sizes)}: expected two sizes, of the inner layers and '
                 'of the last layer'
             )
+        require_first_feature(first_feature, n_layers)
         self.period = period
+        self.always_pad = always_pad
+        self.first_feature = first_feature
+        self.logits_as_feature = logits_as_feature
         self.activation = layer_activation(
             activation, {'negative_slope': 0.2} if activation_params is None else activation_params
         )
@@ -93,16 +108,17 @@ class PeriodDiscriminator(nn.Module):
         """Classify audio, padded at its end by reflection to a multiple of the period.
 
         Args:
-            wav: [B, in_channels, T], T greater than -T mod period.
+            wav: [B, in_channels, T], T greater than the padding.
 
         Returns:
-            Logits [B, out_channels, steps, period]; feature maps of all layers, the logits last.
+            Logits [B, out_channels, steps, period]; feature maps of all layers, the logits last,
+            unless options change that.
 
         Raises:
             ValueError: audio too short to be reflected.
         """
         B, C, T = wav.shape
-        missing = -T % self.period
+        missing = self.period - T % self.period if self.always_pad else -T % self.period
         if missing >= T:
             raise ValueError(
                 f'audio of {T} samples is too short for period={self.period}: use longer segments '
@@ -115,8 +131,9 @@ class PeriodDiscriminator(nn.Module):
         for conv in self.convs:
             x = self.activation(conv(x))
             features.append(x)
+        del features[: self.first_feature]
         logits = self.conv_post(x)
-        return logits, [*features, logits]
+        return logits, [*features, logits] if self.logits_as_feature else features
 
 
 class MultiPeriodDiscriminator(MultiDiscriminator):
@@ -126,6 +143,7 @@ class MultiPeriodDiscriminator(MultiDiscriminator):
         in_channels: channels of the audio.
         out_channels: channels of the logits.
         periods: periods in samples; primes overlap least.
+        peak: peak to which the audio is scaled, see `MultiDiscriminator`.
         **kwargs: arguments of `PeriodDiscriminator`.
 
     Raises:
@@ -139,6 +157,7 @@ class MultiPeriodDiscriminator(MultiDiscriminator):
         in_channels: int = 1,
         out_channels: int = 1,
         periods: Sequence[int] = (2, 3, 5, 7, 11),
+        peak: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -147,4 +166,5 @@ class MultiPeriodDiscriminator(MultiDiscriminator):
                 for period in periods
             ],
             in_channels,
+            peak=peak,
         )

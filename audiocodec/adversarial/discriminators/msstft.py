@@ -7,11 +7,16 @@ import torch
 from torch import nn
 
 from audiocodec.adversarial.discriminators.base import MultiDiscriminator, layer_activation
+from audiocodec.adversarial.discriminators.spectral import (
+    SpectralDiscriminator,
+    pair,
+    same_padding,
+)
 from audiocodec.modules.checks import require_int, require_ints
 from audiocodec.modules.conv import NormConv2d
 
 
-class STFTDiscriminator(nn.Module):
+class STFTDiscriminator(SpectralDiscriminator):
     """2-D convolutions over a complex STFT, with real and imaginary parts as channels.
 
     Buffers:
@@ -60,39 +65,22 @@ class STFTDiscriminator(nn.Module):
         activation_params: Mapping[str, Any] | None = None,
         channels_last: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(n_fft, hop_length, win_length, normalized, 'valid', channels_last)
         for name, value in {
             'filters': filters,
             'in_channels': in_channels,
             'out_channels': out_channels,
-            'n_fft': n_fft,
-            'hop_length': hop_length,
-            'win_length': win_length,
             'max_filters': max_filters,
             'filters_scale': filters_scale,
         }.items():
             require_int(name, value)
-        if win_length > n_fft:
-            raise ValueError(
-                f'win_length={win_length} is longer than n_fft={n_fft}: it must be at most n_fft'
-            )
-        kernel = _pair('kernel_size', kernel_size)
-        inner_stride = _pair('stride', stride)
-        self.n_fft = n_fft
-        self.hop_length = hop_length
-        self.win_length = win_length
-        self.channels_last = channels_last
+        kernel = pair('kernel_size', kernel_size)
+        inner_stride = pair('stride', stride)
         self.activation = layer_activation(
             activation, {'negative_slope': 0.2} if activation_params is None else activation_params
         )
-        window = torch.hann_window(win_length)
-        self.window: torch.Tensor
-        self.register_buffer(
-            'window', window / window.norm() if normalized else window, persistent=False
-        )
-
         self.convs = nn.ModuleList(
-            [NormConv2d(2 * in_channels, filters, kernel, padding=_padding(kernel))]
+            [NormConv2d(2 * in_channels, filters, kernel, padding=same_padding(kernel))]
         )
         channels = filters
         for index, dilation in enumerate(require_ints('dilations', dilations)):
@@ -104,42 +92,19 @@ class STFTDiscriminator(nn.Module):
                     kernel,
                     stride=inner_stride,
                     dilation=(dilation, 1),
-                    padding=_padding(kernel, dilation),
+                    padding=same_padding(kernel, dilation),
                     norm=norm,
                 )
             )
             channels = wider
         square = (kernel[0], kernel[0])
         wider = min(filters_scale ** (len(dilations) + 1) * filters, max_filters)
-        self.convs.append(NormConv2d(channels, wider, square, padding=_padding(square), norm=norm))
-        self.conv_post = NormConv2d(
-            wider, out_channels, square, padding=_padding(square), norm=norm
+        self.convs.append(
+            NormConv2d(channels, wider, square, padding=same_padding(square), norm=norm)
         )
-
-    def spectrum(self, wav: torch.Tensor) -> torch.Tensor:
-        """Compute the STFT of [B, C, T] as [B, 2 C, frames, n_fft // 2 + 1].
-
-        The first C channels are the real parts, the others the imaginary parts. The precision is
-        at least float32, also under autocast.
-        """
-        B, C, _ = wav.shape
-        dtype = torch.promote_types(wav.dtype, torch.float32)
-        with torch.autocast(wav.device.type, enabled=False):
-            spectrum = torch.stft(
-                wav.to(dtype).flatten(0, 1),
-                self.n_fft,
-                self.hop_length,
-                self.win_length,
-                self.window.to(dtype),
-                center=False,
-                return_complex=True,
-            )
-        _, bins, frames = spectrum.shape
-        # The memory layout of the STFT is [frames, bins, 2]. For mono, this is the channels-last
-        # format already, without a copy.
-        parts = torch.view_as_real(spectrum).view(B, C, bins, frames, 2).permute(0, 3, 2, 4, 1)
-        image = parts.reshape(B, frames, bins, 2 * C).permute(0, 3, 1, 2)
-        return image if self.channels_last else image.contiguous()
+        self.conv_post = NormConv2d(
+            wider, out_channels, square, padding=same_padding(square), norm=norm
+        )
 
     def forward(self, wav: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Classify audio as real or fake.
@@ -154,11 +119,6 @@ class STFTDiscriminator(nn.Module):
         Raises:
             ValueError: audio shorter than one frame.
         """
-        if wav.shape[-1] < self.n_fft:
-            raise ValueError(
-                f'audio of {wav.shape[-1]} samples is shorter than an STFT frame of '
-                f'n_fft={self.n_fft}: use longer segments or smaller n_ffts'
-            )
         x = self.spectrum(wav)
         features = []
         for conv in self.convs:
@@ -226,15 +186,3 @@ class MultiScaleSTFTDiscriminator(MultiDiscriminator):
     def prepare(self, wav: torch.Tensor, position: int) -> torch.Tensor:
         """Move channels to the batch dimension, once, with `sep_channels`."""
         return wav.reshape(-1, 1, wav.shape[-1]) if self.sep_channels and position == 0 else wav
-
-
-def _pair(name: str, values: Sequence[int]) -> tuple[int, int]:
-    pair = require_ints(name, values)
-    if len(pair) != 2:
-        raise ValueError(f'{name}={list(values)}: expected two integers, for time and frequency')
-    return pair[0], pair[1]
-
-
-def _padding(kernel: tuple[int, int], dilation: int = 1) -> tuple[int, int]:
-    """Return the padding that keeps the size at stride 1, for odd kernels dilated in time."""
-    return (kernel[0] - 1) * dilation // 2, (kernel[1] - 1) // 2

@@ -11,17 +11,11 @@ import torch
 
 from audiocodec.models.base import CompressionModel
 from audiocodec.models.encodec import EncodecModel
-from audiocodec.quantization import ResidualVectorQuantizer
+from audiocodec.quantization import BaseQuantizer
 from audiocodec.utils import paths
 
 # Largest accepted difference of waveforms, relative to full scale or to a louder peak.
 WAV_TOLERANCE = 1e-4
-# Rounding errors that may decide between two nearly equal distances: of the latents, relative to
-# the largest of them (sums of thousands of products in another order), and of the squared
-# distances, relative to that of the longest vector (sums of about a hundred products: about ten
-# units of float32 spacing).
-LATENT_ROUNDING = 1e-5
-DISTANCE_ROUNDING = 32 * torch.finfo(torch.float32).eps
 SECONDS = 3.0
 ITEMS = 4
 
@@ -244,50 +238,14 @@ def _compare_codes(
         return
     report.codes_different += int(different.sum())
     quantizer = getattr(model, 'quantizer', None)
-    if latents is None or not isinstance(quantizer, ResidualVectorQuantizer):
+    tie = None
+    if latents is not None and isinstance(quantizer, BaseQuantizer):
+        tie = quantizer.rounding_ties(latents, codes, found)
+    if tie is None:
         report.codes_tied = False
         return
-    report.widest_tie = max(
-        report.widest_tie, _widest_tie(quantizer.codebooks.embed, latents, codes, found)
-    )
+    report.widest_tie = max(report.widest_tie, tie)
     report.codes_tied = report.widest_tie <= 1
-
-
-def _widest_tie(
-    embed: torch.Tensor, latents: torch.Tensor, codes: torch.Tensor, found: torch.Tensor
-) -> float:
-    """Return how much nearer one of two different codes is, relative to possible rounding errors.
-
-    If a latent is off by d, the difference of its squared distances to entries a and b changes by
-    2 d·(a - b), at most 2 |d| |a - b|. If a and b nearly coincide, the rounding of the distances
-    themselves is larger. Levels after the first difference quantize another residual, and are
-    ignored.
-
-    Args:
-        embed: entries [K, bins, D].
-        latents: [B, D, T].
-        codes: codes of the source, int64 [B, K, T].
-        found: codes of the export, same shape.
-    """
-    books = embed.double()
-    largest = latents.abs().max().item()
-    widest = 0.0
-    for item, frame in (found != codes).any(dim=1).nonzero().tolist():
-        ours, theirs = codes[item, :, frame], found[item, :, frame]
-        if int(theirs.min()) < 0 or int(theirs.max()) >= embed.shape[1]:
-            return float('inf')
-        level = int((ours != theirs).nonzero()[0])
-        residual = latents[item, :, frame].double() - sum(
-            books[above, ours[above]] for above in range(level)
-        )
-        first, second = books[level, ours[level]], books[level, theirs[level]]
-        gap = (residual - first).square().sum() - (residual - second).square().sum()
-        rounding = 2 * LATENT_ROUNDING * largest * (first - second).norm()
-        rounding += DISTANCE_ROUNDING * max(
-            vector.square().sum() for vector in (residual, first, second)
-        )
-        widest = max(widest, (gap.abs() / rounding).item())
-    return widest
 
 
 def _compare_wavs(report: Report, wav: torch.Tensor, found: torch.Tensor) -> None:

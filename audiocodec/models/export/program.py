@@ -17,7 +17,6 @@ from audiocodec.models.base import CompressionModel
 from audiocodec.models.encodec import EncodecModel
 from audiocodec.models.options import refuse
 from audiocodec.modules import StreamableConv1d, StreamableConvTranspose1d, StreamableLSTM
-from audiocodec.quantization import ResidualVectorQuantizer
 
 
 class _Conv(nn.Module):
@@ -195,16 +194,11 @@ class EncoderProgram(nn.Module):
         lstm: replacement of `nn.LSTM`.
     """
 
-    embed: torch.Tensor
-    norms: torch.Tensor
-
     def __init__(self, model: EncodecModel, lstm: type[ScanLSTM] | type[OnnxLSTM]) -> None:
         super().__init__()
         self.encoder = _traceable(model.encoder, lstm)
         self.renormalize = model.renormalize
-        embed = model.quantizer.get_buffer('codebooks.embed')
-        self.register_buffer('embed', embed)
-        self.register_buffer('norms', embed.square().sum(-1))
+        self.quantizer = model.quantizer
 
     def forward(self, wav: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Encode; see the class."""
@@ -212,17 +206,8 @@ class EncoderProgram(nn.Module):
         if self.renormalize:
             scale = wav.mean(dim=1, keepdim=True).square().mean(dim=2, keepdim=True).sqrt() + 1e-8
             wav = wav / scale
-        residual = self.encoder(wav)
-        codes = []
-        for level in range(len(self.embed)):
-            # |x - e|² - |x|², as in `quantization.kmeans.nearest`; a convolution as in `ScanLSTM`
-            distances = F.conv1d(residual, -2 * self.embed[level][:, :, None], self.norms[level])
-            indices = distances.argmin(1)
-            quantized = F.embedding(indices, self.embed[level]).transpose(1, 2).contiguous()
-            residual = residual - quantized
-            codes.append(indices)
-        stacked = torch.stack(codes, dim=1)
-        return (stacked,) if scale is None else (stacked, scale.view(-1, 1))
+        codes = self.quantizer.traced_encode(self.encoder(wav))
+        return (codes,) if scale is None else (codes, scale.view(-1, 1))
 
 
 class DecoderProgram(nn.Module):
@@ -235,22 +220,14 @@ class DecoderProgram(nn.Module):
         lstm: replacement of `nn.LSTM`.
     """
 
-    entries: torch.Tensor
-    offsets: torch.Tensor
-
     def __init__(self, model: EncodecModel, lstm: type[ScanLSTM] | type[OnnxLSTM]) -> None:
         super().__init__()
         self.decoder = _traceable(model.decoder, lstm)
-        embed = model.quantizer.get_buffer('codebooks.embed')
-        # all codebooks in one table: their number may differ between calls
-        self.register_buffer('entries', embed.flatten(0, 1))
-        self.register_buffer('offsets', torch.arange(len(embed))[None, :, None] * embed.shape[1])
+        self.quantizer = model.quantizer
 
     def forward(self, codes: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
         """Decode; see the class."""
-        rows = codes + self.offsets[:, : codes.shape[1]]
-        latents = F.embedding(rows, self.entries).sum(1).transpose(1, 2).contiguous()
-        wav = self.decoder(latents)
+        wav = self.decoder(self.quantizer.traced_decode(codes))
         return wav if scale is None else wav * scale[:, :, None]
 
 
@@ -268,10 +245,8 @@ def programs(
         refuse(name, [f'it is a {type(model).__name__}, only EncodecModel is supported'])
     assert isinstance(model, EncodecModel)
     problems = []
-    if type(model.quantizer) is not ResidualVectorQuantizer:
-        problems.append(
-            f'quantizer={type(model.quantizer).__name__}, only ResidualVectorQuantizer is supported'
-        )
+    if not model.quantizer.is_traceable:
+        problems.append(f'quantizer={type(model.quantizer).__name__} cannot be traced')
     if model.segments is not None:
         problems.append(
             'segment_duration: overlapping segments cannot be traced, only whole recordings'

@@ -364,8 +364,10 @@ def _check(options: Options) -> None:
         f'decoder.{key}={decoder[key]!r} differs from encoder.{key}={value!r}: transformers has '
         'one value for both'
         for key, value in encoder.items()
-        if key != 'init' and decoder[key] != value
+        if key != 'init' and decoder.get(key, value) != value
     ]
+    if encoder['pad_input']:
+        problems.append('encoder.pad_input=True: only false is supported')
     if encoder['activation'] != 'ELU' or (encoder['activation_params'] or {}) not in (
         {},
         {'alpha': 1.0},

@@ -67,23 +67,6 @@ def test_nan_and_other_shapes_do_not_pass(make_codec):
     assert not compared(model, Broken(codes=lambda codes: codes + 1000)).passed
 
 
-def test_ties_are_told_from_differences():
-    torch.manual_seed(0)
-    embed = torch.randn(2, 5, 8)
-    embed[0, 1] = embed[0, 0] + 1e-7  # nearly the same entry twice
-    latents = embed[0, [0, 2]].t()[None] + 0.1 * torch.randn(1, 8, 2)
-    codes = torch.tensor([[[0, 2], [3, 3]]])
-    tied = torch.tensor([[[1, 2], [0, 3]]])  # and then another code at the next level
-    assert parity._widest_tie(embed, latents, codes, tied) < 1
-    assert parity._widest_tie(embed, latents, codes, torch.tensor([[[0, 4], [3, 3]]])) > 1000
-    assert parity._widest_tie(embed, latents, codes, torch.tensor([[[9, 2], [3, 3]]])) == float(
-        'inf'
-    )
-    between = (embed[1, 3] + embed[1, 0]) / 2  # in the middle of two entries that are far apart
-    latents = (embed[0, 0] + between)[None, :, None]
-    assert parity._widest_tie(embed, latents, codes[..., :1], torch.tensor([[[0], [0]]])) < 1
-
-
 def test_the_audio_may_be_given(make_codec, tmp_path):
     model = make_codec('stereo')
     write_audio(tmp_path / 'tone.wav', torch.sin(torch.arange(8000) / 9)[None], 16000)

@@ -1,0 +1,1 @@
+"""Bottlenecks of continuous autoencoders, which have latents but no codes."""

@@ -1,0 +1,1 @@
+"""Quantizers that round every channel of a few, without a search."""

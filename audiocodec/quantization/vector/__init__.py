@@ -1,0 +1,1 @@
+"""Further vector quantizers: codebooks learned by gradient, and products of quantizers."""
