@@ -25,7 +25,7 @@ class Projection(nn.Linear):
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """Return [B, out_features, T], in the type of the latents [B, in_features, T]."""
-        weight = self.weight.to(latents.dtype).expand(len(latents), -1, -1)
+        weight = self.weight.to(latents.dtype).expand(latents.shape[0], -1, -1)
         if self.bias is None:
             return torch.bmm(weight, latents)
         return torch.baddbmm(self.bias.to(latents.dtype)[:, None], weight, latents)

@@ -35,8 +35,15 @@ class UpdateCounter(nn.Module):
         # Copy on the host: reading the buffer would synchronize with the device. None: not known.
         self._updates: int | None = 0
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Load a state; statistics that it lacks, as exported models do, start from zeros."""
+        # The dictionary is a copy made by `load_state_dict`: defaults may be added to it.
+        for name, value in self._buffers.items():
+            if value is not None:
+                state_dict.setdefault(prefix + name, torch.zeros_like(value))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._updates = None
 
     def count(self) -> int:

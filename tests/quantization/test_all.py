@@ -256,3 +256,45 @@ def test_continuous_bottlenecks_have_no_codes(name):
     quantizer.eval()
     stored = quantizer.encode_latent(latents(9))
     assert torch.equal(quantizer.decode_latent(stored), quantizer(latents(9), 75.0).latents)
+
+
+TRACEABLE = [name for name in DISCRETE if make(name).is_traceable]
+
+
+def test_which_quantizers_can_be_exported():
+    assert set(DISCRETE) - set(TRACEABLE) == {'dac', 'grouped_rvq', 'grouped_rfsq'}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', TRACEABLE)
+def test_traced_programs_code_alike_for_any_batch_and_length(name):
+    quantizer = trained(name).eval()
+    batch, frames = torch.export.Dim('batch', min=1), torch.export.Dim('frames', min=2)
+    values = latents(8, batch=2, frames=9)
+    codes = quantizer.encode(values)
+    shapes = {0: batch, 2: frames}
+    encoder = export(Traced(quantizer.traced_encode, quantizer), values, shapes)
+    if codes.shape[1] > 1:
+        shapes = {**shapes, 1: torch.export.Dim('codebooks', min=1, max=codes.shape[1])}
+    decoder = export(Traced(quantizer.traced_decode, quantizer), codes, shapes)
+    for size in (1, 3):
+        values = latents(9, batch=size, frames=10 * size)
+        codes = quantizer.encode(values)
+        assert torch.equal(encoder(values), codes)
+        for n in quantizer.possible_num_codebooks:
+            torch.testing.assert_close(decoder(codes[:, :n]), quantizer.decode(codes[:, :n]))
+
+
+class Traced(torch.nn.Module):
+    def __init__(self, function, quantizer):
+        super().__init__()
+        self.quantizer = quantizer
+        self.function = function
+
+    def forward(self, values):
+        return self.function(values)
+
+
+def export(module, values, shapes):
+    with torch.no_grad():
+        return torch.export.export(module, (values,), dynamic_shapes=(shapes,)).module()

@@ -5,6 +5,7 @@ from functools import partial
 import torch
 
 from audiocodec.quantization import (
+    DACQuantizer,
     FiniteScalarQuantizer,
     GroupedQuantizer,
     LookupFreeQuantizer,
@@ -34,6 +35,7 @@ DISCRETE = {
     'split_rvq': partial(
         SplitResidualVectorQuantizer, codebook_dimension=6, no_quantization_rate=0.5, seed=5, **RVQ
     ),
+    'dac': partial(DACQuantizer, n_q=3, bins=16, codebook_dim=4, q_dropout=0.5),
     'grouped_rvq': partial(
         GroupedQuantizer, groups=2, quantizer=partial(ResidualVectorQuantizer, **RVQ)
     ),

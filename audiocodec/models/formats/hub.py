@@ -14,6 +14,7 @@ from audiocodec.run import checkpoint
 from audiocodec.utils.errors import import_transformers as import_transformers
 
 CONFIG = 'config.json'
+EXTRACTORS = ('preprocessor_config.json', 'processor_config.json')  # a folder has one, or none
 # in the order of preference
 WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
 
@@ -56,11 +57,14 @@ def _check_reachable(endpoint: str) -> None:
 
 
 def _download(repo_id: str, local: bool) -> Path:
-    """Download configuration and weights of one revision, and return the folder."""
+    """Download configuration, weights and feature extractor of one revision; return the folder."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import EntryNotFoundError
 
     folder = Path(hf_hub_download(repo_id, CONFIG, local_files_only=local)).parent
+    for name in EXTRACTORS:
+        with contextlib.suppress(EntryNotFoundError):
+            hf_hub_download(repo_id, name, revision=folder.name, local_files_only=local)
     preferred, other = WEIGHTS
     try:
         hf_hub_download(repo_id, preferred, revision=folder.name, local_files_only=local)

@@ -84,6 +84,14 @@ class FiniteScalarQuantizer(DiscreteQuantizer):
         ]:
             self.register_buffer(f'_{name}', table, persistent=False)
 
+    def traced_encode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Do the same as `encode`; see `BaseQuantizer`."""
+        return self._encode(self._to_float(latents), self.num_codebooks)
+
+    def traced_decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Do the same as `decode`; see `BaseQuantizer`."""
+        return self._decode(codes)
+
     def _quantize(self, latents: torch.Tensor, levels: int) -> Quantized:
         steps = self._round(latents)
         return Quantized(self._to_latents(steps), self._to_codes(steps.detach()), losses={})

@@ -82,6 +82,14 @@ class LookupFreeQuantizer(DiscreteQuantizer):
         places = 2 ** torch.arange(bits - 1, -1, -1)[:, None]
         self.register_buffer('_places', places, persistent=False)
 
+    def traced_encode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Do the same as `encode`; see `BaseQuantizer`."""
+        return self._encode(self._to_float(latents), self.num_codebooks)
+
+    def traced_decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Do the same as `decode`; see `BaseQuantizer`."""
+        return self._decode(codes)
+
     def _quantize(self, latents: torch.Tensor, levels: int) -> Quantized:
         values = self._project(latents)
         is_positive = values.detach() > 0

@@ -85,6 +85,16 @@ class ResidualFiniteScalarQuantizer(DiscreteQuantizer):
         ]:
             self.register_buffer(f'_{name}', table, persistent=False)
 
+    def traced_encode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Do the same as `encode`; see `BaseQuantizer`."""
+        return self._encode(self._to_float(latents), self.num_codebooks)
+
+    def traced_decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Do the same as `decode`; see `BaseQuantizer`."""
+        # all levels at once: their number may differ between calls
+        digits = (codes[:, :, None] // self._basis % self._number).to(self._limit.dtype)
+        return self.project_out((self._values(digits) * self._scales[: codes.shape[1]]).sum(1))
+
     def _quantize(self, latents: torch.Tensor, levels: int) -> Quantized:
         values = self.project_in(latents)
         bounded, digits = self._round(values.detach(), levels)

@@ -73,6 +73,27 @@ class SimVectorQuantizer(DiscreteQuantizer):
             torch.empty(n_q, dimension, dimension).uniform_(-limit, limit)
         )
 
+    def traced_encode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Do the same as `encode`; see `BaseQuantizer`."""
+        residual, codes = latents, []
+        for level in range(self.num_codebooks):
+            # |x - e|² - |x|², as in `kmeans.nearest`; a convolution, since F.linear would check
+            # whether batch and time can be merged, which would specialize the program
+            entries = self._entries(level)
+            distances = F.conv1d(residual, -2 * entries[:, :, None], entries.square().sum(-1))
+            indices = distances.argmin(1)
+            residual = residual - F.embedding(indices, entries).transpose(1, 2).contiguous()
+            codes.append(indices)
+        return torch.stack(codes, dim=1)
+
+    def traced_decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Do the same as `decode`; see `BaseQuantizer`."""
+        # all codebooks in one table: their number may differ between calls
+        tables = torch.cat([self._entries(level) for level in range(self.total_codebooks)])
+        offsets = torch.arange(self.total_codebooks, device=codes.device)[None, :, None]
+        rows = codes + (offsets * self.cardinality)[:, : codes.shape[1]]
+        return F.embedding(rows, tables).sum(1).transpose(1, 2).contiguous()
+
     def _quantize(self, latents: torch.Tensor, levels: int) -> Quantized:
         vectors = latents.transpose(1, 2).flatten(0, 1)
         quantized = torch.zeros_like(vectors)
