@@ -13,8 +13,8 @@ from audiocodec.modules.norm import CONV_NORMS
 from audiocodec.modules.seanet import SEANetDecoder, SEANetEncoder, SEANetResnetBlock
 from audiocodec.modules.snac import SNACDecoder, SNACEncoder
 from audiocodec.modules.snake import Snake
-from audiocodec.modules.transformer import Transformer
-from audiocodec.modules.transformer_codec import TransformerDecoder, TransformerEncoder
+from audiocodec.modules.transformer.codec import TransformerDecoder, TransformerEncoder
+from audiocodec.modules.transformer.layers import Transformer
 from audiocodec.modules.vocos import VocosDecoder
 
 __all__ = [

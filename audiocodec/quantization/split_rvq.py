@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from audiocodec.quantization.base import BaseQuantizer, QuantizedResult
+from audiocodec.quantization.base import BaseQuantizer, QuantizedResult, fitting_state
 from audiocodec.quantization.codes import check_codes
 from audiocodec.quantization.rvq import ResidualVectorQuantizer, with_means
 from audiocodec.utils import distrib
@@ -39,6 +40,7 @@ class SplitResidualVectorQuantizer(BaseQuantizer):
         kmeans_iters: see `ResidualVectorQuantizer`.
         threshold_ema_dead_code: see `ResidualVectorQuantizer`.
         seed: seed of all random draws.
+        gradient: see `ResidualVectorQuantizer`.
 
     Raises:
         ValueError: arguments out of range.
@@ -47,6 +49,7 @@ class SplitResidualVectorQuantizer(BaseQuantizer):
     loss_terms = ('commitment',)
     initialization_options = ResidualVectorQuantizer.initialization_options
     training_options = ResidualVectorQuantizer.training_options | {'no_quantization_rate'}
+    adaptable_options = ResidualVectorQuantizer.adaptable_options
     unused_codes_advice = ResidualVectorQuantizer.unused_codes_advice
 
     def __init__(
@@ -63,6 +66,7 @@ class SplitResidualVectorQuantizer(BaseQuantizer):
         kmeans_iters: int = 10,
         threshold_ema_dead_code: float = 2,
         seed: int = 0,
+        gradient: str = 'straight_through',
     ) -> None:
         super().__init__(dimension)
         if not 1 <= n_q_semantic < n_q:
@@ -92,6 +96,7 @@ class SplitResidualVectorQuantizer(BaseQuantizer):
                 kmeans_iters=kmeans_iters,
                 threshold_ema_dead_code=threshold_ema_dead_code,
                 seed=seed + part,
+                gradient=gradient,
             )
             for part, number in enumerate((n_q_semantic, n_q - n_q_semantic))
         ]
@@ -157,7 +162,7 @@ class SplitResidualVectorQuantizer(BaseQuantizer):
         Raises:
             ValueError: latents of the wrong shape or type.
         """
-        self._check_latents(latents)
+        self._check_batch(latents)
         unquantized = self._draw_unquantized(latents)  # before the codebooks count this update
         with torch.autocast(latents.device.type, enabled=False):
             latents = self._in_full_precision(latents)
@@ -196,13 +201,52 @@ class SplitResidualVectorQuantizer(BaseQuantizer):
             ValueError: not integers, wrong shape or device, too many codebooks, or a code outside
                 0..bins-1.
         """
-        embed = self.semantic.rvq.codebooks.embed
-        codes = check_codes(codes, self.total_codebooks, self.cardinality, embed.device)
-        with torch.autocast(embed.device.type, enabled=False):
+        codes = check_codes(codes, self.total_codebooks, self.cardinality, self._device())
+        with torch.autocast(codes.device.type, enabled=False):
             latents = self.semantic.decode(codes[:, : self.n_q_semantic])
             if codes.shape[1] > self.n_q_semantic:
                 latents = latents + self.acoustic.decode(codes[:, self.n_q_semantic :])
         return latents
+
+    def traced_encode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Do the same as `encode`; see `BaseQuantizer`."""
+        return torch.cat([part.traced_encode(latents) for part in self._parts()], dim=1)
+
+    def traced_decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Do the same as `decode`; see `BaseQuantizer`."""
+        # without acoustic codes, their part is zero
+        semantic = self.semantic.traced_decode(codes[:, : self.n_q_semantic])
+        return semantic + self.acoustic.traced_decode(codes[:, self.n_q_semantic :])
+
+    def rounding_ties(
+        self, latents: torch.Tensor, codes: torch.Tensor, found: torch.Tensor
+    ) -> float:
+        """Compare different codes of the same latents, part by part; see `BaseQuantizer`."""
+        with torch.no_grad():
+            return max(
+                part.rvq.rounding_ties(part.input_proj(latents), codes[:, own], found[:, own])
+                for part, own in (
+                    (self.semantic, slice(None, self.n_q_semantic)),
+                    (self.acoustic, slice(self.n_q_semantic, None)),
+                )
+            )
+
+    def adapted_state(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the state of a quantizer with another number of acoustic codebooks, adapted.
+
+        See `ResidualVectorQuantizer.adapted_state`.
+        """
+        prefix = 'acoustic.rvq.'
+        acoustic = {
+            name.removeprefix(prefix): value
+            for name, value in state.items()
+            if name.startswith(prefix)
+        }
+        adapted = self.acoustic.rvq.adapted_state(acoustic)
+        return {
+            **fitting_state(self, state),
+            **{f'{prefix}{name}': value for name, value in adapted.items()},
+        }
 
     def settle_statistics(self) -> None:
         """Adapt the statistics to the entries; see `Codebooks.settle_statistics`."""
@@ -249,8 +293,8 @@ class ProjectedQuantizer(nn.Module):
         self.input_proj: nn.Module = nn.Identity()
         self.output_proj: nn.Module = nn.Identity()
         if dimension is not None:
-            self.input_proj = nn.Conv1d(dimension, rvq.dimension, 1, bias=False)
-            self.output_proj = nn.Conv1d(rvq.dimension, dimension, 1, bias=False)
+            self.input_proj = _Projection(dimension, rvq.dimension, 1, bias=False)
+            self.output_proj = _Projection(rvq.dimension, dimension, 1, bias=False)
 
     def forward(self, latents: torch.Tensor, frame_rate: float) -> QuantizedResult:
         """Quantize latents [B, dimension, T]; see `ResidualVectorQuantizer`."""
@@ -264,6 +308,29 @@ class ProjectedQuantizer(nn.Module):
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Return the latents [B, dimension, T] of codes [B, K, T]."""
         return self.output_proj(self.rvq.decode(codes))
+
+    def traced_encode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Do the same as `encode`; see `BaseQuantizer`."""
+        return self.rvq.traced_encode(_traced(self.input_proj, latents))
+
+    def traced_decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Do the same as `decode`; see `BaseQuantizer`."""
+        return _traced(self.output_proj, self.rvq.traced_decode(codes))
+
+
+class _Projection(nn.Conv1d):
+    """Convolution with kernel size 1, by one product per item; see `discrete.Projection`."""
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """Map [B, in_channels, T] to [B, out_channels, T]; T may be 0."""
+        return torch.bmm(self.weight[:, :, 0].expand(len(latents), -1, -1), latents)
+
+
+def _traced(projection: nn.Module, latents: torch.Tensor) -> torch.Tensor:
+    """Apply a projection by an operator that does not specialize a program."""
+    if isinstance(projection, _Projection):
+        return F.conv1d(latents, projection.weight)
+    return latents
 
 
 def _merged(metrics: list[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -207,3 +207,46 @@ def test_wrong_inputs():
         rvq(torch.zeros(1, 7, 5), 12.5)
     with pytest.raises(ValueError, match='from 32 to 32'):
         rvq.decode(torch.full((1, 4, 5), 32))
+
+
+@pytest.mark.parametrize('n_q_semantic', [1, 2])
+@torch.no_grad()
+def test_traced_forms_compute_the_same(n_q_semantic):
+    rvq, values = quantizer(n_q_semantic=n_q_semantic), latents()
+    rvq(values, 12.5)
+    rvq.eval()
+    codes = rvq.encode(values)
+    assert rvq.is_traceable
+    assert torch.equal(rvq.traced_encode(values), codes)
+    for number in rvq.possible_num_codebooks:
+        torch.testing.assert_close(
+            rvq.traced_decode(codes[:, :number]), rvq.decode(codes[:, :number])
+        )
+
+
+@torch.no_grad()
+def test_ties_are_those_of_the_part_that_differs():
+    rvq, values = quantizer(), latents()
+    rvq(values, 12.5)
+    rvq.eval()
+    codes = rvq.encode(values)
+    for level, part in ((0, rvq.semantic), (2, rvq.acoustic)):
+        found = codes.clone()
+        found[1, level, 3] = (found[1, level, 3] + 1) % 32
+        inside = part.input_proj(values)
+        own = slice(0, 1) if level == 0 else slice(1, None)
+        expected = part.rvq.rounding_ties(inside, codes[:, own], found[:, own])
+        assert rvq.rounding_ties(values, codes, found) == expected > 1
+
+
+@torch.no_grad()
+def test_a_quantizer_with_more_codebooks_takes_over_those_that_exist():
+    source, values = quantizer(n_q=3), latents()
+    source(values, 12.5)
+    target = quantizer(n_q=5, seed=9)
+    target.load_state_dict(target.adapted_state(source.state_dict()))
+    assert torch.equal(target.eval().encode(values)[:, :3], source.eval().encode(values))
+    assert target.acoustic.rvq.codebooks.inited.tolist() == [1, 1, 0, 0]
+    fewer = quantizer(n_q=2)
+    fewer.load_state_dict(fewer.adapted_state(source.state_dict()))
+    assert torch.equal(fewer.eval().encode(values), source.encode(values)[:, :2])

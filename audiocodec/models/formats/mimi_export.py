@@ -208,13 +208,19 @@ def _options(model: CompressionModel) -> dict[str, dict[str, Any]]:
             refuse(FORMAT, [f'{place}._target_={target}, only {expected.__name__} is supported'])
     problems += _differences(options)
     accepted: dict[str, dict[str, tuple[Any, ...]]] = {
-        'model': {'channels': (1, 2), 'renormalize': (False,), 'segment_duration': (None,)},
+        'model': {
+            'channels': (1, 2),
+            'renormalize': (False,),
+            'segment_duration': (None,),
+            'output_sample_rate': (None, model.sample_rate),
+        },
         'encoder': {'pad_mode': ('replicate',)},
         'encoder.encoder': {
             'activation': ('ELU',),
             'activation_params': (None, {}, {'alpha': 1.0}),
             'norm': ('none', 'weight_norm', 'spectral_norm'),
             'lstm': (0,),
+            'pad_input': (False,),
             'pad_mode': ('constant', 'reflect', 'replicate'),
         },
         'decoder.decoder': {
@@ -248,7 +254,7 @@ def _options(model: CompressionModel) -> dict[str, dict[str, Any]]:
 def _differences(options: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return problems: options of encoder and decoder for which `transformers` has one value."""
     pairs = [
-        ('encoder', 'decoder', ('stride',)),
+        ('encoder', 'decoder', {'stride'}),
         ('encoder.encoder', 'decoder.decoder', options['encoder.encoder'].keys() - {'init'}),
         ('encoder.transformer', 'decoder.transformer', options['encoder.transformer'].keys()),
     ]
@@ -256,7 +262,7 @@ def _differences(options: Mapping[str, Mapping[str, Any]]) -> list[str]:
         f'{theirs}.{key}={options[theirs][key]!r} differs from {ours}.{key}='
         f'{options[ours][key]!r}: transformers has one value for both'
         for ours, theirs, keys in pairs
-        for key in sorted(keys)
+        for key in sorted(keys & options[theirs].keys())
         if options[ours][key] != options[theirs][key]
     ]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from audiocodec.modules import Transformer
-from audiocodec.modules.transformer import rotate, rotation_of, windowed_attention
+from audiocodec.modules.transformer.layers import rotate, rotation_of, windowed_attention
 
 CONTEXT = 5
 
