@@ -151,6 +151,7 @@ ACCEPTED: dict[str, Rule] = {
     'optim.epochs': POSITIVE_INTEGER,
     'optim.updates_per_epoch': or_null(POSITIVE_INTEGER, 'for one pass over the data'),
     'optim.total_updates': or_null(POSITIVE_INTEGER, 'if only the data determines it'),
+    'optim.accumulate': POSITIVE_INTEGER,
     'optim.lr': positive('a learning rate'),
     'optim.max_norm': or_null(positive('a norm'), 'for no clipping'),
     'optim.ema.decay': or_null(

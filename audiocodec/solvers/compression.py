@@ -59,6 +59,7 @@ class CompressionSolver(StandardSolver):
         self.autocast = precision.autocast(cfg.precision.autocast, self.device)
         if cfg.compile:
             precision.compile_parts(self.model, self.adversaries)
+        precision.accumulate(cfg.optim.accumulate, self.model, self.adversaries)
         self.weights = parts.weights
         self.trained = parts.trained
         self.trained_on_output = parts.trained_on_output

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.adversarial.discriminators import STFTDiscriminator
 from audiocodec.models import CompressionModel
+from audiocodec.optim.accumulate import check_items_are_independent, in_micro_batches
 from audiocodec.utils.config import ConfigError
 
 # Limit of compiled graphs per function. Sub-discriminators share their code, and each of them needs
@@ -62,6 +63,32 @@ def autocast(
         )
     # No cache: its half-precision copies of weights would be stale after the discriminators' step.
     return lambda: torch.autocast(device.type, dtype=getattr(torch, dtype), cache_enabled=False)
+
+
+def accumulate(number: int, model: CompressionModel, adversaries: AdversarialTrainer) -> None:
+    """Compute updates in micro-batches, with the result of the whole batch; after `compile_parts`.
+
+    Args:
+        number: micro-batches per batch.
+        model: its `compiled_parts` run on one micro-batch at a time, and again in the backward
+            pass. Quantizer, losses and balancer get the whole batch.
+        adversaries: the discriminators are trained and evaluated on one micro-batch at a time.
+
+    Raises:
+        ConfigError: a part whose result for an item depends on the other items of the batch, or a
+            model without parts.
+    """
+    if number == 1:
+        return
+    try:
+        if not model.compiled_parts:
+            raise ValueError(f'{type(model).__name__} declares no parts (compiled_parts)')
+        for part in model.compiled_parts:
+            in_micro_batches(part, number)
+        check_items_are_independent(adversaries.discriminators)
+    except ValueError as error:
+        raise ConfigError(f'optim.accumulate={number}: {error}; use optim.accumulate=1') from error
+    adversaries.micro_batches = number
 
 
 def compile_parts(model: CompressionModel, adversaries: AdversarialTrainer) -> None:
