@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from audiocodec.adversarial.discriminators import MultiDiscriminator
 from audiocodec.optim.accumulate import same_state
+from audiocodec.optim.loss_scale import NO_SCALE, LossScale
 
 Outputs = Iterator[tuple[torch.Tensor, list[torch.Tensor]]]
 
@@ -114,7 +115,10 @@ def weighted_mean(
 
 
 def with_precomputed_gradient(
-    loss: torch.Tensor, leaf: torch.Tensor, source: torch.Tensor
+    loss: torch.Tensor,
+    leaf: torch.Tensor,
+    source: torch.Tensor,
+    loss_scale: LossScale = NO_SCALE,
 ) -> torch.Tensor:
     """Replace the graph of a loss by its gradient, computed now, so that the graph can be freed.
 
@@ -122,6 +126,7 @@ def with_precomputed_gradient(
         loss: scalar.
         leaf: detached copy of `source` from which the loss was computed.
         source: tensor that receives the gradient in the backward pass.
+        loss_scale: scale of the loss while the gradient is computed.
 
     Returns:
         The same loss as a function of `source`.
@@ -131,9 +136,11 @@ def with_precomputed_gradient(
     # Under autocast, the backward pass of float32 operations would run in half precision, too. The
     # graph is retained because losses share parts of it.
     with torch.autocast(leaf.device.type, enabled=False):
-        (gradient,) = torch.autograd.grad(loss, leaf, retain_graph=True, allow_unused=True)
+        scaled = loss_scale.scaled(loss)
+        (gradient,) = torch.autograd.grad(scaled, leaf, retain_graph=True, allow_unused=True)
     if gradient is None:
         return loss.detach()
+    loss_scale.unscale_([gradient])
     return _PrecomputedGradient.apply(source, loss.detach(), gradient)
 
 

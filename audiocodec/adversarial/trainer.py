@@ -22,6 +22,7 @@ from audiocodec.adversarial.evaluate import (
 from audiocodec.adversarial.losses import Criterion, FeatureMatchingLoss, get_criterion
 from audiocodec.modules.parametrizations import PicklableModule
 from audiocodec.optim import advance
+from audiocodec.optim.loss_scale import NO_SCALE, LossScale
 from audiocodec.optim.step import step_if
 from audiocodec.utils import distrib
 
@@ -71,6 +72,8 @@ class AdversarialTrainer(PicklableModule):
         generator_pretrained: whether the generator was trained before the first of these updates.
         micro_batches: number of parts of a batch that the discriminators run on one after the
             other, to save memory. The losses must be means over the items, as those here are.
+        loss_scale: scale of the losses while gradients pass through the discriminators, for
+            float16; `update` is left to the caller, after each update.
 
     Raises:
         ValueError: unknown criterion, or a number out of range.
@@ -121,6 +124,7 @@ class AdversarialTrainer(PicklableModule):
         self.updates = 0
         self.generator_pretrained = False
         self.micro_batches = 1
+        self.loss_scale: LossScale = NO_SCALE
         # Sorted by name: optimizer states refer to parameters by position, but a configuration may
         # list the discriminators in any order.
         self._trained = [
@@ -298,7 +302,7 @@ class AdversarialTrainer(PicklableModule):
             # too.
             with torch.autocast(fake.device.type, enabled=False):
                 total = loss / number if self.normalize else loss
-                (total * weight).backward(retain_graph=may_share_graph)
+                self.loss_scale.scaled(total * weight).backward(retain_graph=may_share_graph)
             losses.append(loss.detach())
             fake_correct.append(fake_logits < self.criterion.boundary)
             real_correct.append(real_logits > self.criterion.boundary)
@@ -338,13 +342,15 @@ class AdversarialTrainer(PicklableModule):
             if self.feature_loss is not None:
                 parts[f'feat_{name}'] = self.feature_loss(features, next(references))
             for key, loss in parts.items():
-                losses.setdefault(key, []).append(with_precomputed_gradient(loss, leaf, fake))
+                loss = with_precomputed_gradient(loss, leaf, fake, self.loss_scale)
+                losses.setdefault(key, []).append(loss)
             # Free the graph before the next one is built.
             del logits, features, parts, loss
         return {key: self._mean(values) for key, values in losses.items()}
 
     def _clip_gradients(self) -> torch.Tensor:
         gradients = [parameter.grad for parameter in self._trained if parameter.grad is not None]
+        self.loss_scale.unscale_(gradients)
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.max_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self._trained, self.max_norm, norm)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from audiocodec.optim.loss_scale import NO_SCALE, LossScale
 from audiocodec.utils.distrib import all_reduce_mean_, world_size
 
 
@@ -46,6 +47,11 @@ class Balancer(nn.Module):
             size. None: no scaling, as defined in the paper.
         monitor: whether to store in `metrics`, at each call, the fraction of each loss in the sum
             of the norms before rescaling, as `ratio_NAME`.
+
+    Attributes:
+        metrics: see `monitor`.
+        finite: 0-d, boolean: whether the gradients of the last call were finite on every worker.
+        loss_scale: scale of the gradient that enters the model, for float16.
 
     Buffers:
         norm_NAME: [2], decayed sum of the gradient norms of the loss, and of their number.
@@ -88,6 +94,8 @@ class Balancer(nn.Module):
         self.reference_batch_size = reference_batch_size
         self.monitor = monitor
         self.metrics: dict[str, torch.Tensor] = {}
+        self.finite = torch.ones((), dtype=torch.bool)
+        self.loss_scale: LossScale = NO_SCALE
         for name in self.weights:
             self.register_buffer(f'norm_{name}', torch.zeros(2))
 
@@ -147,10 +155,10 @@ class Balancer(nn.Module):
             total_grad.addcmul_(grad, scale)
             effective_loss += scale * losses[name].detach()
         roots = [input]
-        root_grads = [total_grad.to(input.dtype)]
+        root_grads = [self.loss_scale.scaled(total_grad).to(input.dtype)]
         if extra_loss is not None and extra_loss.requires_grad:
             roots.append(extra_loss)
-            root_grads.append(torch.ones_like(extra_loss))
+            root_grads.append(self.loss_scale.scaled(torch.ones_like(extra_loss)))
         torch.autograd.backward(roots, root_grads)
         return effective_loss
 
@@ -216,9 +224,11 @@ class Balancer(nn.Module):
         # A NaN would stay in the averages forever. The caller skips an update that is not finite;
         # the averages skip it, too, all of them: some losses of a broken output may have finite
         # gradients.
-        updated = torch.where(norms.isfinite().all(), updated, previous)
+        self.finite = norms.isfinite().all()
+        updated = torch.where(self.finite, updated, previous)
         torch._foreach_copy_(buffers, list(updated.unbind()))
-        return updated[:, 0] / updated[:, 1]
+        # The number is at least 1, except before the first finite norms.
+        return updated[:, 0] / updated[:, 1].clamp(min=1)
 
 
 def _gradient(name: str, loss: torch.Tensor, input: torch.Tensor) -> torch.Tensor:

@@ -112,7 +112,7 @@ def positive(what: str) -> Rule:
 ACCEPTED: dict[str, Rule] = {
     'sample_rate': Rule(POSITIVE_INTEGER.check, 'a rate in Hz, e.g. 24000'),
     'channels': Rule(lambda value: is_integer(value) and value in (1, 2), '1 (mono) or 2 (stereo)'),
-    'precision.autocast': one_of(None, 'bfloat16'),
+    'precision.autocast': one_of(None, 'bfloat16', 'float16'),
     'precision.conv': one_of('tf32', 'float32'),
     'precision.matmul': one_of('tf32', 'float32'),
     'precision.cudnn_benchmark': SWITCH,

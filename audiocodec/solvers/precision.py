@@ -9,8 +9,10 @@ from omegaconf import DictConfig
 
 from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.adversarial.discriminators import STFTDiscriminator
+from audiocodec.losses import Balancer
 from audiocodec.models import CompressionModel
 from audiocodec.optim.accumulate import check_items_are_independent, in_micro_batches
+from audiocodec.optim.loss_scale import LossScales
 from audiocodec.utils.config import ConfigError
 
 # Limit of compiled graphs per function. Sub-discriminators share their code, and each of them needs
@@ -42,10 +44,10 @@ def autocast(
     """Return the autocast context of model and discriminators.
 
     Losses, quantizer, spectra and balancer disable it for themselves. bfloat16 has the range of
-    float32, so gradients need no scaling; float16 would need it and is not supported.
+    float32; gradients in float16 need a scale, see `prepare`.
 
     Args:
-        dtype: `bfloat16`; None for float32, or TF32 on a GPU (see `set_up`).
+        dtype: `bfloat16` or `float16`; None for float32, or TF32 on a GPU (see `set_up`).
         device: device of the run.
 
     Returns:
@@ -56,13 +58,31 @@ def autocast(
     """
     if dtype is None:
         return nullcontext
-    if device.type == 'cuda' and not torch.cuda.is_bf16_supported(including_emulation=False):
+    is_bfloat16 = dtype == 'bfloat16' and device.type == 'cuda'
+    if is_bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ConfigError(
             f'precision.autocast={dtype}: {torch.cuda.get_device_name(device)} does not compute in '
-            'bfloat16; use precision.autocast=null'
+            'bfloat16; use precision.autocast=float16 or null'
         )
     # No cache: its half-precision copies of weights would be stale after the discriminators' step.
     return lambda: torch.autocast(device.type, dtype=getattr(torch, dtype), cache_enabled=False)
+
+
+def prepare(
+    cfg: DictConfig, model: CompressionModel, adversaries: AdversarialTrainer, balancer: Balancer
+) -> LossScales:
+    """Compile parts, run them in micro-batches, and scale gradients in float16, as configured.
+
+    Returns:
+        The scales of the gradients that parameters hold after a backward pass.
+    """
+    if cfg.compile:
+        compile_parts(model, adversaries)
+    accumulate(cfg.optim.accumulate, model, adversaries)
+    is_float16 = cfg.precision.autocast == 'float16'
+    scales = LossScales(next(balancer.buffers()).device if is_float16 else None)
+    adversaries.loss_scale, balancer.loss_scale = scales.adversaries, scales.model
+    return scales
 
 
 def accumulate(number: int, model: CompressionModel, adversaries: AdversarialTrainer) -> None:
