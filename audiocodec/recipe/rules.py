@@ -109,6 +109,8 @@ def positive(what: str) -> Rule:
     return Rule(lambda value: is_number(value) and value > 0, f'{what} above 0')
 
 
+_DEVICES = ('auto', 'cpu', 'cuda', 'mps')
+
 ACCEPTED: dict[str, Rule] = {
     'sample_rate': Rule(POSITIVE_INTEGER.check, 'a rate in Hz, e.g. 24000'),
     'channels': Rule(lambda value: is_integer(value) and value in (1, 2), '1 (mono) or 2 (stereo)'),
@@ -117,8 +119,8 @@ ACCEPTED: dict[str, Rule] = {
     'precision.matmul': one_of('tf32', 'float32'),
     'precision.cudnn_benchmark': SWITCH,
     'device': Rule(
-        lambda value: isinstance(value, str) and value.split(':')[0] in ('auto', 'cpu', 'cuda'),
-        'auto, cpu, cuda or cuda:N',
+        lambda value: isinstance(value, str) and value.split(':')[0] in _DEVICES,
+        'auto, cpu, cuda, cuda:N or mps',
     ),
     'num_threads': UP_TO_1024,
     'distributed.timeout': positive('seconds'),
