@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from audiocodec.data import SPLITS
+from audiocodec.dsp.loudness import MOST_CHANNELS
 from audiocodec.recipe.rules import ACCEPTED, POSITIVE_INTEGER, SECTIONS, SWITCH
 from audiocodec.run.launch import find_place
 from audiocodec.utils import config
@@ -225,9 +226,14 @@ def _data_problems(plain: Mapping[str, Any]) -> Iterator[str]:
     if not is_number(most) or not is_number(channels):
         return  # reported by their rules
     if most < channels:
+        advice = 'a stereo recipe needs stereo data; choose a mono recipe, or other data'
+        if channels > 2:
+            advice = f'set it to {channels} if all files have {channels} channels (or one)'
+        yield f'datasource.max_channels={most} is below channels={channels}: {advice}'
+    if channels > MOST_CHANNELS and plain['evaluate']['metrics'].get('loudness') is True:
         yield (
-            f'datasource.max_channels={most} is below channels={channels}: '
-            'a stereo recipe needs stereo data; choose a mono recipe, or other data'
+            f'evaluate.metrics.loudness=true: loudness is defined for up to {MOST_CHANNELS} '
+            f'channels, not for channels={channels}; use evaluate.metrics.loudness=false'
         )
 
 

@@ -59,7 +59,8 @@ def adversary_rows(adversaries: AdversarialTrainer) -> Iterator[Row]:
 
 def rate_rows(model: CompressionModel) -> Iterator[Row]:
     """Yield the rates of samples, frames and bits."""
-    yield 'sample rate', f'{model.sample_rate} Hz, {("mono", "stereo")[model.channels - 1]}'
+    layout = {1: 'mono', 2: 'stereo'}.get(model.channels, f'{model.channels} channels')
+    yield 'sample rate', f'{model.sample_rate} Hz, {layout}'
     ratios = getattr(getattr(model, 'encoder', None), 'ratios', None)
     product = f' ({" x ".join(map(str, ratios))})' if ratios else ''
     yield 'hop length', f'{model.hop_length} samples{product}, {1000 / model.frame_rate:.4g} ms'

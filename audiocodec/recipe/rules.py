@@ -113,7 +113,10 @@ _DEVICES = ('auto', 'cpu', 'cuda', 'mps')
 
 ACCEPTED: dict[str, Rule] = {
     'sample_rate': Rule(POSITIVE_INTEGER.check, 'a rate in Hz, e.g. 24000'),
-    'channels': Rule(lambda value: is_integer(value) and value in (1, 2), '1 (mono) or 2 (stereo)'),
+    'channels': Rule(
+        lambda value: is_integer(value) and 1 <= value <= 64,
+        '1 (mono), 2 (stereo) or up to 64 channels',
+    ),
     'precision.autocast': one_of(None, 'bfloat16', 'float16'),
     'precision.conv': one_of('tf32', 'float32'),
     'precision.matmul': one_of('tf32', 'float32'),
