@@ -24,7 +24,7 @@ from audiocodec.models.base import CompressionModel
 from audiocodec.models.cpu.kernels import LOG2_E, Kernel, ScaledELU, make_kernel, padded
 from audiocodec.modules.conv import StreamableConv1d, StreamableConvTranspose1d
 from audiocodec.modules.lstm import StreamableLSTM
-from audiocodec.modules.seanet import SEANetDecoder, SEANetEncoder, SEANetResnetBlock
+from audiocodec.modules.networks.seanet import SEANetDecoder, SEANetEncoder, SEANetResnetBlock
 
 _PART = 2**21  # values of the largest tensor of a part
 _OVERLAP = 1 / 8  # largest fraction of a part that is also computed for its neighbor

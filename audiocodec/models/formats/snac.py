@@ -17,8 +17,8 @@ from audiocodec.models.encodec import EncodecModel
 from audiocodec.models.formats import hub
 from audiocodec.models.formats.weight_norm import parametrized_names
 from audiocodec.models.options import changed, node_of, refuse, spell_out
-from audiocodec.modules.snac import SNACDecoder, SNACEncoder, inverse_frequencies
-from audiocodec.quantization.strided import StridedResidualQuantizer
+from audiocodec.modules.networks.snac import SNACDecoder, SNACEncoder, inverse_frequencies
+from audiocodec.quantization.vector.strided import StridedResidualQuantizer
 
 FORMAT = 'snac'
 WEIGHTS = 'pytorch_model.bin'

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from audiocodec.models import EncodecModel
 from audiocodec.models.formats import snac as snac_format
 from audiocodec.models.formats.keys import make_model
-from audiocodec.modules.snac import NoiseBlock
+from audiocodec.modules.networks.snac import NoiseBlock
 from audiocodec.utils import config
 
 # Models of snac 1.2.1 with random weights, rounded to half precision, and what they compute.

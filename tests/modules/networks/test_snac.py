@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from audiocodec.modules import SNACDecoder, SNACEncoder
-from audiocodec.modules.snac import NOISE_PERIOD, LocalAttention, NoiseBlock
+from audiocodec.modules.networks.snac import NOISE_PERIOD, LocalAttention, NoiseBlock
 from audiocodec.utils import distrib
 
 

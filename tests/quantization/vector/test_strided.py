@@ -5,7 +5,7 @@ import torch
 from torch.export import Dim
 from torch.nn import functional as F
 
-from audiocodec.quantization.strided import StridedResidualQuantizer, _average
+from audiocodec.quantization.vector.strided import StridedResidualQuantizer, _average
 
 
 def latents(batch=2, dimension=6, frames=16, seed=0):

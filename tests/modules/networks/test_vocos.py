@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from audiocodec.modules import VocosDecoder
-from audiocodec.modules.vocos import (
+from audiocodec.modules.networks.vocos import (
     MAX_MAGNITUDE,
     AdaLayerNorm,
     ConvNeXtBlock,
