@@ -36,7 +36,8 @@ class Snake(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, channels, T] to [B, channels, T]."""
-        if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+        is_autocast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
+        if torch.compiler.is_compiling() or is_autocast:
             # torch.compile fuses the operators and chooses what to save
             return x + torch.sin(self.alpha * x).square() / (self.alpha + EPSILON)
         if torch.is_grad_enabled() and (x.requires_grad or self.alpha.requires_grad):
