@@ -11,6 +11,7 @@ from audiocodec.losses.spectral import (
     MRSTFTLoss,
     MultiScaleMelSpectrogramLoss,
 )
+from audiocodec.losses.weighted_sum import WeightedSum
 
 __all__ = [
     'SISNR',
@@ -19,4 +20,5 @@ __all__ = [
     'MRSTFTLoss',
     'MelSpectrogramL1Loss',
     'MultiScaleMelSpectrogramLoss',
+    'WeightedSum',
 ]
