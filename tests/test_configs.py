@@ -96,7 +96,8 @@ def test_recipe_composes_validates_and_builds(recipe):
     model = build(cfg.model)
     assert model.sample_rate == cfg.sample_rate
     stride = cfg.transformer.stride if 'transformer' in cfg else 1
-    assert model.hop_length == math.prod(cfg.seanet.ratios) * stride
+    ratios = cfg.seanet.ratios if 'seanet' in cfg else cfg.encoder.ratios
+    assert model.hop_length == math.prod(ratios) * stride
 
 
 @pytest.mark.slow

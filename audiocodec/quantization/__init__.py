@@ -10,11 +10,12 @@ from audiocodec.quantization.rvq import ResidualVectorQuantizer
 from audiocodec.quantization.scalar.fsq import FiniteScalarQuantizer
 from audiocodec.quantization.scalar.lfq import LookupFreeQuantizer
 from audiocodec.quantization.scalar.rfsq import ResidualFiniteScalarQuantizer
-from audiocodec.quantization.split_rvq import SplitResidualVectorQuantizer
 from audiocodec.quantization.usage import CodeUsage
 from audiocodec.quantization.vector.dac import DACQuantizer
 from audiocodec.quantization.vector.grouped import GroupedQuantizer
 from audiocodec.quantization.vector.simvq import SimVectorQuantizer
+from audiocodec.quantization.vector.split_rvq import SplitResidualVectorQuantizer
+from audiocodec.quantization.vector.strided import StridedResidualQuantizer
 
 __all__ = [
     'BaseQuantizer',
@@ -32,6 +33,7 @@ __all__ = [
     'ResidualVectorQuantizer',
     'SimVectorQuantizer',
     'SplitResidualVectorQuantizer',
+    'StridedResidualQuantizer',
     'VariationalBottleneck',
     'check_codes',
 ]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from audiocodec.modules import Transformer, TransformerEncoder
-from audiocodec.modules.seanet import SEANetEncoder
+from audiocodec.modules.networks.seanet import SEANetEncoder
 from audiocodec.optim import MatrixDecayAdamW
 
 

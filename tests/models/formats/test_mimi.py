@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from audiocodec.models import EncodecModel
 from audiocodec.models.export import program
 from audiocodec.models.formats import hub, mimi, mimi_export
-from audiocodec.models.formats.keys import make_model
+from audiocodec.models.formats.common.keys import make_model
 from audiocodec.utils import config
 
 FIXTURE = Path(__file__).parents[2] / 'fixtures' / 'mimi'

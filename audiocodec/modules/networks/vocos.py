@@ -176,7 +176,7 @@ class ISTFTHead(nn.Module):
             spectrum = torch.polar(magnitude, phase)
             window = self.window.to(predicted.dtype)
             wav = istft(spectrum, window, self.hop_length, self.padding)
-            return wav.view(len(x), self.channels, -1)
+            return wav.unflatten(0, (x.shape[0], self.channels))
 
 
 class VocosDecoder(nn.Module):

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from audiocodec.modules import VocosDecoder
-from audiocodec.modules.vocos import (
+from audiocodec.modules.networks.vocos import (
     MAX_MAGNITUDE,
     AdaLayerNorm,
     ConvNeXtBlock,
@@ -187,3 +187,12 @@ def test_arguments_are_checked(options, message):
 
 def test_groups_are_free_without_attention():
     make(attention=False, num_groups=3)
+
+
+@torch.no_grad()
+def test_exports_for_any_batch_and_length():
+    decoder = make(adanorm_num_embeddings=2).eval()
+    shape = {0: torch.export.Dim('batch', max=64), 2: torch.export.Dim('frames', min=2, max=999)}
+    program = torch.export.export(decoder, (torch.randn(2, 6, 7),), dynamic_shapes=(shape,))
+    latents = torch.randn(3, 6, 20)
+    torch.testing.assert_close(program.module()(latents), decoder(latents))
