@@ -10,12 +10,9 @@ from torch import nn
 
 from audiocodec.models.base import CompressionModel
 from audiocodec.models.export import compact
-from audiocodec.models.formats import audiocraft, encodec_package, hf, hub
+from audiocodec.models.formats import audiocraft, families, hub
 from audiocodec.models.formats.common.keys import make_model
 from audiocodec.models.wrapped import auto
-from audiocodec.models.wrapped.base import TransformersCodec
-from audiocodec.models.wrapped.dac import DAC
-from audiocodec.models.wrapped.mimi import Mimi
 from audiocodec.run import checkpoint
 from audiocodec.utils import config
 
@@ -29,8 +26,6 @@ NAMES = {
     'dac_44khz': 'descript/dac_44khz',
     'kyutai/mimi': 'kyutai/mimi',
 }
-# `transformers` models that are wrapped unchanged, by the `model_type` of their configuration
-WRAPPED: dict[str, type[TransformersCodec]] = {'dac': DAC, 'mimi': Mimi}
 # files to look for in a folder without `config.json`, of this project or of AudioCraft
 _FILES = ('checkpoint.th', 'compression_state_dict.bin')
 # packages whose module classes the configuration in a file may use, besides what the user allows
@@ -54,8 +49,9 @@ def load(name: str, device: str | torch.device = 'cpu') -> CompressionModel:
 
     Args:
         name: a file: a training checkpoint or an exported model of this project or of AudioCraft,
-            or a checkpoint of the `encodec` package; a folder of `transformers` of type encodec,
-            dac or mimi, or of another for `AudioTokenizer`; one of `NAMES`, or another id of such a
+            or weights of the `encodec` package, of `descript-audio-codec` or of WavTokenizer; a
+            folder of `transformers` of type encodec, dac, mimi or wavtokenizer, of another type for
+            `AudioTokenizer`, or of the `snac` package; one of `NAMES`, or another id of such a
             model on the Hugging Face Hub.
         device: device of the model.
 
@@ -64,9 +60,8 @@ def load(name: str, device: str | torch.device = 'cpu') -> CompressionModel:
             configuration.
     """
     path = find(name)
-    kind = _model_type(path)
-    if kind not in (None, 'encodec'):
-        return WRAPPED.get(kind, auto.AudioTokenizer).load(path).to(device).eval()
+    if _is_wrapped(path):
+        return auto.AudioTokenizer.load(path).to(device).eval()
     node, state = _read(path)
     try:
         return make_model(node, state).to(device)
@@ -81,11 +76,11 @@ def read(name: str) -> Pretrained:
         ValueError: as `load`, or the model is wrapped from `transformers`.
     """
     path = find(name)
-    kind = _model_type(path)
-    if kind not in (None, 'encodec'):
+    if _is_wrapped(path):
+        kind = hub.read_config(path).get('model_type')
         raise ValueError(
-            f'{name!r} is a model of type {kind}, which cannot be trained here: use an EnCodec '
-            'model'
+            f'{name!r} is a model of type {kind}, which cannot be trained here: use one of type '
+            f'{", ".join(families.FAMILIES)}'
         )
     return _read(path)
 
@@ -120,49 +115,64 @@ def find(name: str) -> Path:
     )
 
 
-def _model_type(path: Path) -> Any:
-    """Return the `model_type` of a `transformers` folder; None for a file."""
+def _is_wrapped(path: Path) -> bool:
+    """Return whether this is a folder of `transformers` that no family reads."""
     if not path.is_dir():
-        return None
-    kind = hub.read_config(path).get('model_type')
-    if kind != 'encodec' and kind not in WRAPPED and not auto.is_supported(kind):
+        return False
+    folder_config = hub.read_config(path)
+    if families.folder_reader(folder_config) is not None:
+        return False
+    kind = folder_config.get('model_type')
+    if not auto.is_supported(kind):
         raise ValueError(
-            f'{path / hub.CONFIG} has model_type {kind!r}: only encodec, {", ".join(WRAPPED)}, '
+            f'{path / hub.CONFIG} has model_type {kind!r}: only {", ".join(families.FAMILIES)}, '
             f'{", ".join(auto.SINCE)} and others of AutoModelForAudioTokenization are supported'
         )
-    return kind
+    return True
 
 
 def _read(path: Path) -> Pretrained:
-    """Read a file, or a folder of type encodec."""
+    """Read a file, or a folder of a family."""
     content = None if path.is_dir() else _content(path)
     try:
-        if content is None:
-            return Pretrained(*hf.read(path))
-        if content.get('format') in (checkpoint.CHECKPOINT_FORMAT, checkpoint.MODEL_FORMAT):
-            return _read_own(content)
-        if 'xp.cfg' in content or 'pretrained' in content:
-            return Pretrained(*audiocraft.read(content))
-        if encodec_package.is_checkpoint(content):
-            return Pretrained(*encodec_package.read(content))
+        found = _read_folder(path) if content is None else _read_content(content)
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f'{path}: {error}') from error
     except (TypeError, KeyError, IndexError, AttributeError, ArithmeticError) as error:
         raise ValueError(
             f'{path} has a damaged configuration ({type(error).__name__}: {error})'
         ) from error
+    if found is not None:
+        return found
     if path.name in hub.WEIGHTS and (path.parent / hub.CONFIG).is_file():
         return read(str(path.parent))
-    found = ', '.join(sorted(map(str, content))[:8]) or 'nothing'
+    listed = ', '.join(sorted(map(str, content or ()))[:8]) or 'nothing'
     hint = (
         f'; weights of transformers need their {hub.CONFIG} in the same folder'
         if path.name in hub.WEIGHTS
         else ''
     )
     raise ValueError(
-        f'{path} contains {found}: neither a checkpoint or export of audiocodec or AudioCraft, nor '
-        f'a checkpoint of the encodec package{hint}'
+        f'{path} contains {listed}: neither a checkpoint or export of audiocodec or AudioCraft, '
+        f'nor a checkpoint of the encodec package, of descript-audio-codec or of '
+        f'WavTokenizer{hint}'
     )
+
+
+def _read_folder(path: Path) -> Pretrained:
+    reader = families.folder_reader(hub.read_config(path))
+    assert reader is not None, path
+    return Pretrained(*reader(path))
+
+
+def _read_content(content: dict[str, Any]) -> Pretrained | None:
+    """Read the content of a file; None if no format recognizes it."""
+    if content.get('format') in (checkpoint.CHECKPOINT_FORMAT, checkpoint.MODEL_FORMAT):
+        return _read_own(content)
+    for is_known, reader in families.FILES:
+        if is_known(content):
+            return Pretrained(*reader(content))
+    return None
 
 
 def _content(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 import contextlib
 import functools
+import tempfile
 from typing import NamedTuple
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 import yaml
 
 from audiocodec.data import write_audio
-from audiocodec.models import DAC, EncodecModel, InterleaveStereoCompressionModel, Mimi
+from audiocodec.models import EncodecModel, InterleaveStereoCompressionModel, pretrained
 from audiocodec.models.formats import encodec_package, hub
 from audiocodec.models.formats import hf as hf_format
 from audiocodec.models.formats.common import keys
@@ -83,10 +84,17 @@ def segments(channels=2):
     return by_hand('time_group_norm', channels, renormalize=True, segment_duration=0.05)
 
 
+def of_folder(model):
+    """Load a model of `transformers` from a folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return pretrained.load(folder)
+
+
 def dac():
     import transformers
 
-    return DAC(
+    return of_folder(
         transformers.DacModel(
             transformers.DacConfig(
                 encoder_hidden_size=4,
@@ -124,7 +132,7 @@ def mimi():
     for name, buffer in model.named_buffers():
         if name.endswith('embed_sum'):
             buffer.normal_()
-    return Mimi(model)
+    return of_folder(model)
 
 
 def hf():

@@ -18,7 +18,8 @@ from audiocodec.models.export import bundle, onnx, parity, torch_export
 from audiocodec.models.export.compact import export_encodec, save_compact
 from audiocodec.models.export.parity import Codec, Report
 from audiocodec.models.export.source import Source, open_source
-from audiocodec.models.formats import audiocraft, hf
+from audiocodec.models.formats import audiocraft, dac, snac
+from audiocodec.models.formats.families import Family, family_of
 from audiocodec.models.options import node_of
 from audiocodec.run import checkpoint
 
@@ -30,8 +31,10 @@ __all__ = [
     'export_audiocraft',
     'export_bundle',
     'export_compact',
+    'export_descript',
     'export_hf',
     'export_onnx',
+    'export_snac',
     'export_torch',
 ]
 
@@ -127,9 +130,44 @@ def export_hf(source: Sources, out: str | os.PathLike[str], audio: Audio = None)
 
     def write(found: Source, path: Path) -> list[str]:
         origin = ' '.join(f'{key} {value}' for key, value in found.origin.items())
-        return hf.save(found.model, path, f'It is from the experiment {origin}.' if origin else '')
+        text = f'It is from the experiment {origin}.' if origin else ''
+        families.append(family_of(found.model))
+        return families[0].save(found.model, path, text)
 
-    return _export('hf', source, Path(out), write, hf.Loaded, audio)
+    families: list[Family] = []
+    return _export('hf', source, Path(out), write, lambda path: families[0].load(path), audio)
+
+
+def export_descript(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
+    """Write a weights file for `descript-audio-codec`; see `export_compact`.
+
+    Raises:
+        ParityError: the export does not compute the same.
+        ValueError: the model is not a DAC; the message says why.
+    """
+    return _export(
+        'descript',
+        source,
+        Path(out),
+        lambda found, path: dac.save_package(found.model, path),
+        _load_own,
+        audio,
+    )
+
+
+def export_snac(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
+    """Write a folder for the `snac` package; see `export_compact`.
+
+    Raises:
+        ParityError: the export does not compute the same.
+        ValueError: the model is not a SNAC; the message says why.
+    """
+
+    def write(found: Source, path: Path) -> list[str]:
+        snac.save(found.model, path)
+        return ['read back with the importer of audiocodec, not with snac']
+
+    return _export('snac', source, Path(out), write, _load_own, audio)
 
 
 def export_onnx(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
@@ -170,8 +208,10 @@ FORMATS: dict[str, Callable[[Sources, str | os.PathLike[str], Audio], Report]] =
     'compact': export_compact,
     'bundle': export_bundle,
     'audiocraft': export_audiocraft,
+    'descript': export_descript,
     'hf': export_hf,
     'onnx': export_onnx,
+    'snac': export_snac,
     'torch': export_torch,
 }
 
@@ -221,7 +261,7 @@ def _export(
 
 def _check_out(name: str, out: Path) -> None:
     """Refuse an unsuitable output path, before anything is computed."""
-    folder = name in ('hf', 'onnx', 'torch')
+    folder = name in ('hf', 'onnx', 'snac', 'torch')
     if folder and out.is_file():
         raise ValueError(f'{out} is a file: the format {name} needs a folder')
     if not folder and out.is_dir():

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import yaml
 
+from audiocodec.models.formats.common import keys
 from audiocodec.run import checkpoint
 
 # Buffers of a codebook that only training reads, larger than the entries themselves. `inited` is
@@ -36,7 +37,11 @@ def compact_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             and f'{module}.embed' in state
         )
 
-    return {name: value for name, value in state.items() if not is_statistic(name)}
+    return {
+        name: value
+        for name, value in state.items()
+        if not (is_statistic(name) or keys.is_statistic(name))
+    }
 
 
 def save_compact(

@@ -103,6 +103,11 @@ def checkpoint_types() -> dict[str, Any]:
     }
 
 
+def is_export(content: Mapping[Any, Any]) -> bool:
+    """Return whether this is the content of an export of AudioCraft."""
+    return 'xp.cfg' in content or 'pretrained' in content
+
+
 def read(package: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Translate an export or a training checkpoint of AudioCraft.
 

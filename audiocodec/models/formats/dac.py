@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
+from torch.nn import functional as F
 
 from audiocodec.models.base import CompressionModel
 from audiocodec.models.formats import hub
 from audiocodec.models.formats.common.weight_norm import hook_names, parametrized_names
 from audiocodec.models.options import node_of, refuse, spell_out
+from audiocodec.utils.errors import require
 
 FORMAT = 'dac'
 SNAKE = 'audiocodec.modules.Snake'
@@ -274,19 +276,29 @@ def _with_weight_norm(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
     return split
 
 
-def save_package(model: CompressionModel, path: Path) -> None:
-    """Write a weights file of `descript-audio-codec`.
+def save_package(model: CompressionModel, path: Path) -> list[str]:
+    """Write a weights file of `descript-audio-codec`; returns notes for the report.
 
     Raises:
         ValueError: the model is not a DAC.
     """
     kwargs = foreign_config(model)
     state = _foreign_state(model, _with_weight_norm(model.state_dict()), is_package=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({'state_dict': hook_names(state), 'metadata': {'kwargs': kwargs}}, path)
+    return ['read back with the importer of audiocodec, not with descript-audio-codec']
 
 
-def save_hf(model: CompressionModel, folder: Path) -> None:
+def save_hf(model: CompressionModel, folder: Path, origin: str = '') -> list[str]:
     """Write a folder of a `transformers.DacModel`, with its feature extractor.
+
+    Args:
+        model: the model.
+        folder: the folder.
+        origin: a sentence on the origin of the model, for the card.
+
+    Returns:
+        Notes for the report.
 
     Raises:
         ValueError: the model is not a DAC, or has options that `transformers` lacks.
@@ -324,6 +336,46 @@ def save_hf(model: CompressionModel, folder: Path) -> None:
     save_file(state, folder / 'model.safetensors', {'format': 'pt'})
     for name, content in (('config.json', config), ('preprocessor_config.json', extractor)):
         (folder / name).write_text(json.dumps(content, indent=2) + '\n', 'utf-8')
+    (folder / 'README.md').write_text(_CARD.format(origin=origin), 'utf-8')
+    return []
+
+
+_CARD = """---
+library_name: transformers
+pipeline_tag: feature-extraction
+tags: [audio, codec, dac]
+---
+
+A neural audio codec (DAC, [arXiv 2306.06546](https://arxiv.org/abs/2306.06546)), trained with
+audiocodec. {origin}
+
+    from transformers import DacModel
+    model = DacModel.from_pretrained('THIS FOLDER')
+    codes = model.encode(wav).audio_codes  # wav: float [B, 1, T], whole frames
+    wav_hat = model.decode(audio_codes=codes).audio_values
+"""
+
+
+class Loaded:
+    """Model of a folder, loaded by `transformers`."""
+
+    def __init__(self, out: Path) -> None:
+        require("the format 'hf'", 'hf', 'transformers')
+        transformers = hub.import_transformers()
+        self._model = transformers.DacModel.from_pretrained(out, local_files_only=True).eval()
+
+    @torch.no_grad()
+    def encode(self, wav: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Return codes [B, K, T_frames] of a waveform [B, 1, T], and no scale."""
+        missing = -wav.shape[-1] % self._model.config.hop_length
+        return self._model.encode(F.pad(wav, (0, missing))).audio_codes, None
+
+    @torch.no_grad()
+    def decode(self, codes: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the waveform [B, 1, T_frames * hop_length] of codes [B, K, T_frames]."""
+        wav = self._model.decode(audio_codes=codes).audio_values.reshape(len(codes), 1, -1)
+        # with odd strides, a few samples are missing at the end
+        return F.pad(wav, (0, codes.shape[-1] * self._model.config.hop_length - wav.shape[-1]))
 
 
 def foreign_config(model: CompressionModel) -> dict[str, Any]:

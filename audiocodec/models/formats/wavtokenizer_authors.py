@@ -10,14 +10,22 @@ from audiocodec.models.formats.common.keys import translate
 from audiocodec.models.formats.wavtokenizer import CODEBOOK, make_node
 
 
-def read(weights: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def is_checkpoint(content: Mapping[Any, Any]) -> bool:
+    """Return whether this is the content of a checkpoint of the authors."""
+    state = content.get('state_dict')
+    return isinstance(state, Mapping) and any(
+        str(name).startswith('feature_extractor.encodec.') for name in state
+    )
+
+
+def read(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Translate the weights of a checkpoint.
 
     Sizes are read from the shapes; the other options are constants of that code. Discriminators and
     the unused decoder of EnCodec are left out.
 
     Args:
-        weights: the `state_dict` of the checkpoint, names to tensors.
+        content: the checkpoint, whose `state_dict` maps names to tensors.
 
     Returns:
         The `_target_` node of an `EncodecModel`, and its weights.
@@ -26,7 +34,7 @@ def read(weights: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Te
         ValueError: not such a checkpoint, or it has several codebooks.
     """
     renamed = {}
-    for name, value in weights.items():
+    for name, value in content['state_dict'].items():
         name = name.removeprefix('feature_extractor.encodec.')
         name = re.sub(r'^quantizer\.vq\.(layers\.\d+\.)_codebook\.', r'quantizer.\1codebook.', name)
         name = re.sub(r'^head\.out\.', 'head.linear.', name)

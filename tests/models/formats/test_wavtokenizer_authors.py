@@ -42,7 +42,7 @@ def names_of_the_authors(model):
 
 @torch.no_grad()
 def test_a_checkpoint_gives_the_same_model(model):
-    ours = make_model(*wavtokenizer_authors.read(names_of_the_authors(model)))
+    ours = make_model(*wavtokenizer_authors.read({'state_dict': names_of_the_authors(model)}))
     assert (ours.hop_length, ours.sample_rate, ours.cardinality) == (120, 24000, 16)
     assert ours.decoder.head.n_fft == 480
     wav = 0.3 * torch.randn(2, 1, 999)
@@ -57,9 +57,9 @@ def test_several_codebooks_are_refused(model):
         if '.layers.0.' in name:
             weights[name.replace('.layers.0.', '.layers.1.')] = value
     with pytest.raises(ValueError, match='the checkpoint has 2 codebooks'):
-        wavtokenizer_authors.read(weights)
+        wavtokenizer_authors.read({'state_dict': weights})
 
 
 def test_other_weights_are_refused():
     with pytest.raises(ValueError, match='not those of a WavTokenizer of its authors'):
-        wavtokenizer_authors.read({'encoder.weight': torch.ones(1)})
+        wavtokenizer_authors.read({'state_dict': {'encoder.weight': torch.ones(1)}})

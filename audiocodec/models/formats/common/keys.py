@@ -120,5 +120,13 @@ def load_weights(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
 
 def _is_optional(name: str) -> bool:
     """Return whether the model completes a missing buffer itself."""
+    if is_statistic(name):
+        return True
     is_codebook = re.search(r'(^|\.)codebooks\.', name) is not None
-    return is_codebook and name.rpartition('.')[2] not in CODEBOOK_BUFFERS
+    is_buffer = name.rpartition('.')[2] in ('usage', 'dead', 'updates')
+    return is_codebook and is_buffer
+
+
+def is_statistic(name: str) -> bool:
+    """Return whether a name is that of a buffer of `CodeStatistics`, which only training needs."""
+    return re.search(r'(^|\.)statistics\.(usage|updates)$', name) is not None
