@@ -163,17 +163,17 @@ def test_a_missing_model_without_the_package_that_downloads(monkeypatch):
 
 
 def test_a_wrapped_model_cannot_be_trained(offline, tmp_path):
-    (tmp_path / 'config.json').write_text('{"model_type": "dac"}')
+    (tmp_path / 'config.json').write_text('{"model_type": "xcodec"}')
     with pytest.raises(
         ValueError,
-        match='is a model of type dac, which cannot be trained here',
+        match='is a model of type xcodec, which cannot be trained here: use one of type encodec',
     ):
         pretrained.read(str(tmp_path))
 
 
 def test_models_of_transformers_without_transformers(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, 'transformers', None)
-    for kind in ('dac', 'mimi'):
+    for kind in ('xcodec', 'neucodec'):
         (tmp_path / 'config.json').write_text(f'{{"model_type": "{kind}"}}')
         with pytest.raises(
             ValueError, match=r"needs the package transformers: pip install 'audiocodec\[hf\]'"

@@ -23,11 +23,10 @@ SINCE = {
     'xcodec2': '5.13',
     'neucodec': '5.17',
     'pocket_tts_audio_tokenizer': '5.21',
-    'wavtokenizer': '5.24',
 }
 # types that were trained on signals of any length: they, or their feature extractors, complete the
 # last frame. Others get whole frames.
-_COMPLETE_FRAMES = ('wavtokenizer', 'xcodec2')
+_COMPLETE_FRAMES = ('xcodec2',)
 _RESIDUAL = ('bandwidth', 'n_quantizers', 'num_quantizers')  # arguments of `encode`
 
 # latents [B, D, T_frames] of codes [B, K, T_frames], which no method of the models gives
@@ -36,7 +35,6 @@ _LATENTS: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
     'higgs_audio_v2_tokenizer': lambda model, codes: model.quantizer.decode(codes.transpose(0, 1)),
     'xcodec2': lambda model, codes: model.quantizer.from_codes(codes.mT).mT,
     'neucodec': lambda model, codes: model.quantizer.from_codes(codes.mT).mT,
-    'wavtokenizer': lambda model, codes: model.encoder_model.quantizer.decode(codes[:, 0]),
 }
 
 

@@ -83,19 +83,6 @@ KINDS = {
     ),
     'xcodec2': ('Xcodec2', X_CODEC_2, (16000, 320, 64, 1)),
     'neucodec': ('NeuCodec', X_CODEC_2, (24000, 480, 64, 1)),
-    'wavtokenizer': (
-        'WavTokenizer',
-        {
-            **SEANET,
-            'codebook_dim': 16,
-            'codebook_size': 16,
-            'decoder_hidden_size': 32,
-            'decoder_intermediate_size': 16,
-            'decoder_num_layers': 1,
-            'decoder_attention_num_groups': 2,
-        },
-        (24000, 24, 16, 1),
-    ),
     'pocket_tts_audio_tokenizer': (
         'PocketTTSAudioTokenizer',
         {
@@ -168,7 +155,7 @@ def inputs_of(theirs, wav):
     """Prepare a waveform as the feature extractor of `transformers` does."""
     kind = theirs.config.model_type
     hop = KINDS[kind][2][1]
-    if kind != 'xcodec2' and kind != 'wavtokenizer':
+    if kind != 'xcodec2':
         wav = torch.nn.functional.pad(wav, (0, -wav.shape[-1] % hop))
     if kind == 'neucodec':
         wav = resample(wav, 24000, 16000)
@@ -423,7 +410,7 @@ def test_a_version_that_is_too_old(monkeypatch, tmp_path):
             ValueError, match=rf'needs transformers {version} or later, found 4\.50'
         ):
             CompressionModel.get_pretrained(write_config(tmp_path, kind))
-    with pytest.raises(ValueError, match="model_type 'bert': only encodec, dac, mimi, xcodec, "):
+    with pytest.raises(ValueError, match="model_type 'bert': only encodec, dac, mimi, wavtokenizer, xcodec, "):
         CompressionModel.get_pretrained(write_config(tmp_path, 'bert'))
 
 
