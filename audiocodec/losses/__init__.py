@@ -5,6 +5,7 @@ L1 and L2 losses are those of `torch.nn`.
 
 from audiocodec.losses.balancer import Balancer
 from audiocodec.losses.base import CodecLoss
+from audiocodec.losses.log_mel import MultiScaleLogMelLoss
 from audiocodec.losses.sisnr import SISNR
 from audiocodec.losses.spectral import (
     MelSpectrogramL1Loss,
@@ -19,6 +20,7 @@ __all__ = [
     'CodecLoss',
     'MRSTFTLoss',
     'MelSpectrogramL1Loss',
+    'MultiScaleLogMelLoss',
     'MultiScaleMelSpectrogramLoss',
     'WeightedSum',
 ]

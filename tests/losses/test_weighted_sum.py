@@ -11,7 +11,7 @@ def make():
 
 
 def test_gradient_is_that_of_the_weighted_sum():
-    wav, weight, wav_hat = make()
+    _, weight, wav_hat = make()
     losses = {'l1': wav_hat.abs().mean(), 'l2': wav_hat.square().mean()}
     total = 2 * losses['l1'] + 3 * 0.5 * losses['l2']
     extra = weight.square()
