@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from audiocodec.modules.conv import pad1d
+from audiocodec.modules.snake import Snake, snake
 
 LOG2_E = 1 / math.log(2)
 _FEW = 2  # output channels of audio
@@ -184,6 +185,19 @@ class ScaledELU(nn.Module):
         return out
 
 
+class RowSnake(nn.Module):
+    """`Snake` of values [B, T, C]."""
+
+    def __init__(self, source: Snake) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(source.alpha.detach(), requires_grad=False)
+
+    def forward(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Map x [B, T, C], into `out` if given, which may be x."""
+        out = torch.empty_like(x) if out is None else out
+        return snake(x.transpose(1, 2), self.alpha, out.transpose(1, 2)).transpose(1, 2)
+
+
 def padded(
     x: torch.Tensor, left: int, right: int, mode: str, activation: nn.Module | None, owned: bool
 ) -> torch.Tensor:
@@ -201,12 +215,12 @@ def padded(
         `pad1d(activation(x))` as [B, C, 1, left + T + right], channels last.
     """
     length = x.shape[-1]
-    elu = activation if isinstance(activation, ScaledELU) else None
-    if elu is None:
+    rowwise = activation if isinstance(activation, ScaledELU | RowSnake) else None
+    if rowwise is None:
         x = x if activation is None else activation(x)
     elif left == right == 0 or length <= max(left, right):
         x = x.transpose(1, 2)
-        x = elu(x, out=x if owned else None).transpose(1, 2)
+        x = rowwise(x, out=x if owned else None).transpose(1, 2)
     if length <= max(left, right):  # too short to be padded by its own samples
         x = pad1d(x, (left, right), mode)
         left = right = 0
@@ -215,10 +229,10 @@ def padded(
         return rows.transpose(1, 2).unsqueeze(2)
     rows = x.new_empty(len(x), left + length + right, x.shape[1])
     middle = rows[:, left : left + length]
-    if elu is None:
+    if rowwise is None:
         middle.copy_(x.transpose(1, 2))
     else:
-        elu(x.transpose(1, 2), out=middle)  # saves a copy
+        rowwise(x.transpose(1, 2), out=middle)  # saves a copy
     before, after = _around(middle, left, right, mode)
     rows[:, :left] = before
     rows[:, left + length :] = after

@@ -21,15 +21,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from audiocodec.models.base import CompressionModel
-from audiocodec.models.cpu.kernels import LOG2_E, Kernel, ScaledELU, make_kernel, padded
+from audiocodec.models.cpu.kernels import LOG2_E, Kernel, RowSnake, ScaledELU, make_kernel, padded
 from audiocodec.modules.conv import StreamableConv1d, StreamableConvTranspose1d
 from audiocodec.modules.lstm import StreamableLSTM
 from audiocodec.modules.networks.seanet import SEANetDecoder, SEANetEncoder, SEANetResnetBlock
+from audiocodec.modules.snake import Snake
 
 _PART = 2**21  # values of the largest tensor of a part
 _OVERLAP = 1 / 8  # largest fraction of a part that is also computed for its neighbor
 _WEIGHTS = 2**19  # most weights of a layer computed in parts: they are reordered for each part
-_POINTWISE = (ScaledELU, nn.GELU, nn.LeakyReLU, nn.ReLU, nn.SiLU, nn.Softplus, nn.Tanh)
+_POINTWISE = (RowSnake, ScaledELU, nn.GELU, nn.LeakyReLU, nn.ReLU, nn.SiLU, nn.Softplus, nn.Tanh)
 _SCALABLE = (nn.Conv1d, nn.ConvTranspose1d, nn.ELU, nn.Identity, nn.LSTM)
 
 
@@ -94,8 +95,15 @@ def _channels_last(layers: nn.Sequential, scale: float) -> list[nn.Module]:
         elif isinstance(layer, StreamableLSTM):
             made.append(_LSTM(layer, scale))
         else:
-            activation = ScaledELU(layer.alpha, scale) if isinstance(layer, nn.ELU) else layer
+            activation = _pointwise(layer, scale)
     return made if activation is None else [*made, _Activation(activation)]
+
+
+def _pointwise(activation: nn.Module, scale: float) -> nn.Module:
+    """Return the faster variant of an activation, or the activation itself."""
+    if isinstance(activation, nn.ELU):
+        return ScaledELU(activation.alpha, scale)
+    return RowSnake(activation) if isinstance(activation, Snake) else activation
 
 
 def _chained(layers: Iterable[nn.Module]) -> Iterator[nn.Module]:

@@ -211,3 +211,35 @@ def test_the_model_stays_as_it_was():
     assert torch.equal(model(wav).wav, expected)
     assert not fast(wav).wav.requires_grad
     torch.testing.assert_close(fast(wav).wav, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize('length', [1, 29, 30, 6007])
+def test_snake_and_odd_strides_equal_the_plain_model(monkeypatch, length):
+    torch.manual_seed(0)
+    options = {
+        'dimension': 6,
+        'n_filters': 4,
+        'ratios': [5, 3, 2],
+        'activation': 'audiocodec.modules.Snake',
+        'norm': 'weight_norm',
+        'pad_mode': 'constant',
+        'dilation_base': 3,
+        'compress': 1,
+    }
+    model = EncodecModel(
+        SEANetEncoder(**options, pad_input=True),
+        SEANetDecoder(**options, trim_odd=True, final_activation='Tanh'),
+        NoQuantizer(6),
+        sample_rate=16000,
+        channels=1,
+    ).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith('alpha'):
+                parameter.uniform_(0.3, 2)
+        monkeypatch.setattr('audiocodec.models.cpu.seanet._PART', 500)
+        fast = model.for_cpu()
+        wav = torch.randn(2, 1, length)
+        latents, _ = model.encode_latent(wav)
+        torch.testing.assert_close(fast.encode_latent(wav)[0], latents, rtol=0, atol=1e-5)
+        torch.testing.assert_close(fast(wav).wav, model(wav).wav, rtol=0, atol=1e-5)

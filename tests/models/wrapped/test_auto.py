@@ -410,7 +410,9 @@ def test_a_version_that_is_too_old(monkeypatch, tmp_path):
             ValueError, match=rf'needs transformers {version} or later, found 4\.50'
         ):
             CompressionModel.get_pretrained(write_config(tmp_path, kind))
-    with pytest.raises(ValueError, match="model_type 'bert': only encodec, dac, mimi, wavtokenizer, xcodec, "):
+    with pytest.raises(
+        ValueError, match="model_type 'bert': only encodec, dac, mimi, wavtokenizer, xcodec, "
+    ):
         CompressionModel.get_pretrained(write_config(tmp_path, 'bert'))
 
 
