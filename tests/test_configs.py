@@ -95,7 +95,9 @@ def test_recipe_composes_validates_and_builds(recipe):
     build_parts(cfg)
     model = build(cfg.model)
     assert model.sample_rate == cfg.sample_rate
-    assert model.hop_length == math.prod(cfg.seanet.ratios)
+    stride = cfg.transformer.stride if 'transformer' in cfg else 1
+    ratios = cfg.seanet.ratios if 'seanet' in cfg else cfg.encoder.ratios
+    assert model.hop_length == math.prod(ratios) * stride
 
 
 @pytest.mark.slow
@@ -137,6 +139,17 @@ def test_recipe_has_the_published_figures(recipe):
         cfg.generate.every,
     ) == (25, 10, 25, 25)
     assert (cfg.dataset.generate.num_samples, cfg.dataset.generate.segment_duration) == (50, 10.0)
+
+
+def test_mimi_has_the_published_figures():
+    cfg = compose('solver=compression/mimi_24khz')
+    model = build(cfg.model)
+    assert (model.sample_rate, model.channels, model.frame_rate) == (24000, 1, 12.5)
+    assert (model.total_codebooks, model.cardinality, model.bandwidth) == (8, 2048, 1.1)
+    assert (cfg.dataset.batch_size, cfg.dataset.segment_duration) == (128, 12.0)
+    assert (cfg.optim.total_updates, cfg.optim.lr, cfg.optim.ema.decay) == (4_000_000, 8e-4, 0.99)
+    assert (cfg.optim.optimizer.weight_decay, cfg.optim.optimizer.betas) == (0.05, [0.5, 0.9])
+    assert cfg.losses.distill.weight is None
 
 
 @pytest.mark.parametrize('recipe', RECIPES)

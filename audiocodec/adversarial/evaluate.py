@@ -1,7 +1,7 @@
 """Evaluation of discriminators with one sub-discriminator's feature maps in memory at a time."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from audiocodec.adversarial.discriminators import MultiDiscriminator
+from audiocodec.optim.accumulate import same_state
+from audiocodec.optim.loss_scale import NO_SCALE, LossScale
 
 Outputs = Iterator[tuple[torch.Tensor, list[torch.Tensor]]]
 
@@ -79,8 +81,44 @@ def reference_features(
         yield current.pop()
 
 
+def micro_batches(
+    discriminator: nn.Module, fake: torch.Tensor, real: torch.Tensor, number: int
+) -> Iterator[tuple[float, torch.Tensor, torch.Tensor]]:
+    """Yield parts of a batch, for each of which the discriminator is in the same state.
+
+    Args:
+        discriminator: the discriminator that runs on them.
+        fake: [B, C, T].
+        real: [B, C, T].
+        number: of parts.
+
+    Yields:
+        The part's fraction of the batch, and its items of `fake` and `real`.
+    """
+    if number == 1:
+        yield 1.0, fake, real
+        return
+    pairs = zip(fake.chunk(number), real.chunk(number))
+    for (fake_part, real_part), _ in zip(pairs, same_state(discriminator)):
+        yield len(fake_part) / len(fake), fake_part, real_part
+
+
+def weighted_mean(
+    parts: Iterable[tuple[float, Mapping[str, torch.Tensor]]],
+) -> dict[str, torch.Tensor]:
+    """Average losses and metrics of parts, given with weights that add up to 1."""
+    means: dict[str, torch.Tensor] = {}
+    for weight, values in parts:
+        for name, value in values.items():
+            means[name] = means[name] + weight * value if name in means else weight * value
+    return means
+
+
 def with_precomputed_gradient(
-    loss: torch.Tensor, leaf: torch.Tensor, source: torch.Tensor
+    loss: torch.Tensor,
+    leaf: torch.Tensor,
+    source: torch.Tensor,
+    loss_scale: LossScale = NO_SCALE,
 ) -> torch.Tensor:
     """Replace the graph of a loss by its gradient, computed now, so that the graph can be freed.
 
@@ -88,6 +126,7 @@ def with_precomputed_gradient(
         loss: scalar.
         leaf: detached copy of `source` from which the loss was computed.
         source: tensor that receives the gradient in the backward pass.
+        loss_scale: scale of the loss while the gradient is computed.
 
     Returns:
         The same loss as a function of `source`.
@@ -97,9 +136,11 @@ def with_precomputed_gradient(
     # Under autocast, the backward pass of float32 operations would run in half precision, too. The
     # graph is retained because losses share parts of it.
     with torch.autocast(leaf.device.type, enabled=False):
-        (gradient,) = torch.autograd.grad(loss, leaf, retain_graph=True, allow_unused=True)
+        scaled = loss_scale.scaled(loss)
+        (gradient,) = torch.autograd.grad(scaled, leaf, retain_graph=True, allow_unused=True)
     if gradient is None:
         return loss.detach()
+    loss_scale.unscale_([gradient])
     return _PrecomputedGradient.apply(source, loss.detach(), gradient)
 
 

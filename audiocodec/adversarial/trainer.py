@@ -14,12 +14,15 @@ from audiocodec.adversarial.discriminators import MultiDiscriminator
 from audiocodec.adversarial.evaluate import (
     forward_each,
     logits_of_pair,
+    micro_batches,
     reference_features,
+    weighted_mean,
     with_precomputed_gradient,
 )
 from audiocodec.adversarial.losses import Criterion, FeatureMatchingLoss, get_criterion
 from audiocodec.modules.parametrizations import PicklableModule
 from audiocodec.optim import advance
+from audiocodec.optim.loss_scale import NO_SCALE, LossScale
 from audiocodec.optim.step import step_if
 from audiocodec.utils import distrib
 
@@ -67,6 +70,10 @@ class AdversarialTrainer(PicklableModule):
         updates: number of calls of `train_step`. An integer on the host, so that reading it never
             waits for a device.
         generator_pretrained: whether the generator was trained before the first of these updates.
+        micro_batches: number of parts of a batch that the discriminators run on one after the
+            other, to save memory. The losses must be means over the items, as those here are.
+        loss_scale: scale of the losses while gradients pass through the discriminators, for
+            float16; `update` is left to the caller, after each update.
 
     Raises:
         ValueError: unknown criterion, or a number out of range.
@@ -116,6 +123,8 @@ class AdversarialTrainer(PicklableModule):
         self.seed = seed
         self.updates = 0
         self.generator_pretrained = False
+        self.micro_batches = 1
+        self.loss_scale: LossScale = NO_SCALE
         # Sorted by name: optimizer states refer to parameters by position, but a configuration may
         # list the discriminators in any order.
         self._trained = [
@@ -254,10 +263,32 @@ class AdversarialTrainer(PicklableModule):
     def _backward(
         self, name: str, discriminator: nn.Module, fake: torch.Tensor, real: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Backpropagate the loss of a discriminator, one sub-discriminator at a time.
+        """Backpropagate the loss of a discriminator; return it and the accuracies."""
+        parts = micro_batches(discriminator, fake, real, self.micro_batches)
+        return weighted_mean(
+            (weight, self._backward_part(name, discriminator, weight, *pair))
+            for weight, *pair in parts
+        )
+
+    def _backward_part(
+        self,
+        name: str,
+        discriminator: nn.Module,
+        weight: float,
+        fake: torch.Tensor,
+        real: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Backpropagate the loss of a micro-batch, one sub-discriminator at a time.
+
+        Args:
+            name: of the discriminator.
+            discriminator: the discriminator.
+            weight: factor of the loss, the micro-batch's fraction of the batch.
+            fake: [B, C, T].
+            real: [B, C, T].
 
         Returns:
-            The loss and the accuracies, see `train_step`.
+            The loss, without the weight, and the accuracies, see `train_step`.
         """
         losses = []
         fake_correct = []
@@ -270,12 +301,13 @@ class AdversarialTrainer(PicklableModule):
             # Under autocast, the backward pass of float32 operations would run in half precision,
             # too.
             with torch.autocast(fake.device.type, enabled=False):
-                (loss / number if self.normalize else loss).backward(retain_graph=may_share_graph)
+                total = loss / number if self.normalize else loss
+                self.loss_scale.scaled(total * weight).backward(retain_graph=may_share_graph)
             losses.append(loss.detach())
             fake_correct.append(fake_logits < self.criterion.boundary)
             real_correct.append(real_logits > self.criterion.boundary)
             # Free the graph and the feature maps before the next ones are computed.
-            del loss, fake_logits, real_logits
+            del loss, total, fake_logits, real_logits
         return {
             f'd_{name}': self._mean(losses),
             f'd_{name}_real_acc': _fraction_true(real_correct),
@@ -285,7 +317,17 @@ class AdversarialTrainer(PicklableModule):
     def _generator_losses(
         self, name: str, discriminator: nn.Module, fake: torch.Tensor, real: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Compute the generator's losses of a discriminator, with precomputed gradients.
+        """Compute the generator's losses of a discriminator, with precomputed gradients."""
+        parts = micro_batches(discriminator, fake, real, self.micro_batches)
+        return weighted_mean(
+            (weight, self._generator_losses_of_part(name, discriminator, *pair))
+            for weight, *pair in parts
+        )
+
+    def _generator_losses_of_part(
+        self, name: str, discriminator: nn.Module, fake: torch.Tensor, real: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Compute the generator's losses of a micro-batch, with precomputed gradients.
 
         The graph of each sub-discriminator is freed before the next one is evaluated.
         """
@@ -300,13 +342,15 @@ class AdversarialTrainer(PicklableModule):
             if self.feature_loss is not None:
                 parts[f'feat_{name}'] = self.feature_loss(features, next(references))
             for key, loss in parts.items():
-                losses.setdefault(key, []).append(with_precomputed_gradient(loss, leaf, fake))
+                loss = with_precomputed_gradient(loss, leaf, fake, self.loss_scale)
+                losses.setdefault(key, []).append(loss)
             # Free the graph before the next one is built.
             del logits, features, parts, loss
         return {key: self._mean(values) for key, values in losses.items()}
 
     def _clip_gradients(self) -> torch.Tensor:
         gradients = [parameter.grad for parameter in self._trained if parameter.grad is not None]
+        self.loss_scale.unscale_(gradients)
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.max_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self._trained, self.max_norm, norm)

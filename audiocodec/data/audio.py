@@ -162,7 +162,7 @@ def read_segment(
             raise ValueError(
                 f'{os.fspath(path)}: is truncated: it ends before {start / sample_rate:.2f} s'
             )
-    if channels is not None and channels < wav.shape[0]:  # first: fewer channels to filter
+    if channels is not None and wav.shape[0] not in (1, channels):  # first: fewer to filter
         try:
             wav = convert_channels(wav, channels, downmix)
         except ValueError as error:

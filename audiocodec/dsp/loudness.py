@@ -10,6 +10,7 @@ _SHELF = (3.999843853973347, 1681.974450955533, 0.7071752369554196)
 _HIGH_PASS = (38.13547087602444, 0.5003270373238773)
 _PART = 2**21  # samples of the longest transform
 _CHANNEL_WEIGHTS = (1.0, 1.0, 1.0, 1.41, 1.41)  # left, right, center, surrounds
+MOST_CHANNELS = len(_CHANNEL_WEIGHTS)
 
 # headroom of each strategy, in dB below full scale (loudness: the target, in -LKFS)
 HEADROOM_DB = {'none': 0.0, 'clip': 0.0, 'peak': 1.0, 'rms': 18.0, 'loudness': 14.0}
@@ -76,7 +77,7 @@ def loudness(wav: torch.Tensor, sample_rate: int) -> float:
         LKFS; -inf if every block is below the absolute gate of -70 LKFS. Audio shorter than a block
         is one block.
     """
-    if wav.dim() != 2 or not 1 <= wav.shape[0] <= len(_CHANNEL_WEIGHTS):
+    if wav.dim() != 2 or not 1 <= wav.shape[0] <= MOST_CHANNELS:
         raise ValueError(
             'loudness is defined for [channels, samples] with 1 to 5 channels; got '
             f'{list(wav.shape)}'

@@ -7,6 +7,7 @@ here:
 - the gradient of the bias: takes several times as long as the sum that it consists of;
 - the input gradient of a few channels: see `narrow`;
 - three taps in time, without AVX-512: see `winograd`;
+- wide images with four or five taps in time only: see `toom`;
 - the weight gradient of wide layers with few frames: PyTorch makes eight copies of the weights.
 
 On other devices, for other dtypes, if compiled, and under autocast, PyTorch's implementation is
@@ -20,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from audiocodec import kernels
-from audiocodec.kernels import narrow, winograd
+from audiocodec.kernels import narrow, toom, winograd
 from audiocodec.kernels.geometry import Geometry
 
 _MIN_CHANNELS_PER_FRAME = 8  # from which on `_few_frame_weight_gradient` is faster
@@ -113,6 +114,8 @@ class _Convolution(torch.autograd.Function):
         ctx.geometry = geometry
         if winograd.is_applicable(x, weight, geometry):
             return winograd.convolve(x, weight, bias, geometry)
+        if toom.is_applicable(x, weight, geometry):
+            return toom.convolve(x, weight, bias, geometry)
         stride, padding, dilation, transposed = geometry
         return torch.convolution(
             x, weight, bias, stride, padding, dilation, transposed, [0] * len(stride), 1
@@ -128,6 +131,9 @@ class _Convolution(torch.autograd.Function):
             x_grad, weight_grad = winograd.gradients(
                 grad, x, weight, geometry, needs_x, needs_weight
             )
+            return x_grad, weight_grad, bias_grad, None
+        if toom.is_applicable(x, weight, geometry):
+            x_grad, weight_grad = toom.gradients(grad, x, weight, geometry, needs_x, needs_weight)
             return x_grad, weight_grad, bias_grad, None
         x_grad = weight_grad = None
         if (

@@ -47,6 +47,11 @@ class Balancer(LossCombiner):
         monitor: whether to store in `metrics`, at each call, the fraction of each loss in the sum
             of the norms before rescaling, as `ratio_NAME`.
 
+    Attributes:
+        metrics: see `monitor`.
+        finite: 0-d, boolean: whether the gradients of the last call were finite on every worker.
+        loss_scale: scale of the gradient that enters the model, for float16.
+
     Buffers:
         norm_NAME: [2], decayed sum of the gradient norms of the loss, and of their number.
 
@@ -139,7 +144,7 @@ class Balancer(LossCombiner):
                 scale = weights[name] / total_weight * total_norm / (self.epsilon + average)
             total_grad.addcmul_(grad, scale)
             effective_loss += scale * losses[name].detach()
-        backward_from(input, total_grad.to(input.dtype), extra_loss)
+        backward_from(input, total_grad, extra_loss, self.loss_scale)
         return effective_loss
 
     def _batch_factor(self, batch_size: int) -> float:
@@ -184,9 +189,11 @@ class Balancer(LossCombiner):
         # A NaN would stay in the averages forever. The caller skips an update that is not finite;
         # the averages skip it, too, all of them: some losses of a broken output may have finite
         # gradients.
-        updated = torch.where(norms.isfinite().all(), updated, previous)
+        self.finite = norms.isfinite().all()
+        updated = torch.where(self.finite, updated, previous)
         torch._foreach_copy_(buffers, list(updated.unbind()))
-        return updated[:, 0] / updated[:, 1]
+        # The number is at least 1, except before the first finite norms.
+        return updated[:, 0] / updated[:, 1].clamp(min=1)
 
 
 def _gradient(name: str, loss: torch.Tensor, input: torch.Tensor) -> torch.Tensor:

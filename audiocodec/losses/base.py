@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from audiocodec.optim.loss_scale import NO_SCALE, LossScale
+
 
 class CodecLoss(nn.Module, ABC):
     """Loss on the whole output of a codec, such as a distillation of its latents.
@@ -41,6 +43,8 @@ class LossCombiner(nn.Module, ABC):
     Attributes:
         weights: as given.
         metrics: 0-d tensors of the latest call, for the log.
+        finite: 0-d, boolean: whether the gradients of the last call were finite on every worker.
+        loss_scale: scale of the gradient that enters the model, for float16.
 
     Raises:
         ValueError: a weight is out of range.
@@ -51,6 +55,8 @@ class LossCombiner(nn.Module, ABC):
         _check_weights(weights)
         self.weights = dict(weights)
         self.metrics: dict[str, torch.Tensor] = {}
+        self.finite = torch.ones((), dtype=torch.bool)
+        self.loss_scale: LossScale = NO_SCALE
 
     @abstractmethod
     def backward(
@@ -117,14 +123,17 @@ def detach_losses(losses: Mapping[str, torch.Tensor]) -> None:
 
 
 def backward_from(
-    input: torch.Tensor, gradient: torch.Tensor, extra_loss: torch.Tensor | None
+    input: torch.Tensor,
+    gradient: torch.Tensor,
+    extra_loss: torch.Tensor | None,
+    loss_scale: LossScale = NO_SCALE,
 ) -> None:
-    """Backpropagate the gradient at `input` and an extra loss, in one pass."""
+    """Backpropagate the gradient at `input` and an extra loss, in one pass, both scaled."""
     roots = [input]
-    gradients = [gradient]
+    gradients = [loss_scale.scaled(gradient).to(input.dtype)]
     if extra_loss is not None and extra_loss.requires_grad:
         roots.append(extra_loss)
-        gradients.append(torch.ones_like(extra_loss))
+        gradients.append(loss_scale.scaled(torch.ones_like(extra_loss)))
     torch.autograd.backward(roots, gradients)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from audiocodec.losses.base import LossCombiner, backward_from, detach_losses
+from audiocodec.utils.distrib import all_reduce_mean_
 
 
 class WeightedSum(LossCombiner):
@@ -47,5 +48,8 @@ class WeightedSum(LossCombiner):
                 'compute them from that tensor, or leave them out'
             )
         detach_losses(losses)
-        backward_from(input, gradient, extra_loss)
+        finite = gradient.isfinite().all().float()
+        all_reduce_mean_([finite])
+        self.finite = finite == 1
+        backward_from(input, gradient, extra_loss, self.loss_scale)
         return total.detach()

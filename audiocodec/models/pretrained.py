@@ -12,6 +12,8 @@ from audiocodec.models.base import CompressionModel
 from audiocodec.models.export import compact
 from audiocodec.models.formats import audiocraft, encodec_package, hf, hub
 from audiocodec.models.formats.keys import make_model
+from audiocodec.models.wrapped import auto
+from audiocodec.models.wrapped.base import TransformersCodec
 from audiocodec.models.wrapped.dac import DAC
 from audiocodec.models.wrapped.mimi import Mimi
 from audiocodec.run import checkpoint
@@ -28,7 +30,7 @@ NAMES = {
     'kyutai/mimi': 'kyutai/mimi',
 }
 # `transformers` models that are wrapped unchanged, by the `model_type` of their configuration
-WRAPPED: dict[str, type[DAC] | type[Mimi]] = {'dac': DAC, 'mimi': Mimi}
+WRAPPED: dict[str, type[TransformersCodec]] = {'dac': DAC, 'mimi': Mimi}
 # files to look for in a folder without `config.json`, of this project or of AudioCraft
 _FILES = ('checkpoint.th', 'compression_state_dict.bin')
 # packages whose module classes the configuration in a file may use, besides what the user allows
@@ -48,12 +50,13 @@ class Pretrained(NamedTuple):
 
 
 def load(name: str, device: str | torch.device = 'cpu') -> CompressionModel:
-    """Load a model in eval mode, for inference and, unless it is a DAC or Mimi, for training.
+    """Load a model in eval mode, for inference and, unless it is wrapped, for training.
 
     Args:
         name: a file: a training checkpoint or an exported model of this project or of AudioCraft,
             or a checkpoint of the `encodec` package; a folder of `transformers` of type encodec,
-            dac or mimi; one of `NAMES`, or another id of such a model on the Hugging Face Hub.
+            dac or mimi, or of another for `AudioTokenizer`; one of `NAMES`, or another id of such a
+            model on the Hugging Face Hub.
         device: device of the model.
 
     Raises:
@@ -61,9 +64,9 @@ def load(name: str, device: str | torch.device = 'cpu') -> CompressionModel:
             configuration.
     """
     path = find(name)
-    wrapped = WRAPPED.get(_model_type(path))
-    if wrapped is not None:
-        return wrapped.load(path).to(device).eval()
+    kind = _model_type(path)
+    if kind not in (None, 'encodec'):
+        return WRAPPED.get(kind, auto.AudioTokenizer).load(path).to(device).eval()
     node, state = _read(path)
     try:
         return make_model(node, state).to(device)
@@ -75,11 +78,11 @@ def read(name: str) -> Pretrained:
     """Read the configuration and weights of a trainable model; names as for `load`.
 
     Raises:
-        ValueError: as `load`, or the model is a DAC or Mimi.
+        ValueError: as `load`, or the model is wrapped from `transformers`.
     """
     path = find(name)
     kind = _model_type(path)
-    if kind in WRAPPED:
+    if kind not in (None, 'encodec'):
         raise ValueError(
             f'{name!r} is a model of type {kind}, which cannot be trained here: use an EnCodec '
             'model'
@@ -122,10 +125,10 @@ def _model_type(path: Path) -> Any:
     if not path.is_dir():
         return None
     kind = hub.read_config(path).get('model_type')
-    if kind != 'encodec' and kind not in WRAPPED:
+    if kind != 'encodec' and kind not in WRAPPED and not auto.is_supported(kind):
         raise ValueError(
-            f'{path / hub.CONFIG} has model_type {kind!r}: only encodec, {" and ".join(WRAPPED)} '
-            f'are supported'
+            f'{path / hub.CONFIG} has model_type {kind!r}: only encodec, {", ".join(WRAPPED)}, '
+            f'{", ".join(auto.SINCE)} and others of AutoModelForAudioTokenization are supported'
         )
     return kind
 

@@ -256,7 +256,7 @@ class Layers(nn.Sequential):
 
 
 class StreamableConvTranspose1d(nn.Module):
-    """Transposed convolution with exactly T * stride output samples.
+    """Transposed convolution with exactly T * stride output samples, except with `trim_odd`.
 
     The kernel_size - stride excess samples are trimmed. A causal convolution trims
     ceil(trim_right_ratio * (kernel_size - stride)) of them on the right and the rest on the left.
@@ -272,6 +272,10 @@ class StreamableConvTranspose1d(nn.Module):
         norm: one of `norm.CONV_NORMS`.
         trim_right_ratio: fraction trimmed on the right, in [0, 1]; must be 1 unless causal.
         norm_kwargs: arguments of the normalization.
+        groups: see `torch.nn.ConvTranspose1d`.
+        bias: see `torch.nn.ConvTranspose1d`.
+        trim_odd: if the excess is odd, trim one sample more on the right, as DAC does: the output
+            has T * stride - 1 samples. Not causal only.
 
     Raises:
         ValueError: an argument out of range.
@@ -287,6 +291,9 @@ class StreamableConvTranspose1d(nn.Module):
         norm: str = 'none',
         trim_right_ratio: float = 1.0,
         norm_kwargs: Mapping[str, Any] | None = None,
+        groups: int = 1,
+        bias: bool = True,
+        trim_odd: bool = False,
     ) -> None:
         super().__init__()
         sizes = {
@@ -294,6 +301,7 @@ class StreamableConvTranspose1d(nn.Module):
             'out_channels': out_channels,
             'kernel_size': kernel_size,
             'stride': stride,
+            'groups': groups,
         }
         for name, value in sizes.items():
             require_int(name, value)
@@ -314,19 +322,24 @@ class StreamableConvTranspose1d(nn.Module):
             )
         # Not causal: an odd sample is trimmed on the left, where StreamableConv1d pads it.
         right = math.ceil(trimmed * trim_right_ratio) if causal else trimmed // 2
-        self.trims = (trimmed - right, right)
+        left = trimmed - right
+        if trim_odd and causal:
+            raise ValueError('trim_odd=True needs causal=False: it trims both sides equally')
+        self.trims = (left, left if trim_odd else right)
         self.convtr = NormConvTranspose1d(
             in_channels,
             out_channels,
             kernel_size,
             stride,
+            groups=groups,
+            bias=bias,
             causal=causal,
             norm=norm,
             norm_kwargs=norm_kwargs,
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [B, in_channels, T] to [B, out_channels, T * stride]."""
+        """Map [B, in_channels, T] to [B, out_channels, T * stride], see also `trim_odd`."""
         return unpad1d(self.convtr(x), self.trims)
 
     def reads(self, first: float, last: float, recurrence: bool = True) -> Reach:

@@ -1,5 +1,6 @@
-"""Averaged (EMA) weights and learning rate schedules."""
+"""Averaged (EMA) weights, learning rate schedules, and an optimizer for transformers."""
 
+from audiocodec.optim.adamw import MatrixDecayAdamW
 from audiocodec.optim.ema import ModuleEMA
 from audiocodec.optim.schedules import (
     CosineSchedule,
@@ -13,6 +14,7 @@ __all__ = [
     'CosineSchedule',
     'InverseSquareRootSchedule',
     'LinearWarmupSchedule',
+    'MatrixDecayAdamW',
     'ModuleEMA',
     'PolynomialDecaySchedule',
     'advance',

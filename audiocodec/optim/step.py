@@ -2,19 +2,23 @@
 
 import torch
 
+_FLAG_IGNORED = {'mps'}  # devices; PyTorch 2.5 to 2.14
+
 
 def step_if(optimizer: torch.optim.Optimizer, ok: torch.Tensor) -> None:
     """Call `optimizer.step()` if `ok` is true.
 
     Otherwise parameters, moments and step counts are not changed. PyTorch's fused optimizers decide
-    this on the device, by the flag that `torch.amp.GradScaler` sets. For others, the host reads
-    `ok` and therefore waits for the device.
+    this on the device, by the flag that `torch.amp.GradScaler` sets. For others, and on Apple's
+    GPUs, where fused optimizers ignore the flag, the host reads `ok` and therefore waits for the
+    device.
 
     Args:
         optimizer: optimizer whose parameters have their gradients.
         ok: 0-d, boolean.
     """
-    if getattr(optimizer, '_step_supports_amp_scaling', False):
+    heeds_flag = getattr(optimizer, '_step_supports_amp_scaling', False)
+    if heeds_flag and ok.device.type not in _FLAG_IGNORED:
         # The attributes that GradScaler sets, which the type of optimizers does not declare.
         optimizer.grad_scale = None  # type: ignore[attr-defined]
         optimizer.found_inf = (~ok).float()  # type: ignore[attr-defined]

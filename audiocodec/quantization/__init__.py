@@ -14,6 +14,8 @@ from audiocodec.quantization.usage import CodeUsage
 from audiocodec.quantization.vector.dac import DACQuantizer
 from audiocodec.quantization.vector.grouped import GroupedQuantizer
 from audiocodec.quantization.vector.simvq import SimVectorQuantizer
+from audiocodec.quantization.vector.split_rvq import SplitResidualVectorQuantizer
+from audiocodec.quantization.vector.strided import StridedResidualQuantizer
 
 __all__ = [
     'BaseQuantizer',
@@ -30,6 +32,8 @@ __all__ = [
     'ResidualFiniteScalarQuantizer',
     'ResidualVectorQuantizer',
     'SimVectorQuantizer',
+    'SplitResidualVectorQuantizer',
+    'StridedResidualQuantizer',
     'VariationalBottleneck',
     'check_codes',
 ]

@@ -326,14 +326,7 @@ class ResidualVectorQuantizer(BaseQuantizer):
             return {}
         if not self.training:
             stats['revived'].zero_()  # reported in the update that replaced them
-        return {
-            **stats,
-            'codebook_usage': stats['usage'].mean(),
-            'codebook_usage_min': stats['usage'].min(),
-            'codebook_perplexity': stats['perplexity'].mean(),
-            'dead_codes': stats['dead'].mean(),
-            'revived_codes': stats['revived'].mean(),
-        }
+        return with_means(stats)
 
     def _to_vectors(self, latents: torch.Tensor) -> torch.Tensor:
         """Map [B, D, T] to [B * T, D], without gradient."""
@@ -346,3 +339,17 @@ class ResidualVectorQuantizer(BaseQuantizer):
     def _to_codes(self, codes: torch.Tensor, batch: int) -> torch.Tensor:
         """Map [K, B * T] to [B, K, T]."""
         return codes.view(len(codes), batch, -1).transpose(0, 1).contiguous()
+
+
+def with_means(stats: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Add the means to statistics per codebook [K], see `ResidualVectorQuantizer.forward`."""
+    if not stats:
+        return {}
+    return {
+        **stats,
+        'codebook_usage': stats['usage'].mean(),
+        'codebook_usage_min': stats['usage'].min(),
+        'codebook_perplexity': stats['perplexity'].mean(),
+        'dead_codes': stats['dead'].mean(),
+        'revived_codes': stats['revived'].mean(),
+    }

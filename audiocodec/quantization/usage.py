@@ -168,6 +168,7 @@ class CodeUsage:
         counts = self.counts.clone()
         if over_workers:
             distrib.all_reduce_sum_([counts])
+        counts = counts.cpu()  # not every device has float64
         frames = counts.sum(1).double()
         frequencies = counts.double() / frames.clamp(min=1)[:, None]
         perplexity = torch.special.entr(frequencies).sum(1).exp()

@@ -9,7 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from audiocodec.data import SPLITS
-from audiocodec.recipe.rules import ACCEPTED, SECTIONS, SWITCH
+from audiocodec.dsp.loudness import MOST_CHANNELS
+from audiocodec.recipe.rules import ACCEPTED, POSITIVE_INTEGER, SECTIONS, SWITCH
+from audiocodec.run.launch import find_place
 from audiocodec.utils import config
 from audiocodec.utils.annotations import is_number, misfit
 from audiocodec.utils.config import MISSING, ConfigError
@@ -45,6 +47,7 @@ def rule_problems(cfg: DictConfig) -> tuple[dict[str, Any], list[str], bool]:
         _weight_problems,
         _training_problems,
         _data_problems,
+        _batch_problems,
         _metric_problems,
         _slurm_problems,
         _length_problems,
@@ -200,9 +203,29 @@ def _data_problems(plain: Mapping[str, Any]) -> Iterator[str]:
     if not is_number(most) or not is_number(channels):
         return  # reported by their rules
     if most < channels:
+        advice = 'a stereo recipe needs stereo data; choose a mono recipe, or other data'
+        if channels > 2:
+            advice = f'set it to {channels} if all files have {channels} channels (or one)'
+        yield f'datasource.max_channels={most} is below channels={channels}: {advice}'
+    if channels > MOST_CHANNELS and plain['evaluate']['metrics'].get('loudness') is True:
         yield (
-            f'datasource.max_channels={most} is below channels={channels}: '
-            'a stereo recipe needs stereo data; choose a mono recipe, or other data'
+            f'evaluate.metrics.loudness=true: loudness is defined for up to {MOST_CHANNELS} '
+            f'channels, not for channels={channels}; use evaluate.metrics.loudness=false'
+        )
+
+
+def _batch_problems(plain: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a batch that cannot be divided into micro-batches of equal size."""
+    number = plain['optim'].get('accumulate')
+    size = {**plain['dataset'], **plain['dataset']['train']}.get('batch_size')
+    if not all(map(POSITIVE_INTEGER.check, (number, size))) or number == 1:
+        return  # reported by their rules
+    workers = find_place().world_size
+    if size % (number * workers):
+        each = '' if workers == 1 else f' on each of {workers} workers'
+        yield (
+            f'optim.accumulate={number}: dataset.batch_size={size} does not divide into {number} '
+            f'micro-batches of equal size{each}; use a multiple of {number * workers}'
         )
 
 

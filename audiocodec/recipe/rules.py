@@ -110,18 +110,22 @@ def positive(what: str) -> Rule:
 
 
 RATE = Rule(POSITIVE_INTEGER.check, 'a rate in Hz, e.g. 24000')
+_DEVICES = ('auto', 'cpu', 'cuda', 'mps')
 
 ACCEPTED: dict[str, Rule] = {
     'sample_rate': RATE,
     'output_sample_rate': RATE,
-    'channels': Rule(lambda value: is_integer(value) and value in (1, 2), '1 (mono) or 2 (stereo)'),
-    'precision.autocast': one_of(None, 'bfloat16'),
+    'channels': Rule(
+        lambda value: is_integer(value) and 1 <= value <= 64,
+        '1 (mono), 2 (stereo) or up to 64 channels',
+    ),
+    'precision.autocast': one_of(None, 'bfloat16', 'float16'),
     'precision.conv': one_of('tf32', 'float32'),
     'precision.matmul': one_of('tf32', 'float32'),
     'precision.cudnn_benchmark': SWITCH,
     'device': Rule(
-        lambda value: isinstance(value, str) and value.split(':')[0] in ('auto', 'cpu', 'cuda'),
-        'auto, cpu, cuda or cuda:N',
+        lambda value: isinstance(value, str) and value.split(':')[0] in _DEVICES,
+        'auto, cpu, cuda, cuda:N or mps',
     ),
     'num_threads': UP_TO_1024,
     'distributed.timeout': positive('seconds'),
@@ -154,6 +158,7 @@ ACCEPTED: dict[str, Rule] = {
     'optim.epochs': POSITIVE_INTEGER,
     'optim.updates_per_epoch': or_null(POSITIVE_INTEGER, 'for one pass over the data'),
     'optim.total_updates': or_null(POSITIVE_INTEGER, 'if only the data determines it'),
+    'optim.accumulate': POSITIVE_INTEGER,
     'optim.lr': positive('a learning rate'),
     'optim.max_norm': or_null(positive('a norm'), 'for no clipping'),
     'optim.ema.decay': or_null(

@@ -8,6 +8,7 @@ import torch
 
 from audiocodec.utils import distrib
 
+_WITHOUT_FLOAT64 = {'mps'}  # devices
 _Group = tuple[tuple[str, int], ...]
 _Sums = dict[_Group, list[float]]  # a sum for each value of a group, then the sum of weights
 
@@ -21,8 +22,8 @@ class Averager:
     """
 
     def __init__(self) -> None:
-        # names and sizes of metrics that come together -> their sums and the sum of weights, in
-        # float64
+        # names and sizes of metrics that come together -> their sums and the sum of weights, see
+        # `_to_sums`
         self._sums: dict[_Group, torch.Tensor] = {}
         self._marks: _Sums = {}  # the sums at the last call of `read_recent`
 
@@ -44,16 +45,16 @@ class Averager:
         group = tuple(
             (name, value.numel() if value.dim() else 0) for name, value in metrics.items()
         )
-        values = torch.cat(
-            [value.detach().float().reshape(-1) for value in metrics.values()]
-        ).double()
-        values = torch.cat([values, values.new_ones(1)]) * weight
+        values = torch.cat([value.detach().float().reshape(-1) for value in metrics.values()])
+        values = _in_float64_if_possible(torch.cat([values, values.new_ones(1)])) * weight
         if where is not None:
             values = torch.where(where, values, 0.0)
-        if group in self._sums:
+        if group not in self._sums:
+            self._sums[group] = _to_sums(values, values.device)
+        elif values.dtype == torch.float64:
             self._sums[group] += values
         else:
-            self._sums[group] = values
+            self._sums[group] = _compensated(self._sums[group], values)
 
     def read(self, over_workers: bool = False) -> dict[str, float]:
         """Return the means so far, with one copy from the device.
@@ -83,21 +84,22 @@ class Averager:
         """Copy all sums from the device at once."""
         if not self._sums:
             return {}
-        values = torch.cat(list(self._sums.values())).tolist()
+        values = _from_sums(torch.cat(list(self._sums.values()), dim=-1)).tolist()
         read: _Sums = {}
         start = 0
         for group, sums in self._sums.items():
-            read[group] = values[start : start + len(sums)]
-            start += len(sums)
+            end = start + sums.shape[-1]
+            read[group] = values[start:end]
+            start = end
         return read
 
     def state_dict(self) -> dict[str, Any]:
         """Return the exact sums, so that the means of an epoch survive an interruption."""
-        return _to_state({group: sums.cpu() for group, sums in self._sums.items()})
+        return _to_state({group: _from_sums(sums) for group, sums in self._sums.items()})
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device | str = 'cpu') -> None:
         """Restore a `state_dict`, on the device of future metrics."""
-        self._sums = {_key(group): group['sums'].to(device) for group in state['groups']}
+        self._sums = {_key(group): _to_sums(group['sums'], device) for group in state['groups']}
         self._marks = self._read_sums()
 
     @staticmethod
@@ -109,6 +111,39 @@ class Averager:
                 key = _key(group)
                 sums[key] = sums[key] + group['sums'] if key in sums else group['sums']
         return _to_state(sums)
+
+
+def _in_float64_if_possible(values: torch.Tensor) -> torch.Tensor:
+    return values if values.device.type in _WITHOUT_FLOAT64 else values.double()
+
+
+def _to_sums(values: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """Return sums [n] on a device: in float64, or as two float32 [2, n] that add up to them."""
+    if torch.device(device).type not in _WITHOUT_FLOAT64:
+        return values.to(device)
+    high = values.float()
+    low = (values - high).float()
+    return torch.stack([high, low]).to(device)
+
+
+def _from_sums(sums: torch.Tensor) -> torch.Tensor:
+    """Return sums in float64 [n], on the CPU; the inverse of `_to_sums`."""
+    sums = sums.cpu().double()
+    return sums if sums.dim() == 1 else sums.sum(0)
+
+
+def _compensated(sums: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Add float32 values [n] to sums [2, n], with the rounding error of the sum in the second.
+
+    See Knuth, The Art of Computer Programming, volume 2, section 4.2.2, theorem B.
+    """
+    high, low = sums
+    total = high + values
+    part = total - high
+    error = (high - (total - part)) + (values - part)
+    low = low + error
+    high = total + low
+    return torch.stack([high, low - (high - total)])
 
 
 def _key(group: Mapping[str, Any]) -> _Group:

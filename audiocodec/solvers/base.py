@@ -244,7 +244,8 @@ class StandardSolver(StatefulSolver):
         """Finish an update: record its metrics, and save a checkpoint or stop when due.
 
         Args:
-            metrics: tensors, see `Averager`.
+            metrics: tensors, see `Averager`; with `overflow`, 0-d, boolean, True if the update was
+                skipped only because of the loss scale of float16, which is part of its search.
             skipped: 0-d, boolean: True if the update was not finite and therefore changed nothing.
                 The same on every worker.
             wav: the batch, on the host.
@@ -254,11 +255,15 @@ class StandardSolver(StatefulSolver):
         self._updates_here += 1
         if self._updates_here == _UPDATES_TO_PEAK:
             self._log_memory()
+        flags, counted = {'skipped': skipped}, skipped
+        if 'overflow' in metrics:
+            flags['overflow'] = metrics.pop('overflow')
+            counted = skipped & ~flags['overflow']
         self.means.update(metrics, where=~skipped)
-        self.means.update({'skipped': skipped})
+        self.means.update(flags)
         # On a GPU, the guard learns the outcome two updates later, so as not to wait for it.
         self._asked_to_stop |= self.guard.follow(
-            self.updates, metrics, skipped, bool(self.interrupts.received), wav, infos
+            self.updates, metrics, counted, bool(self.interrupts.received), wav, infos
         )
         if self.tracker is not None and self._every(self.cfg.logging.every_updates):
             values = {**self.means.read_recent(), **self.learning_rates()}

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -57,10 +56,8 @@ class CompressionSolver(StandardSolver):
             ]
         )
         self.autocast = precision.autocast(cfg.precision.autocast, self.device)
-        if cfg.compile:
-            precision.compile_parts(self.model, self.adversaries)
-        self.weights = parts.weights
-        self.trained = parts.trained
+        self.loss_scales = precision.prepare(cfg, self.model, self.adversaries, self.balancer)
+        self.weights, self.trained = parts.weights, parts.trained
         self.trained_on_output = parts.trained_on_output
         if cfg.train.only is not None:
             only = cfg.train.only
@@ -73,6 +70,8 @@ class CompressionSolver(StandardSolver):
         self.register_stateful('model', 'adversaries', 'balancer', 'optimizer', 'schedule')
         if list(self.trained_on_output.parameters()):
             self.register_stateful('trained_on_output')
+        if self.loss_scales.state_dict():
+            self.register_stateful('loss_scales')
         self.ema: ModuleEMA | None = None
         if cfg.optim.ema.decay is not None:
             self.ema = ModuleEMA(self.model, decay=cfg.optim.ema.decay, every=cfg.optim.ema.every)
@@ -134,7 +133,8 @@ class CompressionSolver(StandardSolver):
             d_losses = self.adversaries.train_step(fake=self.frozen_reconstruction(wav), real=wav)
         self.updates += 1
         d_grad_norm = d_losses.get('d_grad_norm', wav.new_zeros(()))  # absent if they did not train
-        return {**d_losses, 'skipped': ~d_grad_norm.isfinite()}
+        scaling = self.loss_scales.update(None, d_grad_norm)
+        return {**d_losses, 'skipped': ~d_grad_norm.isfinite(), **scaling}
 
     @torch.no_grad()
     def frozen_reconstruction(self, wav: torch.Tensor) -> torch.Tensor:
@@ -186,11 +186,12 @@ class CompressionSolver(StandardSolver):
                 not train.
 
         Returns:
-            Loss averaged over the workers, gradient norm before clipping, and whether the step was
-            skipped.
+            Loss averaged over the workers, gradient norm before clipping, whether the step was
+            skipped, and the metrics of the loss scale.
         """
         distrib.average_gradients(self.parameters, beside=[g_loss])
         gradients = [p.grad for p in self.parameters if p.grad is not None]
+        self.loss_scales.model.unscale_(gradients)
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.cfg.optim.max_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.cfg.optim.max_norm, norm)
@@ -205,7 +206,8 @@ class CompressionSolver(StandardSolver):
         if self.ema is not None:
             self.ema.step()
         self.updates += 1
-        return {'g_loss': g_loss, 'grad_norm': norm, 'skipped': ~ok}
+        scaling = self.loss_scales.update(norm, d_grad_norm, self.balancer.finite, g_loss)
+        return {'g_loss': g_loss, 'grad_norm': norm, 'skipped': ~ok, **scaling}
 
     # ---- stages ----------------------------------------------------------------------------------
 
@@ -310,6 +312,8 @@ class CompressionSolver(StandardSolver):
     def evaluate(self) -> dict[str, float]:
         """Compute the metrics of `evaluate.metrics` over the evaluation split, at each rate."""
         options = self.cfg.evaluate
+        # What scores depend on, apart from the weights.
+        keys = ('metrics', 'datasource', 'dataset', 'output_sample_rate', 'channels')
         self.metrics.reset()
         with self.averaged_model():
             codec = Codec(self.xp.sig, self.model, options.kbps)
@@ -320,16 +324,11 @@ class CompressionSolver(StandardSolver):
                 self.folder / 'evaluate' / f'epoch_{self.epoch}',
                 options.num_workers,
                 named_rates=options.kbps is not None,
-                settings=self._evaluation_settings(),
+                settings={key: config.to_plain(self.cfg[key]) for key in keys},
             )
         means = self.metrics.compute()
         self.failures.sync()
         return means
-
-    def _evaluation_settings(self) -> dict[str, Any]:
-        """Return what scores depend on, apart from the weights."""
-        keys = ('metrics', 'datasource', 'dataset', 'output_sample_rate', 'channels')
-        return {key: config.to_plain(self.cfg[key]) for key in keys}
 
     @torch.no_grad()
     def generate(self) -> dict[str, float]:

@@ -9,7 +9,10 @@ from omegaconf import DictConfig
 
 from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.adversarial.discriminators import SpectralDiscriminator
+from audiocodec.losses import LossCombiner
 from audiocodec.models import CompressionModel
+from audiocodec.optim.accumulate import check_items_are_independent, in_micro_batches
+from audiocodec.optim.loss_scale import LossScales
 from audiocodec.utils.config import ConfigError
 
 # Limit of compiled graphs per function. Sub-discriminators share their code, and each of them needs
@@ -41,10 +44,10 @@ def autocast(
     """Return the autocast context of model and discriminators.
 
     Losses, quantizer, spectra and balancer disable it for themselves. bfloat16 has the range of
-    float32, so gradients need no scaling; float16 would need it and is not supported.
+    float32; gradients in float16 need a scale, see `prepare`.
 
     Args:
-        dtype: `bfloat16`; None for float32, or TF32 on a GPU (see `set_up`).
+        dtype: `bfloat16` or `float16`; None for float32, or TF32 on a GPU (see `set_up`).
         device: device of the run.
 
     Returns:
@@ -55,13 +58,60 @@ def autocast(
     """
     if dtype is None:
         return nullcontext
-    if device.type == 'cuda' and not torch.cuda.is_bf16_supported(including_emulation=False):
+    is_bfloat16 = dtype == 'bfloat16' and device.type == 'cuda'
+    if is_bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ConfigError(
             f'precision.autocast={dtype}: {torch.cuda.get_device_name(device)} does not compute in '
-            'bfloat16; use precision.autocast=null'
+            'bfloat16; use precision.autocast=float16 or null'
         )
     # No cache: its half-precision copies of weights would be stale after the discriminators' step.
     return lambda: torch.autocast(device.type, dtype=getattr(torch, dtype), cache_enabled=False)
+
+
+def prepare(
+    cfg: DictConfig,
+    model: CompressionModel,
+    adversaries: AdversarialTrainer,
+    balancer: LossCombiner,
+) -> LossScales:
+    """Compile parts, run them in micro-batches, and scale gradients in float16, as configured.
+
+    Returns:
+        The scales of the gradients that parameters hold after a backward pass.
+    """
+    if cfg.compile:
+        compile_parts(model, adversaries)
+    accumulate(cfg.optim.accumulate, model, adversaries)
+    is_float16 = cfg.precision.autocast == 'float16'
+    scales = LossScales(next(balancer.buffers()).device if is_float16 else None)
+    adversaries.loss_scale, balancer.loss_scale = scales.adversaries, scales.model
+    return scales
+
+
+def accumulate(number: int, model: CompressionModel, adversaries: AdversarialTrainer) -> None:
+    """Compute updates in micro-batches, with the result of the whole batch; after `compile_parts`.
+
+    Args:
+        number: micro-batches per batch.
+        model: its `compiled_parts` run on one micro-batch at a time, and again in the backward
+            pass. Quantizer, losses and balancer get the whole batch.
+        adversaries: the discriminators are trained and evaluated on one micro-batch at a time.
+
+    Raises:
+        ConfigError: a part whose result for an item depends on the other items of the batch, or a
+            model without parts.
+    """
+    if number == 1:
+        return
+    try:
+        if not model.compiled_parts:
+            raise ValueError(f'{type(model).__name__} declares no parts (compiled_parts)')
+        for part in model.compiled_parts:
+            in_micro_batches(part, number)
+        check_items_are_independent(adversaries.discriminators)
+    except ValueError as error:
+        raise ConfigError(f'optim.accumulate={number}: {error}; use optim.accumulate=1') from error
+    adversaries.micro_batches = number
 
 
 def compile_parts(model: CompressionModel, adversaries: AdversarialTrainer) -> None:

@@ -1,6 +1,11 @@
 """Errors that the user can fix: those that end a run, and missing packages."""
 
+import contextlib
 import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from types import ModuleType
 
 
 class RunError(RuntimeError):
@@ -44,3 +49,40 @@ def require(what: str, extra: str, *packages: str) -> None:
             missing.append(f'{package} ({error})')
     if missing:
         raise ValueError(f"{what} needs {', '.join(missing)}: pip install 'audiocodec[{extra}]'")
+
+
+def import_transformers() -> ModuleType:
+    """Import `transformers`, even if the installed torchaudio cannot be loaded.
+
+    `transformers` imports torchaudio if it is installed, though it hardly needs it. The latest
+    torchaudio cannot be loaded with a CPU-only PyTorch, or with a much older one.
+
+    Raises:
+        ImportError: transformers is not installed.
+    """
+    if 'transformers.audio_utils' not in sys.modules:
+        with _without_broken('torchaudio'):
+            from transformers.utils import is_torchaudio_available
+
+            # if it was imported before, it has looked for torchaudio; since version 5 it caches
+            # the result
+            getattr(is_torchaudio_available, 'cache_clear', lambda: None)()
+            importlib.import_module('transformers.audio_utils')
+    return importlib.import_module('transformers')
+
+
+@contextlib.contextmanager
+def _without_broken(package: str) -> Iterator[None]:
+    """Make a package that is installed but cannot be loaded look as if it were not installed."""
+    try:
+        if importlib.util.find_spec(package) is not None:
+            importlib.import_module(package)
+    except (ImportError, OSError):
+        for name in [name for name in sys.modules if name.partition('.')[0] == package]:
+            del sys.modules[name]  # submodules imported before it failed
+        sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if package in sys.modules and sys.modules[package] is None:
+            del sys.modules[package]

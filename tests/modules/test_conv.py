@@ -236,3 +236,15 @@ def test_padding_and_activation_save_one_tensor():
         y = layers(torch.randn(1, 1, 100, requires_grad=True) + 0.0)
     assert [shape for _, shape in saved if shape[-1] >= 100] == [(1, 1, 106)]
     assert y.shape == (1, 1, 100)
+
+
+@torch.no_grad()
+def test_transposed_convolution_in_groups_without_bias():
+    conv = StreamableConvTranspose1d(4, 4, 4, 2, causal=True, groups=4, bias=False)
+    x = torch.randn(2, 4, 5)
+    y = conv(x)
+    assert [list(parameter.shape) for parameter in conv.parameters()] == [[4, 1, 4]]
+    weight = conv.convtr.convtr.weight[:, 0]
+    expected = x[:, :, 1] * weight[:, 0] + x[:, :, 0] * weight[:, 2]
+    torch.testing.assert_close(y[..., 2], expected)
+    assert y.shape == (2, 4, 10)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from audiocodec.optim import step
 from audiocodec.optim.step import step_if
 
 
@@ -19,6 +20,21 @@ def test_a_skipped_step_changes_nothing(options):
     for name, value in reference.state[plain].items():
         assert torch.equal(optimizer.state[weights][name], value), name
     assert not hasattr(optimizer, 'found_inf')
+
+
+def test_a_device_whose_fused_optimizers_ignore_the_flag(monkeypatch):
+    monkeypatch.setattr(step, '_FLAG_IGNORED', {'cpu'})
+    weights = torch.nn.Parameter(torch.ones(5))
+    optimizer = torch.optim.Adam([weights], lr=0.1, fused=True)
+    weights.grad = torch.full((5,), float('nan'))
+    calls = []
+    optimizer.register_step_pre_hook(lambda *_: calls.append('step'))
+    step_if(optimizer, torch.tensor(False))
+    assert not calls
+    weights.grad = torch.ones(5)
+    step_if(optimizer, torch.tensor(True))
+    assert calls == ['step']
+    assert (weights < 1).all()
 
 
 def test_other_optimizers_are_skipped_by_the_host():

@@ -98,7 +98,7 @@ def test_a_valid_configuration_has_no_problems_and_is_returned_resolved(plain):
             10**6,
             'dataset.num_workers=1000000: expected an integer in [0, 1024]',
         ),
-        ('channels', True, 'channels=True: expected 1 (mono) or 2 (stereo)'),
+        ('channels', True, 'channels=True: expected 1 (mono), 2 (stereo) or up to 64 channels'),
         ('seed', '${sed}', "seed=${sed}: Interpolation key 'sed' not found"),
         ('losses.l1', 3, 'losses.l1=3: expected a section; turn a loss off with losses.l1.weight='),
         ('metrics.mel', None, 'metrics.mel=None: expected a section; turn a metric off with'),
@@ -130,9 +130,22 @@ def test_a_missing_key_or_section_is_named(plain, key, expected):
     assert all(problem.startswith(start) for start, problem in zip(expected, found))
 
 
+def test_what_more_than_two_channels_need(plain):
+    surround = {'channels': 6, 'datasource.max_channels': 6}
+    assert problems(plain, **surround) == []
+    assert problems(plain, **surround, **{'evaluate.metrics.loudness': True}) == [
+        'evaluate.metrics.loudness=true: loudness is defined for up to 5 channels, not for '
+        'channels=6; use evaluate.metrics.loudness=false'
+    ]
+    assert problems(plain, **{**surround, 'datasource.max_channels': 2}) == [
+        'datasource.max_channels=2 is below channels=6: set it to 6 if all files have 6 channels '
+        '(or one)'
+    ]
+
+
 def test_sections_that_are_none_prevent_building(plain):
     assert rule_problems(changed(plain, checkpoint=3))[2] is False
-    assert rule_problems(changed(plain, channels=7))[2] is False
+    assert rule_problems(changed(plain, channels=70))[2] is False
     assert rule_problems(changed(plain, seed=-1))[2] is True
 
 

@@ -35,8 +35,8 @@ def test_accepted_values(rule, accepted, refused):
 @pytest.mark.parametrize(
     ('key', 'accepted', 'refused'),
     [
-        ('device', ['auto', 'cpu', 'cuda:1'], ['tpu', None]),
-        ('channels', [1, 2], [0, 3, True, 1.0]),
+        ('device', ['auto', 'cpu', 'cuda:1', 'mps'], ['tpu', None]),
+        ('channels', [1, 2, 6, 64], [0, 65, True, 1.0]),
         ('optim.ema.decay', [None, 0, 0.99], [1, -0.1]),
         ('checkpoint.keep_best', [None, 'valid.mel', 'train.l1'], ['mel', 'generate.x', 'valid.']),
     ],

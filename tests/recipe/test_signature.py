@@ -209,6 +209,7 @@ def test_every_excluded_key_is_tried_or_said_why_not():
         'compile',
         'cpu_kernels',
         'channels_last',
+        'optim.accumulate',
         'precision.cudnn_benchmark',
     }
     instead = {'show', 'execute_only', 'benchmark_no_load'}

@@ -3,7 +3,16 @@ import math
 import pytest
 import torch
 
+from audiocodec.run import averager as module
 from audiocodec.run.averager import Averager
+
+
+@pytest.fixture(params=[False, True], ids=['float64', 'two float32'], autouse=True)
+def without_float64(request, monkeypatch):
+    """Also run all tests as on a device without float64."""
+    if request.param:
+        monkeypatch.setattr(module, '_WITHOUT_FLOAT64', {'cpu'})
+    return request.param
 
 
 def test_means_are_weighted_and_keys_may_come_and_go():

@@ -31,7 +31,7 @@ def test_the_cpu_by_name_or_without_a_gpu(monkeypatch):
     assert resolve_device('auto', place()) == torch.device('cpu')
     with pytest.raises(ConfigError, match='device=cuda: PyTorch finds no CUDA device; use'):
         resolve_device('cuda', place())
-    with pytest.raises(ConfigError, match='device=gpu: expected auto, cpu, cuda or cuda:N'):
+    with pytest.raises(ConfigError, match='device=gpu: expected auto, cpu, cuda, cuda:N or mps'):
         resolve_device('gpu', place())
 
 
@@ -60,6 +60,21 @@ def test_one_gpu_by_number_is_for_one_worker(gpus):
     ):
         resolve_device('cuda:1', place())
     assert resolve_device('cuda:1', place(workers=1)) == torch.device('cuda', 1)
+
+
+@pytest.mark.parametrize(('is_built', 'reason'), [(True, 'this macOS'), (False, 'this build')])
+def test_the_gpu_of_a_mac(monkeypatch, is_built, reason):
+    monkeypatch.setattr(torch.backends.mps, 'is_built', lambda: is_built)
+    monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: False)
+    with pytest.raises(
+        ConfigError, match=f'device=mps: PyTorch finds no Apple GPU, {reason} .*; use device=cpu'
+    ):
+        resolve_device('mps', place(workers=1))
+    monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: True)
+    assert resolve_device('mps', place(workers=1)) == torch.device('mps')
+    assert peak_memory(torch.device('mps')) is None
+    with pytest.raises(ConfigError, match='device=mps is one GPU, but there are 8 workers'):
+        resolve_device('mps', place())
 
 
 def test_peak_memory_is_that_of_a_gpu(monkeypatch):

@@ -142,10 +142,22 @@ def test_fast_paths_give_the_curve_of_plain_ones(make_solver, monkeypatch):
     assert msspec[-1] < 0.8 * msspec[0], 'little was learnt: the curves say nothing'
 
 
-def test_an_update_never_waits_for_the_device(make_solver, monkeypatch):
-    solver = make_solver(
-        *FULL, 'rvq.q_dropout=false'
-    )  # the number of codebooks is drawn on the host, and read there
+@pytest.mark.parametrize(
+    'options',
+    [
+        [],
+        ['optim.accumulate=2'],
+        [
+            'precision.autocast=float16',
+            'seanet.lstm=0',
+            *(option for option in SMALL_ADVERSARY if 'msstftd.' in option),
+        ],
+    ],
+    ids=['plain', 'accumulate', 'float16'],
+)
+def test_an_update_never_waits_for_the_device(make_solver, monkeypatch, options):
+    # the number of codebooks is drawn on the host, and read there
+    solver = make_solver(*FULL, 'rvq.q_dropout=false', *options)
     solver.model.train()
     solver.run_step(batch())  # initializes the codebooks, which reads
     reads = []
@@ -200,7 +212,7 @@ def test_what_changes_the_result_is_in_the_signature(override, changes):
 @pytest.mark.parametrize(
     ('override', 'message'),
     [
-        ('precision.autocast=float16', 'precision.autocast=float16: expected null or bfloat16'),
+        ('precision.autocast=half', 'precision.autocast=half: expected null, bfloat16 or float16'),
         ('compile=maybe', 'compile=maybe: expected true or false'),
         ('channels_last=1', 'channels_last=1: expected true or false'),
     ],

@@ -103,9 +103,15 @@ def assert_close(one, other, path):
         assert one == other, path
 
 
-@pytest.fixture(scope='module', params=[2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope='module',
+    params=[(2, 1), (2, 2), pytest.param((4, 1), marks=pytest.mark.slow)],
+    ids=['2', '2 with micro-batches', '4'],
+)
 def several(request, tmp_path_factory):
-    return run(tmp_path_factory.mktemp('several'), request.param, *LONG)
+    workers, micro_batches = request.param
+    folder = tmp_path_factory.mktemp('several')
+    return run(folder, workers, *LONG, f'optim.accumulate={micro_batches}')
 
 
 def test_workers_train_what_one_trains_with_the_whole_batch(alone, several):

@@ -14,6 +14,7 @@ from audiocodec.quantization import (
     ResidualFiniteScalarQuantizer,
     ResidualVectorQuantizer,
     SimVectorQuantizer,
+    SplitResidualVectorQuantizer,
     VariationalBottleneck,
 )
 
@@ -31,6 +32,9 @@ DISCRETE = {
     'bsq': partial(LookupFreeQuantizer, bits=DIMENSION, spherical=True, inv_temperature=5.0),
     'simvq': partial(SimVectorQuantizer, n_q=3, bins=16, q_dropout=True, seed=1),
     'simvq_rotation': partial(SimVectorQuantizer, n_q=2, bins=16, gradient='rotation'),
+    'split_rvq': partial(
+        SplitResidualVectorQuantizer, codebook_dimension=6, no_quantization_rate=0.5, seed=5, **RVQ
+    ),
     'dac': partial(DACQuantizer, n_q=3, bins=16, codebook_dim=4, q_dropout=0.5),
     'grouped_rvq': partial(
         GroupedQuantizer, groups=2, quantizer=partial(ResidualVectorQuantizer, **RVQ)

@@ -129,7 +129,7 @@ class BandSTFTDiscriminator(SpectralDiscriminator):
         outputs = []
         for (low, high), convs in zip(self.edges, self.band_convs):
             x = spectrum[..., low:high].contiguous(memory_format=layout)
-            for index, conv in enumerate(convs):
+            for index, conv in enumerate(convs.children()):
                 x = self.activation(conv(x))
                 if index >= self.first_feature:
                     features.append(x)

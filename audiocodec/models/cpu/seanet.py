@@ -24,7 +24,7 @@ from audiocodec.models.base import CompressionModel
 from audiocodec.models.cpu.kernels import LOG2_E, Kernel, ScaledELU, make_kernel, padded
 from audiocodec.modules.conv import StreamableConv1d, StreamableConvTranspose1d
 from audiocodec.modules.lstm import StreamableLSTM
-from audiocodec.modules.seanet import SEANetDecoder, SEANetEncoder, SEANetResnetBlock
+from audiocodec.modules.networks.seanet import SEANetDecoder, SEANetEncoder, SEANetResnetBlock
 
 _PART = 2**21  # values of the largest tensor of a part
 _OVERLAP = 1 / 8  # largest fraction of a part that is also computed for its neighbor
@@ -308,6 +308,7 @@ class _ConvTranspose(_Layer):
         conv = source.convtr.convtr
         self.stride = conv.stride[0]
         self.trim = source.trims[0]
+        self.missing = sum(source.trims) - (conv.kernel_size[0] - self.stride)  # see trim_odd
         inputs, outputs, kernel_size = conv.weight.shape
         self.reach = -(-kernel_size // self.stride) - 1  # frames before the current one
         weight = F.pad(conv.weight, (0, (self.reach + 1) * self.stride - kernel_size))
@@ -321,7 +322,7 @@ class _ConvTranspose(_Layer):
         self.local = _is_local(self.kernel, activation)
 
     def frames(self, length: int) -> int:
-        return length * self.stride
+        return length * self.stride - self.missing
 
     def reads(self, start: int, stop: int) -> tuple[int, int]:
         first = (start + self.trim) // self.stride - self.reach

@@ -1,22 +1,20 @@
 """Models of the Hugging Face Hub: finds or downloads files, and builds `transformers` models."""
 
 import contextlib
-import importlib.util
 import json
-import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
 from audiocodec.run import checkpoint
+from audiocodec.utils.errors import import_transformers as import_transformers
 
 CONFIG = 'config.json'
+EXTRACTORS = ('preprocessor_config.json', 'processor_config.json')  # a folder has one, or none
 # in the order of preference
 WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
 
@@ -59,11 +57,14 @@ def _check_reachable(endpoint: str) -> None:
 
 
 def _download(repo_id: str, local: bool) -> Path:
-    """Download configuration and weights of one revision, and return the folder."""
+    """Download configuration, weights and feature extractor of one revision; return the folder."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import EntryNotFoundError
 
     folder = Path(hf_hub_download(repo_id, CONFIG, local_files_only=local)).parent
+    for name in EXTRACTORS:
+        with contextlib.suppress(EntryNotFoundError):
+            hf_hub_download(repo_id, name, revision=folder.name, local_files_only=local)
     preferred, other = WEIGHTS
     try:
         hf_hub_download(repo_id, preferred, revision=folder.name, local_files_only=local)
@@ -109,43 +110,6 @@ def read_weights(folder: Path) -> dict[str, Any]:
         if (folder / name).is_file():
             return checkpoint.load(folder / name)
     raise ValueError(f'{folder} has a {CONFIG} but no weights: expected {" or ".join(WEIGHTS)}')
-
-
-def import_transformers() -> ModuleType:
-    """Import `transformers`, even if the installed torchaudio cannot be loaded.
-
-    `transformers` imports torchaudio if it is installed, though it hardly needs it. The latest
-    torchaudio cannot be loaded with a CPU-only PyTorch, or with a much older one.
-
-    Raises:
-        ImportError: transformers is not installed.
-    """
-    if 'transformers.audio_utils' not in sys.modules:
-        with _without_broken('torchaudio'):
-            from transformers.utils import is_torchaudio_available
-
-            # if it was imported before, it has looked for torchaudio; since version 5 it caches
-            # the result
-            getattr(is_torchaudio_available, 'cache_clear', lambda: None)()
-            importlib.import_module('transformers.audio_utils')
-    return importlib.import_module('transformers')
-
-
-@contextlib.contextmanager
-def _without_broken(package: str) -> Iterator[None]:
-    """Make a package that is installed but cannot be loaded look as if it were not installed."""
-    try:
-        if importlib.util.find_spec(package) is not None:
-            importlib.import_module(package)
-    except (ImportError, OSError):
-        for name in [name for name in sys.modules if name.partition('.')[0] == package]:
-            del sys.modules[name]  # submodules imported before it failed
-        sys.modules[package] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if package in sys.modules and sys.modules[package] is None:
-            del sys.modules[package]
 
 
 def build_with_transformers(class_name: str, folder: Path) -> nn.Module:

@@ -317,7 +317,7 @@ def test_defaults_are_those_of_transformers():
         ({'upsampling_ratios': 'abc'}, 'damaged configuration'),
         ({'target_bandwidths': []}, 'damaged configuration'),
         ({'sampling_rate': 'fast'}, 'damaged configuration'),
-        ({'model_type': 'bert'}, "model_type 'bert': only encodec, dac and mimi"),
+        ({'model_type': 'bert'}, "model_type 'bert': only encodec, dac, mimi, "),
         ({'model_type': 'absent'}, 'model_type None'),
     ],
 )

@@ -293,3 +293,34 @@ def test_the_input_may_be_padded_to_whole_frames_once(samples):
     torch.testing.assert_close(y, encoder(F.pad(x, (0, 8 * frames - samples))))
     if samples % 8:
         assert not torch.allclose(y, encoder(x))
+
+
+@pytest.mark.parametrize('length', [1, 5, 6, 7, 13])
+def test_padding_the_input_equals_whole_frames(length):
+    torch.manual_seed(0)
+    plain = SEANetEncoder(**SMALL)
+    padded = SEANetEncoder(**SMALL, pad_input=True)
+    padded.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 2, length)
+    frames = math.ceil(length / 6)
+    whole = nn.functional.pad(x, (0, 6 * frames - length))
+    z = padded(x)
+    assert z.shape == (2, 6, frames)
+    assert torch.equal(z, plain(whole))
+    assert torch.equal(z, plain(x)) == (length % 6 == 0)
+
+
+def test_trimming_odd_strides_shortens_their_output_and_ends_in_zeros():
+    torch.manual_seed(0)
+    options = {**SMALL, 'ratios': [3, 5, 2]}
+    decoder, trimmed = SEANetDecoder(**options), SEANetDecoder(**options, trim_odd=True)
+    trimmed.load_state_dict(decoder.state_dict())
+    z = torch.randn(1, 6, 20)
+    y, expected = trimmed(z), decoder(z)
+    assert y.shape == expected.shape == (1, 2, 600)
+    missing = (1 * 5 + 1) * 2  # one sample after the first stride and one after the second
+    assert torch.equal(y[..., -missing:], torch.zeros(1, 2, missing))
+    assert y[..., -missing - 1].abs().min() > 0
+    torch.testing.assert_close(y[..., :500], expected[..., :500], rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match='trim_odd=True needs causal=False'):
+        SEANetDecoder(**options, trim_odd=True, causal=True)

@@ -255,8 +255,8 @@ class SEANetEncoder(_SEANet):
         disable_norm_outer_blocks: number of blocks without normalization, counted from the
             waveform. The blocks are the first convolution, each stage, and the last convolution.
         init: weight initialization, one of `init.INITS`.
-        pad_input: pad the waveform with zeros to whole frames first, as DAC does, instead of
-            padding the input of each strided convolution.
+        pad_input: pad the waveform with zeros to whole frames first, as DAC does; otherwise each
+            convolution pads its own input. No difference for whole frames.
 
     Raises:
         ValueError: an argument out of range.
@@ -330,7 +330,9 @@ class SEANetEncoder(_SEANet):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map the waveform [B, channels, T] to latents [B, dimension, ceil(T / hop_length)]."""
         missing = -x.shape[-1] % self.hop_length
-        return self.model(F.pad(x, (0, missing)) if self.pad_input and missing else x)
+        if self.pad_input and missing:
+            x = F.pad(x, (0, missing))
+        return self.model(x)
 
 
 class SEANetDecoder(_SEANet):
@@ -364,6 +366,8 @@ class SEANetDecoder(_SEANet):
         trim_right_ratio: fraction of the trimming of transposed convolutions done on the right;
             causal only. Below 1, the decoder has a lookahead.
         init: weight initialization, one of `init.INITS`.
+        trim_odd: transposed convolutions with an odd stride return one sample less, as in DAC. The
+            waveform ends in zeros instead. Not causal only.
 
     Raises:
         ValueError: an argument out of range.
@@ -394,6 +398,7 @@ class SEANetDecoder(_SEANet):
         disable_norm_outer_blocks: int = 0,
         trim_right_ratio: float = 1.0,
         init: str = 'default',
+        trim_odd: bool = False,
     ) -> None:
         super().__init__(
             channels=channels,
@@ -417,8 +422,12 @@ class SEANetDecoder(_SEANet):
             disable_norm_outer_blocks=disable_norm_outer_blocks,
         )
         transposed = partial(
-            StreamableConvTranspose1d, causal=causal, trim_right_ratio=trim_right_ratio
+            StreamableConvTranspose1d,
+            causal=causal,
+            trim_right_ratio=trim_right_ratio,
+            trim_odd=trim_odd,
         )
+        self.trim_odd = trim_odd
         width = n_filters * 2 ** len(self.ratios)
         layers: list[nn.Module] = [
             self._conv(dimension, width, kernel_size, **self._norm_kwargs(self.n_blocks))
@@ -445,4 +454,6 @@ class SEANetDecoder(_SEANet):
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """Map latents [B, dimension, T] to the waveform [B, channels, T * hop_length]."""
-        return self.model(z)
+        wav = self.model(z)
+        missing = z.shape[-1] * self.hop_length - wav.shape[-1]
+        return F.pad(wav, (0, missing)) if missing else wav

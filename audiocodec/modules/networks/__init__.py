@@ -1,0 +1,1 @@
+"""Encoders and decoders: whole networks between waveform and latents."""

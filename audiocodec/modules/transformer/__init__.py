@@ -1,0 +1,1 @@
+"""Causal transformers, and encoders and decoders with them."""
