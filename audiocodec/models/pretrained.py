@@ -11,7 +11,7 @@ from torch import nn
 from audiocodec.models.base import CompressionModel
 from audiocodec.models.export import compact
 from audiocodec.models.formats import audiocraft, encodec_package, hf, hub
-from audiocodec.models.formats.keys import make_model
+from audiocodec.models.formats.common.keys import make_model
 from audiocodec.models.wrapped import auto
 from audiocodec.models.wrapped.base import TransformersCodec
 from audiocodec.models.wrapped.dac import DAC

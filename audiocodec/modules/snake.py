@@ -38,7 +38,9 @@ class Snake(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, channels, T] to [B, channels, T]."""
         alpha = self.alpha.to(x.dtype)  # under autocast, x may have a smaller type
-        if torch.compiler.is_compiling():  # fuses the operators and chooses what to save
+        if (
+            torch.compiler.is_compiling() or x.is_meta
+        ):  # fuses the operators and chooses what to save
             return x + torch.sin(alpha * x).square() / (alpha + EPSILON)
         if torch.is_grad_enabled() and (x.requires_grad or alpha.requires_grad):
             return _Snake.apply(x, alpha)

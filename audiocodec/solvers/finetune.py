@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.losses import LossCombiner
 from audiocodec.models import CompressionModel, pretrained, sources
-from audiocodec.models.formats.keys import load_weights
+from audiocodec.models.formats.common.keys import load_weights
 from audiocodec.optim import ModuleEMA
 from audiocodec.quantization import BaseQuantizer
 from audiocodec.quantization.base import fitting_state

@@ -8,9 +8,10 @@ import yaml
 
 from audiocodec.data import write_audio
 from audiocodec.models import DAC, EncodecModel, InterleaveStereoCompressionModel, Mimi
-from audiocodec.models.formats import encodec_package, hub, keys
+from audiocodec.models.formats import encodec_package, hub
 from audiocodec.models.formats import hf as hf_format
-from audiocodec.models.formats.weight_norm import hook_names
+from audiocodec.models.formats.common import keys
+from audiocodec.models.formats.common.weight_norm import hook_names
 from audiocodec.modules import SEANetDecoder, SEANetEncoder
 from audiocodec.quantization import ResidualVectorQuantizer
 from audiocodec.run import checkpoint

@@ -156,3 +156,17 @@ def test_losses_fall_as_in_float32(make_solver):
         curves.append(torch.stack([metrics['msspec'].detach() for metrics in history]))
     assert curves[1][-4:].mean() < 0.95 * curves[1][:4].mean(), 'little was learned'
     torch.testing.assert_close(*curves, rtol=0.1, atol=1e-3)
+
+
+def test_a_resumed_run_continues_exactly(make_solver, assert_equal):
+    solver, other = make_solver(*HALF), make_solver(*HALF)
+    solver.model.train()
+    for seed in range(2):  # overflows, which halve the scale
+        solver.run_step(batch(seed))
+    solver.save_checkpoint()
+    assert other.restore()
+    other.model.train()
+    for seed in (2, 3):
+        metrics = [each.run_step(batch(seed)) for each in (solver, other)]
+        assert metrics[0]['loss_scale'] == metrics[1]['loss_scale'] < 2**16
+    assert_equal(solver.state_dict(), other.state_dict())

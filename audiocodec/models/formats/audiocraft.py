@@ -16,8 +16,8 @@ import torch
 import yaml
 
 from audiocodec.models.base import CompressionModel
-from audiocodec.models.formats.keys import translate
-from audiocodec.models.formats.weight_norm import hook_names
+from audiocodec.models.formats.common.keys import translate
+from audiocodec.models.formats.common.weight_norm import hook_names
 from audiocodec.models.options import Options, changed, options_of, refuse
 from audiocodec.modules import SEANetDecoder, SEANetEncoder
 from audiocodec.quantization import ResidualVectorQuantizer

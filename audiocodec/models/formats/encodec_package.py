@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from audiocodec.models.formats.keys import translate
+from audiocodec.models.formats.common.keys import translate
 
 _CODEBOOK = re.compile(
     r'quantizer\.vq\.layers\.(\d+)\._codebook\.(embed|embed_avg|cluster_size|inited)'

@@ -15,8 +15,8 @@ import torch
 
 from audiocodec.models.base import CompressionModel
 from audiocodec.models.formats import hub
-from audiocodec.models.formats.hf_card import model_card
-from audiocodec.models.formats.keys import translate
+from audiocodec.models.formats.common.hf_card import model_card
+from audiocodec.models.formats.common.keys import translate
 from audiocodec.models.options import Options, options_of, refuse
 from audiocodec.utils.errors import require
 

@@ -15,7 +15,7 @@ import torch
 from audiocodec.models.base import CompressionModel
 from audiocodec.models.encodec import EncodecModel
 from audiocodec.models.formats import hub
-from audiocodec.models.formats.weight_norm import parametrized_names
+from audiocodec.models.formats.common.weight_norm import parametrized_names
 from audiocodec.models.options import changed, node_of, refuse, spell_out
 from audiocodec.modules.networks.snac import SNACDecoder, SNACEncoder, inverse_frequencies
 from audiocodec.quantization.vector.strided import StridedResidualQuantizer

@@ -23,8 +23,8 @@ import torch
 from audiocodec.models.base import CompressionModel
 from audiocodec.models.encodec import EncodecModel
 from audiocodec.models.formats import hub
+from audiocodec.models.formats.common.keys import translate
 from audiocodec.models.formats.hf import PAD_MODES, SEANET, _without_progress_bars
-from audiocodec.models.formats.keys import translate
 from audiocodec.models.options import node_of, refuse, spell_out
 from audiocodec.modules import SEANetEncoder, VocosDecoder
 from audiocodec.quantization import ResidualVectorQuantizer

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from audiocodec.models.formats.keys import translate
+from audiocodec.models.formats.common.keys import translate
 from audiocodec.models.formats.wavtokenizer import CODEBOOK, make_node
 
 

@@ -27,6 +27,16 @@ class LayerScale(nn.Module):
         return x * self.scale
 
 
+class Linear(nn.Linear):
+    """`torch.nn.Linear` of [B, T, C], exported as one program for all B and T."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Map [B, T, in_features] to [B, T, out_features]."""
+        if torch.compiler.is_exporting():  # F.linear checks whether B and T can be merged
+            return torch.bmm(input, self.weight.t().expand(input.shape[0], -1, -1))
+        return super().forward(input)
+
+
 class WindowedAttention(nn.Module):
     """Self-attention to the last `context` frames, the current one included.
 
@@ -43,8 +53,8 @@ class WindowedAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.context = context
-        self.in_proj = nn.Linear(dimension, 3 * dimension, bias=False)  # queries, keys, values
-        self.out_proj = nn.Linear(dimension, dimension, bias=False)
+        self.in_proj = Linear(dimension, 3 * dimension, bias=False)  # queries, keys, values
+        self.out_proj = Linear(dimension, dimension, bias=False)
 
     def forward(self, x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
         """Map [B, T, D] to [B, T, D].
@@ -82,8 +92,8 @@ class TransformerLayer(nn.Module):
         self.norm1 = nn.LayerNorm(dimension)
         self.attention = WindowedAttention(dimension, num_heads, context)
         self.norm2 = nn.LayerNorm(dimension)
-        self.linear1 = nn.Linear(dimension, hidden_dimension, bias=False)
-        self.linear2 = nn.Linear(hidden_dimension, dimension, bias=False)
+        self.linear1 = Linear(dimension, hidden_dimension, bias=False)
+        self.linear2 = Linear(hidden_dimension, dimension, bias=False)
         self.scale1: nn.Module = nn.Identity()
         self.scale2: nn.Module = nn.Identity()
         if layer_scale is not None:
@@ -161,6 +171,8 @@ class Transformer(nn.Module):
             x.shape[-1], self.dimension // self.num_heads, self.max_period, x.device
         )
         x = x.transpose(1, 2)
+        if torch.compiler.is_exporting():  # it would check the order of strides, which depends on T
+            x = x.contiguous()
         for layer in self.layers:
             x = layer(x, rotation)
         return x.transpose(1, 2)

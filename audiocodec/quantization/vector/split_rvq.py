@@ -214,9 +214,18 @@ class SplitResidualVectorQuantizer(BaseQuantizer):
 
     def traced_decode(self, codes: torch.Tensor) -> torch.Tensor:
         """Do the same as `decode`; see `BaseQuantizer`."""
-        # without acoustic codes, their part is zero
-        semantic = self.semantic.traced_decode(codes[:, : self.n_q_semantic])
-        return semantic + self.acoustic.traced_decode(codes[:, self.n_q_semantic :])
+        # All codebooks in one table, and masks instead of slices: a slice whose length is the
+        # number of acoustic codebooks in use, possibly 0, would specialize the program.
+        embed = torch.cat([part.rvq.codebooks.embed for part in (self.semantic, self.acoustic)])
+        levels = torch.arange(len(embed), device=codes.device)[None, :, None]
+        rows = codes + (levels * self.cardinality)[:, : codes.shape[1]]
+        entries = F.embedding(rows, embed.flatten(0, 1))  # [B, K, T, codebook_dimension]
+        is_semantic = (levels < self.n_q_semantic)[:, : codes.shape[1], :, None].to(entries.dtype)
+        semantic = (entries * is_semantic).sum(1).transpose(1, 2).contiguous()
+        acoustic = (entries * (1 - is_semantic)).sum(1).transpose(1, 2).contiguous()
+        return _traced(self.semantic.output_proj, semantic) + _traced(
+            self.acoustic.output_proj, acoustic
+        )
 
     def rounding_ties(
         self, latents: torch.Tensor, codes: torch.Tensor, found: torch.Tensor
@@ -312,10 +321,6 @@ class ProjectedQuantizer(nn.Module):
     def traced_encode(self, latents: torch.Tensor) -> torch.Tensor:
         """Do the same as `encode`; see `BaseQuantizer`."""
         return self.rvq.traced_encode(_traced(self.input_proj, latents))
-
-    def traced_decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Do the same as `decode`; see `BaseQuantizer`."""
-        return _traced(self.output_proj, self.rvq.traced_decode(codes))
 
 
 class _Projection(nn.Conv1d):

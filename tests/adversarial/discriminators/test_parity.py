@@ -15,7 +15,7 @@ from audiocodec.adversarial import (
     get_criterion,
 )
 from audiocodec.adversarial.discriminators import STFTDiscriminator
-from audiocodec.models.formats.weight_norm import parametrized_names
+from audiocodec.models.formats.common.weight_norm import parametrized_names
 
 PARITY = Path(__file__).parents[2] / 'fixtures' / 'parity'
 CLASSES = {

@@ -17,7 +17,7 @@ from audiocodec.adversarial import (
     MultiResolutionSTFTDiscriminator,
     MultiScaleDiscriminator,
 )
-from audiocodec.models.formats.weight_norm import parametrized_names
+from audiocodec.models.formats.common.weight_norm import parametrized_names
 
 STORED = Path(__file__).parents[2] / 'fixtures' / 'discriminators' / 'public.safetensors'
 LEAKY = {'activation_params': {'negative_slope': 0.1}}

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from audiocodec.models import CompressionModel, EncodecModel
 from audiocodec.models.formats import audiocraft
 from audiocodec.models.formats.audiocraft import model_config
-from audiocodec.models.formats.keys import make_model
+from audiocodec.models.formats.common.keys import make_model
 from audiocodec.modules import SEANetDecoder, SEANetEncoder
 from audiocodec.quantization import ResidualVectorQuantizer
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from audiocodec.models import EncodecModel
 from audiocodec.models.formats import snac as snac_format
-from audiocodec.models.formats.keys import make_model
+from audiocodec.models.formats.common.keys import make_model
 from audiocodec.modules.networks.snac import NoiseBlock
 from audiocodec.utils import config
 

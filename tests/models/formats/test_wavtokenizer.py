@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from audiocodec.models.formats import wavtokenizer
-from audiocodec.models.formats.keys import make_model
+from audiocodec.models.formats.common.keys import make_model
 from audiocodec.utils.config import build
 
 GOLDEN = Path(__file__).parents[2] / 'fixtures' / 'wavtokenizer'

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from audiocodec.models.formats import wavtokenizer, wavtokenizer_authors
-from audiocodec.models.formats.keys import make_model
-from audiocodec.models.formats.weight_norm import hook_names
+from audiocodec.models.formats.common.keys import make_model
+from audiocodec.models.formats.common.weight_norm import hook_names
 from audiocodec.utils.config import build
 
 PREFIX = 'feature_extractor.encodec'

@@ -3,7 +3,7 @@ import re
 import pytest
 import torch
 
-from audiocodec.models.formats.keys import load_weights, make_model, translate
+from audiocodec.models.formats.common.keys import load_weights, make_model, translate
 
 CODEBOOK = re.compile(r'book\.(\d+)\.(embed|inited)')
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from audiocodec.models.base import CompressionModel
-from audiocodec.models.formats.weight_norm import parametrized_names
+from audiocodec.models.formats.common.weight_norm import parametrized_names
 from audiocodec.utils import config
 
 # buffers of a codebook, which have the same names in all libraries

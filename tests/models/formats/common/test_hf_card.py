@@ -1,6 +1,6 @@
 import pytest
 
-from audiocodec.models.formats.hf_card import model_card
+from audiocodec.models.formats.common.hf_card import model_card
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
-from audiocodec.models.formats.weight_norm import hook_names, parametrized_names
+from audiocodec.models.formats.common.weight_norm import hook_names, parametrized_names
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What several formats share: names of weights, weight normalization, model cards."""
