@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from audiocodec.quantization import ResidualVectorQuantizer
+from audiocodec.quantization.gradients import pass_gradient
 
 PARITY = Path(__file__).parents[1] / 'fixtures' / 'parity'
 
@@ -91,6 +92,27 @@ def test_straight_through_gradient():
     weights = latents(seed=1)
     (grad,) = torch.autograd.grad((result.latents * weights).sum(), values, retain_graph=True)
     assert torch.equal(grad, weights)
+
+
+def test_rotation_changes_the_gradient_alone():
+    plain, rotating = quantizer(), quantizer(gradient='rotation')
+    values = latents().requires_grad_()
+    weights = latents(seed=1)
+    for _ in range(3):
+        expected, found = plain(values, 75.0), rotating(values, 75.0)
+    assert torch.equal(found.latents, expected.latents)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(rotating.state_dict()[name], value)
+    (grad,) = torch.autograd.grad((found.latents * weights).sum(), values)
+    rotated = pass_gradient(found.latents.detach(), values, 'rotation')
+    assert torch.equal(grad, torch.autograd.grad((rotated * weights).sum(), values)[0])
+    # rotating keeps lengths; rescaling multiplies them by those of the vectors
+    scale = found.latents.norm(dim=1) / values.norm(dim=1)
+    torch.testing.assert_close(grad.norm(dim=1), scale * weights.norm(dim=1))
+    (ours,), (theirs,) = (
+        torch.autograd.grad(result.losses['commitment'], values) for result in (found, expected)
+    )
+    assert torch.equal(ours, theirs)
 
 
 def test_commitment_loss_is_the_mean_over_levels_with_a_gradient_for_the_latents():
@@ -284,6 +306,7 @@ def test_resuming_is_exact():
         ({'kmeans_iters': 0}, 'kmeans_iters=0'),
         ({'threshold_ema_dead_code': -1}, 'threshold_ema_dead_code=-1'),
         ({'threshold_ema_dead_code': 20}, r'threshold_ema_dead_code=20: must be in \[0, 20\)'),
+        ({'gradient': 'gumbel'}, 'gradient=gumbel: expected one of straight_through, rotation'),
         ({'n_q': 0, 'bins': -3}, 'n_q=0.*; bins=-3'),
     ],
 )
