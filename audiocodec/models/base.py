@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from audiocodec.dsp.resample import resample
 from audiocodec.modules.parametrizations import PicklableModule, fold
 from audiocodec.quantization import BaseQuantizer, check_codes
 
@@ -194,6 +193,8 @@ class CompressionModel(PicklableModule, ABC):
         old, new = self.output_sample_rate, self.sample_rate
         if old == new:
             return wav
+        from audiocodec.dsp.resample import resample  # takes long to import
+
         return resample(F.pad(wav, (0, -wav.shape[-1] % (old // math.gcd(old, new)))), old, new)
 
     @property

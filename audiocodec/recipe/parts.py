@@ -350,8 +350,10 @@ class _Builder:
         known = [name for name, part in model.named_children() if list(part.state_dict())]
         for key in ('train.only', 'finetune.fresh'):
             value = config.select(self.plain, key)
-            for name in [value] if isinstance(value, str) else value or ():
-                if ACCEPTED[key].check(value) and name not in known:
+            if value is None or not ACCEPTED[key].check(value):
+                continue
+            for name in [value] if isinstance(value, str) else value:
+                if name not in known:
                     hint = config.nearest(name, known)
                     self._found.append(f'{key}={value}: expected parts: {", ".join(known)}{hint}')
 

@@ -190,7 +190,8 @@ def compare(model: CompressionModel, export: Codec, clips: Clips, report: Report
         if scale is not None:
             assert found_scale is not None
             _compare_wavs(report, scale, found_scale)
-        for number in sorted({1, max(1, model.total_codebooks // 2), model.total_codebooks}):
+        possible = model.possible_num_codebooks
+        for number in sorted({possible[0], possible[len(possible) // 2], possible[-1]}):
             some = codes[:, :number].contiguous()
             _compare_wavs(report, model.decode(some, scale), export.decode(some, scale))
 
