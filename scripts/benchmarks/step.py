@@ -6,7 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.common import Stopwatch, matrix_rate, memory_rate, peak_bytes, summary
+from benchmarks.common import (
+    Stopwatch,
+    apart,
+    in_turn,
+    matrix_rate,
+    memory_rate,
+    peak_bytes,
+    ratio,
+    summary,
+)
+from benchmarks.dac_step import make_update
 
 if TYPE_CHECKING:
     from audiocodec.solvers import CompressionSolver
@@ -43,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--compile', choices=('true', 'false'), default='false', help='as the key `compile`'
     )
     parser.add_argument(
+        '--peer',
+        choices=('descript',),
+        help='time the update of descript-audio-codec, too, in turn in its own process: with '
+        '--recipe dac_44khz --batch 2 --seconds 0.38',
+    )
+    parser.add_argument(
         '--profile',
         metavar='FILE',
         type=Path,
@@ -74,9 +90,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         with watch.measure('total'):
             averager.update(solver.run_step(wav))
 
+    ratios: dict[str, Any] = {}
+    if args.peer is not None:
+        functions: dict[str, Callable[[], Any]] = {'ours': update}
+        with apart(make_update, args) as functions[args.peer]:
+            times = in_turn(functions, args.steps, args.warmup, args.device)
+        watch.times.clear()
+        ratios = {
+            'peer': summary(times),
+            'ratio': {args.peer: ratio(times[args.peer], times['ours'])},
+        }
     for _ in watch.rounds(args.steps, args.warmup):
         update()
     result = {
+        **ratios,
         **summary(watch.times),
         'peak_bytes': peak_bytes(args.device),
         'parameters': sum(parameter.numel() for parameter in solver.model.parameters()),
@@ -90,12 +117,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _solver(args: argparse.Namespace) -> 'CompressionSolver':
     """Build the recipe's solver with initialized codebooks: k-means has its own benchmark."""
     from audiocodec import train
+    from audiocodec.quantization.codebook import Codebooks
 
-    recipe = f'encodec_{args.recipe}' if '_' in args.recipe else args.recipe
+    names = [f'encodec_{args.recipe}', args.recipe]
+    folder_of_recipes = Path(__file__).parents[2] / 'config' / 'solver' / 'compression'
+    recipe = next(
+        (name for name in names if (folder_of_recipes / f'{name}.yaml').is_file()), names[1]
+    )
     with tempfile.TemporaryDirectory() as folder:
         xp = train.main.get_xp(
             [
                 f'solver=compression/{recipe}',
+                'dset=audio/example',
                 f'device={args.device}',
                 f'dora.dir={folder}',
                 f'num_threads={args.threads}',
@@ -106,11 +139,12 @@ def _solver(args: argparse.Namespace) -> 'CompressionSolver':
         )
         with xp.enter():
             solver = train.get_solver(xp.cfg)
-    codebooks = solver.model.quantizer.codebooks
-    codebooks.embed.normal_()
-    codebooks.embed_avg.copy_(codebooks.embed * 10)
-    codebooks.cluster_size.fill_(10.0)
-    codebooks.inited.fill_(1)
+    for codebooks in solver.model.modules():
+        if isinstance(codebooks, Codebooks):
+            codebooks.embed.normal_()
+            codebooks.embed_avg.copy_(codebooks.embed * 10)
+            codebooks.cluster_size.fill_(10.0)
+            codebooks.inited.fill_(1)
     solver.model.train()
     return solver
 

@@ -90,6 +90,6 @@ def test_unknown_formats_are_listed(capsys):
     with pytest.raises(SystemExit):
         run('0a1b2c3d', 'out', '--format', 'tflite')
     assert (
-        'choose from compact, bundle, audiocraft, hf, onnx, torch'
+        'choose from compact, bundle, audiocraft, descript, hf, onnx, snac, torch'
         in capsys.readouterr().err.replace("'", '')
     )

@@ -311,7 +311,7 @@ def test_a_recipe_of_another_model_is_refused_before_there_is_data(runs):
         assert 'dataloaders' not in vars(solver)
 
 
-@pytest.mark.parametrize('kind', ['dac', 'mimi'])
+@pytest.mark.parametrize('kind', ['xcodec', 'neucodec'])
 def test_models_that_cannot_be_trained_are_refused(runs, tmp_path, kind):
     (tmp_path / 'config.json').write_text(f'{{"model_type": "{kind}"}}')
     with (
