@@ -12,7 +12,7 @@ from audiocodec.grid.table import CompressionExplorer
 @CompressionExplorer
 def explorer(launcher: Launcher) -> None:
     launcher.slurm_(gpus=1, cpus_per_gpu=2, mem_per_gpu=8, time=60)
-    launcher.bind_(solver='compression/encodec_small_24khz', adversarial='none')
+    launcher.bind_(solver='compression/debug')
     with launcher.job_array():
         launcher()  # rvq
         launcher({'quantizer.n_q': 8, 'quantizer.bins': 256}, quantizer='simvq')
