@@ -167,6 +167,24 @@ class CompressionModel(PicklableModule, ABC):
             ValueError: wrong shape, type or device, or codes out of range.
         """
 
+    def synthesize(
+        self, latents: torch.Tensor, scale: torch.Tensor | np.ndarray | None = None
+    ) -> torch.Tensor:
+        """Decode latents instead of codes, such as those that a diffusion model generates.
+
+        Args:
+            latents: float [B, D, T_frames], as `encode_latent` returns them for a continuous model,
+                and `decode_latent` for one with codes.
+            scale: see `decode`.
+
+        Returns:
+            Waveform, see `decode`.
+
+        Raises:
+            ValueError: wrong shape or type, or the model decodes codes only.
+        """
+        raise ValueError(f'this {type(self).__name__} decodes codes only: use decode(codes)')
+
     @property
     @abstractmethod
     def sample_rate(self) -> int:

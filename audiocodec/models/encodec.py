@@ -217,6 +217,19 @@ class EncodecModel(CompressionModel):
         """Return latents [B, D, T_frames] of codes [B, K, T_frames]; see `CompressionModel`."""
         return self.quantizer.decode(self.check_codes(codes))
 
+    def synthesize(
+        self, latents: torch.Tensor, scale: torch.Tensor | np.ndarray | None = None
+    ) -> torch.Tensor:
+        """Return the waveform of latents [B, D, T_frames]; see `CompressionModel`."""
+        if not isinstance(latents, torch.Tensor) or latents.dim() != 3 or latents.numel() == 0:
+            shape = list(getattr(latents, 'shape', ()))
+            raise ValueError(
+                f'latents have shape {shape}: expected [B, D, T_frames], none of them 0'
+            )
+        if scale is not None:
+            scale = self._check_scale(scale, latents)
+        return self._to_wav(self.quantizer.decode_latent(latents), scale, self.segments)
+
     def _to_latents(
         self, wav: torch.Tensor, segments: Segments | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:

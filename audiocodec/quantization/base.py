@@ -128,6 +128,14 @@ class BaseQuantizer(nn.Module, ABC):
         """
         return None
 
+    def decode_latent(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the decoder's input [B, D, T] of the latents that `synthesize` takes.
+
+        The latents themselves, but for continuous autoencoders with a bottleneck.
+        """
+        self._check_latents(latents)
+        return latents
+
     @property
     def dimension(self) -> int:
         """Channels of the latents."""

@@ -72,7 +72,7 @@ def assert_same_results(model, other):
     model, other = copy.deepcopy(model).eval(), other.eval()
     (codes, scale), (found, found_scale) = model.encode(wav), other.encode(wav)
     assert torch.equal(found, codes)
-    assert len(codes.unique()) > 3
+    assert len(codes.unique()) > 1
     assert torch.equal(other.decode(found, found_scale), model.decode(codes, scale))
     assert torch.equal(other(wav).wav, model(wav).wav)
 

@@ -8,7 +8,11 @@ from torch import nn
 
 from audiocodec.models import CodecOutput, CompressionModel, EncodecModel
 from audiocodec.modules import SEANetDecoder, SEANetEncoder
-from audiocodec.quantization import NoQuantizer, ResidualVectorQuantizer
+from audiocodec.quantization import (
+    NoQuantizer,
+    ResidualVectorQuantizer,
+    VariationalBottleneck,
+)
 
 HOP = 8
 
@@ -412,3 +416,25 @@ def test_frozen_parts_get_no_gradient_and_stay_the_same_bit_by_bit():
     assert not model.quantizer.training
     assert model.decoder.training
     assert all(torch.equal(value, before[name]) for name, value in model.frozen_state().items())
+
+
+@pytest.mark.parametrize('kind', ['discrete', 'none', 'vae'])
+def test_latents_are_decoded_like_what_they_come_from(kind):
+    model = two_strides()
+    if kind != 'discrete':
+        bottleneck = NoQuantizer(8) if kind == 'none' else VariationalBottleneck(8, 3)
+        model = EncodecModel(model.encoder, model.decoder, bottleneck, 16000, 1).eval()
+    wav = torch.randn(2, 1, 64)
+    out = model(wav)
+    if kind == 'discrete':
+        latents = model.decode_latent(out.codes)
+    else:
+        latents, _ = model.encode_latent(wav)
+        assert latents.shape == (2, 3 if kind == 'vae' else 8, 8)
+        assert out.codes.shape == (2, 0, 8)
+        with pytest.raises(ValueError, match='latents but no codes'):
+            model.encode(wav)
+    torch.testing.assert_close(model.synthesize(latents), out.wav)
+    for wrong in (latents[0], latents[:, :1], out.codes):
+        with pytest.raises(ValueError, match='latents'):
+            model.synthesize(wrong)

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from audiocodec.dsp.resample import resample
 from audiocodec.models.base import CodecOutput
 from audiocodec.models.formats import hub
 from audiocodec.models.wrapped import calls
@@ -209,11 +208,14 @@ class AudioTokenizer(TransformersCodec):
         self._check_discrete()
         return super().decode(codes, scale)
 
-    def synthesize(self, latents: torch.Tensor) -> torch.Tensor:
+    def synthesize(
+        self, latents: torch.Tensor, scale: torch.Tensor | np.ndarray | None = None
+    ) -> torch.Tensor:
         """Return the waveform [B, C, T_frames * hop_length] of the latents of a continuous model.
 
         Args:
             latents: float [B, D, T_frames], of `encode_latent`.
+            scale: must be None.
 
         Raises:
             ValueError: wrong shape, or the model is not continuous.
@@ -243,6 +245,8 @@ class AudioTokenizer(TransformersCodec):
         if self.kind not in _COMPLETE_FRAMES:
             wav = F.pad(wav, (0, -wav.shape[-1] % self.hop_length))
         if rate != self.sample_rate:
+            from audiocodec.dsp.resample import resample  # takes long to import
+
             wav = resample(wav, self.sample_rate, rate)
         found = calls.encode(self.model, self.extractor, wav, rate)[1]
         return found if self._layout.time == 2 else found.mT

@@ -27,6 +27,7 @@ class ContinuousBottleneck(BaseQuantizer):
 
     def decode_latent(self, latents: torch.Tensor) -> torch.Tensor:
         """Return the decoder's input [B, D, T] of latents from `encode_latent`, as of a file."""
+        self._check_latents(latents)
         return latents
 
     @property
