@@ -255,6 +255,7 @@ def programs(
     # two copies, because each program modifies its modules
     encoder = model.for_inference()
     decoder = model.for_inference()
+    encoder.set_num_codebooks(encoder.total_codebooks)
     assert isinstance(encoder, EncodecModel)
     assert isinstance(decoder, EncodecModel)
     return EncoderProgram(encoder, lstm).eval(), DecoderProgram(decoder, lstm).eval()
