@@ -112,6 +112,18 @@ class BaseQuantizer(nn.Module, ABC):
             for name in ('traced_encode', 'traced_decode')
         )
 
+    def reads(self, first: float, last: float) -> tuple[float, float]:
+        """Return the frames of the input that the output frames `first` to `last` depend on.
+
+        At most, for any position of these frames; by default themselves.
+        """
+        return first, last
+
+    @property
+    def entry_dimension(self) -> int | None:
+        """Channels of a codebook's entries; None without tables of entries."""
+        return None
+
     def rounding_ties(
         self, latents: torch.Tensor, codes: torch.Tensor, found: torch.Tensor
     ) -> float | None:

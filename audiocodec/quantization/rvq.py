@@ -226,6 +226,11 @@ class ResidualVectorQuantizer(BaseQuantizer):
         )
         return self._to_latents(self.codebooks.decode(codes.transpose(0, 1).flatten(1)), len(codes))
 
+    @property
+    def entry_dimension(self) -> int | None:
+        """Channels of an entry."""
+        return self.dimension
+
     def traced_encode(self, latents: torch.Tensor) -> torch.Tensor:
         """Do the same as `encode`; see `BaseQuantizer`."""
         residual, codes = latents, []

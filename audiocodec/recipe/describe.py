@@ -9,6 +9,7 @@ from torch import nn
 from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.models import CompressionModel
 from audiocodec.modules.reach import reads
+from audiocodec.quantization import BaseQuantizer
 
 Row = tuple[str, str]
 
@@ -45,7 +46,7 @@ def parameter_rows(model: CompressionModel) -> Iterator[Row]:
         if any(True for _ in part.parameters()):
             yield name, _millions(part)
     if model.total_codebooks:
-        dimension = getattr(getattr(model, 'quantizer', None), 'dimension', None)
+        dimension = getattr(getattr(model, 'quantizer', None), 'entry_dimension', None)
         channels = f' of {dimension} channels' if dimension else ''
         yield 'codebooks', f'{model.total_codebooks} of {model.cardinality} entries{channels}'
     yield 'model', _millions(model)
@@ -77,7 +78,7 @@ def rate_rows(model: CompressionModel) -> Iterator[Row]:
 def reach_rows(model: CompressionModel) -> Iterator[Row]:
     """Yield the receptive fields of encoder and decoder; nothing for layers that are not known."""
     # The samples of a frame have different receptive fields: take their union.
-    frame = (0, model.hop_length - 1)
+    frame = (0, _samples_per_frame(model) - 1)
     try:
         encoder, decoder = _parts(model)
         in_samples = _extent(encoder, (0, 0), model.sample_rate, 'samples')
@@ -86,6 +87,11 @@ def reach_rows(model: CompressionModel) -> Iterator[Row]:
         return
     yield 'receptive field', f'encoder: {in_samples}'
     yield '', f'decoder: {in_frames}'
+
+
+def _samples_per_frame(model: CompressionModel) -> int:
+    """Return the samples of the output per frame."""
+    return model.hop_length * model.output_sample_rate // model.sample_rate
 
 
 def _parts(model: CompressionModel) -> tuple[nn.Module, nn.Module]:
@@ -121,11 +127,17 @@ def look_ahead(model: CompressionModel) -> float:
         return math.inf
     encoder, decoder = _parts(model)
 
+    quantizer = getattr(model, 'quantizer', None)
+
     def last(sample: int) -> float:
         frame = reads(decoder, sample, sample).last
+        if isinstance(quantizer, BaseQuantizer):
+            _, frame = quantizer.reads(frame, frame)
         return frame if math.isinf(frame) else reads(encoder, frame, frame).last
 
-    return max(last(sample) - sample for sample in range(model.hop_length))
+    ratio = model.output_sample_rate / model.sample_rate
+    ahead = (last(sample) - sample / ratio for sample in range(_samples_per_frame(model)))
+    return max(math.ceil(samples) if math.isfinite(samples) else samples for samples in ahead)
 
 
 def latency(model: CompressionModel) -> str:

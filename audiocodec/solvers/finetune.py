@@ -181,21 +181,26 @@ def _changed_weights(model: CompressionModel, weights: Mapping[str, torch.Tensor
     own = model.state_dict()
     statistics = ('embed_avg', 'cluster_size', 'usage', 'dead', 'updates', 'inited')
 
-    def listed(names: list[str]) -> str:
-        names = [name for name in names if name.rpartition('.')[2] not in statistics]
-        return f'{len(names)} ({", ".join(names[:4])}{", ..." if len(names) > 4 else ""})'
-
-    shapes = [
-        f'{name} {list(weights[name].shape)} -> {list(value.shape)}'
-        for name, value in own.items()
-        if name in weights and weights[name].shape != value.shape
-    ]
-    kinds = {
-        'weights of another shape, adapted or new': shapes,
-        'new weights': [name for name in own if name not in weights],
-        'weights left out': [name for name in weights if name not in own],
+    kinds: dict[str, list[str]] = {
+        'weights of another shape, adapted or new': [],
+        'new weights': [],
+        'weights left out': [],
     }
-    return [f'{kind}: {listed(names)}' for kind, names in kinds.items() if names]
+    shapes, new, left_out = kinds.values()
+    for name in dict.fromkeys([*own, *weights]):
+        if name.rpartition('.')[2] in statistics:
+            continue
+        if name not in weights:
+            new.append(name)
+        elif name not in own:
+            left_out.append(name)
+        elif weights[name].shape != own[name].shape:
+            shapes.append(f'{name} {list(weights[name].shape)} -> {list(own[name].shape)}')
+    return [
+        f'{kind}: {len(names)} ({", ".join(names[:4])}{", ..." if len(names) > 4 else ""})'
+        for kind, names in kinds.items()
+        if names
+    ]
 
 
 def settle_codebooks(model: CompressionModel) -> None:

@@ -1,5 +1,7 @@
 """Description of recipes: latency, rates, receptive fields, updates and hours."""
 
+import copy
+
 import pytest
 import torch
 
@@ -148,3 +150,44 @@ def test_a_model_of_other_parts_is_described_as_far_as_is_known():
     model.encoder.model.append(torch.nn.Conv1d(32, 32, 1))
     assert '  receptive field' not in table(cfg, model, brief=False)
     assert '  unknown: the receptive field of Conv1d is not known' in table(cfg, model)
+
+
+def test_the_latency_of_a_higher_output_rate_is_in_samples_of_the_input():
+    _, plain = make('seanet.causal=false', 'seanet.ratios=[4,2]')
+    rates = ['output_sample_rate=32000', 'decoder.ratios=[4,2,2]', 'decoder.n_filters=2']
+    _, doubled = make('seanet.causal=false', 'seanet.ratios=[4,2]', *rates)
+    assert measured_look_ahead(doubled) <= describe.look_ahead(doubled)
+    assert describe.look_ahead(doubled) - measured_look_ahead(doubled) <= 1
+    assert abs(describe.look_ahead(doubled) - describe.look_ahead(plain)) < 8
+
+
+def measured_look_ahead(model):
+    """Latest input sample, relative to the time of the output sample, that changes it."""
+    model = copy.deepcopy(model).double().eval()
+    torch.manual_seed(0)
+    wav = torch.randn(1, 1, 320, dtype=torch.float64)
+    latest = 0
+    for start in range(100, 140):
+        changed = wav.clone()
+        changed[..., start:] += 1
+        outputs = [model.synthesize(model.encode_latent(each)[0]) for each in (wav, changed)]
+        first = int((outputs[0] != outputs[1]).flatten().nonzero()[0])
+        latest = max(latest, start - first * model.sample_rate / model.output_sample_rate)
+    return latest
+
+
+def test_codebooks_of_several_frames_add_to_the_latency():
+    _, plain = make('seanet.lstm=0')
+    _, strided = make('seanet.lstm=0', 'quantizer=strided', 'quantizer.bins=8')
+    assert describe.look_ahead(strided) == describe.look_ahead(plain) + 3 * 320
+
+
+def test_the_size_of_an_entry_is_that_of_the_codebooks():
+    for name, expected in (
+        ('dac', ' of 8 channels'),
+        ('fsq', 'entries'),
+        ('rvq', 'of 32 channels'),
+    ):
+        _, model = make(f'quantizer={name}')
+        text = dict(describe.parameter_rows(model))['codebooks']
+        assert text.endswith(expected), text

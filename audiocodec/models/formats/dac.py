@@ -20,7 +20,6 @@ from audiocodec.models.formats.common.weight_norm import hook_names, parametrize
 from audiocodec.models.options import node_of, refuse, spell_out
 from audiocodec.utils.errors import require
 
-FORMAT = 'dac'
 SNAKE = 'audiocodec.modules.Snake'
 # constructor arguments of the package: name in `config.json` of transformers, default
 _HF_NAMES = {
@@ -282,7 +281,7 @@ def save_package(model: CompressionModel, path: Path) -> list[str]:
     Raises:
         ValueError: the model is not a DAC.
     """
-    kwargs = foreign_config(model)
+    kwargs = foreign_config(model, 'descript')
     state = _foreign_state(model, _with_weight_norm(model.state_dict()), is_package=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({'state_dict': hook_names(state), 'metadata': {'kwargs': kwargs}}, path)
@@ -303,7 +302,7 @@ def save_hf(model: CompressionModel, folder: Path, origin: str = '') -> list[str
     Raises:
         ValueError: the model is not a DAC, or has options that `transformers` lacks.
     """
-    kwargs = foreign_config(model)
+    kwargs = foreign_config(model, 'hf')
     rates, width = (
         kwargs['encoder_rates'],
         kwargs['encoder_dim'] * 2 ** len(kwargs['encoder_rates']),
@@ -378,19 +377,23 @@ class Loaded:
         return F.pad(wav, (0, codes.shape[-1] * self._model.config.hop_length - wav.shape[-1]))
 
 
-def foreign_config(model: CompressionModel) -> dict[str, Any]:
+def foreign_config(model: CompressionModel, name: str = 'descript') -> dict[str, Any]:
     """Return the constructor arguments of the package's DAC.
+
+    Args:
+        model: the model.
+        name: name of the format, for messages.
 
     Raises:
         ValueError: the model is not a DAC; the message says why.
     """
-    node = node_of(model, FORMAT)
+    node = node_of(model, name)
     parts = {'model': spell_out(node)}
     if 'encoder' in node:
         parts |= {part: spell_out(node[part]) for part in ('encoder', 'decoder', 'quantizer')}
     targets = ('EncodecModel', 'SEANetEncoder', 'SEANetDecoder', 'DACQuantizer')
     if tuple(cls.__name__ for cls, _ in parts.values()) != targets:
-        refuse(FORMAT, [f'its parts are not {", ".join(targets)}'])
+        refuse(name, [f'its parts are not {", ".join(targets)}'])
     required: dict[str, dict[str, Any]] = {
         'model': _MODEL,
         'encoder': _ENCODER,
@@ -402,7 +405,7 @@ def foreign_config(model: CompressionModel) -> dict[str, Any]:
         for key, value in options.items()
         if parts[part][1][key] != value and not _is_without_effect(key, parts[part][1])
     ]
-    refuse(FORMAT, problems)
+    refuse(name, problems)
     encoder, decoder, quantizer = (parts[part][1] for part in ('encoder', 'decoder', 'quantizer'))
     return {
         'encoder_dim': encoder['n_filters'],
@@ -425,7 +428,7 @@ def _is_without_effect(key: str, options: Mapping[str, Any]) -> bool:
 def _foreign_state(
     model: CompressionModel, state: Mapping[str, torch.Tensor], is_package: bool
 ) -> dict[str, torch.Tensor]:
-    node = node_of(model, FORMAT)
+    node = node_of(model, 'dac')
     stages = len(node['encoder']['ratios'])
     translated = {}
     for ours, theirs in _layers(stages, model.total_codebooks, is_package):

@@ -31,7 +31,7 @@ from audiocodec.modules import (
 )
 from audiocodec.quantization import SplitResidualVectorQuantizer
 
-FORMAT = 'mimi'
+FORMAT = 'hf'
 # parts of the model by their place in its node
 PARTS: dict[str, type] = {
     'model': EncodecModel,

@@ -200,8 +200,12 @@ def foreign_config(model: CompressionModel) -> dict[str, Any]:
         'noise': decoder['noise'],
         'depthwise': encoder['depthwise'],
     }
-    known = ('sample_rate', 'channels', *_PARTS)
+    known = ('sample_rate', 'channels', 'output_sample_rate', *_PARTS)
     problems = changed('model', EncodecModel, options, known)
+    if model.output_sample_rate != model.sample_rate:
+        problems.append(
+            f'output_sample_rate={model.output_sample_rate}: it must be {model.sample_rate}'
+        )
     if options['channels'] != 1:
         problems.append(f'channels={options["channels"]}: only 1 is supported')
     for key in ('depthwise', 'attention_window'):

@@ -72,6 +72,11 @@ class DACQuantizer(DiscreteQuantizer):
             )
             self.codebooks.append(nn.Embedding(bins, codebook_dim))
 
+    @property
+    def entry_dimension(self) -> int | None:
+        """Channels of an entry."""
+        return self._book(0).shape[1]
+
     def _quantize(self, latents: torch.Tensor, levels: int) -> Quantized:
         masks = self._draw_masks(latents, levels)
         residual = latents

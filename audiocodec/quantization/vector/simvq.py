@@ -94,6 +94,11 @@ class SimVectorQuantizer(DiscreteQuantizer):
         rows = codes + (offsets * self.cardinality)[:, : codes.shape[1]]
         return F.embedding(rows, tables).sum(1).transpose(1, 2).contiguous()
 
+    @property
+    def entry_dimension(self) -> int | None:
+        """Channels of an entry."""
+        return self.dimension
+
     def _quantize(self, latents: torch.Tensor, levels: int) -> Quantized:
         vectors = latents.transpose(1, 2).flatten(0, 1)
         quantized = torch.zeros_like(vectors)

@@ -85,6 +85,7 @@ class SplitResidualVectorQuantizer(BaseQuantizer):
         self.n_q_semantic = n_q_semantic
         self._num_codebooks = n_q
         size = dimension if codebook_dimension is None else codebook_dimension
+        self._entry_dimension = size
         parts = [
             ResidualVectorQuantizer(
                 size,
@@ -207,6 +208,11 @@ class SplitResidualVectorQuantizer(BaseQuantizer):
             if codes.shape[1] > self.n_q_semantic:
                 latents = latents + self.acoustic.decode(codes[:, self.n_q_semantic :])
         return latents
+
+    @property
+    def entry_dimension(self) -> int | None:
+        """Channels of an entry."""
+        return self._entry_dimension
 
     def traced_encode(self, latents: torch.Tensor) -> torch.Tensor:
         """Do the same as `encode`; see `BaseQuantizer`."""

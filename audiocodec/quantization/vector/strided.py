@@ -125,6 +125,7 @@ class StridedResidualQuantizer(BaseQuantizer):
         codebook_dim: int = 8,
     ) -> None:
         super().__init__(dimension)
+        self._entry_dimension = codebook_dim
         require_int('bins', bins)
         require_int('codebook_dim', codebook_dim)
         self._strides = require_ints('strides', strides)
@@ -133,6 +134,16 @@ class StridedResidualQuantizer(BaseQuantizer):
         self.levels = nn.ModuleList(_Level(dimension, bins, codebook_dim) for _ in self._strides)
         # Moving average of the fraction of the vectors assigned to an entry.
         self.register_buffer('usage', torch.zeros(len(self._strides), bins))
+
+    def reads(self, first: float, last: float) -> tuple[float, float]:
+        """Return the frames of the groups that the frames may belong to; see `BaseQuantizer`."""
+        reach = max(self.strides[: self.num_codebooks]) - 1
+        return first - reach, last + reach
+
+    @property
+    def entry_dimension(self) -> int | None:
+        """Channels of an entry."""
+        return self._entry_dimension
 
     @property
     def strides(self) -> tuple[int, ...]:
