@@ -130,6 +130,10 @@ def _shared_key_problems(cfg: DictConfig) -> Iterator[str]:
         used = {key.split('.')[1] for key in copied if key.startswith(f'{section}.')}
         if not used:  # other components are chosen, which have no use for the section
             continue
+        # A component that copies the section may have a value of its own for some of its keys.
+        for _, node in config.targets(raw):
+            if any(key.startswith(f'{section}.') for key in config.copied_keys(dict(node))):
+                used |= node.keys()
         for key in shared:
             if key not in used:
                 hint = config.nearest(str(key), shared.keys() - {key})

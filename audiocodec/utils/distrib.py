@@ -147,7 +147,9 @@ def shared_generator(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(state & ((1 << 63) - 1))
 
 
-def item_generators(items: int, device: torch.device, *numbers: int) -> list[torch.Generator]:
+def item_generators(
+    items: int, device: torch.device, *numbers: int
+) -> list[torch.Generator] | list[None]:
     """Return a generator on the device for each item of this worker's part of a batch.
 
     Seeded by numbers (seed, purpose, counter) and the number of the item in the global batch, which
@@ -159,6 +161,8 @@ def item_generators(items: int, device: torch.device, *numbers: int) -> list[tor
         device: on which to draw; different devices draw different values.
         *numbers: see `shared_generator`.
     """
+    if device.type == 'meta':  # has no values to draw
+        return [None] * items
     first = rank() * items
     return [
         torch.Generator(device).manual_seed(shared_generator(*numbers, first + item).initial_seed())

@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--compile', choices=('true', 'false'), default='false', help='as the key `compile`'
     )
     parser.add_argument(
-        '--peer',
-        choices=('descript',),
+        '--descript',
+        action='store_true',
         help='time the update of descript-audio-codec, too, in turn in its own process: with '
         '--recipe dac_44khz --batch 2 --seconds 0.38',
     )
@@ -91,14 +91,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             averager.update(solver.run_step(wav))
 
     ratios: dict[str, Any] = {}
-    if args.peer is not None:
+    if args.descript:
         functions: dict[str, Callable[[], Any]] = {'ours': update}
-        with apart(make_update, args) as functions[args.peer]:
+        with apart(make_update, args) as functions['descript']:
             times = in_turn(functions, args.steps, args.warmup, args.device)
         watch.times.clear()
         ratios = {
             'peer': summary(times),
-            'ratio': {args.peer: ratio(times[args.peer], times['ours'])},
+            'ratio': {'descript': ratio(times['descript'], times['ours'])},
         }
     for _ in watch.rounds(args.steps, args.warmup):
         update()

@@ -235,7 +235,7 @@ BAD = [
     (['datasource.min_sample_rate=96000'], 'no file has datasource.min_sample_rate=96000 Hz'),
     (['channels=2', 'datasource.max_channels=1'], 'datasource.max_channels=1'),
     (['rvq.n_q=0'], 'rvq.n_q=0'),
-    (['encoder.ratios=[8,5,4]'], 'strides do not match'),
+    (['encoder.ratios=[8,5,4]'], 'hop_length must be the same in all parts'),
     (['continue_from=NOTES.th'], 'NOTES.th'),
     (['evaluate.metrics.visqol_binary=true', 'metrics.visqol_binary.bin=EMPTY'], 'EMPTY'),
 ]

@@ -53,6 +53,7 @@ def test_a_valid_configuration_has_no_problems_and_is_returned_resolved(plain):
 @pytest.mark.parametrize(
     ('key', 'value', 'expected'),
     [
+        ('rvq.bns', 3, "rvq.bns: there is no such key; did you mean 'bins'?"),
         ('seanet.n_filtrs', 3, "seanet.n_filtrs: there is no such key; did you mean 'n_filters'?"),
         (
             'dataset.evaluate.batch_size',
@@ -166,3 +167,9 @@ def test_a_schedule_needs_the_length_of_the_run():
         'optim.total_updates=None: the schedule audiocodec.optim.CosineSchedule needs'
     )
     assert problems(cosine, **{**endless, 'dataset.train.num_samples': 8000}) == []
+
+
+def test_a_component_may_have_its_own_value_for_a_key_of_a_shared_section():
+    for overrides in (['quantizer.bins=64'], ['encoder.n_filters=3'], ['quantizer=fsq']):
+        cfg = train.main.get_xp(['solver=compression/debug', *overrides]).cfg
+        assert rule_problems(cfg)[1] == []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.utils import _foreach_utils
 
 from audiocodec import train
@@ -91,16 +92,19 @@ def make_solver(tmp_path, meta):
     with contextlib.ExitStack() as stack:
 
         def make(*overrides):
-            xp = train.main.get_xp(
-                [
-                    'device=cpu',
-                    'num_threads=1',
-                    'rvq.kmeans_init=false',
-                    'logging.tensorboard=false',
-                    f'dora.dir={tmp_path}',
-                    *overrides,
-                ]
-            )
+            argv = [
+                'device=cpu',
+                'num_threads=1',
+                'logging.tensorboard=false',
+                f'dora.dir={tmp_path}',
+                *overrides,
+            ]
+            cfg = train.main.get_xp(argv).cfg
+            for key in ('rvq', 'quantizer', 'quantizer.quantizer'):
+                if OmegaConf.select(cfg, f'{key}.kmeans_init') is True:
+                    argv.append(f'{key}.kmeans_init=false')
+                    break
+            xp = train.main.get_xp(argv)
             train.main.init_xp(xp)
             stack.enter_context(xp.enter(stack=True))
             return train.get_solver(xp.cfg)
@@ -118,7 +122,7 @@ def dry_run(solver):
     with solver.averaged_model():
         averager.update(solver.valid_step(wav), weight=2)
     assert {sums.device.type for sums in averager._sums.values()} == {'meta'}
-    assert {'l1', 'msspec', 'g_loss', 'grad_norm'} <= metrics.keys()
+    assert {*solver.trained, 'g_loss', 'grad_norm'} <= metrics.keys()
     return metrics
 
 
@@ -130,16 +134,18 @@ def test_every_recipe_as_one_of_two_workers(make_solver, workers, recipe):
 
 @pytest.mark.parametrize('adversary', options('adversarial'))
 def test_every_adversary(make_solver, adversary):
-    metrics = dry_run(make_solver(DEBUG, f'adversarial={adversary}'))
-    named = {name for name in ('msstftd', 'mpd', 'msd') if name in adversary.split('_')}
+    solver = make_solver(DEBUG, f'adversarial={adversary}')
+    metrics = dry_run(solver)
+    kinds = ('msstftd', 'mpd', 'msd', 'mbstft', 'mrd')
     for term in ('adv', 'feat', 'd'):
-        assert {name for name in ('msstftd', 'mpd', 'msd') if f'{term}_{name}' in metrics} == named
+        found = {name for name in kinds if f'{term}_{name}' in metrics}
+        assert found == set(solver.adversaries.discriminators)
 
 
 @pytest.mark.parametrize('quantizer', options('quantizer'))
 def test_every_quantizer(make_solver, quantizer):
     metrics = dry_run(make_solver(DEBUG, f'quantizer={quantizer}'))
-    assert ('codebook_usage' in metrics) == (quantizer != 'none')
+    assert ('codebook_usage' in metrics) == (quantizer not in ('none', 'noise', 'vae'))
 
 
 @pytest.mark.parametrize(
