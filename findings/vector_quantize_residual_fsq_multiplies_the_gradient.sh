@@ -3,8 +3,8 @@
 # them rounds the residual of the previous ones, which is detached only in its quantized part, and the straight-through
 # gradients of all of them add up. A learning rate tuned with one quantizer is several times too high with several.
 #
-# Seen with vector-quantize-pytorch 1.32.0, torch 2.14.1: with 9 levels per channel, the median gradient with 1, 2 and 4
-# quantizers is in the proportion 1 : 2 : 4.
+# Seen with vector-quantize-pytorch 1.32.0, torch 2.14.1: with 9 levels per channel, the median gradient with 2 and 4
+# quantizers is 1.8 and 3.5 times that with one.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -28,5 +28,5 @@ def median_gradient(quantizers):
 
 one, two, four = (median_gradient(number) for number in (1, 2, 4))
 print(f'relative to one quantizer: {two / one:.2f} with two, {four / one:.2f} with four')
-assert 1.8 < two / one < 2.2 and 3.5 < four / one < 4.5, 'the behavior has changed'
+assert 1.6 < two / one < 2.1 and 3.2 < four / one < 4.2, 'the behavior has changed'
 Y
