@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from audiocodec.dsp.sisnr import check_pair
-from audiocodec.dsp.spectra import power_spectrum, reflect_pad, slaney_filters
+from audiocodec.dsp.spectra import slaney_filters
+from audiocodec.losses.spectral import Magnitude, check_floor
 from audiocodec.modules.checks import require_ints
 
 
@@ -44,10 +45,7 @@ class MultiScaleLogMelLoss(nn.Module):
             raise ValueError(
                 f'n_ffts={list(sizes)} and n_mels={list(bands)} must have the same length'
             )
-        if not floor_level > 0:
-            raise ValueError(
-                f'floor_level must be positive (silence has no logarithm), got {floor_level}'
-            )
+        check_floor(floor_level)
         highest = sample_rate / 2 if f_max is None else f_max
         self.floor_level = floor_level
         self.scales = nn.ModuleList(
@@ -77,21 +75,16 @@ class MultiScaleLogMelLoss(nn.Module):
 class _MelAmplitudes(nn.Module):
     """Mel amplitudes of the centered STFT: [..., T] to [N, 1 + T // hop_length, n_mels]."""
 
-    window: torch.Tensor
     filters: torch.Tensor
 
     def __init__(
         self, sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: float
     ) -> None:
         super().__init__()
-        self.n_fft = n_fft
+        # this power is far below any floor of the bands
+        self.magnitude = Magnitude(n_fft, n_fft // 4, n_fft, 'hann_window', False, floor=1e-20)
         filters = slaney_filters(n_fft, sample_rate, n_mels, f_min, f_max)
-        self.register_buffer('window', torch.hann_window(n_fft), persistent=False)
         self.register_buffer('filters', filters, persistent=False)
 
     def forward(self, wav: torch.Tensor) -> torch.Tensor:
-        flat = wav.float().reshape(-1, wav.shape[-1])
-        flat = reflect_pad(flat, self.n_fft // 2, self.n_fft // 2)
-        power = power_spectrum(flat.unfold(-1, self.n_fft, self.n_fft // 4) * self.window)
-        # The gradient of the square root is infinite at 0; this power is far below any floor.
-        return power.clamp(min=1e-20).sqrt() @ self.filters
+        return self.magnitude(wav) @ self.filters

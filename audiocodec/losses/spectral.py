@@ -45,7 +45,7 @@ class MelSpectrogramL1Loss(nn.Module):
         floor_level: float = 1e-5,
     ) -> None:
         super().__init__()
-        _check_floor(floor_level)
+        check_floor(floor_level)
         self.melspec = MelSpectrogram(
             sample_rate, n_fft, hop_length, win_length, n_mels, f_min, f_max, normalized
         )
@@ -108,7 +108,7 @@ class MultiScaleMelSpectrogramLoss(nn.Module):
         floor_level: float = 1e-5,
     ) -> None:
         super().__init__()
-        _check_floor(floor_level)
+        check_floor(floor_level)
         if not 2 <= range_start < range_end:
             raise ValueError(
                 f'FFT sizes 2^range_start .. 2^(range_end - 1) need 2 <= range_start < range_end, '
@@ -184,8 +184,7 @@ class MRSTFTLoss(nn.Module):
                 f'got {list(n_ffts)}, {list(hop_lengths)} and {list(win_lengths)}'
             )
         self.magnitudes = nn.ModuleList(
-            _Magnitude(*sizes, window, normalized)
-            for sizes in zip(n_ffts, hop_lengths, win_lengths)
+            Magnitude(*sizes, window, normalized) for sizes in zip(n_ffts, hop_lengths, win_lengths)
         )
         self.factor_sc = factor_sc
         self.factor_mag = factor_mag
@@ -219,13 +218,28 @@ class MRSTFTLoss(nn.Module):
         )
 
 
-class _Magnitude(nn.Module):
-    """Magnitudes of the centered STFT: [..., T] to [N, 1 + T // hop_length, n_fft // 2 + 1]."""
+class Magnitude(nn.Module):
+    """Magnitudes of the centered STFT: [..., T] to [N, 1 + T // hop_length, n_fft // 2 + 1].
+
+    Args:
+        n_fft: FFT size in samples.
+        hop_length: samples between frames.
+        win_length: length of the window in samples.
+        window: name of a function of torch, such as hann_window.
+        normalized: whether to divide by the square root of the FFT size.
+        floor: power below which the magnitude is constant.
+    """
 
     window: torch.Tensor
 
     def __init__(
-        self, n_fft: int, hop_length: int, win_length: int, window: str, normalized: bool
+        self,
+        n_fft: int,
+        hop_length: int,
+        win_length: int,
+        window: str,
+        normalized: bool,
+        floor: float = 1e-7,
     ) -> None:
         super().__init__()
         if not window.endswith('_window') or not hasattr(torch, window):
@@ -235,12 +249,14 @@ class _Magnitude(nn.Module):
             raise ValueError(f'hop_length must be at least 1, got {hop_length}')
         self.n_fft = n_fft
         self.hop_length = hop_length
+        self.floor = floor
         values = fft_window(getattr(torch, window)(win_length), n_fft)
         self.register_buffer(
             'window', values / math.sqrt(n_fft) if normalized else values, persistent=False
         )
 
     def forward(self, wav: torch.Tensor) -> torch.Tensor:
+        """Compute the magnitudes, float32."""
         with torch.autocast(wav.device.type, enabled=False):
             flat = reflect_pad(
                 wav.float().reshape(-1, wav.shape[-1]), self.n_fft // 2, self.n_fft // 2
@@ -248,10 +264,11 @@ class _Magnitude(nn.Module):
             power = power_spectrum(flat.unfold(-1, self.n_fft, self.hop_length) * self.window)
             # The gradient of the square root is infinite at 0: below this power the magnitude is
             # constant and has no gradient.
-            return power.clamp(min=1e-7).sqrt()
+            return power.clamp(min=self.floor).sqrt()
 
 
-def _check_floor(floor_level: float) -> None:
+def check_floor(floor_level: float) -> None:
+    """Raise ValueError if a level added to, or the lowest of, a spectrogram is not positive."""
     if not floor_level > 0:
         raise ValueError(
             f'floor_level must be positive (silence has no logarithm), got {floor_level}'

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.losses import LossCombiner
 from audiocodec.models import CompressionModel, pretrained, sources
-from audiocodec.models.formats.common.keys import load_weights
+from audiocodec.models.formats.common.keys import STATISTICS, load_weights
 from audiocodec.optim import ModuleEMA
 from audiocodec.quantization import BaseQuantizer
 from audiocodec.quantization.base import fitting_state
@@ -179,7 +179,7 @@ def adapted(model: CompressionModel, weights: Mapping[str, torch.Tensor]) -> dic
 def _changed_weights(model: CompressionModel, weights: Mapping[str, torch.Tensor]) -> list[str]:
     """Describe the weights that a changed model does not take over as they are."""
     own = model.state_dict()
-    statistics = ('embed_avg', 'cluster_size', 'usage', 'dead', 'updates', 'inited')
+    statistics = (*STATISTICS, 'inited')
 
     kinds: dict[str, list[str]] = {
         'weights of another shape, adapted or new': [],

@@ -262,7 +262,7 @@ TRACEABLE = [name for name in DISCRETE if make(name).is_traceable]
 
 
 def test_which_quantizers_can_be_exported():
-    assert set(DISCRETE) - set(TRACEABLE) == {'dac', 'grouped_rvq', 'grouped_rfsq'}
+    assert set(DISCRETE) - set(TRACEABLE) == {'grouped_rvq', 'grouped_rfsq'}
 
 
 @pytest.mark.slow

@@ -14,10 +14,6 @@ import yaml
 from audiocodec.models.formats.common import keys
 from audiocodec.run import checkpoint
 
-# Buffers of a codebook that only training reads, larger than the entries themselves. `inited` is
-# kept: it is small, and says whether the entries were initialized.
-_STATISTICS = ('embed_avg', 'cluster_size', 'usage', 'dead', 'updates')
-
 
 def inference_state(content: dict[str, Any]) -> dict[str, Any]:
     """Return the weights for inference of a checkpoint: averaged (EMA) if available."""
@@ -32,7 +28,7 @@ def compact_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     def is_statistic(name: str) -> bool:
         module, _, buffer = name.rpartition('.')
         return (
-            buffer in _STATISTICS
+            buffer in keys.STATISTICS
             and module.rpartition('.')[2] == 'codebooks'
             and f'{module}.embed' in state
         )

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from audiocodec.models.base import CompressionModel
 from audiocodec.models.formats import hub
+from audiocodec.models.formats.common.keys import is_projection
 from audiocodec.models.formats.common.weight_norm import hook_names, parametrized_names
 from audiocodec.models.options import node_of, refuse, spell_out
 from audiocodec.utils.errors import require
@@ -164,18 +165,9 @@ def _read(options: Mapping[str, Any], weights: Mapping[str, Any], is_package: bo
         )
     state = _with_weight_norm(state)
     for name, value in state.items():
-        if _is_projection(name):  # theirs is a convolution
+        if is_projection(name):  # theirs is a convolution
             state[name] = value.squeeze(-1)
-    # statistics of training, which both lack
-    state['quantizer.statistics.usage'] = torch.zeros(levels, node['quantizer']['bins'])
-    state['quantizer.statistics.updates'] = torch.zeros((), dtype=torch.int64)
     return Read(node, state)
-
-
-def _is_projection(name: str) -> bool:
-    """Return whether this is a weight (not a bias) of a quantizer's projection."""
-    is_weight = name.rpartition('.')[2] in ('weight', 'original0', 'original1')
-    return is_weight and name.startswith(('quantizer.in_proj', 'quantizer.out_proj'))
 
 
 def model_config(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,12 +246,8 @@ def _layers(stages: int, levels: int, is_package: bool) -> Iterator[tuple[str, s
                     inner = f'{ours}.{layer}.conv.conv' if layer % 2 else f'{ours}.{layer}'
                     yield inner, f'{theirs}.{unit}.{name}'
     for level in range(levels):
-        for ours, name in (
-            ('in_proj', 'in_proj'),
-            ('out_proj', 'out_proj'),
-            ('codebooks', 'codebook'),
-        ):
-            yield f'quantizer.{ours}.{level}', f'quantizer.quantizers.{level}.{name}'
+        for name in ('in_proj', 'out_proj', 'codebook'):
+            yield f'quantizer.levels.{level}.{name}', f'quantizer.quantizers.{level}.{name}'
 
 
 def _with_weight_norm(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -267,7 +255,7 @@ def _with_weight_norm(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
     split = {}
     for name, value in state.items():
         module, _, leaf = name.rpartition('.')
-        if leaf == 'weight' and not module.startswith('quantizer.codebooks'):
+        if leaf == 'weight' and not module.endswith('codebook'):
             split[f'{module}.{_WEIGHT_NORM[0]}'] = torch.norm_except_dim(value, 2, 0)
             split[f'{module}.{_WEIGHT_NORM[1]}'] = value
         else:
@@ -435,6 +423,6 @@ def _foreign_state(
         for leaf in ('alpha', 'weight', 'bias', *_WEIGHT_NORM):
             name = f'{ours}.{leaf}'
             if name in state:
-                value = state[name][..., None] if _is_projection(name) else state[name]
+                value = state[name][..., None] if is_projection(name) else state[name]
                 translated[f'{theirs}.{leaf}'] = value
     return {name: value.detach().cpu().clone().contiguous() for name, value in translated.items()}

@@ -15,6 +15,7 @@ import torch
 from audiocodec.models.base import CompressionModel
 from audiocodec.models.encodec import EncodecModel
 from audiocodec.models.formats import hub
+from audiocodec.models.formats.common.keys import is_projection, is_statistic
 from audiocodec.models.formats.common.weight_norm import parametrized_names
 from audiocodec.models.options import changed, node_of, refuse, spell_out
 from audiocodec.modules.networks.snac import SNACDecoder, SNACEncoder, inverse_frequencies
@@ -62,7 +63,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         ValueError: unreadable, or an option that is not supported.
     """
     node = model_config(hub.read_config(folder))
-    return node, model_state(hub.read_weights(folder), node)
+    return node, model_state(hub.read_weights(folder))
 
 
 def model_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,12 +118,11 @@ def model_config(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def model_state(weights: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def model_state(weights: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Translate the names of the weights to ours, and add the counters of training.
 
     Args:
         weights: names to tensors.
-        node: `_target_` node of the model.
 
     Raises:
         ValueError: a value is not a tensor.
@@ -134,8 +134,9 @@ def model_state(weights: Mapping[str, Any], node: Mapping[str, Any]) -> dict[str
         if not name.endswith('.rel_pos.inv_freq'):  # constants
             state[name] = value
     state = {_our_name(name): value for name, value in parametrized_names(state).items()}
-    quantizer = node['quantizer']
-    state['quantizer.usage'] = torch.zeros(len(quantizer['strides']), quantizer['bins'])
+    for name, value in state.items():
+        if is_projection(name):
+            state[name] = value.squeeze(-1)
     for name in list(state):
         if name.startswith('decoder.') and '.linear.' in name:
             block = name.partition('.linear.')[0]
@@ -231,10 +232,12 @@ def foreign_state(model: CompressionModel) -> dict[str, torch.Tensor]:
     """Translate weights to the names of the package, with folded weights as weight_norm."""
     state: dict[str, torch.Tensor] = {}
     for name, value in model.state_dict().items():
-        if name == 'quantizer.usage' or name.endswith('.draws'):
+        if is_statistic(name) or name.endswith('.draws'):
             continue
         module, _, leaf = name.rpartition('.')
         theirs = _their_name(name)
+        if is_projection(name):
+            value = value[..., None]
         if leaf == 'weight' and module.endswith(('.conv', '.convtr', '_proj')):
             # a folded weight is its own direction; that of a zero weight must not be zero
             magnitude = torch.norm_except_dim(value, 2, 0)

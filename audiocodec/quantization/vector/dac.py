@@ -2,11 +2,9 @@
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from audiocodec.modules.norm import normalize_weight
-from audiocodec.quantization.discrete import DiscreteQuantizer, Projection, Quantized
-from audiocodec.quantization.kmeans import nearest
+from audiocodec.quantization.discrete import DiscreteQuantizer, Quantized
+from audiocodec.quantization.vector.factorized import FactorizedCodebook, first_levels, traced_sum
 from audiocodec.utils import distrib
 
 _DRAW_ITEMS = 0x44414301  # identifies the random stream, see `distrib.shared_generator`
@@ -60,22 +58,15 @@ class DACQuantizer(DiscreteQuantizer):
             raise ValueError(f'q_dropout={q_dropout}: expected a fraction of the items, in [0, 1]')
         super().__init__(dimension, n_q, bins, q_dropout=False, seed=seed)
         self.item_dropout = q_dropout
-        self.in_proj = nn.ModuleList()
-        self.out_proj = nn.ModuleList()
-        self.codebooks = nn.ModuleList()
-        for _ in range(n_q):
-            self.in_proj.append(
-                normalize_weight(Projection(dimension, codebook_dim), 'weight_norm')
-            )
-            self.out_proj.append(
-                normalize_weight(Projection(codebook_dim, dimension), 'weight_norm')
-            )
-            self.codebooks.append(nn.Embedding(bins, codebook_dim))
+        self.levels = nn.ModuleList(
+            FactorizedCodebook(dimension, bins, codebook_dim) for _ in range(n_q)
+        )
+        self._entry_dimension = codebook_dim
 
     @property
     def entry_dimension(self) -> int | None:
         """Channels of an entry."""
-        return self._book(0).shape[1]
+        return self._entry_dimension
 
     def _quantize(self, latents: torch.Tensor, levels: int) -> Quantized:
         masks = self._draw_masks(latents, levels)
@@ -83,17 +74,14 @@ class DACQuantizer(DiscreteQuantizer):
         quantized = torch.zeros_like(latents)
         codes: list[torch.Tensor] = []
         losses: dict[str, list[torch.Tensor]] = {'commitment': [], 'codebook': []}
-        for level in range(levels):
-            projected = self.in_proj[level](residual)
-            indices, entries = self._lookup(projected.detach(), level)
-            used = None if masks is None else masks[level][:, None, None]
-            losses['commitment'].append(_mean_error(projected, entries.detach(), used))
-            losses['codebook'].append(_mean_error(entries, projected.detach(), used))
-            passed = entries.detach() + (projected - projected.detach())  # the values of entries
-            found = self.out_proj[level](passed)
-            quantized = quantized + (found if used is None else found * used)
-            residual = residual - found
-            codes.append(indices)
+        for number, level in enumerate(self._active(levels)):
+            found = level(residual)
+            residual = residual - found.quantized
+            kept = found.quantized.new_ones(len(latents)) if masks is None else masks[number]
+            quantized = quantized + found.quantized * kept[:, None, None]
+            losses['commitment'].append((found.commitment * kept).mean())
+            losses['codebook'].append((found.codebook * kept).mean())
+            codes.append(found.codes)
         sums = {name: torch.stack(values).sum() for name, values in losses.items()}
         return Quantized(quantized, torch.stack(codes, dim=1), sums)
 
@@ -111,42 +99,32 @@ class DACQuantizer(DiscreteQuantizer):
         used = torch.arange(levels)[:, None] < numbers[first : first + items]
         return used.to(latents.dtype).to(latents.device, non_blocking=True)
 
-    def _lookup(self, projected: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the codes [B, T] of projected residuals [B, d, T], and their entries [B, d, T]."""
-        book = self._book(level).to(projected.dtype)
-        vectors = projected.transpose(1, 2).flatten(0, 1)
-        indices = nearest(F.normalize(vectors), F.normalize(book.detach()))
-        indices = indices.view(len(projected), -1)
-        return indices, F.embedding(indices, book).transpose(1, 2)
+    def traced_encode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Do the same as `encode`; see `BaseQuantizer`."""
+        residual, codes = latents, []
+        for level in self._active(self.num_codebooks):
+            codes.append(level.traced_encode(residual))
+            residual = residual - level.decode(codes[-1])
+        return torch.stack(codes, dim=1)
 
-    def _book(self, level: int) -> torch.Tensor:
-        """Return the entries of a level, [bins, codebook_dim]."""
-        book = self.codebooks[level]
-        assert isinstance(book, nn.Embedding)
-        return book.weight
+    def traced_decode(self, codes: torch.Tensor) -> torch.Tensor:
+        """Do the same as `decode`; see `BaseQuantizer`."""
+        return traced_sum(self._active(self.total_codebooks), codes)
+
+    def _active(self, number: int) -> list[FactorizedCodebook]:
+        """Return the first `number` levels."""
+        return first_levels(self.levels, number)
 
     def _encode(self, latents: torch.Tensor, levels: int) -> torch.Tensor:
         residual, codes = latents, []
-        for level in range(levels):
-            indices, entries = self._lookup(self.in_proj[level](residual), level)
-            residual = residual - self.out_proj[level](entries)
-            codes.append(indices)
+        for level in self._active(levels):
+            codes.append(level.encode(residual))
+            residual = residual - level.decode(codes[-1], latents.dtype)
         return torch.stack(codes, dim=1)
 
     def _decode(self, codes: torch.Tensor) -> torch.Tensor:
-        quantized: torch.Tensor | None = None
-        for level in range(codes.shape[1]):
-            book = self._book(level)
-            entries = F.embedding(codes[:, level], book).transpose(1, 2)
-            found = self.out_proj[level](entries.to(torch.promote_types(book.dtype, torch.float32)))
-            quantized = found if quantized is None else quantized + found
-        assert quantized is not None, codes.shape
-        return quantized
-
-
-def _mean_error(
-    estimate: torch.Tensor, target: torch.Tensor, used: torch.Tensor | None
-) -> torch.Tensor:
-    """Return the mean squared error, with 0 for the items that are not used."""
-    error = (estimate - target).square()
-    return (error if used is None else error * used).mean()
+        dtype = torch.promote_types(self._dtype(), torch.float32)
+        latents = torch.zeros((), dtype=dtype, device=codes.device)
+        for level, part in zip(self._active(codes.shape[1]), codes.unbind(1)):
+            latents = latents + level.decode(part, dtype)
+        return latents

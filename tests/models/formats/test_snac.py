@@ -196,7 +196,7 @@ def test_unsupported_configurations_are_refused(options, expected):
 
 def test_weights_that_are_not_tensors_are_refused():
     with pytest.raises(ValueError, match='among the weights is not a tensor but int'):
-        snac_format.model_state({'encoder.block.0.bias': 3}, node_of())
+        snac_format.model_state({'encoder.block.0.bias': 3})
 
 
 @pytest.mark.parametrize(

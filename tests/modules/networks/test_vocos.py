@@ -186,7 +186,9 @@ def test_arguments_are_checked(options, message):
 
 
 def test_groups_are_free_without_attention():
-    make(attention=False, num_groups=3)
+    decoder = make(attention=False, num_groups=3)
+    assert not any(isinstance(part, torch.nn.GroupNorm) for part in decoder.modules())
+    assert decoder(torch.randn(1, 6, 5)).shape[0] == 1
 
 
 @torch.no_grad()

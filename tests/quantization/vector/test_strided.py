@@ -261,18 +261,18 @@ def test_training_fits_the_latents():
 def test_metrics_are_those_of_recent_training_batches():
     model, values = quantizer(strides=(2,), bins=4), latents(frames=8)
     model.eval()(values, 50.0)
-    assert model.usage.sum() == 0
+    assert model.statistics.usage.sum() == 0
     result = model.train()(values, 50.0)
     counts = torch.bincount(result.codes[:, 0, ::2].flatten(), minlength=4) / 8
-    torch.testing.assert_close(model.usage[0], 0.1 * counts)
+    torch.testing.assert_close(model.statistics.usage[0], 0.1 * counts)
     perplexity = torch.special.entr(counts).sum().exp()
     torch.testing.assert_close(result.metrics['codebook_perplexity'], perplexity)
     assert result.metrics['codebook_usage'] == (counts > 0).float().mean()
     state = model.state_dict()
     model.drop_statistics()
-    assert model(values, 50.0).metrics == {}
-    assert model.codebook_stats() == {}
-    assert state.keys() - model.state_dict().keys() == {'usage'}
+    assert model.eval()(values, 50.0).metrics == {}
+    dropped = state.keys() - model.state_dict().keys()
+    assert dropped == {'statistics.usage', 'statistics.updates'}
 
 
 def test_computes_in_float32_under_autocast():

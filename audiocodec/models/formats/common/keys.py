@@ -12,6 +12,7 @@ from audiocodec.models.formats.common.weight_norm import parametrized_names
 from audiocodec.utils import config
 
 # buffers of a codebook, which have the same names in all libraries
+STATISTICS = ('embed_avg', 'cluster_size', 'usage', 'dead', 'updates')  # that only training reads
 CODEBOOK_BUFFERS = ('embed', 'embed_avg', 'cluster_size', 'inited')
 
 
@@ -125,6 +126,15 @@ def _is_optional(name: str) -> bool:
     is_codebook = re.search(r'(^|\.)codebooks\.', name) is not None
     is_buffer = name.rpartition('.')[2] in ('usage', 'dead', 'updates')
     return is_codebook and is_buffer
+
+
+def is_projection(name: str) -> bool:
+    """Return whether this is a weight of a `FactorizedCodebook`'s projection.
+
+    Other libraries have a convolution with one tap in its place, [out, in, 1] for [out, in].
+    """
+    pattern = r'quantizer\.levels\.\d+\.(in|out)_proj\.(weight|parametrizations\.weight\.\w+)'
+    return re.fullmatch(pattern, name) is not None
 
 
 def is_statistic(name: str) -> bool:
