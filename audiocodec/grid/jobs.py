@@ -67,7 +67,8 @@ class Job:
         with self.log.open('ab') as log:
             self._process = subprocess.Popen(
                 self.command(),
-                env={**os.environ, **variables},
+                # Unbuffered: otherwise what was printed comes after the error that ended the job.
+                env={'PYTHONUNBUFFERED': '1', **os.environ, **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
