@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import yaml
 
-from audiocodec.cli.export import SOURCE
+from audiocodec.cli.codec.export import SOURCE
 from audiocodec.data import AudioDataset, load_source
 from audiocodec.evaluation import AAC, MP3, Codec, Opus, System
 from audiocodec.evaluation.rows import Row

@@ -9,7 +9,7 @@ import torch
 
 from audiocodec import __version__
 from audiocodec.cli.bands import band_rows
-from audiocodec.cli.export import SOURCE
+from audiocodec.cli.codec.export import SOURCE
 from audiocodec.models import CompressionModel
 from audiocodec.models.export.source import open_source
 from audiocodec.recipe.describe import model_rows

@@ -1,7 +1,8 @@
 """The `audiocodec` command: runs a subcommand, and shows errors that a user can fix in one line.
 
-A subcommand is a module of this folder with `add_arguments(parser)` and `run(args)`, which returns
-the exit code. Only the chosen one is imported, so that `audiocodec --help` is instant.
+A subcommand is a module of this folder, or of `codec` or `data`, with `add_arguments(parser)` and
+`run(args)`, which returns the exit code. Only the chosen one is imported, so that
+`audiocodec --help` is instant.
 """
 
 import argparse
@@ -14,17 +15,29 @@ from collections.abc import Sequence
 from audiocodec import __version__
 from audiocodec.utils.errors import RunError
 
-# subcommand -> its line in the help
+# subcommand -> its module and its line in the help
 COMMANDS = {
-    'doctor': 'check the audio of a manifest or folder, and write a manifest of the good files',
-    'manifest': 'write a manifest of the audio files below a folder, or of another list',
-    'shards': 'decode, resample and pack audio into shards, which load without decoding',
-    'export': 'write a model in another format, and compare the two on audio',
-    'usage': 'measure how much of each codebook a model uses on audio',
-    'evaluate': 'score models and classical codecs on audio, at any bit rates',
-    'report': 'write a page with plots, spectrograms and players of evaluations and runs',
-    'grid': 'run the experiments of a grid on this machine, in a queue over its GPUs',
-    'info': 'describe a model or checkpoint; without one, this installation',
+    'doctor': (
+        'data.doctor',
+        'check the audio of a manifest or folder, and write a manifest of the good files',
+    ),
+    'manifest': (
+        'data.manifest',
+        'write a manifest of the audio files below a folder, or of another list',
+    ),
+    'shards': (
+        'data.shards',
+        'decode, resample and pack audio into shards, which load without decoding',
+    ),
+    'export': ('codec.export', 'write a model in another format, and compare the two on audio'),
+    'usage': ('codec.usage', 'measure how much of each codebook a model uses on audio'),
+    'evaluate': ('evaluate', 'score models and classical codecs on audio, at any bit rates'),
+    'report': (
+        'report',
+        'write a page with plots, spectrograms and players of evaluations and runs',
+    ),
+    'grid': ('grid', 'run the experiments of a grid on this machine, in a queue over its GPUs'),
+    'info': ('info', 'describe a model or checkpoint; without one, this installation'),
 }
 _INTERRUPTED = 130  # exit code of shells for Ctrl-C
 
@@ -46,10 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--version', action='version', version=f'audiocodec {__version__}')
     subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
     chosen = next((argument for argument in argv if not argument.startswith('-')), None)
-    for name, text in COMMANDS.items():
+    for name, (place, text) in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=text, description=_sentence(text))
         if name == chosen:
-            module = importlib.import_module(f'audiocodec.cli.{name}')
+            module = importlib.import_module(f'audiocodec.cli.{place}')
             module.add_arguments(subparser)
     args = parser.parse_args(argv)
     logging.basicConfig(format='%(levelname)s: %(message)s', level=logging.INFO)

@@ -10,7 +10,7 @@ from audiocodec.data import AudioDataset, load_source
 from audiocodec.run import checkpoint
 from audiocodec.utils import config
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MODEL = tiny_codec()
 AUDIO = ROOT / 'dataset' / 'example' / 'valid'
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from audiocodec.cli.export import SOURCE
+from audiocodec.cli.codec.export import SOURCE
 from audiocodec.data import AudioDataset, load_source, make_loader
 from audiocodec.models import CompressionModel
 from audiocodec.models.export.source import open_source

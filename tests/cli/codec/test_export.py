@@ -55,7 +55,7 @@ def test_a_signature_becomes_a_compact_file(experiment, tmp_path, capsys):
 
 
 def test_the_sound_and_the_format_may_be_given(experiment, tmp_path, capsys):
-    audio = Path(__file__).parents[2] / 'dataset' / 'example' / 'valid' / 'speech_ru_016.ogg'
+    audio = Path(__file__).parents[3] / 'dataset' / 'example' / 'valid' / 'speech_ru_016.ogg'
     assert run('0a1b2c3d', tmp_path / 'model.bin', '--format', 'audiocraft', '--audio', audio) == 0
     said = capsys.readouterr().out
     assert 'parity of audiocraft' in said

@@ -1,0 +1,1 @@
+"""Subcommands that prepare audio for training."""
