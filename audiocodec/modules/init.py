@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-INITS = ('default', 'lecun_normal')
+INITS = ('default', 'lecun_normal', 'scaled_residual')
 
 
 @torch.no_grad()
@@ -15,11 +15,18 @@ def initialize(module: nn.Module, init: str) -> None:
     each layer passes on about a third of the power of its input. After the thirty layers of a small
     SEANet, the output is determined by the biases, and it takes hundreds of updates until it
     depends on the input. With `lecun_normal` (LeCun et al., Efficient BackProp, 1998, section 4.6)
-    weights have the variance 1 / fan_in and biases are zero: the power stays about the same.
+    weights have the variance 1 / fan_in and biases are zero: a convolution keeps the power.
+
+    Each residual branch then adds as much power as its input has. With one branch per stage, as in
+    EnCodec, that is a factor of 16; DAC's twelve branches saturate the Tanh at the output. With
+    `scaled_residual`, the last convolution of each of N branches has weights smaller by sqrt(N), as
+    in GPT-2, so that all together double the power.
 
     Args:
-        module: its convolutions may be parametrized (weight_norm).
-        init: `default` (PyTorch's, which published codecs use) or `lecun_normal`.
+        module: its convolutions may be parametrized (weight_norm). Residual branches are the
+            attributes `block` of its submodules.
+        init: `default` (PyTorch's, which published codecs use), `lecun_normal` or
+            `scaled_residual`.
 
     Raises:
         ValueError: unknown name.
@@ -28,13 +35,15 @@ def initialize(module: nn.Module, init: str) -> None:
         raise ValueError(f'init={init!r} is unknown: choose one of {", ".join(INITS)}')
     if init == 'default':
         return
-    for conv in module.modules():
-        if not isinstance(conv, nn.Conv1d | nn.ConvTranspose1d):
-            continue
+    branches = _residual_branches(module) if init == 'scaled_residual' else []
+    ends = {id(_convolutions(branch)[-1]) for branch in branches}
+    for conv in _convolutions(module):
         fan_in = conv.in_channels // conv.groups * conv.kernel_size[0]
         if isinstance(conv, nn.ConvTranspose1d):
             # Only every stride-th tap contributes to a given output sample.
             fan_in = max(1, fan_in // conv.stride[0])
+        if id(conv) in ends:
+            fan_in *= len(branches)
         weight = torch.randn_like(conv.weight) * fan_in**-0.5
         if parametrize.is_parametrized(conv, 'weight'):
             conv.weight = weight  # assigns to the tensors of the parametrization
@@ -42,3 +51,14 @@ def initialize(module: nn.Module, init: str) -> None:
             conv.weight.copy_(weight)
         if conv.bias is not None:
             conv.bias.zero_()
+
+
+def _convolutions(module: nn.Module) -> list[nn.Conv1d | nn.ConvTranspose1d]:
+    """Return the 1-D convolutions of a module, in the order of the signal."""
+    return [conv for conv in module.modules() if isinstance(conv, nn.Conv1d | nn.ConvTranspose1d)]
+
+
+def _residual_branches(module: nn.Module) -> list[nn.Module]:
+    """Return the residual branches of a module: the attributes `block`."""
+    blocks = (getattr(unit, 'block', None) for unit in module.modules())
+    return [block for block in blocks if isinstance(block, nn.Module)]

@@ -37,6 +37,46 @@ def test_convolved_white_noise_has_unit_variance(conv):
     assert not conv.bias.any()
 
 
+@pytest.mark.parametrize('network', ['encoder', 'decoder'])
+def test_many_residual_units_need_scaled_branches(network):
+    """DAC has twelve, with Snake: the output of `lecun_normal` would saturate its Tanh."""
+    kind, size = {
+        'encoder': (SEANetEncoder, (2, 1, 4096)),
+        'decoder': (SEANetDecoder, (2, 32, 64)),
+    }[network]
+    x = torch.randn(size, generator=torch.Generator().manual_seed(0))
+    stds = {}
+    for init in ('lecun_normal', 'scaled_residual'):
+        torch.manual_seed(0)
+        stds[init] = std_of_output(
+            kind(
+                dimension=32,
+                n_filters=6,
+                n_residual_layers=3,
+                ratios=(8, 8, 4, 2),
+                activation='audiocodec.modules.Snake',
+                norm='weight_norm',
+                dilation_base=3,
+                compress=1,
+                init=init,
+            ),
+            x,
+        )
+    assert 0.2 < stds['scaled_residual'] < 5
+    assert stds['lecun_normal'] > 5 * stds['scaled_residual']
+
+
+def test_the_scale_of_branches_follows_their_number():
+    """Of two units, the last convolutions have half the power; all others keep it."""
+    encoder = SEANetEncoder(
+        n_filters=256, ratios=(2, 2), n_residual_layers=1, compress=1, init='scaled_residual'
+    )
+    for unit in (encoder.model[1], encoder.model[4]):
+        first, last = unit.block[1].conv.conv, unit.block[3].conv.conv
+        assert first.weight.detach().var() * first.in_channels * 3 == pytest.approx(1, rel=0.05)
+        assert last.weight.detach().var() * last.in_channels == pytest.approx(0.5, rel=0.05)
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match='lecun_normal'):
         SEANetEncoder(init='xavier')

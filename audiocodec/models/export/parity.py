@@ -10,8 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from audiocodec.models.base import CompressionModel
-from audiocodec.models.encodec import EncodecModel
-from audiocodec.quantization import BaseQuantizer
+from audiocodec.models.export.comparison import Comparison, encode_with_latents
 from audiocodec.utils import paths
 
 # Largest accepted difference of waveforms, relative to full scale or to a louder peak.
@@ -46,7 +45,7 @@ class Clips:
 
 
 @dataclass
-class Report:
+class Report(Comparison):
     """Result of comparing an export with its source.
 
     Attributes:
@@ -54,37 +53,21 @@ class Report:
         source: name of the source.
         audio: origin of the audio.
         clips: name and length of each clip.
-        codes: number of codes compared.
-        codes_different: number of codes that differ.
-        codes_tied: True if wherever codes differ, two entries are equally near up to rounding.
-        widest_tie: largest difference of such distances, relative to the possible rounding error;
-            up to 1 is a tie.
-        wav_difference: largest difference of a sample, both decoding the codes of the source.
-        wav_peak: largest absolute sample of the source's output.
         files: size of each file in bytes.
         needed: 4 bytes for each parameter and buffer that inference needs.
-        notes: further remarks.
     """
 
     format: str
     source: str
     audio: str = ''
     clips: list[str] = field(default_factory=list)
-    codes: int = 0
-    codes_different: int = 0
-    codes_tied: bool = True
-    widest_tie: float = 0.0
-    wav_difference: float = 0.0
-    wav_peak: float = 0.0
     files: dict[str, int] = field(default_factory=dict)
     needed: int = 0
-    notes: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
         """True if all codes are equal or tied, and waveforms are within `WAV_TOLERANCE`."""
-        wav_equal = self.wav_difference <= WAV_TOLERANCE * max(1.0, self.wav_peak)  # False for NaN
-        return wav_equal and (self.codes_different == 0 or self.codes_tied)
+        return self.codes_equal and self.wav_within(WAV_TOLERANCE, full_scale=1.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
@@ -106,15 +89,7 @@ class Report:
             f'  audio: {self.audio}: {", ".join(self.clips)}',
         ]
         if self.codes:
-            ties = ''
-            if self.codes_different:
-                ties = (
-                    f', the others are {"" if self.codes_tied else "NOT all "}ties (at most '
-                    f'{self.widest_tie:.2g} of the possible rounding error)'
-                )
-            lines.append(
-                f'  codes: {self.codes - self.codes_different} of {self.codes} equal{ties}'
-            )
+            lines.append(f'  codes: {self.describe_codes()}')
         lines.append(
             f'  waveform: largest difference {self.wav_difference:.1e}, at a peak of '
             f'{self.wav_peak:.2f}'
@@ -182,84 +157,23 @@ def compare(model: CompressionModel, export: Codec, clips: Clips, report: Report
         if model.total_codebooks == 0:
             # only formats of this project support models without codebooks
             assert isinstance(export, CompressionModel)
-            _compare_wavs(report, model(wav).wav, export(wav).wav)
+            report.add_wavs(model(wav).wav, export(wav).wav)
             continue
-        latents, codes, scale = _encode(model, wav)
+        latents, codes, scale = encode_with_latents(model, wav)
         found, found_scale = export.encode(wav)
-        _compare_codes(report, model, latents, codes, found)
+        report.add_codes(model, latents, codes, found)
         if scale is not None:
             assert found_scale is not None
-            _compare_wavs(report, scale, found_scale)
+            report.add_wavs(scale, found_scale)
         possible = model.possible_num_codebooks
         for number in sorted({possible[0], possible[len(possible) // 2], possible[-1]}):
             some = codes[:, :number].contiguous()
-            _compare_wavs(report, model.decode(some, scale), export.decode(some, scale))
+            report.add_wavs(model.decode(some, scale), export.decode(some, scale))
 
 
 def needed_bytes(model: CompressionModel) -> int:
     """Return 4 bytes for each number that a model needs for inference."""
     return 4 * sum(value.numel() for value in model.for_inference().state_dict().values())
-
-
-def _encode(
-    model: CompressionModel,
-    wav: torch.Tensor,
-) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor | None]:
-    """Return latents before the quantizer [B, D, T_frames] or None, codes and scale."""
-    latents: list[torch.Tensor] = []
-    if not isinstance(model, EncodecModel):
-        return None, *model.encode(wav)
-    hook = model.encoder.register_forward_hook(
-        lambda _module, _inputs, output: latents.append(output)
-    )
-    try:
-        codes, scale = model.encode(wav)
-    finally:
-        hook.remove()
-    return torch.cat(latents, dim=-1), codes, scale
-
-
-def _compare_codes(
-    report: Report,
-    model: CompressionModel,
-    latents: torch.Tensor | None,
-    codes: torch.Tensor,
-    found: torch.Tensor,
-) -> None:
-    report.codes += codes.numel()
-    if found.shape != codes.shape or found.dtype != codes.dtype:
-        report.codes_different += codes.numel()
-        report.codes_tied = False
-        report.notes.append(
-            f'codes are {found.dtype} {list(found.shape)}, not {codes.dtype} {list(codes.shape)}'
-        )
-        return
-    different = found != codes
-    if not different.any():
-        return
-    report.codes_different += int(different.sum())
-    quantizer = getattr(model, 'quantizer', None)
-    tie = None
-    if latents is not None and isinstance(quantizer, BaseQuantizer):
-        tie = quantizer.rounding_ties(latents, codes, found)
-    if tie is None:
-        report.codes_tied = False
-        return
-    report.widest_tie = max(report.widest_tie, tie)
-    report.codes_tied = report.widest_tie <= 1
-
-
-def _compare_wavs(report: Report, wav: torch.Tensor, found: torch.Tensor) -> None:
-    if found.shape != wav.shape:
-        report.notes.append(
-            f'a waveform or scale has shape {list(found.shape)}, not {list(wav.shape)}'
-        )
-        report.wav_difference = float('inf')
-        return
-    difference = (found - wav).abs().max().item()
-    if not difference <= report.wav_difference:  # `max` would ignore NaN
-        report.wav_difference = difference
-    report.wav_peak = max(report.wav_peak, wav.abs().max().item())
 
 
 def _fit(model: CompressionModel, wav: torch.Tensor) -> torch.Tensor:
