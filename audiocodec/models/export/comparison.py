@@ -1,5 +1,6 @@
 """Comparison of two computations of the same model: codes, and decoded waveforms."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -94,7 +95,8 @@ class Comparison:
             self.wav_difference = float('inf')
             return
         difference = (found - wav).abs().max().item()
-        if not difference <= self.wav_difference:  # `max` would ignore NaN
+        # `max` would ignore NaN; once found, it stays
+        if difference > self.wav_difference or math.isnan(difference):
             self.wav_difference = difference
         self.wav_peak = max(self.wav_peak, wav.abs().max().item())
 
