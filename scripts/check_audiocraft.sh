@@ -3,9 +3,9 @@
 #
 #     scripts/check_audiocraft.sh FOLDER
 #
-# FOLDER (created, 6 GB, kept) holds an environment with AudioCraft 1.3.0, which later runs use again,
-# the codec (`solver=compression/debug`, one epoch) and MusicGen (`solver=musicgen/debug`, two epochs
-# of ten updates), both trained on the example recordings, on the CPU.
+# FOLDER (created, 6 GB, kept) holds an environment with AudioCraft 1.3.0, which later runs use
+# again, the codec (`solver=compression/debug`, one epoch) and MusicGen (`solver=musicgen/debug`,
+# two epochs of ten updates), both trained on the example recordings, on the CPU.
 # `python` is that of an environment with this package; ffmpeg must be installed.
 # Environment variable: PYTHON, interpreter for AudioCraft; default: python3.10. PyTorch 2.1 has no
 # wheels for Python 3.12 and later.
@@ -27,10 +27,10 @@ if [ ! -e "$folder/installed" ]; then
     "$bin/pip" download -q --no-deps -d "$folder" audiocraft==1.3.0
     tar xzf "$peer.tar.gz" -C "$folder"
     # Its own requirements cannot be installed: PyAV 11 has no wheels any more. PyTorch 2.1 needs
-    # older versions of NumPy and transformers than the newest. The other four are for demonstrations
-    # and for conditioning on melodies.
+    # older versions of NumPy and transformers than the newest. The last four are not imported here.
     {
-        grep -vE '^(#|av|numpy|transformers|demucs|gradio|torchtext|torchvision)' "$peer/requirements.txt"
+        grep -vE '^(#|av|numpy|transformers|demucs|gradio|torchtext|torchvision)' \
+            "$peer/requirements.txt"
         printf '%s\n' 'av>=12,<13' 'numpy<2' 'transformers>=4.31,<4.46' 'hydra-core<1.4'
     } > "$folder/requirements.txt"
     "$bin/pip" install -q -r "$folder/requirements.txt"
@@ -103,7 +103,8 @@ print(f'waveforms of the same tokens differ by at most {worst:.1e}')
 (xp,) = (folder / 'musicgen' / 'xps').iterdir()
 epochs = json.loads((xp / 'history.json').read_text())
 losses = {stage: [epoch[stage]['ce'] for epoch in epochs] for stage in ('train', 'valid')}
-print('cross entropy by epoch:', losses)
+for stage, values in losses.items():
+    print(f'{stage}: cross entropy', *(f'{value:.3f}' for value in values))
 samples = [soundfile.read(path) for path in xp.glob('samples/*/*.wav')]
 print(len(samples), 'generated files, seconds:', [len(wav) / rate for wav, rate in samples])
 
