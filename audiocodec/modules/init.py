@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-INITS = ('default', 'lecun_normal', 'scaled_residual')
+INITS = ('default', 'zero_bias', 'lecun_normal', 'scaled_residual')
 
 
 @torch.no_grad()
@@ -14,8 +14,10 @@ def initialize(module: nn.Module, init: str) -> None:
     PyTorch's default draws weights, and biases of the same size, with the variance 1 / (3 fan_in):
     each layer passes on about a third of the power of its input. After the thirty layers of a small
     SEANet, the output is determined by the biases, and it takes hundreds of updates until it
-    depends on the input. With `lecun_normal` (LeCun et al., Efficient BackProp, 1998, section 4.6)
-    weights have the variance 1 / fan_in and biases are zero: a convolution keeps the power.
+    depends on the input. `zero_bias` only sets the biases to zero, as `descript-audio-codec` does
+    (the weights that it draws have no effect, since weight_norm computes others). With
+    `lecun_normal` (LeCun et al., Efficient BackProp, 1998, section 4.6), weights have the variance
+    1 / fan_in and biases are zero: a convolution keeps the power.
 
     Each residual branch then adds as much power as its input has. With one branch per stage, as in
     EnCodec, that is a factor of 16; DAC's twelve branches saturate the Tanh at the output. With
@@ -25,8 +27,7 @@ def initialize(module: nn.Module, init: str) -> None:
     Args:
         module: its convolutions may be parametrized (weight_norm). Residual branches are the
             attributes `block` of its submodules.
-        init: `default` (PyTorch's, which published codecs use), `lecun_normal` or
-            `scaled_residual`.
+        init: one of `INITS`; `default` is PyTorch's, which published codecs use.
 
     Raises:
         ValueError: unknown name.
@@ -34,6 +35,11 @@ def initialize(module: nn.Module, init: str) -> None:
     if init not in INITS:
         raise ValueError(f'init={init!r} is unknown: choose one of {", ".join(INITS)}')
     if init == 'default':
+        return
+    if init == 'zero_bias':
+        for conv in _convolutions(module):
+            if conv.bias is not None:
+                conv.bias.zero_()
         return
     branches = _residual_branches(module) if init == 'scaled_residual' else []
     ends = {id(_convolutions(branch)[-1]) for branch in branches}

@@ -66,6 +66,24 @@ def test_many_residual_units_need_scaled_branches(network):
     assert stds['lecun_normal'] > 5 * stds['scaled_residual']
 
 
+def test_without_biases_the_latents_of_a_deep_encoder_follow_the_signal():
+    wav = torch.randn(8, 1, 2048, generator=torch.Generator().manual_seed(0))
+    fractions, weights = {}, {}
+    for init in ('default', 'zero_bias'):
+        torch.manual_seed(0)
+        encoder = SEANetEncoder(
+            dimension=32, n_filters=6, activation='audiocodec.modules.Snake', init=init
+        )
+        with torch.no_grad():
+            latents = encoder(wav)
+        mean = latents.mean((0, 2), keepdim=True)
+        fractions[init] = ((latents - mean).square().mean() / latents.square().mean()).item()
+        weights[init] = encoder.model[0].conv.conv.weight
+    assert fractions['zero_bias'] > 0.5
+    assert fractions['default'] < 0.3
+    assert weights['zero_bias'].equal(weights['default'])
+
+
 def test_the_scale_of_branches_follows_their_number():
     """Of two units, the last convolutions have half the power; all others keep it."""
     encoder = SEANetEncoder(
