@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from audiocodec.models.streaming.interface import Streaming
 from audiocodec.modules.parametrizations import PicklableModule, fold
 from audiocodec.quantization import BaseQuantizer, check_codes
 
@@ -45,7 +46,7 @@ class CodecOutput(NamedTuple):
     features: Mapping[str, torch.Tensor] = {}
 
 
-class CompressionModel(PicklableModule, ABC):
+class CompressionModel(Streaming, PicklableModule, ABC):
     """Codec: converts waveforms to discrete codes and back.
 
     Waveforms are float [B, C, T], in [-1, 1], with C = `channels`, at `sample_rate` (Hz). Codes are
