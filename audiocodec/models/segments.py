@@ -39,12 +39,13 @@ class Segments:
             wav[..., start : start + self.length] for start in range(0, wav.shape[-1], self.stride)
         ]
 
+    def sizes(self, samples: int) -> list[int]:
+        """Return the number of samples of each segment of a waveform."""
+        return [min(self.length, samples - start) for start in range(0, samples, self.stride)]
+
     def frames(self, samples: int) -> list[int]:
         """Return the number of frames of each segment of a waveform."""
-        return [
-            -(-min(self.length, samples - start) // self.hop_length)
-            for start in range(0, samples, self.stride)
-        ]
+        return [-(-size // self.hop_length) for size in self.sizes(samples)]
 
     def split(self, frames: int) -> list[int]:
         """Return the number of frames of each segment, given their sum.

@@ -15,6 +15,7 @@ _PAIRED = 2**18  # weights above which the products that `Pairs` saves outweigh 
 # matrix products are as fast as convolutions with AVX2, but not with AVX-512
 _PRODUCTS = torch.backends.cpu.get_cpu_capability() == 'AVX2'
 _CACHED = 2**19  # values that stay in the cache of a core from one operator to the next
+_FEW_WINDOWS = 2**18  # values of inputs that are copied faster than a convolution is prepared
 
 
 def make_kernel(
@@ -39,10 +40,11 @@ def make_kernel(
 
 
 class Kernel(nn.Module):
-    """Convolution by oneDNN.
+    """Convolution by oneDNN, or a matrix product for a short signal.
 
-    Called explicitly, because with one thread PyTorch computes convolutions of kernel size 1
-    without oneDNN, three times slower.
+    oneDNN is called explicitly, because with one thread PyTorch computes convolutions of kernel
+    size 1 without it, three times slower. It reorders the weights on every call, which takes longer
+    than to convolve a few frames with many weights.
 
     Args:
         weight: [O, C / groups, K].
@@ -86,7 +88,15 @@ class Kernel(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Map [B, C, 1, T], channels last, to [B, O, T']."""
-        if torch.backends.mkldnn.is_available() and rows.dtype == torch.float32:
+        frames = (rows.shape[-1] - self.dilation * (self.taps - 1) - 1) // self.stride + 1
+        copied = len(rows) * frames * self.taps * rows.shape[1]
+        if self.groups == 1 and copied <= max(self.weight.numel(), _FEW_WINDOWS):
+            return self._product(rows[:, :, 0].transpose(1, 2), frames)
+        if (
+            torch.backends.mkldnn.is_available()
+            and rows.dtype == torch.float32
+            and rows.device.type == 'cpu'
+        ):
             y = torch.mkldnn_convolution(
                 rows,
                 self.weight,
@@ -101,6 +111,20 @@ class Kernel(nn.Module):
                 rows, self.weight, self.bias, (1, self.stride), 0, (1, self.dilation), self.groups
             )
         return y[:, :, 0]
+
+    def _product(self, x: torch.Tensor, frames: int) -> torch.Tensor:
+        """Map x [B, T, C] to [B, O, frames]."""
+        if self.taps == self.stride == 1:
+            windows = x
+        else:
+            item, row, value = x.stride()
+            windows = x.as_strided(
+                (len(x), frames, self.taps, x.shape[2]),
+                (item, self.stride * row, self.dilation * row, value),
+            )
+        weight = self.weight[:, :, 0].transpose(1, 2).reshape(self.outputs, -1)
+        y = torch.addmm(self.bias, windows.reshape(-1, weight.shape[1]), weight.t())
+        return y.view(len(x), frames, self.outputs).transpose(1, 2)
 
 
 class FewOutputs(Kernel):

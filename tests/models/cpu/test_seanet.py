@@ -4,7 +4,7 @@ from torch import nn
 
 from audiocodec.models import EncodecModel
 from audiocodec.models.cpu import kernels as cpu_conv
-from audiocodec.models.cpu import seanet as cpu
+from audiocodec.models.cpu import layers as cpu
 from audiocodec.modules import SEANetDecoder, SEANetEncoder
 from audiocodec.quantization import NoQuantizer, ResidualVectorQuantizer
 
@@ -87,7 +87,7 @@ def test_parts_make_the_whole(monkeypatch, fast, name, overlap):
     model = make_model(**OPTIONS[name])
     fast = fast(model)
     parts = {}
-    part = cpu._Chain.part
+    part = cpu.Chain.part
 
     def counted(chain, x, start, stop, length, owned):
         parts.setdefault(chain, []).append((start, stop))
@@ -97,12 +97,12 @@ def test_parts_make_the_whole(monkeypatch, fast, name, overlap):
     latents = model.encoder(wav)
     before = latents.clone()
     expected = model.decoder(latents)
-    monkeypatch.setattr(cpu._Chain, 'part', counted)
+    monkeypatch.setattr(cpu.Chain, 'part', counted)
     torch.testing.assert_close(fast.encoder(wav), latents, rtol=0, atol=1e-10)
     torch.testing.assert_close(fast.decoder(latents), expected, rtol=0, atol=1e-10)
     assert torch.equal(latents, before)
     chains = {
-        name: [module for module in getattr(fast, name).model if isinstance(module, cpu._Chain)]
+        name: [module for module in getattr(fast, name).model if isinstance(module, cpu.Chain)]
         for name in ('encoder', 'decoder')
     }
     if name in (
@@ -142,7 +142,7 @@ def test_layers_of_many_weights_are_computed_whole(monkeypatch):
         in_parts: [
             max(parameter.numel() for parameter in layer.parameters())
             for layer in layers
-            if isinstance(layer, cpu._Chain) == in_parts
+            if isinstance(layer, cpu.Chain) == in_parts
         ]
         for in_parts in (True, False)
     }
@@ -194,7 +194,7 @@ def test_what_is_computed_by_products(monkeypatch, are_fast, norm):
     if norm == 'weight_norm':  # otherwise transposed convolutions are the model's
         strides = [kernel.stride for kernel in kernels_of(fast)[cpu_conv.Pairs]]
         assert strides == ([3, 4, 1, 1] if are_fast else [])
-    products = [block.product for block in fast.modules() if isinstance(block, cpu._Block)]
+    products = [block.product for block in fast.modules() if isinstance(block, cpu.Block)]
     assert len(products) == 2 * 3 * 2
     assert all(
         (product is not None) == (are_fast and norm == 'weight_norm') for product in products
@@ -237,7 +237,7 @@ def test_snake_and_odd_strides_equal_the_plain_model(monkeypatch, length):
         for name, parameter in model.named_parameters():
             if name.endswith('alpha'):
                 parameter.uniform_(0.3, 2)
-        monkeypatch.setattr('audiocodec.models.cpu.seanet._PART', 500)
+        monkeypatch.setattr('audiocodec.models.cpu.layers._PART', 500)
         fast = model.for_cpu()
         wav = torch.randn(2, 1, length)
         latents, _ = model.encode_latent(wav)
