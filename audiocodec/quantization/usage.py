@@ -125,6 +125,9 @@ class CodeStatistics(UpdateCounter):
     def metrics(self, levels: int) -> dict[str, torch.Tensor]:
         """Return the metrics of the first `levels` codebooks, on the device; empty after `drop`.
 
+        A codebook that dropout has not drawn yet has the mean of the others, so that it counts
+        neither as unused nor as used. Before the first update, all are 0, and perplexities 1.
+
         Returns:
             Per codebook, [levels]: 'usage', fraction of the entries that took at least a tenth of
             the average number of vectors; 'perplexity' of the fractions, from 1 to bins. Means:
@@ -138,6 +141,10 @@ class CodeStatistics(UpdateCounter):
         fractions = usage / total.clamp(min=1e-12)
         used = (fractions >= UNUSED_FRACTION / usage.shape[1]).to(usage.dtype).mean(-1)
         perplexity = torch.special.entr(fractions).sum(-1).exp()
+        is_known = total[:, 0] > 0
+        used, perplexity = (
+            torch.where(is_known, values, _mean(values, is_known)) for values in (used, perplexity)
+        )
         return {
             'usage': used,
             'perplexity': perplexity,
@@ -145,6 +152,12 @@ class CodeStatistics(UpdateCounter):
             'codebook_usage_min': used.min(),
             'codebook_perplexity': perplexity.mean(),
         }
+
+
+def _mean(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Return the mean of the values [K] where a mask is true; of all if it is nowhere."""
+    weights = (where | ~where.any()).to(values.dtype)
+    return (values * weights).sum() / weights.sum()
 
 
 class CodeUsage:
