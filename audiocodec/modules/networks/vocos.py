@@ -196,7 +196,7 @@ class VocosDecoder(nn.Module):
         n_fft: samples of the FFT and of its window; None: 4 * hop_length.
         padding: of the inverse STFT: `same`, or `center` (half a hop earlier), see `istft`.
         attention: whether to use the blocks of WavTokenizer.
-        num_groups: groups of their norms.
+        num_groups: groups of their norms, of at least 2 channels each.
         dropout: their probability of dropout.
         layer_scale_init_value: see `ConvNeXtBlock`; None: 1 / num_layers.
         adanorm_num_embeddings: conditions of the layer norms, see `AdaLayerNorm`; None for plain
@@ -245,7 +245,9 @@ class VocosDecoder(nn.Module):
         }
         for name, value in sizes.items():
             require_int(name, value)
-        _check(dim, num_groups if attention else 1, dropout, norm_eps)
+        if attention:
+            _check_groups(dim, num_groups)
+        _check(dropout, norm_eps)
         self.channels = channels
         self.dimension = dimension
         self.hop_length = hop_length
@@ -273,11 +275,19 @@ class VocosDecoder(nn.Module):
         return self.head(self.final_layer_norm(self.convnext(x).transpose(1, 2)))
 
 
-def _check(dim: int, num_groups: int, dropout: float, norm_eps: float) -> None:
-    if dim % num_groups:
+def _check_groups(dim: int, num_groups: int) -> None:
+    """Check the groups of the norms. With one channel each, a single frame has no variance."""
+    if dim % num_groups or dim == num_groups:
+        accepted = [groups for groups in range(1, dim) if dim % groups == 0]
+        nearest = min(accepted, key=lambda groups: abs(groups - num_groups), default=None)
+        advice = 'raise dim' if nearest is None else f'try num_groups={nearest}'
         raise ValueError(
-            f'dim={dim} must be a multiple of num_groups={num_groups}, the groups of its norms'
+            f'num_groups={num_groups}: expected a divisor of dim={dim} with at least 2 channels '
+            f'per group: {advice}'
         )
+
+
+def _check(dropout: float, norm_eps: float) -> None:
     if not 0 <= dropout < 1:
         raise ValueError(f'dropout={dropout}: must be in [0, 1)')
     if not norm_eps > 0:
