@@ -108,7 +108,7 @@ def _extent(part: nn.Module, outputs: tuple[int, int], rate: float, unit: str) -
     without_lstm = reads(part, *outputs, recurrence=False)
     count = without_lstm.last - without_lstm.first + 1
     if not math.isfinite(count):
-        return 'the whole input, since its norm averages over all time'
+        return 'the whole input, through attention or norms over all time'
     text = f'{count:.0f} {unit}, {1000 * count / rate:.4g} ms'
     if math.isfinite(reach.first):
         return text
@@ -149,7 +149,7 @@ def latency(model: CompressionModel) -> str:
     if math.isinf(samples):
         if getattr(model, 'renormalize', False):
             return 'the whole item: its loudness is normalized'
-        return 'the whole item: its norm averages over all time'
+        return 'the whole item, through attention or norms over all time'
     text = f'{1000 * samples / model.sample_rate:.4g} ms, {samples:.0f} samples: one frame'
     after = samples - model.hop_length
     return f'{text}, no lookahead' if after <= 0 else f'{text} and {after:.0f} samples of lookahead'

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from audiocodec.dsp.istft import check_istft, istft
+from audiocodec.dsp.istft import check_istft, first_sample, istft
 from audiocodec.kernels.conv import FastConv1d
 from audiocodec.modules.checks import require_int
+from audiocodec.modules.reach import Reach, overlapping, reads
 
 MAX_MAGNITUDE = 100.0  # of a bin of the spectrum
 
@@ -82,6 +83,10 @@ class ConvNeXtBlock(nn.Module):
         y = self.norm(self.dwconv(x).transpose(1, 2))
         y = self.gamma * self.pwconv2(self.act(self.pwconv1(y)))
         return x + y.transpose(1, 2)
+
+    def reads(self, first: float, last: float, recurrence: bool = True) -> Reach:
+        """Return what the convolution reads, which includes the shortcut; see `reach`."""
+        return reads(self.dwconv, first, last, recurrence)
 
 
 class GroupNormResBlock(nn.Module):
@@ -178,6 +183,12 @@ class ISTFTHead(nn.Module):
             wav = istft(spectrum, window, self.hop_length, self.padding)
             return wav.unflatten(0, (x.shape[0], self.channels))
 
+    def reads(self, first: float, last: float, recurrence: bool = True) -> Reach:
+        """Return the frames whose windows cover the samples; see `reach`."""
+        left = first_sample(self.n_fft, self.hop_length, self.padding)
+        # the first value of the window is zero
+        return overlapping(first + left - 1, last + left - 1, self.n_fft - 1, self.hop_length)
+
 
 class VocosDecoder(nn.Module):
     """Decoder from latents to waveform, with a single upsampling: the inverse STFT.
@@ -273,6 +284,14 @@ class VocosDecoder(nn.Module):
         x = self.pos_net(self.embed(x))
         x = self.norm(x.transpose(1, 2)).transpose(1, 2)
         return self.head(self.final_layer_norm(self.convnext(x).transpose(1, 2)))
+
+    def reads(self, first: float, last: float, recurrence: bool = True) -> Reach:
+        """Return what the layers read: everything with attention; see `reach`."""
+        if len(self.pos_net):
+            return Reach(-math.inf, math.inf)
+        for part in (self.head, self.convnext, self.embed):
+            first, last = reads(part, first, last, recurrence)
+        return Reach(first, last)
 
 
 def _check_groups(dim: int, num_groups: int) -> None:
