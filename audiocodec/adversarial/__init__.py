@@ -4,6 +4,7 @@ from audiocodec.adversarial.discriminators import (
     MultiBandSTFTDiscriminator,
     MultiPeriodDiscriminator,
     MultiResolutionSTFTDiscriminator,
+    MultiScaleCQTDiscriminator,
     MultiScaleDiscriminator,
     MultiScaleSTFTDiscriminator,
 )
@@ -18,6 +19,7 @@ __all__ = [
     'MultiBandSTFTDiscriminator',
     'MultiPeriodDiscriminator',
     'MultiResolutionSTFTDiscriminator',
+    'MultiScaleCQTDiscriminator',
     'MultiScaleDiscriminator',
     'MultiScaleSTFTDiscriminator',
     'get_criterion',

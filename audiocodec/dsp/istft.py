@@ -24,6 +24,11 @@ def check_istft(n_fft: int, hop_length: int, padding: str) -> None:
         )
 
 
+def first_sample(n_fft: int, hop_length: int, padding: str) -> int:
+    """Return how many samples of the first frame come before the signal, see `istft`."""
+    return (n_fft - hop_length) // 2 if padding == 'same' else n_fft // 2
+
+
 def overlap_add(frames: torch.Tensor, hop_length: int) -> torch.Tensor:
     """Add up frames, each `hop_length` samples after the previous one.
 
@@ -67,7 +72,7 @@ def istft(
     """
     n_fft = len(window)
     count = spectrum.shape[1]
-    left = (n_fft - hop_length) // 2 if padding == 'same' else n_fft // 2
+    left = first_sample(n_fft, hop_length, padding)
     frames = torch.fft.irfft(spectrum, n=n_fft) * window
     envelope = overlap_add(window.square().expand(1, count, n_fft), hop_length)
     kept = slice(left, left + count * hop_length)

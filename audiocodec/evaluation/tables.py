@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from audiocodec.evaluation.rows import Row, label, write_csv, write_json
+from audiocodec.utils.progress import plain_number
 
 SUMMARY = 'summary.json'
 SUMMARY_TABLE = 'summary.csv'
@@ -97,8 +98,8 @@ def token_table(tokens: Sequence[Row], summary: Sequence[Row]) -> str:
 def system_lines(systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Describe the size of each model; `systems` is that of `evaluation.json`."""
     return [
-        f'{name}: {facts["parameters"] / 1e6:.3g} M parameters, '
-        f'{facts["multiply_adds"] / 1e9:.3g} G multiply-adds per second of audio'
+        f'{name}: {plain_number(facts["parameters"] / 1e6, 3)} M parameters, '
+        f'{plain_number(facts["multiply_adds"] / 1e9, 3)} G multiply-adds per second of audio'
         for name, facts in systems.items()
         if 'parameters' in facts
     ]
@@ -127,8 +128,10 @@ def _name(row: Row) -> str:
 
 
 def _text(value: float | None, width: int) -> str:
-    return f'{"-" if value is None else f"{value:.4g}":>{width}}'
+    return f'{"-" if value is None else plain_number(value):>{width}}'
 
 
 def _interval(low: float | None, high: float | None) -> str:
-    return '' if low is None else f'[{low:.4g}, {high:.4g}]'
+    if low is None or high is None:
+        return ''
+    return f'[{plain_number(low)}, {plain_number(high)}]'

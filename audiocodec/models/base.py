@@ -16,6 +16,7 @@ from audiocodec.models.padded import Lengths
 from audiocodec.models.streaming.interface import Streaming
 from audiocodec.modules.parametrizations import PicklableModule, fold
 from audiocodec.quantization import BaseQuantizer, check_codes
+from audiocodec.quantization.usage import DrawCounter
 
 _FLOATS = ('float16', 'float32', 'float64')  # NumPy types
 _ROUNDING = 1e-3  # relative rounding of displayed bandwidths
@@ -74,7 +75,8 @@ class CompressionModel(Streaming, PicklableModule, ABC):
     def train_only(self, parts: Sequence[str]) -> None:
         """Freeze all other submodules: they get no gradient and stay in eval mode.
 
-        Their state remains the same bit by bit, that of codebooks included.
+        Their state remains the same bit by bit, that of codebooks included. Only draws of the
+        quantizer, such as the number of codebooks, are those of training, and counted.
 
         Args:
             parts: names of submodules, such as `decoder`.
@@ -85,17 +87,30 @@ class CompressionModel(Streaming, PicklableModule, ABC):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> 'CompressionModel':
-        """Set training or eval mode; frozen parts stay in eval mode."""
+        """Set training or eval mode; frozen parts stay in eval mode, except counters of draws."""
         super().train(mode)
         for name in self._frozen:
             self.get_submodule(name).eval()
+        for counter in self._draw_counters().values():
+            counter.train(mode)
         return self
 
     def frozen_state(self) -> dict[str, torch.Tensor]:
-        """Return the state of the frozen parts; empty if there are none."""
+        """Return the state of the frozen parts but for counters; empty if there are none."""
         prefixes = tuple(f'{name}.' for name in self._frozen)
+        counters = {f'{name}.updates' for name in self._draw_counters()}
         state = self.state_dict() if prefixes else {}
-        return {name: value for name, value in state.items() if name.startswith(prefixes)}
+        return {
+            name: value
+            for name, value in state.items()
+            if name.startswith(prefixes) and name not in counters
+        }
+
+    def _draw_counters(self) -> dict[str, DrawCounter]:
+        """Return the quantizer's counters of random draws, by their names in the model."""
+        return {
+            name: module for name, module in self.named_modules() if isinstance(module, DrawCounter)
+        }
 
     @property
     def loss_terms(self) -> tuple[str, ...]:

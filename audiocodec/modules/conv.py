@@ -12,7 +12,7 @@ from audiocodec.kernels.conv import FastConv1d, FastConv2d, FastConvTranspose1d
 from audiocodec.modules.activation import ELU
 from audiocodec.modules.checks import require_int
 from audiocodec.modules.norm import normalize_weight, output_norm
-from audiocodec.modules.reach import Reach
+from audiocodec.modules.reach import Reach, overlapping
 
 PAD_MODES = ('constant', 'reflect', 'replicate', 'circular')
 
@@ -348,12 +348,4 @@ class StreamableConvTranspose1d(nn.Module):
             return Reach(-math.inf, math.inf)
         stride, kernel = self.convtr.convtr.stride[0], self.convtr.convtr.kernel_size[0]
         left = self.trims[0]
-        return Reach(_ceil((first + left - kernel + 1) / stride), _floor((last + left) / stride))
-
-
-def _ceil(value: float) -> float:
-    return math.ceil(value) if math.isfinite(value) else value
-
-
-def _floor(value: float) -> float:
-    return math.floor(value) if math.isfinite(value) else value
+        return overlapping(first + left, last + left, kernel, stride)

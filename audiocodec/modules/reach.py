@@ -1,5 +1,6 @@
 """Receptive fields: which inputs of a layer its outputs depend on, asked of the layer itself."""
 
+import math
 from typing import NamedTuple
 
 from torch import nn
@@ -37,8 +38,28 @@ def reads(module: nn.Module, first: float, last: float, recurrence: bool = True)
         for layer in reversed(module):
             first, last = reads(layer, first, last, recurrence)
         return Reach(first, last)
+    if isinstance(module, nn.Conv1d) and isinstance(module.padding, tuple):
+        start, end = first * module.stride[0], last * module.stride[0]
+        span = (module.kernel_size[0] - 1) * module.dilation[0]
+        return Reach(start - module.padding[0], end - module.padding[0] + span)
     if isinstance(module, nn.Identity) or any(
         kind.__module__ == 'torch.nn.modules.activation' for kind in type(module).__mro__
     ):
         return Reach(first, last)
     raise ValueError(f'the receptive field of {type(module).__name__} is not known')
+
+
+def overlapping(first: float, last: float, length: int, stride: int) -> Reach:
+    """Return the pieces that cover the positions `first` to `last`.
+
+    Args:
+        first: first position.
+        last: last position.
+        length: positions per piece; piece i begins at i * stride.
+        stride: positions between the beginnings of pieces.
+    """
+    low, high = (first - length + 1) / stride, last / stride
+    return Reach(
+        math.ceil(low) if math.isfinite(low) else low,
+        math.floor(high) if math.isfinite(high) else high,
+    )

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from audiocodec.quantization.kmeans import (
     cluster_sums,
@@ -16,6 +15,7 @@ from audiocodec.quantization.kmeans import (
     nearest,
     spread_indices,
 )
+from audiocodec.quantization.usage import DrawCounter
 from audiocodec.utils import distrib
 
 # Identifiers of the random streams, see `distrib.shared_generator`.
@@ -119,7 +119,7 @@ def _to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     )
 
 
-class Codebooks(nn.Module):
+class Codebooks(DrawCounter):
     """K residual codebooks: each quantizes the residual of the previous ones.
 
     See SoundStream, arXiv 2107.03312, algorithm 1. Entries follow the mean of the vectors assigned
@@ -163,7 +163,6 @@ class Codebooks(nn.Module):
     inited: torch.Tensor
     usage: torch.Tensor
     dead: torch.Tensor
-    updates: torch.Tensor
 
     def __init__(
         self,
@@ -203,9 +202,7 @@ class Codebooks(nn.Module):
         self.register_buffer('usage', torch.zeros(levels, bins))
         self.register_buffer('dead', torch.zeros(levels))
         self.register_buffer('updates', torch.zeros((), dtype=torch.int64))
-        # Copies of `updates` and `inited` on the host: reading the buffers would synchronize with
-        # the device. None or False: not known, read the buffer.
-        self._updates: int | None = 0
+        # Copy of `inited` on the host, as of `updates`. False: not known, read the buffer.
         self._all_initialized = kmeans_iters == 0
 
     def _load_from_state_dict(
@@ -256,12 +253,6 @@ class Codebooks(nn.Module):
     def _generator(self, *numbers: int) -> torch.Generator:
         return distrib.shared_generator(self.seed, *numbers)
 
-    def count(self) -> int:
-        """Return the number of training updates so far."""
-        if self._updates is None:
-            self._updates = int(self.updates)
-        return self._updates
-
     @torch.no_grad()
     def encode(self, vectors: torch.Tensor, levels: int) -> ResidualCodes:
         """Quantize vectors [N, D] with the first `levels` codebooks."""
@@ -299,8 +290,7 @@ class Codebooks(nn.Module):
         self._update(batch_stats, levels)
         # Count only updates since the k-means initialization, which creates the entries.
         if self._all_initialized:
-            self._updates = self.count() + 1
-            self.updates += 1
+            self.advance()
         return result._replace(errors=torch.where(valid.all(), result.errors, torch.nan))
 
     def _quantize(

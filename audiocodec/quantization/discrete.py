@@ -127,10 +127,13 @@ class DiscreteQuantizer(BaseQuantizer):
         """
         self._check_batch(latents)
         with torch.autocast(latents.device.type, enabled=False):
-            levels = self._draw_active() if self.training else self.num_codebooks
+            draws = self.statistics.training  # also if frozen, see `DrawCounter`
+            levels = self._draw_active() if draws else self.num_codebooks
             found = self._quantize(self._to_float(latents), levels)
             if self.training:
                 self.statistics.add(found.codes)
+            elif draws:
+                self.statistics.advance()
             bandwidth = self.bandwidth(frame_rate, levels)
             return QuantizedResult(
                 latents=found.latents.to(self._dtype()),

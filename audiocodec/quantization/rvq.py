@@ -182,6 +182,9 @@ class ResidualVectorQuantizer(BaseQuantizer):
             if self.training:
                 self.codebooks.initialize(vectors)
                 found = self.codebooks.learn(vectors, self.num_codebooks, used=self._draw_active())
+            elif self.codebooks.training:  # frozen, see `DrawCounter`
+                found = self.codebooks.encode(vectors, self._draw_active())
+                self.codebooks.advance()
             else:
                 found = self.codebooks.encode(vectors, self.num_codebooks)
             carrier = latents - latents.detach()  # zeros that carry the gradient

@@ -20,37 +20,28 @@ LARGEST = 2**16
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 
 
-class UpdateCounter(nn.Module):
+class DrawCounter(nn.Module):
     """Counts training updates; the count seeds the random draws.
 
+    It is in training mode while the model trains, even if the quantizer is frozen and in eval mode:
+    such a quantizer does not learn, but it draws, so that the decoder is trained at all bit rates.
+
     Buffers:
-        updates: int64, number of training updates.
+        updates: int64, number of training updates; the subclass registers it.
     """
 
     updates: torch.Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer('updates', torch.zeros((), dtype=torch.int64))
         # Copy on the host: reading the buffer would synchronize with the device. None: not known.
         self._updates: int | None = 0
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        """Load a state; statistics that it lacks, as exported models do, start from zeros."""
-        # The dictionary is a copy made by `load_state_dict`: defaults may be added to it.
-        for name, value in self._buffers.items():
-            if value is not None:
-                state_dict.setdefault(prefix + name, torch.zeros_like(value))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._updates = None
 
     def count(self) -> int:
         """Return the number of training updates so far.
 
         Raises:
-            ValueError: `drop` freed it.
+            ValueError: the buffer was freed.
         """
         if self.updates is None:
             raise ValueError(
@@ -65,6 +56,25 @@ class UpdateCounter(nn.Module):
         """Count an update."""
         self._updates = self.count() + 1
         self.updates += 1
+
+
+class UpdateCounter(DrawCounter):
+    """Counter with nothing else, or with statistics that start from zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer('updates', torch.zeros((), dtype=torch.int64))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Load a state; statistics that it lacks, as exported models do, start from zeros."""
+        # The dictionary is a copy made by `load_state_dict`: defaults may be added to it.
+        for name, value in self._buffers.items():
+            if value is not None:
+                state_dict.setdefault(prefix + name, torch.zeros_like(value))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._updates = None
 
     def drop(self) -> None:
         """Free all buffers; there are no further updates."""
@@ -115,6 +125,9 @@ class CodeStatistics(UpdateCounter):
     def metrics(self, levels: int) -> dict[str, torch.Tensor]:
         """Return the metrics of the first `levels` codebooks, on the device; empty after `drop`.
 
+        A codebook that dropout has not drawn yet has the mean of the others, so that it counts
+        neither as unused nor as used. Before the first update, all are 0, and perplexities 1.
+
         Returns:
             Per codebook, [levels]: 'usage', fraction of the entries that took at least a tenth of
             the average number of vectors; 'perplexity' of the fractions, from 1 to bins. Means:
@@ -128,6 +141,10 @@ class CodeStatistics(UpdateCounter):
         fractions = usage / total.clamp(min=1e-12)
         used = (fractions >= UNUSED_FRACTION / usage.shape[1]).to(usage.dtype).mean(-1)
         perplexity = torch.special.entr(fractions).sum(-1).exp()
+        is_known = total[:, 0] > 0
+        used, perplexity = (
+            torch.where(is_known, values, _mean(values, is_known)) for values in (used, perplexity)
+        )
         return {
             'usage': used,
             'perplexity': perplexity,
@@ -135,6 +152,12 @@ class CodeStatistics(UpdateCounter):
             'codebook_usage_min': used.min(),
             'codebook_perplexity': perplexity.mean(),
         }
+
+
+def _mean(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Return the mean of the values [K] where a mask is true; of all if it is nowhere."""
+    weights = (where | ~where.any()).to(values.dtype)
+    return (values * weights).sum() / weights.sum()
 
 
 class CodeUsage:

@@ -10,6 +10,7 @@ from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.models import CompressionModel
 from audiocodec.modules.reach import reads
 from audiocodec.quantization import BaseQuantizer
+from audiocodec.utils.progress import plain_number
 
 Row = tuple[str, str]
 
@@ -66,12 +67,15 @@ def rate_rows(model: CompressionModel) -> Iterator[Row]:
         yield 'output rate', f'{model.output_sample_rate} Hz'
     ratios = getattr(getattr(model, 'encoder', None), 'ratios', None)
     product = f' ({" x ".join(map(str, ratios))})' if ratios else ''
-    yield 'hop length', f'{model.hop_length} samples{product}, {1000 / model.frame_rate:.4g} ms'
+    yield (
+        'hop length',
+        f'{model.hop_length} samples{product}, {plain_number(1000 / model.frame_rate)} ms',
+    )
     yield 'frame rate', f'{model.frame_rate:.12g} Hz'
     if model.total_codebooks:
         powers = {2**k for k in range(11) if 2**k <= model.total_codebooks}
         counts = sorted(powers | {model.total_codebooks})
-        rates = ', '.join(f'{model.bandwidth_of(n):.4g} ({n})' for n in counts)
+        rates = ', '.join(f'{plain_number(model.bandwidth_of(n))} ({n})' for n in counts)
         yield 'bandwidth', f'in kbps, with (codebooks): {rates}'
 
 
@@ -108,8 +112,8 @@ def _extent(part: nn.Module, outputs: tuple[int, int], rate: float, unit: str) -
     without_lstm = reads(part, *outputs, recurrence=False)
     count = without_lstm.last - without_lstm.first + 1
     if not math.isfinite(count):
-        return 'the whole input, since its norm averages over all time'
-    text = f'{count:.0f} {unit}, {1000 * count / rate:.4g} ms'
+        return 'the whole input, through attention or norms over all time'
+    text = f'{count:.0f} {unit}, {plain_number(1000 * count / rate)} ms'
     if math.isfinite(reach.first):
         return text
     return f'all previous {unit} through the LSTM; {text} without it'
@@ -149,8 +153,9 @@ def latency(model: CompressionModel) -> str:
     if math.isinf(samples):
         if getattr(model, 'renormalize', False):
             return 'the whole item: its loudness is normalized'
-        return 'the whole item: its norm averages over all time'
-    text = f'{1000 * samples / model.sample_rate:.4g} ms, {samples:.0f} samples: one frame'
+        return 'the whole item, through attention or norms over all time'
+    duration = plain_number(1000 * samples / model.sample_rate)
+    text = f'{duration} ms, {samples:.0f} samples: one frame'
     after = samples - model.hop_length
     return f'{text}, no lookahead' if after <= 0 else f'{text} and {after:.0f} samples of lookahead'
 
@@ -172,7 +177,10 @@ def training_rows(cfg: Any) -> Iterator[Row]:
     yield 'updates', f'{updates} per epoch, {total}; {each} per update'
     if seconds:
         hours = updates * batch * seconds / 3600
-        yield 'audio', f'{hours:.4g} h per epoch, {hours * epochs:.4g} h in total'
+        yield (
+            'audio',
+            f'{plain_number(hours)} h per epoch, {plain_number(hours * epochs)} h in total',
+        )
 
 
 def _batch(cfg: Any) -> int:

@@ -125,12 +125,21 @@ class Progress(tqdm, Generic[T]):
         if self.desc:
             parts.insert(0, self.desc.removesuffix(': '))
         if rate:
-            parts.append(f'{rate:.3g} {self.unit}/s')
+            parts.append(f'{plain_number(rate, 3)} {self.unit}/s')
             if self.total:
                 parts.append(f'ETA {self.format_interval((self.total - self.n) / rate)}')
         if self._figures is not None:
             parts += [f'{name} {text}' for name, text in self._figures().items()]
         self._logger.info(' | '.join(parts), extra={'progress_line': self._is_terminal})
+
+
+def plain_number(value: float, digits: int = 4) -> str:
+    """Return a number with so many significant digits, and without an exponent if it is large.
+
+    >>> plain_number(79978.3), plain_number(1.23456), plain_number(1e-7)
+    ('79980', '1.235', '1e-07')
+    """
+    return f'{float(f"{value:.{digits}g}"):.15g}'
 
 
 def _has_size(stream: Any) -> bool:

@@ -1,3 +1,4 @@
+import functools
 import math
 import subprocess
 import sys
@@ -9,10 +10,16 @@ from torch import nn
 from audiocodec.models import CodecOutput, CompressionModel, EncodecModel
 from audiocodec.modules import SEANetDecoder, SEANetEncoder
 from audiocodec.quantization import (
+    DACQuantizer,
+    GroupedQuantizer,
     NoQuantizer,
+    ResidualFiniteScalarQuantizer,
     ResidualVectorQuantizer,
+    SimVectorQuantizer,
+    SplitResidualVectorQuantizer,
     VariationalBottleneck,
 )
+from audiocodec.utils.eval_mode import eval_mode
 
 HOP = 8
 
@@ -360,11 +367,11 @@ def test_models_import_nothing_heavy():
     assert done.stdout.strip() == '[]'
 
 
-def two_strides():
+def two_strides(quantizer=None):
     return EncodecModel(
         SEANetEncoder(dimension=8, n_filters=4, ratios=(4, 2)),
         SEANetDecoder(dimension=8, n_filters=4, ratios=(4, 2)),
-        ResidualVectorQuantizer(dimension=8, n_q=2, bins=16),
+        quantizer or ResidualVectorQuantizer(dimension=8, n_q=2, bins=16),
         sample_rate=16000,
         channels=1,
     ).eval()
@@ -416,6 +423,47 @@ def test_frozen_parts_get_no_gradient_and_stay_the_same_bit_by_bit():
     assert not model.quantizer.training
     assert model.decoder.training
     assert all(torch.equal(value, before[name]) for name, value in model.frozen_state().items())
+
+
+DRAWING = {
+    'rvq': lambda: ResidualVectorQuantizer(8, n_q=6, bins=4, q_dropout=True),
+    'split_rvq': lambda: SplitResidualVectorQuantizer(8, 7, bins=4, q_dropout=True),
+    'simvq': lambda: SimVectorQuantizer(8, n_q=6, bins=4, q_dropout=True),
+    'rfsq': lambda: ResidualFiniteScalarQuantizer(8, 6, [3, 3], q_dropout=True, dither=0.5),
+    'dac': lambda: DACQuantizer(8, n_q=6, bins=4, q_dropout=1.0),
+    'grouped': lambda: GroupedQuantizer(
+        8, 2, functools.partial(SimVectorQuantizer, n_q=6, bins=4, q_dropout=True)
+    ),
+    'vae': lambda: VariationalBottleneck(8, 3),
+}
+
+
+@pytest.mark.parametrize('kind', DRAWING)
+def test_frozen_quantizers_draw_as_in_training_and_go_on_after_a_resume(kind):
+    wav = torch.randn(2, 1, 64)
+    model, other = two_strides(DRAWING[kind]()).train(), two_strides(DRAWING[kind]()).train()
+    if kind == 'rvq':
+        model(wav)  # initializes the codebooks
+    model.train_only(['decoder'])
+    other.train_only(['decoder'])
+    frozen = {name: value.clone() for name, value in model.frozen_state().items()}
+    outputs = [model(wav) for _ in range(4)]
+    saved = {name: value.clone() for name, value in model.state_dict().items()}
+    outputs += [model(wav) for _ in range(4)]
+    # each update has its own draws, and a resumed run those of the uninterrupted one
+    assert len({out.latents.sum().item() for out in outputs}) > 2
+    if kind not in ('dac', 'vae'):
+        assert len({out.codes.shape[1] for out in outputs}) > 2
+    other.load_state_dict(saved)
+    for expected in outputs[4:]:
+        assert torch.equal(other(wav).wav, expected.wav)
+    assert all(torch.equal(value, frozen[name]) for name, value in model.frozen_state().items())
+    # validation draws nothing, inside a stage of training, too
+    with eval_mode(model):
+        assert torch.equal(model(wav).latents, model(wav).latents)
+        assert model(wav).codes.shape[1] == model.total_codebooks
+    again = [model(wav).latents for _ in range(4)]
+    assert not all(torch.equal(again[0], one) for one in again)
 
 
 @pytest.mark.parametrize('kind', ['discrete', 'none', 'vae'])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from audiocodec.modules import SEANetDecoder, SEANetEncoder
+from audiocodec.modules import SEANetDecoder, SEANetEncoder, VocosDecoder
 from audiocodec.modules.reach import reads
 
 SETTINGS = [
@@ -90,6 +90,38 @@ def test_a_sample_depends_on_exactly_these_frames(settings, trim):
     assert reads(decoder, 0, hop - 1) == (found[0] - middle, found[-1] - middle)
 
 
+VOCOS = {'dimension': 3, 'dim': 4, 'intermediate_dim': 5, 'num_layers': 2, 'num_groups': 2}
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [{}, {'n_fft': 12}, {'n_fft': 26}, {'padding': 'center'}, {'padding': 'center', 'n_fft': 18}],
+)
+def test_a_sample_of_an_inverse_stft_depends_on_exactly_these_frames(settings):
+    torch.manual_seed(0)
+    decoder = VocosDecoder(hop_length=6, attention=False, **VOCOS, **settings).double()
+    middle = 20
+    changes = influence(decoder, 3, 2 * middle + 1)
+    for sample in range(middle * 6, (middle + 1) * 6):
+        found = changes[:, sample].nonzero().flatten().tolist()
+        assert (found[0], found[-1]) == reads(decoder, sample, sample)
+
+
+def test_attention_reads_everything():
+    decoder = VocosDecoder(hop_length=6, **VOCOS).double().eval()
+    assert influence(decoder, 3, 9).all()
+    assert reads(decoder, 0, 0) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize(('stride', 'padding', 'dilation'), [(1, 3, 1), (3, 0, 2), (2, 5, 3)])
+def test_a_plain_convolution_reads_its_kernel(stride, padding, dilation):
+    conv = torch.nn.Conv1d(1, 1, 5, stride, padding, dilation).double()
+    changes = influence(conv, 1, 60)
+    for output in (8, 9):
+        found = changes[:, output].nonzero().flatten().tolist()
+        assert (found[0], found[-1]) == reads(conv, output, output)
+
+
 def test_an_lstm_reads_all_before_and_nothing_after():
     plain = SEANetEncoder(causal=True, n_filters=2)
     recurrent = SEANetEncoder(causal=True, n_filters=2, lstm=1)
@@ -114,5 +146,5 @@ def test_an_activation_of_ones_own_reads_what_it_writes():
 
 
 def test_layers_that_are_not_known_are_not_guessed():
-    with pytest.raises(ValueError, match='receptive field of Conv1d is not known'):
-        reads(torch.nn.Sequential(torch.nn.Conv1d(1, 1, 3)), 0, 0)
+    with pytest.raises(ValueError, match='receptive field of Conv2d is not known'):
+        reads(torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3)), 0, 0)

@@ -61,6 +61,20 @@ def test_statistics_are_averages_over_about_ten_updates():
     assert statistics.count() == 32
 
 
+def test_codebooks_that_were_never_drawn_count_neither_as_unused_nor_as_used():
+    statistics = CodeStatistics(3, 4)
+    statistics.add(torch.tensor([[[0, 0, 1, 1], [3, 3, 3, 3]]]))
+    metrics = statistics.metrics(3)
+    assert metrics['usage'].tolist() == [0.5, 0.25, 0.375]
+    torch.testing.assert_close(metrics['perplexity'], torch.tensor([2.0, 1.0, 1.5]))
+    assert metrics['codebook_usage'] == 0.375
+    assert metrics['codebook_usage_min'] == 0.25
+    torch.testing.assert_close(metrics['codebook_perplexity'], torch.tensor(1.5))
+    for _ in range(200):  # drawn again after long: its average vanishes, its fractions remain
+        statistics.add(torch.tensor([[[0, 1, 2, 3]]]))
+    assert statistics.metrics(3)['usage'].tolist() == [1.0, 0.25, 0.625]
+
+
 def test_before_the_first_update_nothing_is_used():
     metrics = CodeStatistics(1, 4).metrics(1)
     assert metrics['usage'].tolist() == [0]

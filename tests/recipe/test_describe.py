@@ -69,7 +69,7 @@ def test_latency_in_words():
     _, stereo = make('dset=audio/example', 'seanet.n_filters=2', recipe='encodec_stereo_48khz')
     assert describe.latency(stereo) == 'the whole item: its loudness is normalized'
     assert rows(describe.reach_rows(stereo))['receptive field'].endswith(
-        'since its norm averages over all time'
+        'the whole input, through attention or norms over all time'
     )
 
 
@@ -147,9 +147,9 @@ def test_the_brief_form_leaves_out_what_takes_long():
 
 def test_a_model_of_other_parts_is_described_as_far_as_is_known():
     cfg, model = make()
-    model.encoder.model.append(torch.nn.Conv1d(32, 32, 1))
+    model.encoder.model.append(torch.nn.Conv2d(32, 32, 1))
     assert '  receptive field' not in table(cfg, model, brief=False)
-    assert '  unknown: the receptive field of Conv1d is not known' in table(cfg, model)
+    assert '  unknown: the receptive field of Conv2d is not known' in table(cfg, model)
 
 
 def test_the_latency_of_a_higher_output_rate_is_in_samples_of_the_input():

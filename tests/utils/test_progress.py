@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from audiocodec.utils import progress
-from audiocodec.utils.progress import Progress, ProgressHandler
+from audiocodec.utils.progress import Progress, ProgressHandler, plain_number
 
 
 class Terminal(io.StringIO):
@@ -207,3 +207,20 @@ def test_a_terminal_that_is_closed_ends_no_loop(logger, monkeypatch):
     ]
     with pytest.raises(OSError, match='Input/output error'):
         stream.close()
+
+
+@pytest.mark.parametrize(
+    ('value', 'digits', 'text'),
+    [
+        (79978.3, 4, '79980'),
+        (1234.5e6, 3, '1230000000'),
+        (1.23456, 4, '1.235'),
+        (80.0, 4, '80'),
+        (0.00012, 4, '0.00012'),
+        (1e-7, 4, '1e-07'),
+        (float('nan'), 4, 'nan'),
+        (float('inf'), 4, 'inf'),
+    ],
+)
+def test_large_numbers_have_no_exponent(value, digits, text):
+    assert plain_number(value, digits) == text

@@ -1,6 +1,7 @@
 """Discriminators composed of sub-discriminators at different scales of the waveform."""
 
 from audiocodec.adversarial.discriminators.base import MultiDiscriminator
+from audiocodec.adversarial.discriminators.cqt import CQTDiscriminator, MultiScaleCQTDiscriminator
 from audiocodec.adversarial.discriminators.mpd import MultiPeriodDiscriminator, PeriodDiscriminator
 from audiocodec.adversarial.discriminators.msd import MultiScaleDiscriminator, ScaleDiscriminator
 from audiocodec.adversarial.discriminators.msstft import (
@@ -16,10 +17,12 @@ from audiocodec.adversarial.discriminators.spectral import SpectralDiscriminator
 
 __all__ = [
     'BandSTFTDiscriminator',
+    'CQTDiscriminator',
     'MultiBandSTFTDiscriminator',
     'MultiDiscriminator',
     'MultiPeriodDiscriminator',
     'MultiResolutionSTFTDiscriminator',
+    'MultiScaleCQTDiscriminator',
     'MultiScaleDiscriminator',
     'MultiScaleSTFTDiscriminator',
     'PeriodDiscriminator',

@@ -4,16 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from audiocodec.adversarial.discriminators.base import MultiDiscriminator, layer_activation
 from audiocodec.adversarial.discriminators.spectral import (
     SpectralDiscriminator,
-    pair,
-    same_padding,
+    image_layers,
 )
-from audiocodec.modules.checks import require_int, require_ints
-from audiocodec.modules.conv import NormConv2d
+from audiocodec.modules.checks import require_int
 
 
 class STFTDiscriminator(SpectralDiscriminator):
@@ -66,44 +63,20 @@ class STFTDiscriminator(SpectralDiscriminator):
         channels_last: bool = True,
     ) -> None:
         super().__init__(n_fft, hop_length, win_length, normalized, 'valid', channels_last)
-        for name, value in {
-            'filters': filters,
-            'in_channels': in_channels,
-            'out_channels': out_channels,
-            'max_filters': max_filters,
-            'filters_scale': filters_scale,
-        }.items():
-            require_int(name, value)
-        kernel = pair('kernel_size', kernel_size)
-        inner_stride = pair('stride', stride)
+        require_int('in_channels', in_channels)
         self.activation = layer_activation(
             activation, {'negative_slope': 0.2} if activation_params is None else activation_params
         )
-        self.convs = nn.ModuleList(
-            [NormConv2d(2 * in_channels, filters, kernel, padding=same_padding(kernel))]
-        )
-        channels = filters
-        for index, dilation in enumerate(require_ints('dilations', dilations)):
-            wider = min(filters_scale ** (index + 1) * filters, max_filters)
-            self.convs.append(
-                NormConv2d(
-                    channels,
-                    wider,
-                    kernel,
-                    stride=inner_stride,
-                    dilation=(dilation, 1),
-                    padding=same_padding(kernel, dilation),
-                    norm=norm,
-                )
-            )
-            channels = wider
-        square = (kernel[0], kernel[0])
-        wider = min(filters_scale ** (len(dilations) + 1) * filters, max_filters)
-        self.convs.append(
-            NormConv2d(channels, wider, square, padding=same_padding(square), norm=norm)
-        )
-        self.conv_post = NormConv2d(
-            wider, out_channels, square, padding=same_padding(square), norm=norm
+        self.convs, self.conv_post = image_layers(
+            2 * in_channels,
+            out_channels,
+            filters,
+            filters_scale,
+            max_filters,
+            kernel_size,
+            dilations,
+            stride,
+            norm,
         )
 
     def forward(self, wav: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -1,4 +1,4 @@
-"""Base class of the discriminators of complex STFTs."""
+"""Parts of the discriminators of complex time-frequency transforms."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from audiocodec.modules.checks import require_int, require_ints
+from audiocodec.modules.conv import NormConv2d
 
 PADDINGS = ('valid', 'center', 'same')
 
@@ -79,7 +80,7 @@ class SpectralDiscriminator(nn.Module):
         Raises:
             ValueError: audio shorter than one frame, or too short to be reflected.
         """
-        B, C, _ = wav.shape
+        C = wav.shape[1]
         dtype = torch.promote_types(wav.dtype, torch.float32)
         with torch.autocast(wav.device.type, enabled=False):
             spectrum = torch.stft(
@@ -91,12 +92,7 @@ class SpectralDiscriminator(nn.Module):
                 center=False,
                 return_complex=True,
             )
-        _, bins, frames = spectrum.shape
-        # The memory layout of the STFT is [frames, bins, 2]. For mono, this is the channels-last
-        # format already, without a copy.
-        parts = torch.view_as_real(spectrum).view(B, C, bins, frames, 2).permute(0, 3, 2, 4, 1)
-        image = parts.reshape(B, frames, bins, 2 * C).permute(0, 3, 1, 2)
-        return image if self.channels_last else image.contiguous()
+        return as_image(torch.view_as_real(spectrum), C, self.channels_last)
 
     def _pad(self, wav: torch.Tensor) -> torch.Tensor:
         """Pad [B, C, T] as described by `padding`."""
@@ -113,6 +109,72 @@ class SpectralDiscriminator(nn.Module):
                 f'than its padding ({self.padding}): use longer segments or smaller n_ffts'
             )
         return F.pad(wav, (left, right), 'reflect') if right else wav
+
+
+def as_image(parts: torch.Tensor, channels: int, channels_last: bool) -> torch.Tensor:
+    """Convert a complex time-frequency transform to an image.
+
+    Args:
+        parts: [B * C, bins, frames, 2], real and imaginary parts.
+        channels: channels C of the audio.
+        channels_last: whether the image has the channels-last memory format.
+
+    Returns:
+        [B, 2 C, frames, bins]. The first C channels are the real parts.
+    """
+    _, bins, frames, _ = parts.shape
+    # The memory layout of an STFT is [frames, bins, 2]. For mono, this is the channels-last format
+    # already, without a copy.
+    parts = parts.view(-1, channels, bins, frames, 2).permute(0, 3, 2, 4, 1)
+    image = parts.reshape(-1, frames, bins, 2 * channels).permute(0, 3, 1, 2)
+    return image if channels_last else image.contiguous()
+
+
+def image_layers(
+    channels: int,
+    out_channels: int,
+    filters: int,
+    filters_scale: int,
+    max_filters: int,
+    kernel_size: Sequence[int],
+    dilations: Sequence[int],
+    stride: Sequence[int],
+    norm: str,
+) -> tuple[nn.ModuleList, NormConv2d]:
+    """Create the 2-D convolutions of a discriminator of images [B, channels, frames, bins].
+
+    They are those of the MS-STFT discriminator (EnCodec, arXiv 2210.13438, figure 2); see
+    `STFTDiscriminator` for the arguments.
+
+    Returns:
+        The inner convolutions, and the one that returns the logits.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    for name, value in {
+        'out_channels': out_channels,
+        'filters': filters,
+        'filters_scale': filters_scale,
+        'max_filters': max_filters,
+    }.items():
+        require_int(name, value)
+    kernel = pair('kernel_size', kernel_size)
+    step = pair('stride', stride)
+    sizes = [
+        min(filters_scale**index * filters, max_filters) for index in range(len(dilations) + 2)
+    ]
+    first = NormConv2d(channels, filters, kernel, padding=same_padding(kernel))
+    convs = nn.ModuleList([first])
+    narrow = filters
+    for wide, dilation in zip(sizes[1:], require_ints('dilations', dilations)):
+        padding = same_padding(kernel, dilation)
+        convs.append(NormConv2d(narrow, wide, kernel, step, padding, (dilation, 1), norm=norm))
+        narrow = wide
+    square = (kernel[0], kernel[0])
+    padding = same_padding(square)
+    convs.append(NormConv2d(narrow, sizes[-1], square, padding=padding, norm=norm))
+    return convs, NormConv2d(sizes[-1], out_channels, square, padding=padding, norm=norm)
 
 
 def pair(name: str, values: Sequence[int]) -> tuple[int, int]:

@@ -307,6 +307,11 @@ class SEANetEncoder(_SEANet):
             lstm=lstm,
             disable_norm_outer_blocks=disable_norm_outer_blocks,
         )
+        if dimension == 1 and self._norm_kwargs(self.n_blocks)['norm'] == 'time_group_norm':
+            raise ValueError(
+                "dimension=1: expected at least 2 with norm='time_group_norm', since a single "
+                "frame has no variance; or use norm='weight_norm'"
+            )
         self.pad_input = pad_input
         width = n_filters
         layers: list[nn.Module] = [self._conv(channels, width, kernel_size, **self._norm_kwargs(1))]

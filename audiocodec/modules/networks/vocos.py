@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from audiocodec.dsp.istft import check_istft, istft
+from audiocodec.dsp.istft import check_istft, first_sample, istft
 from audiocodec.kernels.conv import FastConv1d
 from audiocodec.modules.checks import require_int
+from audiocodec.modules.reach import Reach, overlapping, reads
 
 MAX_MAGNITUDE = 100.0  # of a bin of the spectrum
 
@@ -82,6 +83,10 @@ class ConvNeXtBlock(nn.Module):
         y = self.norm(self.dwconv(x).transpose(1, 2))
         y = self.gamma * self.pwconv2(self.act(self.pwconv1(y)))
         return x + y.transpose(1, 2)
+
+    def reads(self, first: float, last: float, recurrence: bool = True) -> Reach:
+        """Return what the convolution reads, which includes the shortcut; see `reach`."""
+        return reads(self.dwconv, first, last, recurrence)
 
 
 class GroupNormResBlock(nn.Module):
@@ -178,6 +183,12 @@ class ISTFTHead(nn.Module):
             wav = istft(spectrum, window, self.hop_length, self.padding)
             return wav.unflatten(0, (x.shape[0], self.channels))
 
+    def reads(self, first: float, last: float, recurrence: bool = True) -> Reach:
+        """Return the frames whose windows cover the samples; see `reach`."""
+        left = first_sample(self.n_fft, self.hop_length, self.padding)
+        # the first value of the window is zero
+        return overlapping(first + left - 1, last + left - 1, self.n_fft - 1, self.hop_length)
+
 
 class VocosDecoder(nn.Module):
     """Decoder from latents to waveform, with a single upsampling: the inverse STFT.
@@ -196,7 +207,7 @@ class VocosDecoder(nn.Module):
         n_fft: samples of the FFT and of its window; None: 4 * hop_length.
         padding: of the inverse STFT: `same`, or `center` (half a hop earlier), see `istft`.
         attention: whether to use the blocks of WavTokenizer.
-        num_groups: groups of their norms.
+        num_groups: groups of their norms, of at least 2 channels each.
         dropout: their probability of dropout.
         layer_scale_init_value: see `ConvNeXtBlock`; None: 1 / num_layers.
         adanorm_num_embeddings: conditions of the layer norms, see `AdaLayerNorm`; None for plain
@@ -245,7 +256,9 @@ class VocosDecoder(nn.Module):
         }
         for name, value in sizes.items():
             require_int(name, value)
-        _check(dim, num_groups if attention else 1, dropout, norm_eps)
+        if attention:
+            _check_groups(dim, num_groups)
+        _check(dropout, norm_eps)
         self.channels = channels
         self.dimension = dimension
         self.hop_length = hop_length
@@ -272,12 +285,28 @@ class VocosDecoder(nn.Module):
         x = self.norm(x.transpose(1, 2)).transpose(1, 2)
         return self.head(self.final_layer_norm(self.convnext(x).transpose(1, 2)))
 
+    def reads(self, first: float, last: float, recurrence: bool = True) -> Reach:
+        """Return what the layers read: everything with attention; see `reach`."""
+        if len(self.pos_net):
+            return Reach(-math.inf, math.inf)
+        for part in (self.head, self.convnext, self.embed):
+            first, last = reads(part, first, last, recurrence)
+        return Reach(first, last)
 
-def _check(dim: int, num_groups: int, dropout: float, norm_eps: float) -> None:
-    if dim % num_groups:
+
+def _check_groups(dim: int, num_groups: int) -> None:
+    """Check the groups of the norms. With one channel each, a single frame has no variance."""
+    if dim % num_groups or dim == num_groups:
+        accepted = [groups for groups in range(1, dim) if dim % groups == 0]
+        nearest = min(accepted, key=lambda groups: abs(groups - num_groups), default=None)
+        advice = 'raise dim' if nearest is None else f'try num_groups={nearest}'
         raise ValueError(
-            f'dim={dim} must be a multiple of num_groups={num_groups}, the groups of its norms'
+            f'num_groups={num_groups}: expected a divisor of dim={dim} with at least 2 channels '
+            f'per group: {advice}'
         )
+
+
+def _check(dropout: float, norm_eps: float) -> None:
     if not 0 <= dropout < 1:
         raise ValueError(f'dropout={dropout}: must be in [0, 1)')
     if not norm_eps > 0:

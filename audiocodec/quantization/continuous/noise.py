@@ -54,7 +54,7 @@ class NoiseBottleneck(NoisyBottleneck):
         self._check_batch(latents)
         with torch.autocast(latents.device.type, enabled=False):
             normalized = self._normalize(latents)
-            if self.training:
+            if self.counter.training:
                 normalized = normalized + self.std * self._noise(normalized, _DRAW_NOISE)
             return self._result(self.project_out(normalized).to(self._dtype()))
 

@@ -51,7 +51,7 @@ class VariationalBottleneck(NoisyBottleneck):
             mean, scale = self.project_in(self._to_float(latents)).chunk(2, dim=1)
             std = F.softplus(scale) + _SMALLEST_SCALE
             kl = (mean.square() + std.square() - 1).sum(1) / 2 - std.log().sum(1)
-            if self.training:
+            if self.counter.training:
                 mean = mean + std * self._noise(mean, _DRAW_SAMPLE)
             return self._result(self.project_out(mean).to(self._dtype()), {'kl': kl.mean()})
 

@@ -99,7 +99,7 @@ class ResidualFiniteScalarQuantizer(DiscreteQuantizer):
         values = self.project_in(latents)
         bounded, digits = self._round(values.detach(), levels)
         quantized = self._sum(digits)
-        if self.training and self.dither:
+        if self.statistics.training and self.dither:
             noisy, is_noisy = self._add_noise(bounded, levels)
             quantized = torch.where(is_noisy, noisy, quantized)
         quantized = _StraightThrough.apply(values, quantized, bounded, self._limit)

@@ -87,7 +87,7 @@ class DACQuantizer(DiscreteQuantizer):
 
     def _draw_masks(self, latents: torch.Tensor, levels: int) -> torch.Tensor | None:
         """Return 1 for each level and item that is used, [levels, B]; None for all."""
-        if not (self.training and self.item_dropout):
+        if not (self.statistics.training and self.item_dropout):
             return None
         items = len(latents)
         first, total = distrib.rank() * items, distrib.world_size() * items

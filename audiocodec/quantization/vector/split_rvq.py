@@ -285,10 +285,10 @@ class SplitResidualVectorQuantizer(BaseQuantizer):
 
         The draws are those of a single worker with the whole batch.
         """
-        if not self.training or self.no_quantization_rate == 0:
+        counter = self.semantic.rvq.codebooks
+        if not counter.training or self.no_quantization_rate == 0:
             return None
-        count = self.semantic.rvq.codebooks.count()
-        generator = distrib.shared_generator(self.seed, _DRAW_UNQUANTIZED, count)
+        generator = distrib.shared_generator(self.seed, _DRAW_UNQUANTIZED, counter.count())
         draws = torch.rand(distrib.world_size(), len(latents), generator=generator)
         drawn = draws[distrib.rank()] < self.no_quantization_rate
         return drawn.view(-1, 1, 1).to(latents.device, non_blocking=True)

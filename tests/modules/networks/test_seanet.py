@@ -260,6 +260,14 @@ def test_networks_refuse_bad_arguments(cls, kwargs, message):
         cls(**{**SMALL, **kwargs})
 
 
+def test_a_norm_needs_more_than_one_value_per_frame():
+    options = {**SMALL, 'norm': 'time_group_norm', 'causal': False}
+    with pytest.raises(ValueError, match="dimension=1: expected at least 2 with norm='time_gr"):
+        SEANetEncoder(**{**options, 'dimension': 1})
+    encoder = SEANetEncoder(**{**options, 'dimension': 2})
+    assert encoder(torch.randn(1, 2, encoder.hop_length)).shape == (1, 2, 1)
+
+
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [

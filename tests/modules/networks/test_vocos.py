@@ -172,7 +172,9 @@ def test_dropout_only_in_training():
     ('options', 'message'),
     [
         ({'dim': 0}, 'dim=0: expected an integer >= 1'),
-        ({'num_groups': 3}, 'dim=8 must be a multiple of num_groups=3'),
+        ({'num_groups': 3}, 'num_groups=3: expected a divisor of dim=8 .* try num_groups=2'),
+        ({'num_groups': 8}, 'num_groups=8: expected a divisor of dim=8 .* try num_groups=4'),
+        ({'num_groups': 1, 'dim': 1}, 'num_groups=1: .* per group: raise dim'),
         ({'dropout': 1.0}, r'dropout=1.0: must be in \[0, 1\)'),
         ({'norm_eps': 0.0}, 'norm_eps=0.0: must be positive'),
         ({'adanorm_num_embeddings': 0}, 'adanorm_num_embeddings=0: expected an integer >= 1'),
