@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,13 +9,11 @@ from typing import Any, Protocol
 import torch
 
 from audiocodec.models.base import CompressionModel
-from audiocodec.models.export.comparison import Comparison, encode_with_latents
-from audiocodec.utils import paths
+from audiocodec.models.certificate.clips import Clips
+from audiocodec.models.certificate.comparison import Comparison, encode_with_latents
 
 # Largest accepted difference of waveforms, relative to full scale or to a louder peak.
 WAV_TOLERANCE = 1e-4
-SECONDS = 3.0
-ITEMS = 4
 
 
 class Codec(Protocol):
@@ -27,21 +24,6 @@ class Codec(Protocol):
 
     def decode(self, codes: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
         """Return the waveform [B, C, T] of codes [B, 1 to K, T_frames] and scale."""
-
-
-@dataclass
-class Clips:
-    """Audio to compare on.
-
-    Attributes:
-        origin: where it is from, for the report.
-        names: name of each clip.
-        wavs: float [C, T] each.
-    """
-
-    origin: str
-    names: list[str]
-    wavs: list[torch.Tensor]
 
 
 @dataclass
@@ -102,38 +84,6 @@ class Report(Comparison):
         return '\n'.join([*lines, *(f'  note: {note}' for note in self.notes)])
 
 
-def load_clips(
-    model: CompressionModel, sources: Sequence[str | os.PathLike[str]] | None = None
-) -> Clips:
-    """Load segments of recordings for a comparison, with different lengths.
-
-    Args:
-        model: determines the sample rate and channels of the clips.
-        sources: audio files, folders or manifests. None: the example recordings.
-
-    Raises:
-        ValueError: the sources cannot be read.
-    """
-    origin = 'given'
-    if sources is None:
-        sources = [paths.ROOT / 'dataset' / 'example' / 'evaluate']
-        origin = 'recordings of dataset/example/evaluate'
-    # not at the top: other uses of models do not need audio files
-    from audiocodec.data import load_source, read_segment
-
-    metas = [meta for source in sources for meta in load_source(source)]
-    metas = metas[:: max(1, len(metas) // ITEMS)][:ITEMS]
-    clips = Clips(origin, [], [])
-    for index, meta in enumerate(metas):
-        frames = int(SECONDS * model.sample_rate) - 37 * index - 1
-        start = max(0, int(meta.duration * model.sample_rate) - frames) // 2
-        wav = read_segment(meta.path, start, frames, model.sample_rate, model.channels)
-        wav = _fit(model, wav)
-        clips.wavs.append(wav)
-        clips.names.append(f'{Path(meta.path).name} ({wav.shape[-1] / model.sample_rate:.2f} s)')
-    return clips
-
-
 @torch.no_grad()
 def compare(model: CompressionModel, export: Codec, clips: Clips, report: Report) -> None:
     """Compare on every clip, and on a batch of two; fills in the results of the report.
@@ -174,15 +124,6 @@ def compare(model: CompressionModel, export: Codec, clips: Clips, report: Report
 def needed_bytes(model: CompressionModel) -> int:
     """Return 4 bytes for each number that a model needs for inference."""
     return 4 * sum(value.numel() for value in model.for_inference().state_dict().values())
-
-
-def _fit(model: CompressionModel, wav: torch.Tensor) -> torch.Tensor:
-    """Cut to a length of full segments if the model uses segments: other libraries need that."""
-    segments = getattr(model, 'segments', None)
-    if segments is None or wav.shape[-1] <= segments.length:
-        return wav
-    number = (wav.shape[-1] - segments.length) // segments.stride
-    return wav[..., : number * segments.stride + segments.length]
 
 
 def _megabytes(size: int) -> str:
