@@ -89,6 +89,8 @@ def get_solver_from_sig(
 
 
 def _codec_main(run: Callable[[DictConfig], None]) -> CodecMain:
+    # Dora finds this file by the name, which is `__mp_main__` in processes spawned under torchrun.
+    run.__module__ = 'audiocodec.train'
     return CodecMain(
         run, config_name='config', config_path=str(paths.ROOT / 'config'), version_base='1.3'
     )

@@ -189,7 +189,8 @@ def test_every_option_of_every_group_is_accepted(group, option):
     cfg = compose('solver=compression/debug', f'{group}={option}')
     build_parts(cfg)
     if group == 'adversarial':
-        names = {'none': set(), 'dac': {'mpd', 'mbstft'}}.get(option, set(option.split('_')))
+        composed = {'none': set(), 'dac': {'mpd', 'mbstft'}, 'vocos': {'mpd', 'mrd'}}
+        names = composed.get(option, set(option.split('_')))
         assert set(build(cfg.adversarial).discriminators) == names
     elif group == 'quantizer':
         quantizer = build(cfg.quantizer)

@@ -1,5 +1,7 @@
 """Functions of `audiocodec.train` that users call."""
 
+import runpy
+
 import pytest
 
 from audiocodec import train
@@ -50,3 +52,9 @@ def test_only_errors_that_a_user_can_fix_are_shown_without_traceback(capsys):
     assert capsys.readouterr().err == 'Error: seed=x\nError: disk full\n'
     train.show_config_errors(ValueError, ValueError('a bug'), None)
     assert capsys.readouterr().err == 'ValueError: a bug\n'
+
+
+def test_spawned_processes_find_the_configuration():
+    """Under `torchrun -m audiocodec.train`, multiprocessing runs the module by this name."""
+    found = runpy.run_path(train.__file__, run_name='__mp_main__')
+    assert found['main'].full_config_path == train.main.full_config_path

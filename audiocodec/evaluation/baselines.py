@@ -42,7 +42,16 @@ class Baseline(System):
         self.sample_rate = sample_rate
         self.channels = None
 
-    accepted: tuple[float, float]  # lowest and highest rate of one channel, kbps
+    accepted: tuple[float, float]  # lowest and highest rate, kbps
+    max_channels = 2
+
+    def check_channels(self, channels: int) -> None:
+        """See `System.check_channels`."""
+        if channels > self.max_channels:
+            raise ValueError(
+                f'{self.name} takes at most {self.max_channels} channels, and the audio has '
+                f'{channels}: leave out --{self.name.lower()}'
+            )
 
     @abstractmethod
     def code(self, wav: np.ndarray, rate: float) -> tuple[Any, int]:
@@ -55,6 +64,7 @@ class Baseline(System):
     def reconstruct(self, wav: torch.Tensor, sample_rate: int) -> Iterator[Rendition]:
         """See `System.reconstruct`."""
         assert len(wav) == 1, 'classical codecs take one item at a time'
+        self.check_channels(wav.shape[1])
         own = self.to_own(wav[0], sample_rate).clamp(-1, 1).cpu()
         seconds = own.shape[-1] / self.sample_rate
         for rate in self.rates:
@@ -87,9 +97,24 @@ class Opus(Baseline):
 
     name = 'Opus'
     accepted = (6.0, 256.0)
+    max_channels = 5  # from 6 on, one is taken for the low-frequency effects of surround sound
 
     def __init__(self, kbps: Sequence[float]) -> None:
         super().__init__(kbps, 48000)
+
+    def check_channels(self, channels: int) -> None:
+        """See `System.check_channels`; the lowest rate is that of one channel times their number.
+
+        Raises:
+            ValueError: too many channels, or a rate too low for them.
+        """
+        super().check_channels(channels)
+        lowest = channels * self.accepted[0]
+        if self.rates[0] < lowest:
+            raise ValueError(
+                f'Opus has rates from {lowest:g} kbps with {channels} channels, not '
+                f'{self.rates[0]:g}: raise those of --opus'
+            )
 
     def code(self, wav: np.ndarray, rate: float) -> tuple[bytes, int]:
         """See `Baseline.code`."""

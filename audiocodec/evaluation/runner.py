@@ -62,7 +62,8 @@ class Evaluation:
         failures: items that a system could not take, and files that could not be read.
 
     Raises:
-        ValueError: the folder has results of other data, metrics or models.
+        ValueError: the folder has results of other data, metrics or models, or a system cannot
+            take the channels of the data.
     """
 
     def __init__(
@@ -88,6 +89,8 @@ class Evaluation:
                 raise ValueError(f'two systems are called {name!r}: name them with NAME=MODEL')
             if '/' in name:
                 raise ValueError(f'the name of a system is part of file names, {name!r} is not')
+        for system in systems:
+            system.check_channels(dataset.channels)
         self.info = self._merged_info(data)
         self.rows = SharedRows(folder)
 

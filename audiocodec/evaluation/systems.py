@@ -59,6 +59,13 @@ class System(ABC):
     def describe(self) -> dict[str, Any]:
         """Return facts about the system, for reports: plain values by name."""
 
+    def check_channels(self, channels: int) -> None:  # noqa: B027 - by default, any is fine
+        """Check the number of channels of the reference.
+
+        Raises:
+            ValueError: the system cannot take it.
+        """
+
     def to_own(self, wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
         """Convert audio [B, C, T] to the rate and channels of the system."""
         channels = self.channels or wav.shape[-2]

@@ -271,13 +271,14 @@ class CompressionSolver(StandardSolver):
 
     def warn(self, metrics: Mapping[str, float]) -> None:
         """Log warnings about codebook collapse and discriminators that win."""
+        texts = [discriminator_warning(metrics, self.cfg.logging.warn_discriminator)]
         history = [*(stages.get('train', {}) for stages in self.history), metrics]
         section = config.source_section(config.unresolved(self.cfg), 'model.quantizer')
         advice = self.model.unused_codes_advice.format(section=section)
-        texts = [
-            codebook_warning(history, self.cfg.logging.warn_codebook_usage, advice=advice),
-            discriminator_warning(metrics, self.cfg.logging.warn_discriminator),
-        ]
+        # the usage of frozen codebooks is that of an earlier training, if it is known at all
+        if not any(name.startswith('quantizer.') for name in self.frozen):
+            threshold = self.cfg.logging.warn_codebook_usage
+            texts.append(codebook_warning(history, threshold, advice=advice))
         for text in texts:
             if text is not None and distrib.is_rank_zero():
                 self.logger.warning('%s', text)

@@ -70,6 +70,38 @@ def test_audio_beyond_full_scale_is_clipped_before_opus():
     assert rendition.wav.abs().max() < 1.3
 
 
+@pytest.mark.parametrize(
+    ('system', 'channels', 'message'),
+    [
+        (
+            lambda: MP3([64]),
+            3,
+            'MP3 takes at most 2 channels, and the audio has 3: leave out --mp3',
+        ),
+        (
+            lambda: AAC([64]),
+            6,
+            'AAC takes at most 2 channels, and the audio has 6: leave out --aac',
+        ),
+        (lambda: Opus([64]), 6, 'Opus takes at most 5 channels, and the audio has 6'),
+        (lambda: Opus([6, 24]), 2, 'Opus has rates from 12 kbps with 2 channels, not 6: raise'),
+        (lambda: Opus([24]), 5, 'Opus has rates from 30 kbps with 5 channels, not 24'),
+    ],
+)
+def test_channels_that_a_codec_cannot_take_are_named(system, channels, message):
+    with pytest.raises(ValueError, match=message):
+        renditions(system(), torch.zeros(1, channels, 4800))
+
+
+def test_opus_takes_more_channels_than_two():
+    time = torch.arange(24000) / 48000
+    tones = [0.3 * torch.sin(2 * torch.pi * (200 + 150 * channel) * time) for channel in range(5)]
+    wav = torch.stack(tones)[None]
+    (rendition,) = renditions(Opus([200]), wav, 48000)
+    noise_power = (rendition.wav - wav)[..., 2400:-2400].square().mean(-1)
+    assert (noise_power / wav.square().mean(-1)).max() < 1e-3
+
+
 @pytest.mark.parametrize('kbps', [32.0, 48.0, 128.0])
 def test_mp3_is_aligned_at_every_rate(kbps):
     wav = speech(5.0, 44100)[None]

@@ -41,6 +41,13 @@ def without_times(rows):
     return [{name: row[name] for name in row if name not in TIMES} for row in rows]
 
 
+def test_channels_that_a_system_cannot_take_are_refused_before_anything_runs(tmp_path):
+    stereo = dataset_of(write_items(tmp_path / 'items'), channels=2)
+    with pytest.raises(ValueError, match='Opus has rates from 12 kbps with 2 channels, not 6'):
+        make(tmp_path / 'out', stereo)
+    assert not (tmp_path / 'out').exists()
+
+
 def test_there_is_a_row_for_each_item_system_and_rate(tmp_path, items):
     rows = make(tmp_path / 'out', items).run()
     keys = [(row['item'], row['system'], row['rate']) for row in rows]

@@ -438,6 +438,10 @@ def test_the_decoder_alone_is_trained_and_the_codes_stay_the_same(runs, trained,
             if not torch.equal(value, weights[name])
         }
         assert changed == {'decoder', 'quantizer.codebooks.updates'}
+        solver.history.append({'train': {'usage_1': 0.0}})
+        solver.warn({'usage_1': 0.0})
+        assert 'codebooks used less than' not in caplog.text
+        solver.history.clear()
         assert torch.equal(encoded(solver.model), before)
         solver.commit()
         averaged = CompressionSolver.model_from_checkpoint(solver.checkpoint_path)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from audiocodec.adversarial.discriminators.base import MultiDiscriminator, layer_activation
 from audiocodec.adversarial.discriminators.spectral import (
@@ -14,7 +15,7 @@ from audiocodec.adversarial.discriminators.spectral import (
     pair,
     same_padding,
 )
-from audiocodec.dsp.resample import resample
+from audiocodec.dsp.resample import resampler
 from audiocodec.modules.checks import require_int
 from audiocodec.modules.conv import NormConv2d
 from audiocodec.utils.errors import require
@@ -23,12 +24,15 @@ LOWEST_FREQUENCY = 32.70  # Hz, the note C1
 
 
 class CQTDiscriminator(nn.Module):
-    """2-D convolutions over a complex constant-Q transform, with an own first one per octave.
+    """2-D convolutions over a complex constant-Q transform, the first of them separate per octave.
 
     The transform is that of nnAudio. Like there, each octave is computed from audio halved in rate
-    once more than for the next higher one, and each halving delays by half a sample of its input.
+    once more than for the next higher one, and each halving is early by half a sample of its input.
     The octaves are therefore shifted against each other, which the first convolutions can undo.
     Audio is first converted to twice its rate, so that the highest octave is below half of it.
+
+    Buffers:
+        upsampling: filters of the conversion, [2, 1, n], not saved; nor are those of the transform.
 
     Args:
         in_channels: channels of the audio.
@@ -82,10 +86,13 @@ class CQTDiscriminator(nn.Module):
             'n_octaves': n_octaves,
         }.items():
             require_int(name, value)
-        self.sample_rate = sample_rate
         self.bins_per_octave = bins_per_octave
         self.n_octaves = min(n_octaves, _octaves_below(sample_rate / 2))
         self.channels_last = channels_last
+        self.upsampling: torch.Tensor
+        self.register_buffer(
+            'upsampling', resampler(1, 2).kernel[:, None].clone(), persistent=False
+        )
         self.transform = _transform(2 * sample_rate, hop_length, bins_per_octave, self.n_octaves)
         self.activation = layer_activation(
             activation, {'negative_slope': 0.1} if activation_params is None else activation_params
@@ -124,8 +131,18 @@ class CQTDiscriminator(nn.Module):
                 f'which need {2**self.n_octaves}: use longer segments or smaller n_octaves'
             )
         with torch.autocast(wav.device.type, enabled=False):
-            wide = resample(wav.float().flatten(0, 1), self.sample_rate, 2 * self.sample_rate)
-            return as_image(self.transform(wide), wav.shape[1], self.channels_last)
+            return as_image(
+                self.transform(self._upsample(wav.float())), wav.shape[1], self.channels_last
+            )
+
+    def _upsample(self, wav: torch.Tensor) -> torch.Tensor:
+        """Convert [B, C, T] to twice the rate, [B * C, 2 T]; see `dsp.resample`.
+
+        Its filters are a buffer, since `resample` would copy them to the device in every update.
+        """
+        reach = self.upsampling.shape[-1] // 2
+        padded = F.pad(wav.flatten(0, 1)[:, None], (reach, reach), 'replicate')
+        return F.conv1d(padded, self.upsampling).transpose(1, 2).flatten(1)
 
     def forward(self, wav: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Classify audio as real or fake.
@@ -229,7 +246,7 @@ def _transform(
     require('the constant-Q transform discriminator', 'cqt', 'nnAudio')
     from nnAudio.features.cqt import CQT2010v2
 
-    transform = CQT2010v2(
+    cqt = CQT2010v2(
         sr=sample_rate,
         hop_length=hop_length,
         fmin=LOWEST_FREQUENCY,
@@ -240,6 +257,6 @@ def _transform(
         output_format='Complex',
         verbose=False,
     )
-    for name, buffer in list(transform.named_buffers()):
-        transform.register_buffer(name, buffer, persistent=False)
-    return transform
+    for name, buffer in list(cqt.named_buffers()):
+        cqt.register_buffer(name, buffer, persistent=False)
+    return cqt

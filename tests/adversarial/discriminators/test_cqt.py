@@ -6,6 +6,7 @@ import torch
 
 from audiocodec.adversarial import MultiScaleCQTDiscriminator
 from audiocodec.adversarial.discriminators import CQTDiscriminator
+from audiocodec.dsp.resample import resample
 
 pytest.importorskip('nnAudio')
 
@@ -28,7 +29,7 @@ def constant_q(wav, rate, frequency, bins_per_octave, center):
 
 
 @pytest.mark.parametrize('rate', [16000, 24000, 48000])
-def test_tones_have_their_bin_magnitude_and_the_documented_delay(rate):
+def test_tones_have_their_bin_magnitude_and_the_documented_shift(rate):
     discriminator = CQTDiscriminator(sample_rate=rate, bins_per_octave=6, filters=1)
     assert discriminator.n_octaves == (8 if rate == 16000 else 9)
     time = np.arange(rate) / rate
@@ -49,8 +50,14 @@ def test_tones_have_their_bin_magnitude_and_the_documented_delay(rate):
         assert abs(ratio) == pytest.approx(1, abs=3e-3)
         # half a sample of its own input per halving of the rate
         halvings = discriminator.n_octaves - 1 - octave
-        delay = -0.5 * (2**halvings - 1) / (2 * rate)
-        assert np.angle(ratio) == pytest.approx(-2 * np.pi * frequency * delay, abs=3e-3)
+        early = 0.5 * (2**halvings - 1) / (2 * rate)
+        assert np.angle(ratio) == pytest.approx(2 * np.pi * frequency * early, abs=3e-3)
+
+
+def test_audio_is_upsampled_like_any_other():
+    wav = audio(2, 501)
+    discriminator = CQTDiscriminator(in_channels=2, bins_per_octave=6, filters=1)
+    torch.testing.assert_close(discriminator._upsample(wav), resample(wav, 1, 2).flatten(0, 1))
 
 
 def test_gradient_is_that_of_a_linear_map():

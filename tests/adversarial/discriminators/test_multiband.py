@@ -76,3 +76,24 @@ def test_dac_is_composed_of_both_discriminators():
     assert set(cfg.adversarial.discriminators) == {'mpd', 'mbstft'}
     assert cfg.adversarial.optimizer._target_ == 'torch.optim.AdamW'
     assert (cfg.adversarial.criterion, cfg.adversarial.normalize) == ('mse', False)
+
+
+def test_vocos_is_composed_of_both_discriminators_with_its_losses():
+    """See the losses of vocos 0.1.0: sums over layers, means over sub-discriminators."""
+    small = ['discriminators.mpd.filters=1', 'discriminators.mrd.filters=2']
+    overrides = ['adversarial=vocos', *(f'adversarial.{override}' for override in small)]
+    cfg = train.main.get_xp(['solver=compression/debug', *overrides]).cfg
+    trainer = build_parts(cfg).adversaries
+    fake, real = 0.1 * audio(length=4000), 0.1 * audio(length=4000).flip(-1)
+    losses = trainer.generator_losses(fake, real)
+    assert set(losses) == {'adv_mpd', 'feat_mpd', 'adv_mrd', 'feat_mrd'}
+    for name, number in {'mpd': 5, 'mrd': 3}.items():
+        logits, of_fake = trainer.discriminators[name](fake)
+        _, of_real = trainer.discriminators[name](real)
+        assert len(logits) == number
+        hinge = sum((1 - one).clamp(min=0).mean() for one in logits) / number
+        torch.testing.assert_close(losses[f'adv_{name}'], hinge)
+        pairs = [pair for maps in zip(of_fake, of_real) for pair in zip(*maps)]
+        distance = sum((one - other).abs().mean() for one, other in pairs) / number
+        torch.testing.assert_close(losses[f'feat_{name}'], distance)
+    assert [len(maps) for maps in of_fake] == [5 * 4 + 1] * 3
