@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from torch import nn
 
 from audiocodec.models.base import CompressionModel
-from audiocodec.models.cpu.layers import LSTM, Block, Chain, Layer
+from audiocodec.models.cpu.layers import LSTM, Block
+from audiocodec.models.cpu.parts import Chain, Layer
 from audiocodec.models.cpu.seanet import Network
 from audiocodec.models.encodec import EncodecModel
 from audiocodec.models.streaming.steps import (
