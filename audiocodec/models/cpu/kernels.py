@@ -166,6 +166,37 @@ class Pairs(Kernel):
         return y.transpose(1, 2)
 
 
+class GroupedTranspose(nn.Module):
+    """Transposed convolution with groups, for frames that are known with those before them.
+
+    Args:
+        weight: [C, O / groups, (1 + F) * stride], for F frames before the current one.
+        bias: [O] or None.
+        stride: outputs per frame.
+        groups: as in `F.conv_transpose1d`.
+    """
+
+    is_product = False
+
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, groups: int
+    ) -> None:
+        super().__init__()
+        bias = weight.new_zeros(weight.shape[1] * groups) if bias is None else bias
+        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        self.bias = nn.Parameter(bias.detach(), requires_grad=False)
+        self.stride = stride
+        self.groups = groups
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Map [B, C, 1, F + T], channels last, to [B, stride * O, T]."""
+        x = rows[:, :, 0]
+        y = F.conv_transpose1d(x, self.weight, self.bias, self.stride, groups=self.groups)
+        before = self.weight.shape[2] - self.stride
+        y = y[..., before : x.shape[2] * self.stride].transpose(1, 2)
+        return y.reshape(y.shape[0], -1, self.stride * y.shape[2]).transpose(1, 2)
+
+
 class Product(nn.Module):
     """Convolution as one matrix product, for a few frames at a time.
 
@@ -176,13 +207,14 @@ class Product(nn.Module):
         kernel: one with a single group.
     """
 
+    is_product = False
+
     def __init__(self, kernel: Kernel) -> None:
         super().__init__()
         assert kernel.groups == 1
         self.taps = kernel.taps
         self.stride = kernel.stride
         self.dilation = kernel.dilation
-        self.is_product = False
         self.span = (kernel.taps - 1) * kernel.dilation + 1  # inputs of an output
         self.multiply = make_product(kernel.matrix(), kernel.bias)
 

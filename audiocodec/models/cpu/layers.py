@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from audiocodec.models.cpu.kernels import (
+    GroupedTranspose,
     Kernel,
     Product,
     RowSnake,
@@ -91,7 +92,7 @@ class _Convolution(Layer):
         activation: applied first.
     """
 
-    kernel: Kernel | Product
+    kernel: Kernel | Product | GroupedTranspose
     activation: nn.Module | None
 
     def use_product(self) -> Product | None:
@@ -178,16 +179,18 @@ class ConvTranspose(_Convolution):
         self.missing = sum(source.trims) - (conv.kernel_size[0] - self.stride)  # see trim_odd
         inputs, outputs, kernel_size = conv.weight.shape
         self.reach = -(-kernel_size // self.stride) - 1  # frames before the current one
+        self.activation = activation
+        self.width = outputs * conv.groups
+        self.obstacle = _obstacle(activation)
+        self.local = not self.obstacle and conv.weight.numel() <= _WEIGHTS
         weight = F.pad(conv.weight, (0, (self.reach + 1) * self.stride - kernel_size))
+        bias = None if conv.bias is None else conv.bias * scale
+        if conv.groups > 1:
+            self.kernel = GroupedTranspose(weight, bias, self.stride, conv.groups)
+            return
         weight = weight.view(inputs, outputs, self.reach + 1, self.stride).flip(2)
         weight = weight.permute(3, 1, 0, 2).reshape(self.stride * outputs, inputs, self.reach + 1)
-        self.kernel = make_kernel(
-            weight, None if conv.bias is None else conv.bias.repeat(self.stride) * scale
-        )
-        self.activation = activation
-        self.width = outputs
-        self.obstacle = _obstacle(activation)
-        self.local = not self.obstacle and self.kernel.weight.numel() <= _WEIGHTS
+        self.kernel = make_kernel(weight, None if bias is None else bias.repeat(self.stride))
 
     def frames(self, length: int) -> int:
         """See `Layer`."""

@@ -14,6 +14,7 @@ from torch import nn
 from audiocodec.models.cpu.kernels import Product, make_product
 from audiocodec.models.cpu.layers import LSTM, Block, Conv, ConvTranspose
 from audiocodec.models.cpu.parts import Layer
+from audiocodec.modules.transformer.layers import Transformer
 
 # What a step remembers: integers, tensors [B, ...], None for a tensor not known yet, and states of
 # inner steps in a list.
@@ -238,6 +239,26 @@ class LSTMStep(Step):
             y = torch.stack(outputs, dim=1)
         state['hidden'], state['cell'] = torch.stack(hidden, dim=1), torch.stack(cell, dim=1)
         return y
+
+
+class TransformerStep(Step):
+    """A causal transformer, which remembers the keys and values in its window."""
+
+    def __init__(self, transformer: Transformer) -> None:
+        self.transformer = transformer
+
+    def start(self) -> State:
+        """See `Step`."""
+        pasts = [{'keys': None, 'values': None} for _ in self.transformer.layers]
+        return {'position': 0, 'inner': pasts}
+
+    def advance(self, state: State, x: torch.Tensor | None, end: bool) -> torch.Tensor | None:
+        """See `Step`."""
+        if x is None:
+            return None
+        y = self.transformer.advance(x.transpose(1, 2), state['position'], state['inner'])
+        state['position'] += x.shape[1]
+        return y.transpose(1, 2)
 
 
 class FinalZeros(Step):

@@ -47,6 +47,33 @@ def test_all_pieces_together_are_the_whole(name, make_stream_codec, stream):
             assert (found - expected).abs().max() < 1e-12 * expected.abs().max(), (length, most)
 
 
+@pytest.mark.parametrize(
+    'options', [{}, {'groups': 2}, {'groups': 1, 'ratio': 0.5, 'pad_mode': 'replicate'}]
+)
+def test_codecs_with_transformers_stream(options, make_stream_mimi, stream):
+    model = make_stream_mimi(**options)
+    encoder, decoder = model.streaming_encoder(2), model.streaming_decoder(2)
+    ahead = 9 if 'ratio' in options else 0  # 6 of the convolution that raises the rate
+    assert (encoder.latency_samples, decoder.latency_samples) == (12, ahead)
+    for length in (1, 12, 13, 200):  # more than three windows
+        wav = torch.randn(2, 1, length, dtype=torch.float64)
+        codes, _ = model.encode(wav)
+        expected = model.decode(codes)
+        for most in (1, 7, 100):
+            assert torch.equal(stream(encoder, wav, most), codes), (length, most)
+            found = stream(decoder, codes, most)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_the_state_of_a_transformer_is_saved(make_stream_mimi):
+    model = make_stream_mimi(torch.float32)
+    wav = torch.randn(1, 1, 200)
+    encoder, other = model.streaming_encoder(), model.streaming_encoder()
+    encoder.push(wav[..., :77])
+    other.load_state_dict(encoder.state_dict())
+    assert torch.equal(encoder.push(wav[..., 77:]), other.push(wav[..., 77:]))
+
+
 @pytest.mark.parametrize('name', OPTIONS)
 def test_latency(name, make_stream_codec):
     options, at_encoder, at_decoder = OPTIONS[name]
