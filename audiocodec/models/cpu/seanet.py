@@ -13,7 +13,8 @@ from torch import nn
 
 from audiocodec.models.base import CompressionModel
 from audiocodec.models.cpu.kernels import LOG2_E
-from audiocodec.models.cpu.layers import Chain, Layer, channels_last
+from audiocodec.models.cpu.layers import channels_last
+from audiocodec.models.cpu.parts import Chain, Layer
 from audiocodec.modules.networks.seanet import SEANetDecoder, SEANetEncoder
 
 _SCALABLE = (nn.Conv1d, nn.ConvTranspose1d, nn.ELU, nn.Identity, nn.LSTM)

@@ -35,10 +35,9 @@ class StreamingEncoder(Stream):
         network = encoder_steps(model)
         weight = next(model.parameters())
         nothing = torch.empty(1, model.num_codebooks, 0, dtype=torch.int64, device=weight.device)
-        super().__init__(network, batch_size, _BLOCK, nothing, MISSING)
+        super().__init__(network, batch_size, _BLOCK, nothing, MISSING, model.sample_rate)
         self._check = model.check_wav
         self._hop_length = model.hop_length
-        self._sample_rate = model.sample_rate
 
     @property
     def startup_samples(self) -> int:
@@ -57,17 +56,12 @@ class StreamingEncoder(Stream):
         frame = self.startup_samples  # far from the start
         return self._network.needs(frame + 1) - frame * self._hop_length
 
-    @property
-    def latency_ms(self) -> float:
-        """`latency_samples` in milliseconds."""
-        return 1000 * self.latency_samples / self._sample_rate
-
     @torch.no_grad()
-    def push(self, wav: torch.Tensor | np.ndarray) -> torch.Tensor:
+    def push(self, values: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Take the next samples of each item.
 
         Args:
-            wav: [B, C, T], T >= 1.
+            values: waveforms [B, C, T], T >= 1.
 
         Returns:
             Codes [B, K, n] of the frames that are complete, n >= 0; see `counts`.
@@ -75,7 +69,7 @@ class StreamingEncoder(Stream):
         Raises:
             ValueError: wrong shape, number of channels or items, type or device.
         """
-        wav = self._check(wav)
+        wav = self._check(values)
         self._check_items('wav', wav)
         return self._feed(wav, [wav.shape[-1]] * len(wav))
 
@@ -103,9 +97,9 @@ class StreamingDecoder(Stream):
         network = decoder_steps(model)
         weight = next(model.parameters())
         nothing = torch.empty(1, model.channels, 0, dtype=weight.dtype, device=weight.device)
-        self._sample_rate = model.output_sample_rate
         self._hop_length = model.hop_length * model.output_sample_rate // model.sample_rate
-        super().__init__(network, batch_size, max(1, _BLOCK // self._hop_length), nothing, 0)
+        block = max(1, _BLOCK // self._hop_length)
+        super().__init__(network, batch_size, block, nothing, 0, model.output_sample_rate)
         self._check = model.check_codes
 
     @property
@@ -117,18 +111,13 @@ class StreamingDecoder(Stream):
         frames = self._network.needs(1 + self._hop_length)  # far from the start
         return frames * self._hop_length - self._network.ready(frames)
 
-    @property
-    def latency_ms(self) -> float:
-        """`latency_samples` in milliseconds."""
-        return 1000 * self.latency_samples / self._sample_rate
-
     @torch.no_grad()
-    def push(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
+    def push(self, values: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Take the next frames of each item.
 
         Args:
-            codes: [B, K, n], n >= 0. Frames of -1 after those of an item are ignored: the encoder
-                gives them where items have different numbers of frames.
+            values: codes [B, K, n], n >= 0. Frames of -1 after those of an item are ignored: the
+                encoder gives them where items have different numbers of frames.
 
         Returns:
             Waveform [B, C, T] of the samples that are complete, T >= 0; see `counts`.
@@ -136,7 +125,9 @@ class StreamingDecoder(Stream):
         Raises:
             ValueError: wrong shape, number of items, type or device, or codes out of range.
         """
-        codes = torch.from_numpy(codes) if isinstance(codes, np.ndarray) else codes
+        codes = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+        if not isinstance(codes, torch.Tensor) or codes.dim() != 3:
+            self._check(codes)  # says what is wrong
         self._check_items('codes', codes)
         if codes.shape[-1] == 0:
             return self._feed(None, [0] * len(codes))

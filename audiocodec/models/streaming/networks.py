@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from torch import nn
 
 from audiocodec.models.base import CompressionModel
-from audiocodec.models.cpu.layers import LSTM, Block, Chain, Layer
+from audiocodec.models.cpu.layers import LSTM, Block, Conv, ConvTranspose
+from audiocodec.models.cpu.parts import Chain, Layer
 from audiocodec.models.cpu.seanet import Network
 from audiocodec.models.encodec import EncodecModel
 from audiocodec.models.streaming.steps import (
@@ -16,9 +17,12 @@ from audiocodec.models.streaming.steps import (
     LSTMStep,
     Step,
     Steps,
+    TransformerStep,
 )
-from audiocodec.modules.conv import StreamableConvTranspose1d
+from audiocodec.modules.conv import StreamableConv1d, StreamableConvTranspose1d
 from audiocodec.modules.networks.seanet import SEANetDecoder, SEANetEncoder
+from audiocodec.modules.transformer.codec import TransformerDecoder, TransformerEncoder
+from audiocodec.modules.transformer.layers import Transformer
 
 
 def encoder_steps(model: CompressionModel) -> Steps:
@@ -75,6 +79,20 @@ def _steps_of(module: nn.Module) -> list[Step]:
         network = _network(module.model)
         missing = module.hop_length - _frames(module.model, 1)
         return [network, FinalZeros(1, missing)] if missing else [network]
+    if isinstance(module, Transformer):
+        return [TransformerStep(module)]
+    if isinstance(module, TransformerEncoder):
+        parts = [module.encoder, module.transformer, module.downsample]
+        return [step for part in parts for step in _steps_of(part)]
+    if isinstance(module, TransformerDecoder):
+        parts = [module.upsample, module.transformer, module.decoder]
+        return [step for part in parts for step in _steps_of(part)]
+    if isinstance(module, StreamableConv1d):
+        return [_step(Conv(module, None, 1.0))]
+    if isinstance(module, StreamableConvTranspose1d):
+        return [_step(ConvTranspose(module, None, 1.0))]
+    if isinstance(module, nn.Identity):
+        return []
     raise _cannot(f'{type(module).__name__} needs the whole signal')
 
 

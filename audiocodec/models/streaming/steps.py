@@ -9,9 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.nn import functional as F
+from torch import nn
 
-from audiocodec.models.cpu.layers import LSTM, Block, Layer
+from audiocodec.models.cpu.kernels import Product, make_product
+from audiocodec.models.cpu.layers import LSTM, Block, Conv, ConvTranspose
+from audiocodec.models.cpu.parts import Layer
+from audiocodec.modules.transformer.layers import Transformer
 
 # What a step remembers: integers, tensors [B, ...], None for a tensor not known yet, and states of
 # inner steps in a list.
@@ -34,11 +37,11 @@ class Step(ABC):
 
         Args:
             state: changed in place. Its tensors may be, too.
-            x: [B, C, T], T >= 1; None: no input.
+            x: [B, T, C], T >= 1; None: no input.
             end: True if the signal ends here.
 
         Returns:
-            [B, C', n], n >= 1; None: no output.
+            [B, n, C'], n >= 1; None: no output.
         """
 
     def needs(self, stop: int) -> int:
@@ -54,12 +57,20 @@ class LayerStep(Step):
     """A layer that keeps the inputs that outputs to come depend on.
 
     Args:
-        layer: one without an obstacle.
+        layer: one without an obstacle. It is changed: its activation becomes a part of the step, so
+            that no input is activated twice, and its convolution a `Product`.
     """
 
     def __init__(self, layer: Layer) -> None:
         assert not layer.obstacle, layer.obstacle
         self.layer = layer
+        self.activation: nn.Module | None = None
+        self.product: Product | None = None
+        self.repeats = layer.repeats()
+        if isinstance(layer, Conv | ConvTranspose):
+            self.activation, layer.activation = layer.activation, None
+            self.product = layer.use_product()
+            self.gain = layer.stride if isinstance(layer, ConvTranspose) else 1
 
     def start(self) -> State:
         """See `Step`."""
@@ -75,31 +86,50 @@ class LayerStep(Step):
 
     def advance(self, state: State, x: torch.Tensor | None, end: bool) -> torch.Tensor | None:
         """See `Step`."""
-        layer, rows = self.layer, state['rows']
+        rows = state['rows']
         if x is not None:
-            state['known'] += x.shape[-1]
-            x = x.transpose(1, 2)
-            rows = x if rows is None else torch.cat([rows, x], dim=1)
+            state['known'] += x.shape[1]
+            if self.activation is not None:
+                x = self.activation(x)
+            rows = x if rows is None else torch.cat((rows, x), 1)
         known, done = state['known'], state['done']
-        stop = layer.frames(known) if end else layer.ready(known)
+        stop = self.layer.frames(known) if end else self.layer.ready(known)
         y = None
         if known and stop > done:
-            offset = known - (0 if rows is None else rows.shape[1])
-            start = self._repeating(done, known) if end else done
-            first, last = layer.reads(start, stop)
-            part = rows[:, max(0, first) - offset : min(last, known) - offset].transpose(1, 2)
-            y = layer.part(part, start, stop, known if end else _ENDLESS, owned=False)
-            y = y[..., done - start :] if start < done else y
-            state['done'] = stop
-        start = self._repeating(state['done'], known)
-        kept = known - max(0, layer.reads(start, start + 1)[0])
-        state['rows'] = rows[:, -kept:].clone() if kept > 0 and rows is not None else None
+            y = self._inner(rows, known, done, stop)
+            if y is None:
+                y = self._part(rows, known, done, stop, end)
+            state['done'] = done = stop
+        start = self._repeating(done, known) if self.repeats else done
+        kept = known - max(0, self.layer.reads(start, start + 1)[0])
+        state['rows'] = rows[:, -kept:] if kept > 0 and rows is not None else None
         return y
+
+    def _inner(self, rows: torch.Tensor, known: int, done: int, stop: int) -> torch.Tensor | None:
+        """Return the outputs `done` to `stop`, or None if they read padding."""
+        if self.product is None:
+            return None
+        first, last = self.layer.reads(done, stop)
+        if first < 0 or last > known or (stop - done) % self.gain:
+            return None
+        offset = first - known + rows.shape[1]
+        y = self.product.of_rows(rows[:, offset : offset + last - first])
+        return y if self.gain == 1 else y.reshape(y.shape[0], stop - done, self.layer.width)
+
+    def _part(
+        self, rows: torch.Tensor, known: int, done: int, stop: int, end: bool
+    ) -> torch.Tensor:
+        """Return the outputs `done` to `stop`."""
+        offset = known - rows.shape[1]
+        start = self._repeating(done, known) if end else done
+        first, last = self.layer.reads(start, stop)
+        part = rows[:, max(0, first) - offset : min(last, known) - offset].transpose(1, 2)
+        y = self.layer.part(part, start, stop, known if end else _ENDLESS, owned=False)
+        return y[..., done - start :].transpose(1, 2)
 
     def _repeating(self, start: int, known: int) -> int:
         """Return an output up to `start` that reads what padding after the last input repeats."""
-        repeats = self.layer.repeats()
-        while start > 0 and self.layer.reads(start, start + 1)[0] > known - repeats:
+        while start > 0 and self.layer.reads(start, start + 1)[0] > known - self.repeats:
             start -= 1
         return start
 
@@ -110,7 +140,10 @@ class BlockStep(Step):
     def __init__(self, block: Block) -> None:
         self.branch = Steps([LayerStep(layer) for layer in block.branch.each()])
         self.shortcut = None if block.shortcut is None else LayerStep(block.shortcut)
-        self.product = block.product
+        self.last = None
+        if block.product is not None:  # its bias is that of the shortcut
+            bias = torch.zeros_like(block.product.bias)
+            self.last = make_product(block.product.matrix(), bias)
 
     def start(self) -> State:
         """See `Step`."""
@@ -135,14 +168,14 @@ class BlockStep(Step):
             state['waiting'] = waiting
             return None
         assert waiting is not None
-        skipped = waiting[..., : y.shape[-1]]
-        rest = waiting[..., y.shape[-1] :]
-        state['waiting'] = rest if rest.shape[-1] else None
-        if self.product is None:
-            return y.add_(skipped)
-        skipped = skipped.clone(memory_format=torch.preserve_format)
-        self.product.add_product(y, onto=skipped)
-        return skipped
+        items, frames, channels = y.shape
+        if self.last is not None:
+            y = self.last(y.reshape(-1, channels)).view(items, frames, -1)
+        if waiting.shape[1] == frames:
+            state['waiting'] = None
+            return y.add_(waiting)
+        state['waiting'] = waiting[:, frames:]
+        return y.add_(waiting[:, :frames])
 
 
 class LSTMStep(Step):
@@ -152,9 +185,17 @@ class LSTMStep(Step):
         self.lstm = layer.lstm
         self.skip = layer.skip
         self.scale = layer.scale
-        self.biases = [
-            getattr(self.lstm, f'bias_ih_l{level}') + getattr(self.lstm, f'bias_hh_l{level}')
-            for level in range(self.lstm.num_layers)
+        levels = range(self.lstm.num_layers)
+        self.inputs = [
+            make_product(
+                getattr(self.lstm, f'weight_ih_l{level}'),
+                getattr(self.lstm, f'bias_ih_l{level}') + getattr(self.lstm, f'bias_hh_l{level}'),
+            )
+            for level in levels
+        ]
+        # in this order, a single row is multiplied twice as fast
+        self.memory = [
+            getattr(self.lstm, f'weight_hh_l{level}').detach().t().contiguous() for level in levels
         ]
 
     def start(self) -> State:
@@ -165,12 +206,11 @@ class LSTMStep(Step):
         """See `Step`."""
         if x is None:
             return None
-        rows = x.transpose(1, 2)
         if state['hidden'] is None:
-            shape = (len(rows), self.lstm.num_layers, self.lstm.hidden_size)
-            state['hidden'] = state['cell'] = rows.new_zeros(shape)
-        y = rows / self.scale
-        if rows.shape[1] > _FEW_FRAMES:
+            shape = (x.shape[0], self.lstm.num_layers, self.lstm.hidden_size)
+            state['hidden'] = state['cell'] = x.new_zeros(shape)
+        y = x / self.scale
+        if x.shape[1] > _FEW_FRAMES:
             before = [state[name].transpose(0, 1).contiguous() for name in ('hidden', 'cell')]
             y, after = self.lstm(y.transpose(0, 1), tuple(before))
             y = y.transpose(0, 1)
@@ -178,25 +218,47 @@ class LSTMStep(Step):
         else:
             y = self._few(state, y)
         y = y * self.scale
-        return (y.add_(rows) if self.skip else y).transpose(1, 2)
+        return y.add_(x) if self.skip else y
 
     def _few(self, state: State, y: torch.Tensor) -> torch.Tensor:
         """Map [B, T, C] to the same shape, frame by frame."""
         hidden, cell = (list(state[name].unbind(1)) for name in ('hidden', 'cell'))
-        for level in range(self.lstm.num_layers):
-            inputs = F.linear(y, getattr(self.lstm, f'weight_ih_l{level}'), self.biases[level])
-            weight = getattr(self.lstm, f'weight_hh_l{level}').t()
+        size = y.shape[2]
+        for level, weight in enumerate(self.memory):
+            inputs = self.inputs[level](y.reshape(-1, size)).view(*y.shape[:2], 4 * size)
             outputs = []
+            h, c = hidden[level], cell[level]
             for frame in inputs.unbind(1):
-                gates = torch.addmm(frame, hidden[level], weight)
-                enter, forget, _, leave = gates.sigmoid().chunk(4, dim=1)
-                new = gates.chunk(4, dim=1)[2].tanh()
-                cell[level] = torch.addcmul(forget * cell[level], enter, new)
-                hidden[level] = leave * cell[level].tanh()
-                outputs.append(hidden[level])
+                gates = torch.addmm(frame, h, weight)  # of input, forgetting, content, output
+                new = gates[:, 2 * size : 3 * size].tanh()
+                gates.sigmoid_()
+                c = torch.addcmul(gates[:, size : 2 * size] * c, gates[:, :size], new)
+                h = gates[:, 3 * size :] * c.tanh()
+                outputs.append(h)
+            hidden[level], cell[level] = h, c
             y = torch.stack(outputs, dim=1)
         state['hidden'], state['cell'] = torch.stack(hidden, dim=1), torch.stack(cell, dim=1)
         return y
+
+
+class TransformerStep(Step):
+    """A causal transformer, which remembers the keys and values in its window."""
+
+    def __init__(self, transformer: Transformer) -> None:
+        self.transformer = transformer
+
+    def start(self) -> State:
+        """See `Step`."""
+        pasts = [{'keys': None, 'values': None} for _ in self.transformer.layers]
+        return {'position': 0, 'inner': pasts}
+
+    def advance(self, state: State, x: torch.Tensor | None, end: bool) -> torch.Tensor | None:
+        """See `Step`."""
+        if x is None:
+            return None
+        y = self.transformer.advance(x.transpose(1, 2), state['position'], state['inner'])
+        state['position'] += x.shape[1]
+        return y.transpose(1, 2)
 
 
 class FinalZeros(Step):
@@ -218,12 +280,13 @@ class FinalZeros(Step):
     def advance(self, state: State, x: torch.Tensor | None, end: bool) -> torch.Tensor | None:
         """See `Step`."""
         if x is not None:
-            state['known'] += x.shape[-1]
-            state['empty'] = x[..., :0]
+            state['known'] += x.shape[1]
+            state['empty'] = x[:, :0]
         if end and state['known']:
             missing = self.more + -(state['known'] + self.more) % self.frame
             if missing:
-                return joined(x, state['empty'].new_zeros(*state['empty'].shape[:2], missing))
+                empty = state['empty']
+                return joined(x, empty.new_zeros(empty.shape[0], missing, empty.shape[2]))
         return x
 
 
@@ -231,7 +294,7 @@ class Grouped(Step):
     """A function of whole groups of frames; the last group may be shorter.
 
     Args:
-        function: maps [B, C, T] to [B, C', T].
+        function: maps [B, C, T] to [B, C', T], as quantizers do.
         group: frames of a group.
     """
 
@@ -256,9 +319,9 @@ class Grouped(Step):
         x = joined(state['waiting'], x)
         if x is None:
             return None
-        whole = x.shape[-1] if end else self.ready(x.shape[-1])
-        state['waiting'] = x[..., whole:].clone() if whole < x.shape[-1] else None
-        return self.function(x[..., :whole]) if whole else None
+        whole = x.shape[1] if end else self.ready(x.shape[1])
+        state['waiting'] = x[:, whole:] if whole < x.shape[1] else None
+        return self.function(x[:, :whole].transpose(1, 2)).transpose(1, 2) if whole else None
 
 
 class Steps(Step):
@@ -301,7 +364,7 @@ class Steps(Step):
 
 
 def joined(first: torch.Tensor | None, then: torch.Tensor | None) -> torch.Tensor | None:
-    """Concatenate [B, C, T], each of which may be missing, in memory of [B, T, C]."""
+    """Concatenate [B, T, C], each of which may be missing."""
     if first is None or then is None:
         return then if first is None else first
-    return torch.cat([first.transpose(1, 2), then.transpose(1, 2)], dim=1).transpose(1, 2)
+    return torch.cat((first, then), 1)

@@ -1,10 +1,12 @@
 """A batch of signals that go through a network in pieces."""
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from audiocodec.models.streaming.steps import State, Steps
@@ -27,7 +29,7 @@ class _Group:
     state: State
 
 
-class Stream:
+class Stream(ABC):
     """A network that a batch of signals goes through in pieces.
 
     Args:
@@ -36,6 +38,7 @@ class Stream:
         block: most inputs computed at once; longer ones are divided.
         nothing: output without frames, [1, C, 0].
         fill: value of outputs that an item does not have.
+        sample_rate: of the waveform (Hz).
 
     Attributes:
         counts: number of outputs of each item in the last result. They may differ once some items
@@ -45,7 +48,13 @@ class Stream:
     kind: str
 
     def __init__(
-        self, network: Steps, batch_size: int, block: int, nothing: torch.Tensor, fill: int
+        self,
+        network: Steps,
+        batch_size: int,
+        block: int,
+        nothing: torch.Tensor,
+        fill: int,
+        sample_rate: int,
     ) -> None:
         require_int('batch_size', batch_size)
         self._network = network
@@ -53,9 +62,24 @@ class Stream:
         self._nothing = nothing.expand(batch_size, -1, -1)
         self._fill = fill
         self._batch_size = batch_size
+        self._sample_rate = sample_rate
         self.counts = [0] * batch_size
         self._groups: list[_Group] = []
         self.reset()
+
+    @abstractmethod
+    def push(self, values: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """Take the next inputs of each item, and return the outputs that became possible."""
+
+    @property
+    @abstractmethod
+    def latency_samples(self) -> int:
+        """Latency in samples; an encoder and a decoder say from when to when."""
+
+    @property
+    def latency_ms(self) -> float:
+        """`latency_samples` in milliseconds."""
+        return 1000 * self.latency_samples / self._sample_rate
 
     @property
     def batch_size(self) -> int:
@@ -161,6 +185,7 @@ class Stream:
             [B, C', n], with the outputs of each item first, then `fill`.
         """
         self._divide(counts)
+        x = x if x is None else x.clone()  # the caller may overwrite it
         found = [self._advance(group, x, counts[group.items[0]], end) for group in self._groups]
         self.counts = [0] * self._batch_size
         for group, y in zip(self._groups, found):
@@ -183,11 +208,11 @@ class Stream:
         own = x if x is None or len(group.items) == len(x) else x[group.items]
         for start in range(0, count, self._block):
             assert own is not None
-            block = own[..., start : min(count, start + self._block)]
+            block = own[..., start : min(count, start + self._block)].transpose(1, 2)
             outputs.append(self._network.advance(group.state, block, False))
         if end:
             outputs.append(self._network.advance(group.state, None, True))
-        some = [y for y in outputs if y is not None]
+        some = [y.transpose(1, 2) for y in outputs if y is not None]
         if len(some) < 2:
             return some[0] if some else None
         return torch.cat(some, dim=-1)
