@@ -21,7 +21,7 @@ from audiocodec.models.description import model_rows
 
 CHUNK_SECONDS = 0.5
 PIECE_SECONDS = 0.08  # of a stream whose speed is measured
-_STREAMS = 5  # random divisions of each clip
+_STREAMS = 5  # random divisions of each clip into pieces
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Certificate:
     kbps: float = 0.0
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     impossible: dict[str, str] = field(default_factory=dict)
-    facts: dict[str, str] = field(default_factory=dict)
+    facts: list[tuple[str, str]] = field(default_factory=list)
     speeds: dict[str, float] = field(default_factory=dict)
     clicks: dict[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -80,16 +80,16 @@ class Certificate:
             lines.append(f'  {name}: {near:.0f} dB at the borders, {far:.0f} dB elsewhere')
         for name, speed in self.speeds.items():
             lines.append(f'  {name}: {speed:.3g} times real time on one thread')
-        width = max(len(name) for name in self.facts)
-        lines += [f'  {name:<{width}}  {text}' for name, text in self.facts.items()]
+        width = max((len(name) for name, _ in self.facts), default=0)
+        lines += [f'  {name:<{width}}  {text}' for name, text in self.facts]
         return '\n'.join(lines)
 
 
 def certify(model: CompressionModel, source: str, clips: Clips, speed: bool = True) -> Certificate:
     """Compute a model in all ways that it allows, and compare them with whole clips, one by one.
 
-    Compared are a padded batch, the copies for inference and for CPUs, streams in random pieces, in
-    pieces of one frame, and chunks of a long file; codes of the active codebooks, and waveforms
+    Compared are a padded batch, the copies for inference and for CPUs, streams in random pieces and
+    in pieces of one frame, and chunks of a long file; codes of the active codebooks, and waveforms
     decoded from the same codes.
 
     Args:
@@ -110,7 +110,7 @@ def certify(model: CompressionModel, source: str, clips: Clips, speed: bool = Tr
             found.comparisons[name] = way()
         except ValueError as error:
             found.impossible[name] = str(error)
-    found.facts = {name or 'decoder': text for name, text in model_rows(model)}
+    found.facts = list(model_rows(model))
     _look_for_clicks(found, model, wholes)
     if speed:
         _measure(found, model, wholes)
@@ -119,20 +119,14 @@ def certify(model: CompressionModel, source: str, clips: Clips, speed: bool = Tr
 
 def _ways(model: CompressionModel, wholes: list[Whole]) -> dict[str, Callable[[], Comparison]]:
     """Return the ways of computing a model, by name."""
-    rate = model.sample_rate
-    streams = {
-        f'stream in random pieces, {number}': ways.random_cuts(rate, number)
-        for number in range(1, _STREAMS + 1)
-    }
-    streams['stream in pieces of one frame'] = ways.equal_cuts(model.hop_length)
+    divisions = [ways.random_cuts(model.sample_rate, seed) for seed in range(_STREAMS)]
+    frames = [ways.equal_cuts(model.hop_length)]
     return {
         'padded batch': lambda: ways.padded(model, wholes),
         'for_inference': lambda: ways.copied(model, wholes, model.for_inference),
         'for_cpu': lambda: ways.copied(model, wholes, model.for_cpu),
-        **{
-            name: lambda cuts=cuts: ways.streamed(model, wholes, cuts)
-            for name, cuts in streams.items()
-        },
+        'stream in random pieces': lambda: ways.streamed(model, wholes, divisions),
+        'stream in pieces of one frame': lambda: ways.streamed(model, wholes, frames),
         f'chunks of {CHUNK_SECONDS:g} s': lambda: ways.chunked(model, wholes, CHUNK_SECONDS),
     }
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 _WIDTH = 16  # samples on each side of a border
+_FLOOR = 1e-30  # smallest power
 
 
 def clicks(wav: torch.Tensor, found: torch.Tensor, borders: Sequence[int]) -> tuple[float, float]:
@@ -21,7 +22,7 @@ def clicks(wav: torch.Tensor, found: torch.Tensor, borders: Sequence[int]) -> tu
 
     Returns:
         RMS of the difference within 16 samples of a border and that elsewhere, in dB relative to
-        the peak of `wav`; minus infinity for no difference.
+        the peak of `wav`; -300 for no difference.
 
     Raises:
         ValueError: shapes differ, or there is no border inside the signal.
@@ -36,11 +37,10 @@ def clicks(wav: torch.Tensor, found: torch.Tensor, borders: Sequence[int]) -> tu
             f'borders={list(borders)}: expected some in {wav.shape[-1]} samples, and samples '
             f'further than {_WIDTH} from all'
         )
-    power = (found.double() - wav.double()).square().flatten(0, -2).mean(0)
     peak = wav.abs().max().item() or 1.0
-    return _decibels(power[near], peak), _decibels(power[~near], peak)
+    power = ((found.double() - wav.double()) / peak).square().flatten(0, -2).mean(0)
+    return _decibels(power[near]), _decibels(power[~near])
 
 
-def _decibels(power: torch.Tensor, peak: float) -> float:
-    mean = power.mean().item()
-    return 10 * math.log10(mean / peak**2) if mean else -math.inf
+def _decibels(power: torch.Tensor) -> float:
+    return 10 * math.log10(power.mean().item() + _FLOOR)

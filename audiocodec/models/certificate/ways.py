@@ -1,13 +1,16 @@
 """Ways of computing a model, each compared with its codes and waveforms of whole clips."""
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 
 from audiocodec.models.base import CompressionModel
 from audiocodec.models.certificate.comparison import Comparison, encode_with_latents
+
+Cuts = Callable[[int], Iterable[int]]
 
 _SEED = 0
 _LONGEST = 0.5  # seconds of a random piece
@@ -72,28 +75,26 @@ def copied(
     return comparison
 
 
-def streamed(
-    model: CompressionModel, clips: list[Whole], cuts: Callable[[int], Iterable[int]]
-) -> Comparison:
+def streamed(model: CompressionModel, clips: list[Whole], divisions: Sequence[Cuts]) -> Comparison:
     """Encode and decode in pieces.
 
     Args:
         model: the model.
         clips: its results.
-        cuts: yields the lengths of pieces, in samples, for a number of samples.
+        divisions: functions that yield the lengths of pieces, in samples, for a number of samples.
 
     Raises:
         ValueError: the model needs the whole signal.
     """
     comparison = Comparison()
     encoder, decoder = model.streaming_encoder(), model.streaming_decoder()
-    for clip in clips:
+    for clip, cuts in product(clips, divisions):
         pieces = clip.wav.split(list(cuts(clip.wav.shape[-1])), dim=-1)
         codes = torch.cat([*map(encoder.push, pieces), encoder.flush()], dim=-1)
         comparison.add_codes(model, clip.latents, clip.codes, codes)
-        samples = clip.codes.shape[-1] * model.hop_length
-        frames = _frames_of(cuts(samples), model.hop_length, clip.codes.shape[-1])
-        parts = clip.codes.split(frames, dim=-1)
+        frames = clip.codes.shape[-1]
+        sizes = _in_frames(cuts(frames * model.hop_length), model.hop_length, frames)
+        parts = clip.codes.split(sizes, dim=-1)
         wav = torch.cat([*map(decoder.push, parts), decoder.flush()], dim=-1)
         comparison.add_wavs(clip.decoded, wav)
     return comparison
@@ -113,7 +114,7 @@ def chunked(model: CompressionModel, clips: list[Whole], seconds: float) -> Comp
     return comparison
 
 
-def random_cuts(sample_rate: int, seed: int) -> Callable[[int], Iterator[int]]:
+def random_cuts(sample_rate: int, seed: int) -> Cuts:
     """Return a function that yields random lengths, from one sample to half a second, of a sum.
 
     Their logarithms are uniform, so that many pieces are shorter than a frame.
@@ -130,7 +131,7 @@ def random_cuts(sample_rate: int, seed: int) -> Callable[[int], Iterator[int]]:
     return cuts
 
 
-def equal_cuts(size: int) -> Callable[[int], Iterator[int]]:
+def equal_cuts(size: int) -> Cuts:
     """Return a function that yields lengths of `size`, and the rest, of a sum."""
 
     def cuts(samples: int) -> Iterator[int]:
@@ -140,7 +141,7 @@ def equal_cuts(size: int) -> Callable[[int], Iterator[int]]:
     return cuts
 
 
-def _frames_of(cuts: Iterable[int], hop_length: int, frames: int) -> list[int]:
+def _in_frames(cuts: Iterable[int], hop_length: int, frames: int) -> list[int]:
     """Return lengths in frames of pieces given in samples; their sum is `frames`."""
     found, samples = [0], 0
     for size in cuts:

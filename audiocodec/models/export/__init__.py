@@ -14,7 +14,7 @@ from pathlib import Path
 
 from audiocodec.models import pretrained
 from audiocodec.models.base import CompressionModel
-from audiocodec.models.certificate import load_clips
+from audiocodec.models.certificate import certify, load_clips
 from audiocodec.models.export import bundle, onnx, parity, torch_export
 from audiocodec.models.export.compact import export_encodec, save_compact
 from audiocodec.models.export.parity import Codec, Report
@@ -261,6 +261,8 @@ def _export(
     clips = load_clips(found.model, audio)
     report = Report(name, found.name, notes=write(found, out))
     parity.compare(found.model, read(out), clips, report)
+    if found.model.total_codebooks:
+        report.certificate = certify(found.model, found.name, clips, speed=False)
     files = [out]
     if out.is_dir():
         files = sorted(path for path in out.iterdir() if path.name != 'parity.json')

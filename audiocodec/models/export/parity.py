@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from audiocodec.models.base import CompressionModel
+from audiocodec.models.certificate.certificate import Certificate
 from audiocodec.models.certificate.clips import Clips
 from audiocodec.models.certificate.comparison import Comparison, encode_with_latents
 
@@ -37,6 +38,7 @@ class Report(Comparison):
         clips: name and length of each clip.
         files: size of each file in bytes.
         needed: 4 bytes for each parameter and buffer that inference needs.
+        certificate: of the source, on the same audio; None for a model without codes.
     """
 
     format: str
@@ -45,6 +47,7 @@ class Report(Comparison):
     clips: list[str] = field(default_factory=list)
     files: dict[str, int] = field(default_factory=dict)
     needed: int = 0
+    certificate: Certificate | None = None
 
     @property
     def passed(self) -> bool:
@@ -55,6 +58,7 @@ class Report(Comparison):
         """Return the report as JSON."""
         return {
             **asdict(self),
+            'certificate': None if self.certificate is None else self.certificate.to_dict(),
             'passed': self.passed,
             'total': sum(self.files.values()),
             'torch': str(torch.__version__),
@@ -81,6 +85,9 @@ class Report(Comparison):
             f'  size: {_megabytes(total)} in all, {total / max(1, self.needed):.3f} of the '
             f'{_megabytes(self.needed)} that inference needs'
         )
+        if self.certificate is not None:
+            outcome = 'passed' if self.certificate.passed else 'FAILED'
+            lines.append(f'  certificate: {outcome}, see audiocodec certify')
         return '\n'.join([*lines, *(f'  note: {note}' for note in self.notes)])
 
 
