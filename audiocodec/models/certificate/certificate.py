@@ -85,7 +85,7 @@ class Certificate:
         return '\n'.join(lines)
 
 
-def certify(model: CompressionModel, source: str, clips: Clips, speed: bool = True) -> Certificate:
+def certify(model: CompressionModel, source: str, clips: Clips, brief: bool = False) -> Certificate:
     """Compute a model in all ways that it allows, and compare them with whole clips, one by one.
 
     Compared are a padded batch, the copies for inference and for CPUs, streams in random pieces and
@@ -96,7 +96,7 @@ def certify(model: CompressionModel, source: str, clips: Clips, speed: bool = Tr
         model: in eval mode, on a CPU; it has codebooks.
         source: its name, for the certificate.
         clips: the audio.
-        speed: measure the speed of `for_cpu` and of streams.
+        brief: compare one stream per clip only, and measure no speed.
 
     Raises:
         ValueError: the model has no codes.
@@ -105,23 +105,26 @@ def certify(model: CompressionModel, source: str, clips: Clips, speed: bool = Tr
         raise ValueError(f'{source} has no codes to compare: certificates are for discrete codecs')
     found = Certificate(source, clips.origin, clips.names, model.bandwidth)
     wholes = [ways.compute_whole(model, wav[None]) for wav in clips.wavs]
-    for name, way in _ways(model, wholes).items():
+    for name, way in _ways(model, wholes, brief).items():
         try:
             found.comparisons[name] = way()
         except ValueError as error:
             found.impossible[name] = str(error)
     found.facts = list(model_rows(model))
     _look_for_clicks(found, model, wholes)
-    if speed:
+    if not brief:
         _measure(found, model, wholes)
     return found
 
 
-def _ways(model: CompressionModel, wholes: list[Whole]) -> dict[str, Callable[[], Comparison]]:
+def _ways(
+    model: CompressionModel, wholes: list[Whole], brief: bool
+) -> dict[str, Callable[[], Comparison]]:
     """Return the ways of computing a model, by name."""
-    divisions = [ways.random_cuts(model.sample_rate, seed) for seed in range(_STREAMS)]
+    seeds = range(1 if brief else _STREAMS)
+    divisions = [ways.random_cuts(model.sample_rate, seed) for seed in seeds]
     frames = [ways.equal_cuts(model.hop_length)]
-    return {
+    found = {
         'padded batch': lambda: ways.padded(model, wholes),
         'for_inference': lambda: ways.copied(model, wholes, model.for_inference),
         'for_cpu': lambda: ways.copied(model, wholes, model.for_cpu),
@@ -129,6 +132,9 @@ def _ways(model: CompressionModel, wholes: list[Whole]) -> dict[str, Callable[[]
         'stream in pieces of one frame': lambda: ways.streamed(model, wholes, frames),
         f'chunks of {CHUNK_SECONDS:g} s': lambda: ways.chunked(model, wholes, CHUNK_SECONDS),
     }
+    if brief:
+        del found['stream in pieces of one frame']
+    return found
 
 
 @torch.no_grad()

@@ -262,7 +262,7 @@ def _export(
     report = Report(name, found.name, notes=write(found, out))
     parity.compare(found.model, read(out), clips, report)
     if found.model.total_codebooks:
-        report.certificate = certify(found.model, found.name, clips, speed=False)
+        report.certificate = certify(found.model, found.name, clips, brief=True)
     files = [out]
     if out.is_dir():
         files = sorted(path for path in out.iterdir() if path.name != 'parity.json')

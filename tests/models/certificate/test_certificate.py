@@ -46,10 +46,10 @@ def clips():
     ids=str,
 )
 def test_all_ways_agree(options, clips, tmp_path):
-    found = certify(made(**options), 'a model', clips, speed=False)
+    found = certify(made(**options), 'a model', clips, brief=True)
     assert found.passed
     assert not found.impossible
-    assert len(found.comparisons) == 6
+    assert len(found.comparisons) == 5
     assert found.kbps == pytest.approx(3 * 4 * 125 / 1000)
     ours, apart = found.clicks.values()
     assert max(ours) < -110
@@ -66,16 +66,16 @@ def test_all_ways_agree(options, clips, tmp_path):
 
 
 def test_models_that_need_the_whole_say_so(clips):
-    found = certify(made(norm='time_group_norm'), 'a model', clips, speed=False)
+    found = certify(made(norm='time_group_norm'), 'a model', clips, brief=True)
     assert found.passed
     assert set(found.comparisons) == {'padded batch', 'for_inference', 'for_cpu'}
-    assert len(found.impossible) == 3
+    assert len(found.impossible) == 2
     assert 'not possible: this model cannot stream' in str(found)
 
 
 def test_segments_are_chunks(clips):
     model = made(norm='time_group_norm', renormalize=True, segment_duration=0.5)
-    found = certify(model, 'a model', clips, speed=False)
+    found = certify(model, 'a model', clips, brief=True)
     assert found.passed
     assert 'chunks of 0.5 s' in found.comparisons
     assert not found.clicks
@@ -88,7 +88,7 @@ def test_a_way_that_differs_is_told(clips):
         for weight in other.parameters():
             weight.mul_(1.1)
     model.for_inference = lambda: other
-    found = certify(model, 'a model', clips, speed=False)
+    found = certify(model, 'a model', clips, brief=True)
     assert not found.passed
     # the copy for CPUs, with which streams are computed, is made from that for inference
     assert [name for name, each in found.comparisons.items() if each.passed] == ['padded batch']
@@ -96,8 +96,13 @@ def test_a_way_that_differs_is_told(clips):
     assert 'for_inference: DIFFERENT' in str(found)
 
 
-def test_speeds(clips):
+def test_the_full_form_has_speeds_and_more_streams(clips):
     found = certify(made(causal=True), 'a model', clips)
+    brief = certify(made(causal=True), 'a model', clips, brief=True)
+    assert found.passed
+    name = 'stream in random pieces'
+    assert found.comparisons[name].codes == 5 * brief.comparisons[name].codes
+    assert 'stream in pieces of one frame' in found.comparisons
     assert list(found.speeds) == ['encode and decode', 'stream in pieces of 80 ms']
     assert min(found.speeds.values()) > 0
     assert torch.get_num_threads() >= 1
