@@ -18,6 +18,7 @@ COMMANDS = (
     'loader',
     'files',
     'codec',
+    'streaming',
     'evaluate',
     'startup',
     'workers',

@@ -11,8 +11,8 @@ from audiocodec import __version__
 from audiocodec.cli.bands import band_rows
 from audiocodec.cli.codec.export import SOURCE
 from audiocodec.models import CompressionModel
+from audiocodec.models.description import model_rows
 from audiocodec.models.export.source import open_source
-from audiocodec.recipe.describe import model_rows
 from audiocodec.run import records
 from audiocodec.run.device import gpu_text
 from audiocodec.utils import cpus, paths

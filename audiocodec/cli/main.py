@@ -30,6 +30,10 @@ COMMANDS = {
         'decode, resample and pack audio into shards, which load without decoding',
     ),
     'export': ('codec.export', 'write a model in another format, and compare the two on audio'),
+    'certify': (
+        'codec.certify',
+        'compare the ways of computing a model: batches, streams, exports',
+    ),
     'usage': ('codec.usage', 'measure how much of each codebook a model uses on audio'),
     'evaluate': ('evaluate', 'score models and classical codecs on audio, at any bit rates'),
     'report': (

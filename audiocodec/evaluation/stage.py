@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -29,39 +29,12 @@ from audiocodec.evaluation.rows import (
 from audiocodec.evaluation.systems import Rendition
 from audiocodec.metrics import MetricSuite
 from audiocodec.metrics.suite import Scores
+from audiocodec.models.padded import by_length
 from audiocodec.utils import distrib
 
 logger = logging.getLogger(__name__)
 Batch = tuple[torch.Tensor, list[SegmentInfo]]
 UNFINISHED = 'unfinished.json'  # weights and settings of an evaluation that is not complete
-
-
-class Group(NamedTuple):
-    """Items of a batch that have the same length.
-
-    Attributes:
-        places: their places in the batch.
-        wav: [B, C, T], without padding.
-    """
-
-    places: list[int]
-    wav: torch.Tensor
-
-
-def by_length(wav: torch.Tensor, lengths: Sequence[int]) -> Iterator[Group]:
-    """Split a padded batch by length, so that no model sees padding.
-
-    Args:
-        wav: [B, C, T].
-        lengths: samples of each item without padding.
-
-    Yields:
-        The groups, in the order of their first items; items without samples are left out.
-    """
-    for length in dict.fromkeys(lengths):
-        if length > 0:
-            places = [place for place, other in enumerate(lengths) if other == length]
-            yield Group(places, wav[places, :, :length])
 
 
 def evaluate_batches(

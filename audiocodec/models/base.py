@@ -11,6 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from audiocodec.models import padded
+from audiocodec.models.padded import Lengths
+from audiocodec.models.streaming.interface import Streaming
 from audiocodec.modules.parametrizations import PicklableModule, fold
 from audiocodec.quantization import BaseQuantizer, check_codes
 from audiocodec.quantization.usage import DrawCounter
@@ -46,7 +49,7 @@ class CodecOutput(NamedTuple):
     features: Mapping[str, torch.Tensor] = {}
 
 
-class CompressionModel(PicklableModule, ABC):
+class CompressionModel(Streaming, PicklableModule, ABC):
     """Codec: converts waveforms to discrete codes and back.
 
     Waveforms are float [B, C, T], in [-1, 1], with C = `channels`, at `sample_rate` (Hz). Codes are
@@ -134,17 +137,37 @@ class CompressionModel(PicklableModule, ABC):
             ValueError: wrong shape, number of channels, type or device.
         """
 
-    @abstractmethod
-    def encode(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def encode(
+        self, wav: torch.Tensor | np.ndarray, lengths: Lengths | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Encode a waveform [B, C, T] of any length, with the active codebooks.
+
+        With `lengths`, each item gets the codes and the scale that it would get alone, whatever is
+        in its padding. Its codes and scales end in zeros; `frames` tells how many are its own. For
+        that, items of different lengths are computed one after the other: no faster than alone. On
+        a GPU, items of equal length share a computation, which may round differently.
+
+        Args:
+            wav: the waveform, padded to the longest item if there are `lengths`.
+            lengths: samples of each item, integers [B]; None: all have T samples.
 
         Returns:
             codes [B, num_codebooks, T_frames], and scale [B, 1], or [B, segments], or None if the
             model does not renormalize.
 
         Raises:
-            ValueError: wrong shape, number of channels, type or device.
+            ValueError: wrong shape, number of channels, type or device, or lengths out of range.
         """
+        if lengths is None:
+            return self._encode_batch(wav)
+        wav = self.check_wav(wav)
+        return padded.encode(self._encode_batch, wav, lengths)
+
+    @abstractmethod
+    def _encode_batch(
+        self, wav: torch.Tensor | np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Encode a waveform whose items all have T samples, see `encode`; for subclasses."""
 
     @abstractmethod
     def encode_latent(
@@ -160,19 +183,51 @@ class CompressionModel(PicklableModule, ABC):
             ValueError: wrong shape, number of channels, type or device.
         """
 
-    @abstractmethod
     def decode(
-        self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None = None
+        self,
+        codes: torch.Tensor | np.ndarray,
+        scale: torch.Tensor | np.ndarray | None = None,
+        lengths: Lengths | None = None,
     ) -> torch.Tensor:
         """Decode codes [B, K, T_frames], 1 <= K <= total_codebooks, and the scale from `encode`.
+
+        With `lengths`, each item gets the waveform that it would get alone, followed by zeros,
+        whatever is in its padding; see `encode` for the price.
+
+        Args:
+            codes: the codes, padded to the longest item if there are `lengths`.
+            scale: the scale from `encode`, None without any.
+            lengths: frames of each item, integers [B]; None: all have T_frames.
 
         Returns:
             Waveform [B, C, T_frames * hop_length], shorter if segments overlap: cut it to the
             length of the original. At a higher `output_sample_rate`, it is longer accordingly.
 
         Raises:
-            ValueError: wrong shape, type or device, or codes out of range.
+            ValueError: wrong shape, type or device, or codes or lengths out of range.
         """
+        if lengths is None:
+            return self._decode_batch(codes, scale)
+        if not isinstance(codes, torch.Tensor | np.ndarray) or codes.ndim != 3:
+            codes = self.check_codes(codes)  # raises; the codes in the padding are not checked
+        if scale is not None:
+            scale = self._to_floats('scale', scale, 'as returned by encode')
+        alone = self._weight().device.type == 'cpu'
+        return padded.decode(self._decode_batch, self.num_scales, codes, scale, lengths, alone)
+
+    @abstractmethod
+    def _decode_batch(
+        self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None
+    ) -> torch.Tensor:
+        """Decode codes whose items all have T_frames, see `decode`; for subclasses."""
+
+    def frames(self, samples: int) -> int:
+        """Return the number of frames of the codes of an item with so many samples, from 1 up."""
+        return -(-samples // self.hop_length)
+
+    def num_scales(self, frames: int) -> int:
+        """Return the number of scales of an item with so many frames, if it is renormalized."""
+        return 1
 
     @abstractmethod
     def decode_latent(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:

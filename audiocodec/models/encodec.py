@@ -183,7 +183,9 @@ class EncodecModel(CompressionModel):
         )
 
     @torch.no_grad()
-    def encode(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _encode_batch(
+        self, wav: torch.Tensor | np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return codes [B, num_codebooks, T_frames] and scale or None; see `CompressionModel`."""
         wav = self.check_wav(wav)
         latents, scale = self._to_latents(wav, self.segments)
@@ -201,8 +203,8 @@ class EncodecModel(CompressionModel):
         latents, scale = self._to_latents(self.check_wav(wav), self.segments)
         return self.quantizer.encode_latent(latents), scale
 
-    def decode(
-        self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None = None
+    def _decode_batch(
+        self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None
     ) -> torch.Tensor:
         """Return the waveform [B, C, T_frames * hop_length] of codes; see `CompressionModel`.
 
@@ -229,6 +231,17 @@ class EncodecModel(CompressionModel):
         if scale is not None:
             scale = self._check_scale(scale, latents)
         return self._to_wav(self.quantizer.decode_latent(latents), scale, self.segments)
+
+    def frames(self, samples: int) -> int:
+        """Return the number of frames of an item; see `CompressionModel`."""
+        sizes = [samples] if self.segments is None else self.segments.sizes(samples)
+        # some encoders complete a group of frames, which shares a code
+        multiple = getattr(self.encoder, 'frame_multiple', 1)
+        return sum(-(-size // (self.hop_length * multiple)) * multiple for size in sizes)
+
+    def num_scales(self, frames: int) -> int:
+        """Return the number of segments of an item; see `CompressionModel`."""
+        return 1 if self.segments is None else len(self.segments.split(frames))
 
     def _to_latents(
         self, wav: torch.Tensor, segments: Segments | None
@@ -271,7 +284,7 @@ class EncodecModel(CompressionModel):
     def _check_scale(self, scale: torch.Tensor | np.ndarray, latents: torch.Tensor) -> torch.Tensor:
         if not self.renormalize:
             raise ValueError('this model does not renormalize, but got a scale: use decode(codes)')
-        number = 1 if self.segments is None else len(self.segments.split(latents.shape[-1]))
+        number = self.num_scales(latents.shape[-1])
         scale = self._to_floats('scale', scale, 'as returned by encode')
         if scale.shape != (len(latents), number):
             raise ValueError(

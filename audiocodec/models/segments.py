@@ -1,9 +1,10 @@
 """Overlapping segments of fixed length, each encoded independently, for long recordings."""
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
+from torch.nn import functional as F
 
 
 class Segments:
@@ -39,12 +40,13 @@ class Segments:
             wav[..., start : start + self.length] for start in range(0, wav.shape[-1], self.stride)
         ]
 
+    def sizes(self, samples: int) -> list[int]:
+        """Return the number of samples of each segment of a waveform."""
+        return [min(self.length, samples - start) for start in range(0, samples, self.stride)]
+
     def frames(self, samples: int) -> list[int]:
         """Return the number of frames of each segment of a waveform."""
-        return [
-            -(-min(self.length, samples - start) // self.hop_length)
-            for start in range(0, samples, self.stride)
-        ]
+        return [-(-size // self.hop_length) for size in self.sizes(samples)]
 
     def split(self, frames: int) -> list[int]:
         """Return the number of frames of each segment, given their sum.
@@ -67,19 +69,32 @@ class Segments:
         Returns:
             [..., T], up to the end of the last segment.
         """
-        if len(wavs) == 1:
-            return wavs[0]
-        total = self.stride * (len(wavs) - 1) + wavs[-1].shape[-1]
-        rising = torch.arange(1, wavs[0].shape[-1] + 1, device=wavs[0].device) / (
-            wavs[0].shape[-1] + 1
-        )
-        weight = torch.minimum(rising, 1 - rising).to(wavs[0].dtype)
-        joined = wavs[0].new_zeros(*wavs[0].shape[:-1], total)
-        weights = weight.new_zeros(total)
-        for index, wav in enumerate(wavs):
-            start = index * self.stride
+        return torch.cat(list(self.joined(wavs)), dim=-1)
+
+    def joined(self, wavs: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Yield what `join` returns in pieces, each as soon as no later segment changes it."""
+        sums = weights = weight = torch.empty(0)
+        size = number = 0
+        for wav in wavs:
+            if number == 0:
+                weight = _triangle(wav)
+                sums, weights = torch.zeros_like(wav), torch.zeros_like(weight)
+            else:
+                yield sums[..., : self.stride] / weights[: self.stride]
+                more = (0, self.stride)
+                sums = F.pad(sums[..., self.stride :], more)
+                weights = F.pad(weights[self.stride :], more)
+            size = wav.shape[-1]
+            sums[..., :size] += wav * weight[:size]
+            weights[:size] += weight[:size]
+            number += 1
+        if number:
             # the last but one may end after the last: the rest is padding
-            size = min(wav.shape[-1], total - start)
-            joined[..., start : start + size] += wav[..., :size] * weight[:size]
-            weights[start : start + size] += weight[:size]
-        return joined / weights
+            yield wav if number == 1 else sums[..., :size] / weights[:size]
+
+
+def _triangle(wav: torch.Tensor) -> torch.Tensor:
+    """Return the weights of the samples of a segment [..., T], [T]."""
+    size = wav.shape[-1]
+    rising = torch.arange(1, size + 1, device=wav.device) / (size + 1)
+    return torch.minimum(rising, 1 - rising).to(wav.dtype)

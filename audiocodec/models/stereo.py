@@ -115,7 +115,9 @@ class InterleaveStereoCompressionModel(CompressionModel):
             bandwidth=2 * out.bandwidth,
         )
 
-    def encode(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _encode_batch(
+        self, wav: torch.Tensor | np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return interleaved codes and scale of a waveform [B, 2, T]; see `CompressionModel`."""
         wav = self.check_wav(wav)
         codes, scale = self.model.encode(wav.reshape(-1, 1, wav.shape[-1]))
@@ -130,8 +132,8 @@ class InterleaveStereoCompressionModel(CompressionModel):
         latents = latents.reshape(len(wav), -1, latents.shape[-1])
         return latents, None if scale is None else scale.reshape(len(wav), -1)
 
-    def decode(
-        self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None = None
+    def _decode_batch(
+        self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None
     ) -> torch.Tensor:
         """Return the waveform [B, 2, T] of interleaved codes and scale; see `CompressionModel`."""
         apart = self._separate(codes)
@@ -144,6 +146,14 @@ class InterleaveStereoCompressionModel(CompressionModel):
                 )
             scale = scale.reshape(len(apart), -1)
         return self.model.decode(apart, scale).reshape(len(codes), 2, -1)
+
+    def frames(self, samples: int) -> int:
+        """Return the number of interleaved frames of an item; see `CompressionModel`."""
+        return self.model.frames(samples) * (2 if self.per_timestep else 1)
+
+    def num_scales(self, frames: int) -> int:
+        """Return the number of scales of both channels of an item; see `CompressionModel`."""
+        return 2 * self.model.num_scales(-(-frames // 2) if self.per_timestep else frames)
 
     def decode_latent(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Return latents [B, 2 D, T_frames] of interleaved codes; see `CompressionModel`."""

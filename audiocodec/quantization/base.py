@@ -120,6 +120,11 @@ class BaseQuantizer(nn.Module, ABC):
         return first, last
 
     @property
+    def frame_group(self) -> int:
+        """Frames that are quantized together: a signal may be cut only at their multiples."""
+        return 1
+
+    @property
     def entry_dimension(self) -> int | None:
         """Channels of a codebook's entries; None without tables of entries."""
         return None

@@ -155,6 +155,7 @@ class Codebooks(DrawCounter):
         dead: [K], fraction of dead entries at the latest update of the level.
         updates: int64, number of training updates; determines the window of the averages and the
             random draws.
+        norms: [K, bins], squared norms of the entries, once they are final; not in the state dict.
     """
 
     embed: torch.Tensor
@@ -163,6 +164,7 @@ class Codebooks(DrawCounter):
     inited: torch.Tensor
     usage: torch.Tensor
     dead: torch.Tensor
+    norms: torch.Tensor | None
 
     def __init__(
         self,
@@ -202,6 +204,7 @@ class Codebooks(DrawCounter):
         self.register_buffer('usage', torch.zeros(levels, bins))
         self.register_buffer('dead', torch.zeros(levels))
         self.register_buffer('updates', torch.zeros((), dtype=torch.int64))
+        self.register_buffer('norms', None, persistent=False)
         # Copy of `inited` on the host, as of `updates`. False: not known, read the buffer.
         self._all_initialized = kmeans_iters == 0
 
@@ -247,6 +250,7 @@ class Codebooks(DrawCounter):
 
     def drop_statistics(self) -> None:
         """Free all buffers except the entries; the codebooks can no longer be trained."""
+        self.norms = self.embed.square().sum(-1)
         for name in ('embed_avg', 'cluster_size', 'inited', 'usage', 'dead', 'updates'):
             setattr(self, name, None)
 
@@ -257,6 +261,17 @@ class Codebooks(DrawCounter):
     def encode(self, vectors: torch.Tensor, levels: int) -> ResidualCodes:
         """Quantize vectors [N, D] with the first `levels` codebooks."""
         return self._quantize(vectors, levels, levels, batch_stats=None)
+
+    @torch.no_grad()
+    def codes(self, vectors: torch.Tensor, levels: int) -> torch.Tensor:
+        """Return the codes, int64 [K, N], of vectors [N, D] with the first `levels` codebooks."""
+        found = []
+        for level in range(levels):
+            entries = self.embed[level]
+            norms = None if self.norms is None else self.norms[level]
+            found.append(nearest(vectors, entries, norms))
+            vectors = vectors - F.embedding(found[-1], entries)
+        return torch.stack(found)
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor) -> torch.Tensor:

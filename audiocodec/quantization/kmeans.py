@@ -11,6 +11,7 @@ _CPU_CHUNK = 2**20
 _GPU_CHUNK = 2**26
 # Size of the groups in which the minimum is searched on a CPU, see `_first_minimum`.
 _GROUP = 64
+_FEW_ROWS = 16  # for which the time of operators counts more than that of their work
 
 
 def nearest(
@@ -62,7 +63,7 @@ def _first_minimum(rows: torch.Tensor) -> torch.Tensor:
     finding its value. The CPU path therefore computes the minimum of each group, selects the first
     group with the smallest one, and searches the index within that group only.
     """
-    if rows.device.type != 'cpu' or rows.shape[1] % _GROUP:
+    if rows.device.type != 'cpu' or rows.shape[1] % _GROUP or rows.shape[0] <= _FEW_ROWS:
         return rows.min(dim=1).indices  # faster than argmin
     number = rows.shape[1] // _GROUP
     group = rows.view(-1, number, _GROUP).amin(dim=-1).min(dim=1).indices

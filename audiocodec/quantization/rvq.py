@@ -211,9 +211,7 @@ class ResidualVectorQuantizer(BaseQuantizer):
         self._check_latents(latents)
         with torch.autocast(latents.device.type, enabled=False):
             vectors = self._to_vectors(latents.to(self.codebooks.embed.dtype))
-            return self._to_codes(
-                self.codebooks.encode(vectors, self.num_codebooks).codes, len(latents)
-            )
+            return self._to_codes(self.codebooks.codes(vectors, self.num_codebooks), len(latents))
 
     def decode(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Return the latents, float [B, D, T], of codes [B, K, T] of the first K codebooks.

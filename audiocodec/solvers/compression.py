@@ -10,10 +10,11 @@ import torch
 
 from audiocodec.data import write_audio
 from audiocodec.evaluation import Codec
-from audiocodec.evaluation.stage import by_length, evaluate_batches
+from audiocodec.evaluation.stage import evaluate_batches
 from audiocodec.losses import CodecLoss
 from audiocodec.metrics import MetricSuite
 from audiocodec.models import CodecOutput, CompressionModel, pretrained
+from audiocodec.models.padded import by_length
 from audiocodec.optim import ModuleEMA, advance
 from audiocodec.optim.step import step_if
 from audiocodec.recipe.describe import describe

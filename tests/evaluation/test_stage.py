@@ -3,21 +3,12 @@ import json
 import pytest
 import torch
 from items import dataset_of, tiny_model, write_items
-from noise import noise
 
 from audiocodec.data import make_loader
 from audiocodec.evaluation import Codec
 from audiocodec.evaluation.rows import RowFile
-from audiocodec.evaluation.stage import by_length, evaluate_batches
+from audiocodec.evaluation.stage import evaluate_batches
 from audiocodec.metrics import SISNR, MelDistance, Metric, MetricSuite, UnscorableError
-
-
-def test_batches_are_split_by_length():
-    wav = noise(5, 1, 9)
-    groups = list(by_length(wav, [9, 4, 0, 4, 9]))
-    assert [group.places for group in groups] == [[0, 4], [1, 3]]
-    assert torch.equal(groups[0].wav, wav[[0, 4]])
-    assert torch.equal(groups[1].wav, wav[[1, 3], :, :4])
 
 
 def read(folder):

@@ -1,6 +1,8 @@
 """Fast CPU kernels for signals in channels-last memory: convolutions and ELU; no gradients."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +13,12 @@ from audiocodec.modules.snake import Snake, snake
 
 LOG2_E = 1 / math.log(2)
 _FEW = 2  # output channels of audio
+_FEW_ROWS = 16  # of a product whose weights are packed; the order is the same for other numbers
 _PAIRED = 2**18  # weights above which the products that `Pairs` saves outweigh its additions
 # matrix products are as fast as convolutions with AVX2, but not with AVX-512
 _PRODUCTS = torch.backends.cpu.get_cpu_capability() == 'AVX2'
 _CACHED = 2**19  # values that stay in the cache of a core from one operator to the next
+_MANY = 2**17  # weights that oneDNN multiplies faster once they are packed in its order
 
 
 def make_kernel(
@@ -102,6 +106,10 @@ class Kernel(nn.Module):
             )
         return y[:, :, 0]
 
+    def matrix(self) -> torch.Tensor:
+        """Return the weight as [O, K * C]."""
+        return self.weight[:, :, 0].transpose(1, 2).reshape(self.outputs, -1)
+
 
 class FewOutputs(Kernel):
     """Convolution with few outputs: one matrix product for all taps, then sums over the taps.
@@ -112,6 +120,10 @@ class FewOutputs(Kernel):
     @staticmethod
     def _laid_out(weight: torch.Tensor, stride: int) -> torch.Tensor:
         return weight.permute(2, 0, 1).flatten(0, 1)  # [K * O, C]
+
+    def matrix(self) -> torch.Tensor:
+        """Return the weight as [O, K * C]."""
+        return self.weight.unflatten(0, (self.taps, -1)).transpose(0, 1).flatten(1)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Map [B, C, 1, T], channels last, to [B, O, T']."""
@@ -136,6 +148,10 @@ class Pairs(Kernel):
         first, second = (half.permute(2, 1, 0).flatten(0, 1) for half in weight.split(stride, 2))
         return torch.stack([first, first + second, second])  # [3, stride * C, O]
 
+    def matrix(self) -> torch.Tensor:
+        """Return the weight as [O, K * C]."""
+        return torch.cat([self.weight[0], self.weight[2]]).t()
+
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Map [B, C, 1, T], channels last, to [B, O, T']."""
         blocks = rows[:, :, 0].transpose(1, 2).unflatten(1, (-1, self.stride)).flatten(2)
@@ -150,6 +166,106 @@ class Pairs(Kernel):
         return y.transpose(1, 2)
 
 
+class GroupedTranspose(nn.Module):
+    """Transposed convolution with groups, for frames that are known with those before them.
+
+    Args:
+        weight: [C, O / groups, (1 + F) * stride], for F frames before the current one.
+        bias: [O] or None.
+        stride: outputs per frame.
+        groups: as in `F.conv_transpose1d`.
+    """
+
+    is_product = False
+
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, stride: int, groups: int
+    ) -> None:
+        super().__init__()
+        bias = weight.new_zeros(weight.shape[1] * groups) if bias is None else bias
+        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        self.bias = nn.Parameter(bias.detach(), requires_grad=False)
+        self.stride = stride
+        self.groups = groups
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Map [B, C, 1, F + T], channels last, to [B, stride * O, T]."""
+        x = rows[:, :, 0]
+        y = F.conv_transpose1d(x, self.weight, self.bias, self.stride, groups=self.groups)
+        before = self.weight.shape[2] - self.stride
+        y = y[..., before : x.shape[2] * self.stride].transpose(1, 2)
+        return y.reshape(y.shape[0], -1, self.stride * y.shape[2]).transpose(1, 2)
+
+
+class Product(nn.Module):
+    """Convolution as one matrix product, for a few frames at a time.
+
+    oneDNN reorders the weights of a convolution on every call. With many weights, this takes longer
+    than to convolve a few frames. Here, many weights are in oneDNN's order already.
+
+    Args:
+        kernel: one with a single group.
+    """
+
+    is_product = False
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__()
+        assert kernel.groups == 1
+        self.taps = kernel.taps
+        self.stride = kernel.stride
+        self.dilation = kernel.dilation
+        self.span = (kernel.taps - 1) * kernel.dilation + 1  # inputs of an output
+        self.multiply = make_product(kernel.matrix(), kernel.bias)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Map [B, C, 1, T], channels last, to [B, O, T']."""
+        return self.of_rows(rows[:, :, 0].transpose(1, 2)).transpose(1, 2)
+
+    def of_rows(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [B, T, C] to [B, T', O]."""
+        items, frames, channels = x.shape
+        if self.taps > 1 or self.stride > 1:
+            frames = (frames - self.span) // self.stride + 1
+            item, row, value = x.stride()
+            x = x.as_strided(
+                (items, frames, self.taps, channels),
+                (item, self.stride * row, self.dilation * row, value),
+                x.storage_offset(),
+            )
+        y = self.multiply(x.reshape(items * frames, self.taps * channels))
+        return y.view(items, frames, y.shape[1])
+
+
+def make_product(
+    weight: torch.Tensor, bias: torch.Tensor
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a function that maps [N, C] to `x @ weight.t() + bias`, [N, O].
+
+    Args:
+        weight: [O, C].
+        bias: [O].
+    """
+    weight, bias = weight.detach(), bias.detach()
+    if (
+        weight.numel() >= _MANY
+        and weight.device.type == 'cpu'
+        and weight.dtype == torch.float32
+        and hasattr(torch.ops.mkldnn, '_linear_pointwise')
+    ):
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _FEW_ROWS)
+        return partial(_packed_product, weight=packed, bias=bias)
+    return partial(_plain_product, weight=weight.t(), bias=bias)
+
+
+def _packed_product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [None], '')
+
+
+def _plain_product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    return torch.addmm(bias, x, weight)
+
+
 class ScaledELU(nn.Module):
     """ELU of values that are multiplied by `scale`; with log2(e), exp becomes exp2.
 
@@ -162,27 +278,37 @@ class ScaledELU(nn.Module):
         scale: factor of the values.
     """
 
+    offset: torch.Tensor
+
     def __init__(self, alpha: float, scale: float) -> None:
         super().__init__()
         self.alpha = alpha
         self.scale = scale
+        offset = torch.tensor(-alpha * scale, dtype=torch.float64)
+        self.register_buffer('offset', offset, persistent=False)
+        self.factor = alpha * scale
 
     def forward(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Map x [B, T, C], into `out` if given, which may be x."""
         out = torch.empty_like(x) if out is None else out
-        factor = self.alpha * self.scale
         if self.alpha > 1:
-            return torch.ops.aten.elu.out(x, factor, 1, 1 / self.scale, out=out)
-        offset = x.new_tensor(-factor)
+            return torch.ops.aten.elu.out(x, self.factor, 1, 1 / self.scale, out=out)
         # in parts that stay in the cache between the operators
-        frames = max(1, torch.get_num_threads() * _CACHED // (len(x) * x.shape[2]))
-        for part, y in zip(x.split(frames, 1), out.split(frames, 1)):
-            power = torch.clamp(part, max=0, out=None if out is x else y)
-            if self.scale != LOG2_E:
-                power.mul_(LOG2_E / self.scale)
-            torch.add(offset, power.exp2_(), alpha=factor, out=power)
-            torch.maximum(part, power, out=y)
+        frames = torch.get_num_threads() * _CACHED // (x.shape[0] * x.shape[2])
+        if x.shape[1] <= frames:
+            self._activate(x, out)
+        else:
+            for part, y in zip(x.split(max(1, frames), 1), out.split(max(1, frames), 1)):
+                self._activate(part, part if out is x else y)
         return out
+
+    def _activate(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        """Map x [B, T, C] into `out`, which may be x."""
+        power = torch.clamp(x, max=0, out=None if out is x else out)
+        if self.scale != LOG2_E:
+            power.mul_(LOG2_E / self.scale)
+        torch.add(self.offset, power.exp2_(), alpha=self.factor, out=power)
+        torch.maximum(x, power, out=out)
 
 
 class RowSnake(nn.Module):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from audiocodec.models import pretrained
 from audiocodec.models.base import CompressionModel
+from audiocodec.models.certificate import certify, load_clips
 from audiocodec.models.export import bundle, onnx, parity, torch_export
 from audiocodec.models.export.compact import export_encodec, save_compact
 from audiocodec.models.export.parity import Codec, Report
@@ -25,6 +26,7 @@ from audiocodec.run import checkpoint
 
 __all__ = [
     'FORMATS',
+    'SUFFIXES',
     'ParityError',
     'Report',
     'export',
@@ -45,7 +47,15 @@ Audio = Sequence[str | os.PathLike[str]] | None
 
 
 class ParityError(ValueError):
-    """The export does not compute the same as its source; the message is the report."""
+    """The export does not compute the same as its source; the message is the report.
+
+    Args:
+        report: the comparison.
+    """
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(str(report))
+        self.report = report
 
 
 def export_compact(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
@@ -216,6 +226,10 @@ FORMATS: dict[str, Callable[[Sources, str | os.PathLike[str], Audio], Report]] =
 }
 
 
+# of the formats that are one file
+SUFFIXES = {'audiocraft': '.bin', 'bundle': '.th', 'compact': '.bin', 'descript': '.pth'}
+
+
 def export(
     source: Sources, out: str | os.PathLike[str], format: str = 'compact', audio: Audio = None
 ) -> Report:
@@ -244,9 +258,11 @@ def _export(
     """Write, read back, compare, and save the report."""
     _check_out(name, out)
     found = open_source(source)
-    clips = parity.load_clips(found.model, audio)
+    clips = load_clips(found.model, audio)
     report = Report(name, found.name, notes=write(found, out))
     parity.compare(found.model, read(out), clips, report)
+    if found.model.total_codebooks:
+        report.certificate = certify(found.model, found.name, clips, brief=True)
     files = [out]
     if out.is_dir():
         files = sorted(path for path in out.iterdir() if path.name != 'parity.json')
@@ -254,20 +270,20 @@ def _export(
     report.needed = parity.needed_bytes(found.model)
     report.save(out / 'parity.json' if out.is_dir() else out.with_name(f'{out.name}.parity.json'))
     if not report.passed:
-        raise ParityError(str(report))
+        raise ParityError(report)
     logger.info('%s', report)
     return report
 
 
 def _check_out(name: str, out: Path) -> None:
     """Refuse an unsuitable output path, before anything is computed."""
-    folder = name in ('hf', 'onnx', 'snac', 'torch')
+    folder = name not in SUFFIXES
     if folder and out.is_file():
         raise ValueError(f'{out} is a file: the format {name} needs a folder')
     if not folder and out.is_dir():
         raise ValueError(
             f'{out} is a folder: the format {name} needs a file, such as '
-            f'{out / ("model" + (".th" if name == "bundle" else ".bin"))}'
+            f'{out / ("model" + SUFFIXES[name])}'
         )
     if name == 'audiocraft' and out.suffix == checkpoint.SAFETENSORS:
         raise ValueError(f'{out}: AudioCraft reads PyTorch files; use another suffix, such as .bin')

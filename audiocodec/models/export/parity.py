@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,13 +9,12 @@ from typing import Any, Protocol
 import torch
 
 from audiocodec.models.base import CompressionModel
-from audiocodec.models.export.comparison import Comparison, encode_with_latents
-from audiocodec.utils import paths
+from audiocodec.models.certificate.certificate import Certificate
+from audiocodec.models.certificate.clips import Clips
+from audiocodec.models.certificate.comparison import Comparison, encode_with_latents
 
 # Largest accepted difference of waveforms, relative to full scale or to a louder peak.
 WAV_TOLERANCE = 1e-4
-SECONDS = 3.0
-ITEMS = 4
 
 
 class Codec(Protocol):
@@ -30,21 +28,6 @@ class Codec(Protocol):
 
 
 @dataclass
-class Clips:
-    """Audio to compare on.
-
-    Attributes:
-        origin: where it is from, for the report.
-        names: name of each clip.
-        wavs: float [C, T] each.
-    """
-
-    origin: str
-    names: list[str]
-    wavs: list[torch.Tensor]
-
-
-@dataclass
 class Report(Comparison):
     """Result of comparing an export with its source.
 
@@ -55,6 +38,7 @@ class Report(Comparison):
         clips: name and length of each clip.
         files: size of each file in bytes.
         needed: 4 bytes for each parameter and buffer that inference needs.
+        certificate: of the source, on the same audio; None for a model without codes.
     """
 
     format: str
@@ -63,6 +47,7 @@ class Report(Comparison):
     clips: list[str] = field(default_factory=list)
     files: dict[str, int] = field(default_factory=dict)
     needed: int = 0
+    certificate: Certificate | None = None
 
     @property
     def passed(self) -> bool:
@@ -73,6 +58,7 @@ class Report(Comparison):
         """Return the report as JSON."""
         return {
             **asdict(self),
+            'certificate': None if self.certificate is None else self.certificate.to_dict(),
             'passed': self.passed,
             'total': sum(self.files.values()),
             'torch': str(torch.__version__),
@@ -99,39 +85,10 @@ class Report(Comparison):
             f'  size: {_megabytes(total)} in all, {total / max(1, self.needed):.3f} of the '
             f'{_megabytes(self.needed)} that inference needs'
         )
+        if self.certificate is not None:
+            outcome = 'passed' if self.certificate.passed else 'FAILED'
+            lines.append(f'  certificate: {outcome}, see audiocodec certify')
         return '\n'.join([*lines, *(f'  note: {note}' for note in self.notes)])
-
-
-def load_clips(
-    model: CompressionModel, sources: Sequence[str | os.PathLike[str]] | None = None
-) -> Clips:
-    """Load segments of recordings for a comparison, with different lengths.
-
-    Args:
-        model: determines the sample rate and channels of the clips.
-        sources: audio files, folders or manifests. None: the example recordings.
-
-    Raises:
-        ValueError: the sources cannot be read.
-    """
-    origin = 'given'
-    if sources is None:
-        sources = [paths.ROOT / 'dataset' / 'example' / 'evaluate']
-        origin = 'recordings of dataset/example/evaluate'
-    # not at the top: other uses of models do not need audio files
-    from audiocodec.data import load_source, read_segment
-
-    metas = [meta for source in sources for meta in load_source(source)]
-    metas = metas[:: max(1, len(metas) // ITEMS)][:ITEMS]
-    clips = Clips(origin, [], [])
-    for index, meta in enumerate(metas):
-        frames = int(SECONDS * model.sample_rate) - 37 * index - 1
-        start = max(0, int(meta.duration * model.sample_rate) - frames) // 2
-        wav = read_segment(meta.path, start, frames, model.sample_rate, model.channels)
-        wav = _fit(model, wav)
-        clips.wavs.append(wav)
-        clips.names.append(f'{Path(meta.path).name} ({wav.shape[-1] / model.sample_rate:.2f} s)')
-    return clips
 
 
 @torch.no_grad()
@@ -174,15 +131,6 @@ def compare(model: CompressionModel, export: Codec, clips: Clips, report: Report
 def needed_bytes(model: CompressionModel) -> int:
     """Return 4 bytes for each number that a model needs for inference."""
     return 4 * sum(value.numel() for value in model.for_inference().state_dict().values())
-
-
-def _fit(model: CompressionModel, wav: torch.Tensor) -> torch.Tensor:
-    """Cut to a length of full segments if the model uses segments: other libraries need that."""
-    segments = getattr(model, 'segments', None)
-    if segments is None or wav.shape[-1] <= segments.length:
-        return wav
-    number = (wav.shape[-1] - segments.length) // segments.stride
-    return wav[..., : number * segments.stride + segments.length]
 
 
 def _megabytes(size: int) -> str:

@@ -138,6 +138,12 @@ class AudioTokenizer(TransformersCodec):
         elif n != 0:
             raise ValueError(f'cannot use {n} codebooks: {self._continuous} has none')
 
+    def frames(self, samples: int) -> int:
+        """Return the number of frames of an item; see `CompressionModel`."""
+        if self.kind in _COMPLETE_FRAMES:
+            return samples // self.hop_length + 1
+        return super().frames(samples)
+
     # ---- codec -----------------------------------------------------------------------------------
 
     def forward(self, wav: torch.Tensor | np.ndarray) -> CodecOutput:
@@ -159,7 +165,7 @@ class AudioTokenizer(TransformersCodec):
         return CodecOutput(wav_hat[..., : wav.shape[-1]], codes, latents, None, bandwidth, {}, {})
 
     @torch.no_grad()
-    def encode(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, None]:
+    def _encode_batch(self, wav: torch.Tensor | np.ndarray) -> tuple[torch.Tensor, None]:
         """Return codes [B, num_codebooks, T_frames], and no scale.
 
         Raises:
@@ -197,8 +203,8 @@ class AudioTokenizer(TransformersCodec):
             )
         return _LATENTS[self.kind](self.model, codes)
 
-    def decode(
-        self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None = None
+    def _decode_batch(
+        self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None
     ) -> torch.Tensor:
         """Return the waveform [B, C, T_frames * hop_length] of codes; see `CompressionModel`.
 
@@ -206,7 +212,7 @@ class AudioTokenizer(TransformersCodec):
             ValueError: as there, or the model is continuous.
         """
         self._check_discrete()
-        return super().decode(codes, scale)
+        return super()._decode_batch(codes, scale)
 
     def synthesize(
         self, latents: torch.Tensor, scale: torch.Tensor | np.ndarray | None = None

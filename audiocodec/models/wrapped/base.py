@@ -62,8 +62,8 @@ class TransformersCodec(CompressionModel):
             )
         self._num_codebooks = n
 
-    def decode(
-        self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None = None
+    def _decode_batch(
+        self, codes: torch.Tensor | np.ndarray, scale: torch.Tensor | np.ndarray | None
     ) -> torch.Tensor:
         """Return the waveform [B, C, T_frames * hop_length] of codes; see `CompressionModel`."""
         if scale is not None:

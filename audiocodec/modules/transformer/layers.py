@@ -1,6 +1,7 @@
 """Causal transformer with a sliding window, as between the convolutions of Mimi."""
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -8,6 +9,10 @@ from torch.nn import functional as F
 
 from audiocodec.modules.checks import require_int
 from audiocodec.modules.reach import Reach
+
+# Keys and values [B, heads, T, D / heads] of the last frames of a layer, by these names; None for
+# the start of a signal.
+Past = dict[str, Any]
 
 
 class LayerScale(nn.Module):
@@ -56,16 +61,28 @@ class WindowedAttention(nn.Module):
         self.in_proj = Linear(dimension, 3 * dimension, bias=False)  # queries, keys, values
         self.out_proj = Linear(dimension, dimension, bias=False)
 
-    def forward(self, x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, rotation: torch.Tensor, past: Past | None = None
+    ) -> torch.Tensor:
         """Map [B, T, D] to [B, T, D].
 
         Args:
             x: float [B, T, D].
             rotation: see `rotation_of`.
+            past: keys and values of the frames before x, which are replaced by those for the frames
+                after it; None: x is the whole signal.
         """
         projected = self.in_proj(x).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = projected.permute(2, 0, 3, 1, 4)  # each [B, heads, T, D / heads]
-        y = windowed_attention(rotate(q, rotation), rotate(k, rotation), v, self.context)
+        q, k = rotate(q, rotation), rotate(k, rotation)
+        if past is None:
+            y = windowed_attention(q, k, v, self.context)
+        else:
+            if past['keys'] is not None:
+                k, v = torch.cat((past['keys'], k), 2), torch.cat((past['values'], v), 2)
+            y = _attention_to_past(q, k, v, self.context)
+            first = max(0, k.shape[2] - self.context + 1)
+            past['keys'], past['values'] = k[:, :, first:], v[:, :, first:]
         return self.out_proj(y.transpose(1, 2).flatten(2))
 
 
@@ -100,9 +117,11 @@ class TransformerLayer(nn.Module):
             self.scale1 = LayerScale(dimension, layer_scale)
             self.scale2 = LayerScale(dimension, layer_scale)
 
-    def forward(self, x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, rotation: torch.Tensor, past: Past | None = None
+    ) -> torch.Tensor:
         """Map [B, T, D] to [B, T, D]; see `WindowedAttention.forward`."""
-        x = x + self.scale1(self.attention(self.norm1(x), rotation))
+        x = x + self.scale1(self.attention(self.norm1(x), rotation, past))
         return x + self.scale2(self.linear2(F.gelu(self.linear1(self.norm2(x)))))
 
 
@@ -167,9 +186,7 @@ class Transformer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, dimension, T] to [B, dimension, T]."""
-        rotation = rotation_of(
-            x.shape[-1], self.dimension // self.num_heads, self.max_period, x.device
-        )
+        rotation = self._rotation(0, x)
         x = x.transpose(1, 2)
         if torch.compiler.is_exporting():  # it would check the order of strides, which depends on T
             x = x.contiguous()
@@ -177,13 +194,34 @@ class Transformer(nn.Module):
             x = layer(x, rotation)
         return x.transpose(1, 2)
 
+    def advance(self, x: torch.Tensor, position: int, pasts: Sequence[Past]) -> torch.Tensor:
+        """Map the next frames of a signal that comes in pieces.
+
+        Args:
+            x: [B, dimension, T].
+            position: number of frames before x.
+            pasts: one per layer; see `WindowedAttention.forward`.
+
+        Returns:
+            [B, dimension, T].
+        """
+        rotation = self._rotation(position, x)
+        x = x.transpose(1, 2)
+        for layer, past in zip(self.layers, pasts, strict=True):
+            x = layer(x, rotation, past)
+        return x.transpose(1, 2)
+
+    def _rotation(self, position: int, x: torch.Tensor) -> torch.Tensor:
+        size = self.dimension // self.num_heads
+        return rotation_of(x.shape[-1], size, self.max_period, x.device, position)
+
     def reads(self, first: float, last: float, recurrence: bool = True) -> Reach:
         """Return the window of all layers together; see `reach`."""
         return Reach(first - len(self.layers) * (self.context - 1), last)
 
 
 def rotation_of(
-    frames: int, dimension: int, max_period: float, device: torch.device
+    frames: int, dimension: int, max_period: float, device: torch.device, start: int = 0
 ) -> torch.Tensor:
     """Return cosines and sines of the rotary positions, float32 [2, frames, dimension / 2].
 
@@ -192,9 +230,10 @@ def rotation_of(
         dimension: channels of a head.
         max_period: see `Transformer`.
         device: of the result.
+        start: position of the first frame.
     """
     exponents = torch.arange(0, dimension, 2, device=device, dtype=torch.float32) / dimension
-    positions = torch.arange(frames, device=device, dtype=torch.float32)
+    positions = torch.arange(start, start + frames, device=device, dtype=torch.float32)
     angles = positions[:, None] / max_period**exponents
     return torch.stack([angles.cos(), angles.sin()])
 
@@ -249,6 +288,17 @@ def windowed_attention(
     )
     y = y.unflatten(0, (len(q), -1)).transpose(1, 2).flatten(2, 3)
     return torch.cat([first, y[:, :, : frames - context]], dim=2)
+
+
+def _attention_to_past(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, context: int
+) -> torch.Tensor:
+    """Attend from the last frames [B, H, T, D] to all frames, T or more; as above."""
+    frames, keys = q.shape[2], k.shape[2]
+    mask = None  # a single frame sees all that is kept
+    if frames > 1:
+        mask = _band(frames, keys, context, q.device)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def _pairs_of_blocks(x: torch.Tensor, context: int) -> torch.Tensor:

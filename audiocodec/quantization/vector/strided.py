@@ -79,6 +79,11 @@ class StridedResidualQuantizer(DiscreteQuantizer):
         return first - reach, last + reach
 
     @property
+    def frame_group(self) -> int:
+        """Least common multiple of the strides in use."""
+        return math.lcm(*self.strides[: self.num_codebooks])
+
+    @property
     def entry_dimension(self) -> int | None:
         """Channels of an entry."""
         return self._entry_dimension

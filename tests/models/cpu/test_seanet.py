@@ -4,7 +4,8 @@ from torch import nn
 
 from audiocodec.models import EncodecModel
 from audiocodec.models.cpu import kernels as cpu_conv
-from audiocodec.models.cpu import seanet as cpu
+from audiocodec.models.cpu import layers as cpu_layers
+from audiocodec.models.cpu import parts as cpu_parts
 from audiocodec.modules import SEANetDecoder, SEANetEncoder
 from audiocodec.quantization import NoQuantizer, ResidualVectorQuantizer
 
@@ -82,12 +83,12 @@ def test_it_computes_the_same(fast, name, length):
     'overlap', [1, 0.3]
 )  # parts no longer than what one output reads, and longer ones
 def test_parts_make_the_whole(monkeypatch, fast, name, overlap):
-    monkeypatch.setattr(cpu, '_PART', 1)
-    monkeypatch.setattr(cpu, '_OVERLAP', overlap)
+    monkeypatch.setattr(cpu_parts, '_PART', 1)
+    monkeypatch.setattr(cpu_parts, '_OVERLAP', overlap)
     model = make_model(**OPTIONS[name])
     fast = fast(model)
     parts = {}
-    part = cpu._Chain.part
+    part = cpu_parts.Chain.part
 
     def counted(chain, x, start, stop, length, owned):
         parts.setdefault(chain, []).append((start, stop))
@@ -97,12 +98,14 @@ def test_parts_make_the_whole(monkeypatch, fast, name, overlap):
     latents = model.encoder(wav)
     before = latents.clone()
     expected = model.decoder(latents)
-    monkeypatch.setattr(cpu._Chain, 'part', counted)
+    monkeypatch.setattr(cpu_parts.Chain, 'part', counted)
     torch.testing.assert_close(fast.encoder(wav), latents, rtol=0, atol=1e-10)
     torch.testing.assert_close(fast.decoder(latents), expected, rtol=0, atol=1e-10)
     assert torch.equal(latents, before)
     chains = {
-        name: [module for module in getattr(fast, name).model if isinstance(module, cpu._Chain)]
+        name: [
+            module for module in getattr(fast, name).model if isinstance(module, cpu_parts.Chain)
+        ]
         for name in ('encoder', 'decoder')
     }
     if name in (
@@ -122,7 +125,7 @@ def test_parts_make_the_whole(monkeypatch, fast, name, overlap):
 
 
 def test_memory_does_not_grow_with_the_length(monkeypatch):
-    monkeypatch.setattr(cpu, '_PART', 4000)
+    monkeypatch.setattr(cpu_parts, '_PART', 4000)
     fast = make_model(torch.float32, causal=True, true_skip=False).for_cpu()
     sizes = []
     for module in fast.modules():
@@ -135,14 +138,14 @@ def test_memory_does_not_grow_with_the_length(monkeypatch):
 
 
 def test_layers_of_many_weights_are_computed_whole(monkeypatch):
-    monkeypatch.setattr(cpu, '_WEIGHTS', 600)
+    monkeypatch.setattr(cpu_layers, '_WEIGHTS', 600)
     fast = make_model(n_filters=8).for_cpu()
     layers = [*fast.encoder.model, *fast.decoder.model]
     most = {
         in_parts: [
             max(parameter.numel() for parameter in layer.parameters())
             for layer in layers
-            if isinstance(layer, cpu._Chain) == in_parts
+            if isinstance(layer, cpu_parts.Chain) == in_parts
         ]
         for in_parts in (True, False)
     }
@@ -194,7 +197,7 @@ def test_what_is_computed_by_products(monkeypatch, are_fast, norm):
     if norm == 'weight_norm':  # otherwise transposed convolutions are the model's
         strides = [kernel.stride for kernel in kernels_of(fast)[cpu_conv.Pairs]]
         assert strides == ([3, 4, 1, 1] if are_fast else [])
-    products = [block.product for block in fast.modules() if isinstance(block, cpu._Block)]
+    products = [block.product for block in fast.modules() if isinstance(block, cpu_layers.Block)]
     assert len(products) == 2 * 3 * 2
     assert all(
         (product is not None) == (are_fast and norm == 'weight_norm') for product in products
@@ -237,7 +240,7 @@ def test_snake_and_odd_strides_equal_the_plain_model(monkeypatch, length):
         for name, parameter in model.named_parameters():
             if name.endswith('alpha'):
                 parameter.uniform_(0.3, 2)
-        monkeypatch.setattr('audiocodec.models.cpu.seanet._PART', 500)
+        monkeypatch.setattr('audiocodec.models.cpu.parts._PART', 500)
         fast = model.for_cpu()
         wav = torch.randn(2, 1, length)
         latents, _ = model.encode_latent(wav)

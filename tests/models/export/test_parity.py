@@ -6,12 +6,13 @@ import torch
 
 from audiocodec.data import write_audio
 from audiocodec.models import export, pretrained
+from audiocodec.models.certificate import load_clips
 from audiocodec.models.export import parity
 
 
 def compared(model, candidate, **options):
     report = parity.Report('test', 'a model')
-    parity.compare(model, candidate, parity.load_clips(model, **options), report)
+    parity.compare(model, candidate, load_clips(model, **options), report)
     return report
 
 
@@ -70,18 +71,16 @@ def test_nan_and_other_shapes_do_not_pass(make_codec):
 def test_the_audio_may_be_given(make_codec, tmp_path):
     model = make_codec('stereo')
     write_audio(tmp_path / 'tone.wav', torch.sin(torch.arange(8000) / 9)[None], 16000)
-    clips = parity.load_clips(model, [tmp_path / 'tone.wav'])
+    clips = load_clips(model, [tmp_path / 'tone.wav'])
     assert clips.origin == 'given'
     assert clips.names == ['tone.wav (0.50 s)']
     assert clips.wavs[0].shape == (2, 4000)
     with pytest.raises(ValueError, match=r'nothing\.wav'):
-        parity.load_clips(model, [tmp_path / 'nothing.wav'])
+        load_clips(model, [tmp_path / 'nothing.wav'])
 
 
 def test_models_in_segments_get_whole_ones(make_codec):
-    clips = parity.load_clips(
-        make_codec('stereo', model={'segment_duration': 0.5, 'overlap': 0.01})
-    )
+    clips = load_clips(make_codec('stereo', model={'segment_duration': 0.5, 'overlap': 0.01}))
     assert [wav.shape[-1] for wav in clips.wavs] == [4000 + 5 * 3960] * 4
 
 

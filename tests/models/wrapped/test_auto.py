@@ -197,6 +197,7 @@ def test_codes_and_waveforms_are_those_of_transformers(pairs, kind):
         # the feature extractor of X-Codec 2 adds a sample
         frames = length // hop + 1 if kind == 'xcodec2' else -(-length // hop)
         assert codes.shape == (2, ours.total_codebooks, frames)
+        assert ours.frames(length) == frames
         decoded = theirs.decode(expected).audio_values
         assert torch.equal(ours.decode(codes), decoded)
         assert decoded.shape == (2, 1, frames * hop)
@@ -208,6 +209,22 @@ def test_codes_and_waveforms_are_those_of_transformers(pairs, kind):
         assert out.bandwidth.item() == pytest.approx(ours.bandwidth)
         used.update(codes.unique().tolist())
     assert len(used) > 2
+
+
+@pytest.mark.parametrize('kind', DISCRETE)
+def test_every_item_of_a_padded_batch_is_as_if_it_were_alone(pairs, kind):
+    _, ours, _ = pairs(kind)
+    hop = ours.hop_length
+    wav, lengths = random(4 * hop), [4 * hop, 2 * hop + 1]
+    codes, _ = ours.encode(wav, lengths)
+    frames = [ours.frames(length) for length in lengths]
+    decoded = ours.decode(codes, lengths=frames)
+    for item, length in enumerate(lengths):
+        alone, _ = ours.encode(wav[[item], :, :length])
+        assert torch.equal(codes[item, :, : frames[item]], alone[0])
+        assert not codes[item, :, frames[item] :].any()
+        expected = ours.decode(alone)[0]
+        assert torch.equal(decoded[item, :, : expected.shape[-1]], expected)
 
 
 @pytest.mark.parametrize('kind', CONTINUOUS)

@@ -15,7 +15,7 @@ class Tiny(TransformersCodec):
     def forward(self, wav):
         raise AssertionError
 
-    def encode(self, wav):
+    def _encode_batch(self, wav):
         raise AssertionError
 
     def encode_latent(self, wav):

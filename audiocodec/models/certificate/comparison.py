@@ -9,6 +9,9 @@ from audiocodec.models.base import CompressionModel
 from audiocodec.models.encodec import EncodecModel
 from audiocodec.quantization import BaseQuantizer
 
+# Largest accepted difference of waveforms, relative to their peak.
+WAV_TOLERANCE = 1e-5
+
 
 @dataclass(kw_only=True)
 class Comparison:
@@ -32,6 +35,11 @@ class Comparison:
     wav_difference: float = 0.0
     wav_peak: float = 0.0
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """True if all codes are equal or tied, and waveforms within `WAV_TOLERANCE`."""
+        return self.codes_equal and self.wav_within(WAV_TOLERANCE)
 
     @property
     def codes_equal(self) -> bool:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from audiocodec.models.export.comparison import Comparison, encode_with_latents
+from audiocodec.models.certificate.comparison import Comparison, encode_with_latents
 
 
 @pytest.fixture
