@@ -7,6 +7,7 @@ here:
 - the gradient of the bias: takes several times as long as the sum that it consists of;
 - the input gradient of a few channels: see `narrow`;
 - three taps in time, without AVX-512: see `winograd`;
+- wide audio with seven taps: see `phases`;
 - wide images with four or five taps in time only: see `toom`;
 - the weight gradient of wide layers with few frames: PyTorch makes eight copies of the weights.
 
@@ -21,9 +22,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from audiocodec import kernels
-from audiocodec.kernels import narrow, toom, winograd
+from audiocodec.kernels import narrow, phases, toom, winograd
 from audiocodec.kernels.geometry import Geometry
 
+_ALGORITHMS = (winograd, toom, phases)
 _MIN_CHANNELS_PER_FRAME = 8  # from which on `_few_frame_weight_gradient` is faster
 
 
@@ -112,10 +114,9 @@ class _Convolution(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry = geometry
-        if winograd.is_applicable(x, weight, geometry):
-            return winograd.convolve(x, weight, bias, geometry)
-        if toom.is_applicable(x, weight, geometry):
-            return toom.convolve(x, weight, bias, geometry)
+        for algorithm in _ALGORITHMS:
+            if algorithm.is_applicable(x, weight, geometry):
+                return algorithm.convolve(x, weight, bias, geometry)
         stride, padding, dilation, transposed = geometry
         return torch.convolution(
             x, weight, bias, stride, padding, dilation, transposed, [0] * len(stride), 1
@@ -127,14 +128,12 @@ class _Convolution(torch.autograd.Function):
         geometry: Geometry = ctx.geometry
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         bias_grad = grad.sum([0, *range(2, grad.dim())]) if needs_bias else None
-        if winograd.is_applicable(x, weight, geometry):
-            x_grad, weight_grad = winograd.gradients(
-                grad, x, weight, geometry, needs_x, needs_weight
-            )
-            return x_grad, weight_grad, bias_grad, None
-        if toom.is_applicable(x, weight, geometry):
-            x_grad, weight_grad = toom.gradients(grad, x, weight, geometry, needs_x, needs_weight)
-            return x_grad, weight_grad, bias_grad, None
+        for algorithm in _ALGORITHMS:
+            if algorithm.is_applicable(x, weight, geometry):
+                x_grad, weight_grad = algorithm.gradients(
+                    grad, x, weight, geometry, needs_x, needs_weight
+                )
+                return x_grad, weight_grad, bias_grad, None
         x_grad = weight_grad = None
         if (
             needs_x
