@@ -21,7 +21,7 @@ _PADDING = 3  # in samples of a phase, such that the length is kept
 _POINTS = 7
 _ONE = 1  # index of the point 1, whose value is added once to every output, like a bias
 # Minimum number of channels, in and out, from which on the saved products outweigh the transforms.
-_MIN_CHANNELS = 96
+_MIN_CHANNELS = 128
 # Minimum numbers of tiles of the batch, and of samples of a phase: short ones consist of zeros.
 _MIN_TILES = 64
 _MIN_PHASE = 8
@@ -184,10 +184,9 @@ def _kernels_at_points(weight: torch.Tensor) -> torch.Tensor:
 def _transposed_kernels_at_points(weight: torch.Tensor) -> torch.Tensor:
     """Return `_kernels_at_points` with O and C swapped, and the halves: [points, C, O, 2]."""
     _, kernel, _ = matrices(TILE)
-    halves = F.pad(weight, (0, 1)).unflatten(2, (2, TILE)).flip(2).transpose(0, 1)
-    return (kernel @ halves.reshape(-1, TILE).t()).view(
-        _POINTS, weight.shape[1], weight.shape[0], 2
-    )
+    swapped = weight.transpose(0, 1).contiguous()  # on its own, twice as fast as with the padding
+    halves = torch.cat((F.pad(swapped[:, :, TILE:], (0, 1)), swapped[:, :, :TILE]), 2)
+    return (kernel @ halves.view(-1, TILE).t()).view(_POINTS, *swapped.shape[:2], 2)
 
 
 def _kernels_transposed(sums: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
