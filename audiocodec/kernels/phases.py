@@ -23,7 +23,7 @@ _ONE = 1  # index of the point 1, whose value is added once to every output, lik
 # Minimum number of channels, in and out, from which on the saved products outweigh the transforms.
 _MIN_CHANNELS = 128
 # Minimum numbers of tiles of the batch, and of samples of a phase: short ones consist of zeros.
-_MIN_TILES = 64
+_MIN_TILES = 128
 _MIN_PHASE = 8
 _CHUNK_VALUES = 2**23  # values of audio that are transformed at a time, to limit the memory
 
@@ -58,7 +58,9 @@ def convolve(
     """
     _, _, outputs = matrices(TILE)
     kernels = _kernels_at_points(weight).flatten(0, 1)
-    values = None if bias is None else F.pad(bias, (_ONE * len(bias), (_POINTS - 1 - _ONE) * len(bias)))
+    values = (
+        None if bias is None else F.pad(bias, (_ONE * len(bias), (_POINTS - 1 - _ONE) * len(bias)))
+    )
     parts = []
     for part in x.split(_chunk(x, weight)):
         inputs = _inputs_at_points(part, geometry)
@@ -109,9 +111,9 @@ def gradients(
             x_grads.append(_from_tiles(rows, part, weight.shape[1], _PADDING, geometry))
         if sums is not None:
             inputs = _inputs_at_points(part, geometry).transpose(1, 2)
-            for half, total in enumerate(sums):
+            for half in range(2):
                 end = inputs.shape[1] - 1 + half
-                total.baddbmm_(grads[:, :, 1:], inputs[:, half:end])
+                sums[half].baddbmm_(grads[:, :, 1:], inputs[:, half:end])
     return (
         torch.cat(x_grads) if x_grads else None,
         None if sums is None else _kernels_transposed(sums, weight),
