@@ -97,7 +97,10 @@ def convolve(
     Returns:
         [B, C_out, ...].
     """
-    out: torch.Tensor = _Convolution.apply(x, weight, bias, geometry)
+    algorithm = next(
+        (each for each in _ALGORITHMS if each.is_applicable(x, weight, geometry)), None
+    )
+    out: torch.Tensor = _Convolution.apply(x, weight, bias, geometry, algorithm)
     return out
 
 
@@ -111,12 +114,14 @@ class _Convolution(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         geometry: Geometry,
+        algorithm: Any,
     ) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry = geometry
-        for algorithm in _ALGORITHMS:
-            if algorithm.is_applicable(x, weight, geometry):
-                return algorithm.convolve(x, weight, bias, geometry)
+        ctx.algorithm = algorithm
+        if algorithm is not None:
+            out: torch.Tensor = algorithm.convolve(x, weight, bias, geometry)
+            return out
         stride, padding, dilation, transposed = geometry
         return torch.convolution(
             x, weight, bias, stride, padding, dilation, transposed, [0] * len(stride), 1
@@ -128,12 +133,11 @@ class _Convolution(torch.autograd.Function):
         geometry: Geometry = ctx.geometry
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         bias_grad = grad.sum([0, *range(2, grad.dim())]) if needs_bias else None
-        for algorithm in _ALGORITHMS:
-            if algorithm.is_applicable(x, weight, geometry):
-                x_grad, weight_grad = algorithm.gradients(
-                    grad, x, weight, geometry, needs_x, needs_weight
-                )
-                return x_grad, weight_grad, bias_grad, None
+        if ctx.algorithm is not None:
+            x_grad, weight_grad = ctx.algorithm.gradients(
+                grad, x, weight, geometry, needs_x, needs_weight
+            )
+            return x_grad, weight_grad, bias_grad, None, None
         x_grad = weight_grad = None
         if (
             needs_x
@@ -151,6 +155,7 @@ class _Convolution(torch.autograd.Function):
             rest[0] if x_grad is None else x_grad,
             rest[1] if weight_grad is None else weight_grad,
             bias_grad,
+            None,
             None,
         )
 

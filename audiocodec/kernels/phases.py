@@ -29,9 +29,13 @@ _CHUNK_VALUES = 2**23  # values of audio that are transformed at a time, to limi
 
 
 def is_applicable(x: torch.Tensor, weight: torch.Tensor, geometry: Geometry) -> bool:
-    """True if the algorithm is applicable and faster for x; arguments as for `convolve`."""
+    """True if the algorithm is applicable and faster for x; arguments as for `convolve`.
+
+    It is for training only: codes must not depend on the lengths for which it is faster.
+    """
     return (
-        weight.dim() == 3
+        torch.is_grad_enabled()
+        and weight.dim() == 3
         and not geometry.transposed
         and weight.shape[2] == _TAPS
         and tuple(geometry.stride) == (1,)

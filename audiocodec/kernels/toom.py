@@ -126,7 +126,7 @@ def _kernels_at_points(weight: torch.Tensor) -> torch.Tensor:
 def _kernels_transposed(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Apply the transpose of `_kernels_at_points`."""
     _, kernel, _ = matrices(weight.shape[2])
-    return (values.flatten(1).t() @ kernel).view_as(weight)
+    return (kernel.t() @ values.flatten(1)).t().reshape(weight.shape)
 
 
 def _tiles(x: torch.Tensor, taps: int, padding: int) -> torch.Tensor:

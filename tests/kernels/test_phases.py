@@ -85,6 +85,14 @@ def test_second_derivatives(used):
     torch.testing.assert_close(*found, rtol=0, atol=1e-5 * found[1].abs().max().item())
 
 
+def test_inference_is_left_to_pytorch(used):
+    fast, plain = pair(FastConv1d, 16, 16, 7, padding=3)
+    with torch.no_grad():
+        out = fast(audio(16, 64))
+        torch.testing.assert_close(out, plain.float()(audio(16, 64)), rtol=0, atol=0)
+    assert not used
+
+
 def test_few_tiles_are_left_to_pytorch(monkeypatch):
     monkeypatch.setattr(phases, '_MIN_TILES', 128)
     weight, geometry = torch.zeros(16, 16, 7), Geometry((1,), (3,), (1,))
