@@ -7,6 +7,7 @@ here:
 - the gradient of the bias: takes several times as long as the sum that it consists of;
 - the input gradient of a few channels: see `narrow`;
 - three taps in time, without AVX-512: see `winograd`;
+- wide audio with seven taps: see `phases`;
 - wide images with four or five taps in time only: see `toom`;
 - the weight gradient of wide layers with few frames: PyTorch makes eight copies of the weights.
 
@@ -21,9 +22,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from audiocodec import kernels
-from audiocodec.kernels import narrow, toom, winograd
+from audiocodec.kernels import narrow, phases, toom, winograd
 from audiocodec.kernels.geometry import Geometry
 
+_ALGORITHMS = (winograd, toom, phases)
 _MIN_CHANNELS_PER_FRAME = 8  # from which on `_few_frame_weight_gradient` is faster
 
 
@@ -95,7 +97,10 @@ def convolve(
     Returns:
         [B, C_out, ...].
     """
-    out: torch.Tensor = _Convolution.apply(x, weight, bias, geometry)
+    algorithm = next(
+        (each for each in _ALGORITHMS if each.is_applicable(x, weight, geometry)), None
+    )
+    out: torch.Tensor = _Convolution.apply(x, weight, bias, geometry, algorithm)
     return out
 
 
@@ -109,13 +114,14 @@ class _Convolution(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         geometry: Geometry,
+        algorithm: Any,
     ) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry = geometry
-        if winograd.is_applicable(x, weight, geometry):
-            return winograd.convolve(x, weight, bias, geometry)
-        if toom.is_applicable(x, weight, geometry):
-            return toom.convolve(x, weight, bias, geometry)
+        ctx.algorithm = algorithm
+        if algorithm is not None:
+            out: torch.Tensor = algorithm.convolve(x, weight, bias, geometry)
+            return out
         stride, padding, dilation, transposed = geometry
         return torch.convolution(
             x, weight, bias, stride, padding, dilation, transposed, [0] * len(stride), 1
@@ -127,14 +133,11 @@ class _Convolution(torch.autograd.Function):
         geometry: Geometry = ctx.geometry
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         bias_grad = grad.sum([0, *range(2, grad.dim())]) if needs_bias else None
-        if winograd.is_applicable(x, weight, geometry):
-            x_grad, weight_grad = winograd.gradients(
+        if ctx.algorithm is not None:
+            x_grad, weight_grad = ctx.algorithm.gradients(
                 grad, x, weight, geometry, needs_x, needs_weight
             )
-            return x_grad, weight_grad, bias_grad, None
-        if toom.is_applicable(x, weight, geometry):
-            x_grad, weight_grad = toom.gradients(grad, x, weight, geometry, needs_x, needs_weight)
-            return x_grad, weight_grad, bias_grad, None
+            return x_grad, weight_grad, bias_grad, None, None
         x_grad = weight_grad = None
         if (
             needs_x
@@ -152,6 +155,7 @@ class _Convolution(torch.autograd.Function):
             rest[0] if x_grad is None else x_grad,
             rest[1] if weight_grad is None else weight_grad,
             bias_grad,
+            None,
             None,
         )
 

@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from audiocodec.kernels.geometry import Geometry
 
 # See Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308):
-# `_TILE` outputs of a filter g with r taps, from inputs d, are y = AT ((G g) * (BT d)), with one
+# `TILE` outputs of a filter g with r taps, from inputs d, are y = AT ((G g) * (BT d)), with one
 # product per point at which the filter and the inputs, as polynomials, are evaluated. Points of
 # small size whose inverses are points, too, have the smallest rounding errors.
-_TILE = 4
+TILE = 4
 _POINTS = (0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0)  # and infinity
-_MAX_TAPS = len(_POINTS) + 2 - _TILE
+_MAX_TAPS = len(_POINTS) + 2 - TILE
 # Numbers of channels, in and out, of taps, and of pixels, from which on it is faster.
 _MIN_CHANNELS = 512
 _MIN_TAPS = 4
@@ -56,12 +56,12 @@ def convolve(
     Returns:
         [B, O, T_out, W].
     """
-    inverse, _, outputs = _matrices(weight.shape[2])
+    inverse, _, outputs = matrices(weight.shape[2])
     frames = x.shape[2] + 2 * geometry.padding[0] - weight.shape[2] + 1
     products = _kernels_at_points(weight) @ _inputs_at_points(
         _tiles(x, weight.shape[2], geometry.padding[0]), inverse
     )
-    tiles = (outputs.t() @ products.flatten(1)).view(_TILE, len(weight), len(x), -1, x.shape[3])
+    tiles = (outputs.t() @ products.flatten(1)).view(TILE, len(weight), len(x), -1, x.shape[3])
     out = tiles.permute(2, 1, 3, 0, 4).flatten(2, 3)[:, :, :frames]
     return out.contiguous() if bias is None else out + bias[:, None, None]
 
@@ -89,9 +89,9 @@ def gradients(
     Returns:
         The gradients, None for one that is not needed.
     """
-    inverse, _, outputs = _matrices(weight.shape[2])
-    rows = F.pad(grad, (0, 0, 0, -grad.shape[2] % _TILE)).unflatten(2, (-1, _TILE))
-    rows = rows.permute(3, 1, 0, 2, 4).reshape(_TILE, -1)
+    inverse, _, outputs = matrices(weight.shape[2])
+    rows = F.pad(grad, (0, 0, 0, -grad.shape[2] % TILE)).unflatten(2, (-1, TILE))
+    rows = rows.permute(3, 1, 0, 2, 4).reshape(TILE, -1)
     grads = (outputs @ rows).view(len(outputs), len(weight), -1)
     x_grad = weight_grad = None
     if needs_x:
@@ -104,38 +104,38 @@ def gradients(
 
 
 @functools.lru_cache(maxsize=8)
-def _matrices(taps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return BT [points, points], G [points, taps] and A [points, _TILE]."""
-    count = taps + _TILE - 1
+def matrices(taps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return BT [points, points], G [points, taps] and A [points, TILE]."""
+    count = taps + TILE - 1
 
     def powers(size: int) -> np.ndarray:
         finite = np.array(_POINTS[: count - 1])[:, None] ** np.arange(size)
         return np.concatenate([finite, np.eye(size)[-1:]])
 
-    matrices = (np.linalg.inv(powers(count)).T, powers(taps), powers(_TILE))
+    matrices = (np.linalg.inv(powers(count)).T, powers(taps), powers(TILE))
     inverse, kernel, outputs = (torch.from_numpy(m.astype(np.float32)) for m in matrices)
     return inverse, kernel, outputs
 
 
 def _kernels_at_points(weight: torch.Tensor) -> torch.Tensor:
     """Evaluate [O, C, taps, 1] at each point: [points, O, C]."""
-    _, kernel, _ = _matrices(weight.shape[2])
+    _, kernel, _ = matrices(weight.shape[2])
     return (kernel @ weight.reshape(-1, weight.shape[2]).t()).view(-1, *weight.shape[:2])
 
 
 def _kernels_transposed(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Apply the transpose of `_kernels_at_points`."""
-    _, kernel, _ = _matrices(weight.shape[2])
-    return (values.flatten(1).t() @ kernel).view_as(weight)
+    _, kernel, _ = matrices(weight.shape[2])
+    return (kernel.t() @ values.flatten(1)).t().reshape(weight.shape)
 
 
 def _tiles(x: torch.Tensor, taps: int, padding: int) -> torch.Tensor:
     """Cut overlapping tiles of x: [points, C, B x tiles x W]."""
-    size = _TILE + taps - 1
-    count = -(-(x.shape[2] + 2 * padding - taps + 1) // _TILE)
-    length = count * _TILE + taps - 1
+    size = TILE + taps - 1
+    count = -(-(x.shape[2] + 2 * padding - taps + 1) // TILE)
+    length = count * TILE + taps - 1
     x = F.pad(x, (0, 0, padding, length - padding - x.shape[2]))
-    tiles = x.unfold(2, size, _TILE)  # [B, C, tiles, W, size]
+    tiles = x.unfold(2, size, TILE)  # [B, C, tiles, W, size]
     return tiles.permute(4, 1, 0, 2, 3).reshape(size, x.shape[1], -1)
 
 
@@ -143,9 +143,9 @@ def _tiles_transposed(rows: torch.Tensor, x: torch.Tensor, padding: int) -> torc
     """Apply the transpose of `_tiles`: add overlapping tiles."""
     B, C, T, W = x.shape
     tiles = rows.view(len(rows), C, B, -1, W).permute(2, 1, 3, 0, 4)
-    # A tile overlaps the next one only: its first _TILE inputs, then the others.
-    rest = F.pad(tiles[:, :, :, _TILE:], (0, 0, 0, 2 * _TILE - len(rows)))
-    padded = F.pad(tiles[:, :, :, :_TILE], (0, 0, 0, 0, 0, 1)) + F.pad(rest, (0, 0, 0, 0, 1, 0))
+    # A tile overlaps the next one only: its first TILE inputs, then the others.
+    rest = F.pad(tiles[:, :, :, TILE:], (0, 0, 0, 2 * TILE - len(rows)))
+    padded = F.pad(tiles[:, :, :, :TILE], (0, 0, 0, 0, 0, 1)) + F.pad(rest, (0, 0, 0, 0, 1, 0))
     return padded.flatten(2, 3)[:, :, padding : padding + T].contiguous()
 
 

@@ -35,7 +35,7 @@ def test_matrices_convolve_a_tile(taps):
     rng = np.random.default_rng(0)
     inputs = rng.standard_normal(taps + 3)
     kernel = rng.standard_normal(taps)
-    to_points, kernel_to_points, outputs = (m.double().numpy() for m in toom._matrices(taps))
+    to_points, kernel_to_points, outputs = (m.double().numpy() for m in toom.matrices(taps))
     products = (kernel_to_points @ kernel) * (to_points @ inputs)
     expected = np.correlate(inputs, kernel, mode='valid')
     np.testing.assert_allclose(outputs.T @ products, expected, rtol=1e-5, atol=1e-6)
