@@ -1,0 +1,129 @@
+"""Order of packets: sorts what arrives, notices what is missing, and finds the header."""
+
+from dataclasses import dataclass
+
+from audiocodec.bitstream import records
+from audiocodec.bitstream.header import DamagedError, End, Header
+from audiocodec.bitstream.records import Record, Scanner
+
+MAX_GAP = 2**15  # packets: one that claims to be further ahead is taken as damaged
+_MAX_UNKNOWN = 2**22  # bytes without a header, after which this is no stream
+
+
+@dataclass
+class Damage:
+    """What was wrong with a stream.
+
+    Attributes:
+        lost: packets that are missing or damaged.
+        repeated: packets that came twice, or too late.
+        skipped: bytes that belong to no record.
+        unfinished: the end is missing: the stream is still being written, or was cut off.
+    """
+
+    lost: int = 0
+    repeated: int = 0
+    skipped: int = 0
+    unfinished: bool = True
+
+    def __str__(self) -> str:
+        """Describe the damage in a line."""
+        found = [
+            f'{self.lost} packets lost' * bool(self.lost),
+            f'{self.repeated} packets repeated or late' * bool(self.repeated),
+            f'{self.skipped} bytes skipped' * bool(self.skipped),
+            'the end is missing' * self.unfinished,
+        ]
+        return ', '.join(filter(None, found)) or 'complete'
+
+
+class Receiver:
+    """Turns the bytes of a stream, in pieces of any size, into the payloads of packets in order.
+
+    Args:
+        patience: packets after a missing one that are waited for before it is given up; None: all.
+        join: begin with the first packet that arrives, as a listener of a live stream does, instead
+            of packet 0.
+
+    Attributes:
+        header: description of the stream; None until it has arrived.
+        end: None until it has arrived.
+        damage: what was wrong so far.
+    """
+
+    def __init__(self, patience: int | None = 8, join: bool = False) -> None:
+        self.header: Header | None = None
+        self.end: End | None = None
+        self.damage = Damage()
+        self._patience = patience
+        self._scanner = Scanner()
+        self._waiting: dict[int, bytes] = {}  # payloads of packets that are not their turn yet
+        self._next = None if join else 0
+        self._total: int | None = None
+        self._unknown = 0  # bytes before the header
+
+    def feed(self, data: bytes, final: bool = False) -> list[tuple[int, bytes | None]]:
+        """Return the packets whose turn it is: number and payload, None if lost.
+
+        Args:
+            data: the next bytes.
+            final: no more will follow.
+
+        Raises:
+            ValueError: no header in the first 4 MB, or a version that this package cannot read.
+        """
+        for record in self._scanner.feed(data, final):
+            self._take(record)
+        # the magic is no record
+        self.damage.skipped = max(0, self._scanner.skipped - len(records.MAGIC))
+        if self.header is None:
+            self._unknown += len(data)
+            if final or self._unknown > _MAX_UNKNOWN:
+                raise ValueError(
+                    f'no header of a stream in {self._unknown} bytes: is this a file of '
+                    '`audiocodec encode`?'
+                )
+            return []
+        return self._due(final)
+
+    def _take(self, record: Record) -> None:
+        """Keep what a record says."""
+        try:
+            if record.kind == records.HEADER and self.header is None:
+                self.header = Header.from_bytes(record.payload)
+                self._scanner.max_packet = self.header.max_packet
+            elif record.kind == records.END:
+                self.end = End.from_bytes(record.payload)
+                self._total = record.number
+                self.damage.unfinished = False
+        except DamagedError:
+            self.damage.skipped += records.FRAME_BYTES + len(record.payload)
+            return
+        if record.kind == records.PACKET:
+            self._take_packet(record)
+
+    def _take_packet(self, record: Record) -> None:
+        if self._next is None:
+            self._next = record.number
+        if record.number < self._next or record.number in self._waiting:
+            self.damage.repeated += 1
+        elif record.number - self._next - len(self._waiting) <= MAX_GAP:
+            self._waiting[record.number] = record.payload
+
+    def _due(self, final: bool) -> list[tuple[int, bytes | None]]:
+        """Return the packets whose turn it is, given up ones included."""
+        due: list[tuple[int, bytes | None]] = []
+        while self._waiting and self._next is not None:
+            payload = self._waiting.pop(self._next, None)
+            if payload is None and not final and not self._is_impatient():
+                break
+            due.append((self._next, payload))
+            self._next += 1
+        if final and self._next is not None and self._total is not None:
+            missing = range(self._next, min(self._total, self._next + MAX_GAP))
+            due += [(number, None) for number in missing]
+        self.damage.lost += sum(payload is None for _, payload in due)
+        return due
+
+    def _is_impatient(self) -> bool:
+        return self._patience is not None and len(self._waiting) > self._patience
