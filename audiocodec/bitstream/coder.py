@@ -1,33 +1,34 @@
-"""Range coder with integers only (Martin 1979), for symbols with frequencies that sum to 2^16.
+"""Range coder with integers only (Martin 1979).
 
 A message is one number inside an interval, which every symbol narrows to its part. Encoder and
 decoder do the same integer operations, so any machine decodes what any other encoded.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
-PRECISION = 16  # bits of a frequency
+MAX_TOTAL = 1 << 36  # of the frequencies of a symbol: keeps the rounding below 2^-12 of a bit
 _WORD = 16  # bits that move at a time
-_LEAST = 1 << 32  # of the width: below it, another word moves
-_START = 1 << 48
-_START_BYTES = 6
+_LEAST = 1 << 48  # of the width: below it, another word moves
+_START = 1 << 64
+_START_BYTES = 8
 
 
-def encode(intervals: Iterable[tuple[int, int]]) -> bytes:
+def encode(intervals: Iterable[tuple[int, int, int]]) -> bytes:
     """Encode symbols.
 
     Args:
-        intervals: first slot and number of slots (at least 1) of each symbol, of 2^16 slots.
+        intervals: of each symbol: the sum of the frequencies of those before it in the alphabet,
+            its own frequency (at least 1), and the sum of all.
 
     Returns:
         The shortest message that decodes to them; zeros may follow it.
     """
-    low, width, bits = 0, _START, 48  # the interval [low, low + width) of numbers of `bits` bits
-    for first, count in intervals:
-        width >>= PRECISION
+    low, width, bits = 0, _START, 64  # the interval [low, low + width) of numbers of `bits` bits
+    for first, count, total in intervals:
+        width //= total
         low += first * width
         width *= count
-        if width < _LEAST:
+        while width < _LEAST:
             low <<= _WORD
             width <<= _WORD
             bits += _WORD
@@ -52,16 +53,16 @@ class Decoder:
         self._offset = int.from_bytes(self._message[:_START_BYTES], 'big')
         self._width = _START
 
-    def slot(self) -> int:
-        """Return the slot of the next symbol, which `use` must then remove."""
-        return min(self._offset // (self._width >> PRECISION), (1 << PRECISION) - 1)
+    def target(self, total: int) -> int:
+        """Return a number below `total`, in the interval of the next symbol; `use` must follow."""
+        self._width //= total
+        return min(self._offset // self._width, total - 1)
 
     def use(self, first: int, count: int) -> None:
-        """Remove the symbol with these slots."""
-        part = self._width >> PRECISION
-        self._offset -= first * part
-        self._width = count * part
-        if self._width < _LEAST:
+        """Remove the symbol of this interval."""
+        self._offset -= first * self._width
+        self._width *= count
+        while self._width < _LEAST:
             word = self._message[self._position : self._position + 2]
             self._offset = self._offset << _WORD | int.from_bytes(word.ljust(2, b'\0'), 'big')
             self._position += 2

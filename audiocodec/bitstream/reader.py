@@ -1,13 +1,12 @@
 """Reading a stream: packets of codes in order, whatever happened to it on the way."""
 
-import os
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from audiocodec.bitstream import packets
-from audiocodec.bitstream.header import NO_HASH, DamagedError, End, Header
+from audiocodec.bitstream.header import NO_HASH, DamagedError, Header
 from audiocodec.bitstream.packets import Packet
 from audiocodec.bitstream.receiver import Damage, Receiver
 from audiocodec.bitstream.tables import Tables

@@ -36,7 +36,8 @@ class Record(NamedTuple):
 
 def to_bytes(record: Record) -> bytes:
     """Return the bytes of a record."""
-    assert record.kind in _MARKERS and len(record.payload) <= MAX_PAYLOAD, record.kind
+    assert record.kind in _MARKERS
+    assert len(record.payload) <= MAX_PAYLOAD
     start = _FRAME.pack(record.kind, len(record.payload), record.number, 0)[:_CHECKED]
     return start + struct.pack('<I', zlib.crc32(record.payload, zlib.crc32(start))) + record.payload
 

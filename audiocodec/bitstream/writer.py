@@ -1,6 +1,5 @@
 """Writing a stream packet by packet; what is written can be decoded at once."""
 
-from types import TracebackType
 from typing import Protocol
 
 import numpy as np
@@ -25,9 +24,10 @@ class Writable(Protocol):
 class BitstreamWriter:
     """Writes codes as a stream.
 
-        with BitstreamWriter(file, header, tables) as writer:
+        writer = BitstreamWriter(file, header, tables)
+        for codes in ...:
             writer.write(codes)
-            writer.finish(samples)
+        writer.finish(samples)
 
     Args:
         file: any object with `write(bytes)`.
@@ -36,6 +36,7 @@ class BitstreamWriter:
 
     Attributes:
         bytes: bytes written so far.
+        samples: length of the waveform in samples; 0 until `finish`.
 
     Raises:
         ValueError: tables other than those of the header.
@@ -46,12 +47,12 @@ class BitstreamWriter:
             raise ValueError('the header names other tables than those given')
         self.header = header
         self.bytes = 0
+        self.samples = 0
         self._file = file
         self._tables = tables
         self._frames = np.empty((header.num_codebooks, 0), np.int64)  # of the unfinished packet
         self._seek = SeekTable()
         self._packets = 0
-        self._samples: int | None = None
         self._write(records.MAGIC)
         self._write_header()
 
@@ -90,6 +91,7 @@ class BitstreamWriter:
             self._write_packet(self._frames, None)
             self._frames = self._frames[:, :0]
         self._write_header()
+        self.samples = samples
         end = End(samples, self._seek.step, self._seek.offsets)
         self._write(records.to_bytes(Record(records.END, self._packets, end.to_bytes())))
 

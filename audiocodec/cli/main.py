@@ -30,6 +30,9 @@ COMMANDS = {
         'decode, resample and pack audio into shards, which load without decoding',
     ),
     'export': ('codec.export', 'write a model in another format, and compare the two on audio'),
+    'encode': ('codec.encode', 'encode an audio file as a stream of bits'),
+    'decode': ('codec.decode', 'decode a stream of bits to an audio file'),
+    'tables': ('codec.tables', 'fit entropy coding to a model, so that encode needs fewer bits'),
     'usage': ('codec.usage', 'measure how much of each codebook a model uses on audio'),
     'evaluate': ('evaluate', 'score models and classical codecs on audio, at any bit rates'),
     'report': (
