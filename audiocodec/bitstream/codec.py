@@ -48,10 +48,17 @@ def describe(
         name: what to call the model.
 
     Raises:
-        ValueError: the model has no codebooks, or a packet would be too long.
+        ValueError: the model has no codebooks, a packet would be too long, or the tables were
+            fitted to another model.
     """
     if model.cardinality == 0:
         raise ValueError('this model is a continuous autoencoder: it has no codes to write')
+    model_hash = fingerprint(model)
+    if tables is not None and tables.model_hash != model_hash:
+        raise ValueError(
+            f'the tables were fitted to the model {tables.model_hash.hex()}, this one is '
+            f'{model_hash.hex()}: fit them to this one, with `audiocodec tables`'
+        )
     segments = segments_of(model)
     if segments is None:
         frames = max(1, round(packet_seconds * model.frame_rate))
@@ -68,7 +75,7 @@ def describe(
         frames_per_packet=frames,
         stride=stride,
         renormalized=getattr(model, 'renormalize', False),
-        model_hash=fingerprint(model),
+        model_hash=model_hash,
         tables_hash=NO_HASH if tables is None else tables.hash,
         model=name,
     )

@@ -109,26 +109,22 @@ class Header:
 
     def to_bytes(self) -> bytes:
         """Return the payload of a header record."""
-        name = self.model.encode()[:_MAX_NAME]
-        return name.join(
-            (
-                _FIELDS.pack(
-                    VERSION,
-                    int(self.tables_hash != NO_HASH),
-                    _RENORMALIZED * self.renormalized,
-                    self.channels,
-                    self.sample_rate,
-                    self.hop_length,
-                    self.stride,
-                    self.frames_per_packet,
-                    self.num_codebooks,
-                    self.cardinality,
-                    self.model_hash,
-                    self.tables_hash,
-                ),
-                b'',
-            )
+        fields = _FIELDS.pack(
+            VERSION,
+            int(self.tables_hash != NO_HASH),
+            _RENORMALIZED * self.renormalized,
+            self.channels,
+            self.sample_rate,
+            self.hop_length,
+            self.stride,
+            self.frames_per_packet,
+            self.num_codebooks,
+            self.cardinality,
+            self.model_hash,
+            self.tables_hash,
         )
+        # a cut may divide a character
+        return fields + self.model.encode()[:_MAX_NAME].decode(errors='ignore').encode()
 
     @staticmethod
     def from_bytes(payload: bytes) -> 'Header':

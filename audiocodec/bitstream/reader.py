@@ -1,14 +1,17 @@
 """Reading a stream: packets of codes in order, whatever happened to it on the way."""
 
+import os
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from contextlib import suppress
+from typing import BinaryIO, Protocol, cast
 
 import numpy as np
 
 from audiocodec.bitstream import packets
-from audiocodec.bitstream.header import NO_HASH, DamagedError, Header
+from audiocodec.bitstream.header import NO_HASH, DamagedError, End, Header
 from audiocodec.bitstream.packets import Packet
 from audiocodec.bitstream.receiver import Damage, Receiver
+from audiocodec.bitstream.records import END, Scanner
 from audiocodec.bitstream.tables import Tables
 
 _CHUNK = 2**16
@@ -44,10 +47,13 @@ class BitstreamReader:
     """
 
     def __init__(self, file: Readable, patience: int | None = 8, join: bool = False) -> None:
+        self._file = file
+        self._patience = patience
         self._read: Callable[[int], bytes] = getattr(file, 'read1', file.read)
-        self._receiver = Receiver(patience, join)
+        self._receiver = Receiver(patience, None if join else 0)
         self._first: list[tuple[int, bytes | None]] = []  # came with the header
         self._at_end = False
+        self._start = 0  # number of the first packet to return
         while self._receiver.header is None:
             self._first += self._receive()
         self.header: Header = self._receiver.header
@@ -76,6 +82,8 @@ class BitstreamReader:
         due = self._first
         while True:
             for number, payload in due:
+                if number < self._start:
+                    continue
                 packet = self._to_packet(number, payload, tables, last)
                 if packet.codes.shape[1]:
                     last = packet.codes[:, -1:]
@@ -83,6 +91,30 @@ class BitstreamReader:
             if self._at_end:
                 return
             due = self._receive()
+
+    def seek(self, number: int) -> None:
+        """Continue with a packet, which starts at sample `number * header.stride`.
+
+        Jumps to a packet before it by the table at the end; without an end, reads from the
+        beginning. `damage` starts anew.
+
+        Args:
+            number: place of the packet in the stream.
+
+        Raises:
+            OSError: the file cannot seek.
+        """
+        file = cast(BinaryIO, self._file)
+        end = _find_end(file)
+        entry = 0 if end is None else min(number // end.step, len(end.offsets) - 1)
+        first, offset = 0, 0
+        if end is not None and entry >= 0:
+            first, offset = entry * end.step, end.offsets[entry]
+        file.seek(offset)
+        self._receiver = Receiver(self._patience, first, self.header)
+        self._first = []
+        self._at_end = False
+        self._start = number
 
     def _receive(self) -> list[tuple[int, bytes | None]]:
         data = self._read(_CHUNK)
@@ -101,6 +133,18 @@ class BitstreamReader:
         frames = self.header.frames_of(number, self.samples)
         scale = 0.0 if self.header.renormalized else None
         return Packet(number, last.repeat(frames, axis=1), scale, lost=True)
+
+
+def _find_end(file: BinaryIO) -> End | None:
+    """Return the last record of a finished stream."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 4))
+    last = int.from_bytes(file.read(4), 'little')  # the size of the record
+    file.seek(max(0, size - last))
+    found = Scanner().feed(file.read(last), final=True) if last <= size else []
+    with suppress(DamagedError):
+        return next((End.from_bytes(one.payload) for one in found if one.kind == END), None)
+    return None
 
 
 def check_tables(header: Header, tables: Tables | None) -> None:

@@ -42,8 +42,8 @@ class Receiver:
 
     Args:
         patience: packets after a missing one that are waited for before it is given up; None: all.
-        join: begin with the first packet that arrives, as a listener of a live stream does, instead
-            of packet 0.
+        first: number of the packet to begin with; None: the first that arrives.
+        header: that of the stream, if it is known already.
 
     Attributes:
         header: description of the stream; None until it has arrived.
@@ -51,16 +51,20 @@ class Receiver:
         damage: what was wrong so far.
     """
 
-    def __init__(self, patience: int | None = 8, join: bool = False) -> None:
+    def __init__(
+        self, patience: int | None, first: int | None = 0, header: Header | None = None
+    ) -> None:
         self.header: Header | None = None
         self.end: End | None = None
         self.damage = Damage()
         self._patience = patience
         self._scanner = Scanner()
         self._waiting: dict[int, bytes] = {}  # payloads of packets that are not their turn yet
-        self._next = None if join else 0
+        self._next = first
         self._total: int | None = None
         self._unknown = 0  # bytes before the header
+        if header is not None:
+            self._use(header)
 
     def feed(self, data: bytes, final: bool = False) -> list[tuple[int, bytes | None]]:
         """Return the packets whose turn it is: number and payload, None if lost.
@@ -86,18 +90,21 @@ class Receiver:
             return []
         return self._due(final)
 
+    def _use(self, header: Header) -> None:
+        self.header = header
+        self._scanner.largest[records.PACKET] = header.max_packet
+
     def _take(self, record: Record) -> None:
         """Keep what a record says."""
         try:
             if record.kind == records.HEADER and self.header is None:
-                self.header = Header.from_bytes(record.payload)
-                self._scanner.max_packet = self.header.max_packet
+                self._use(Header.from_bytes(record.payload))
             elif record.kind == records.END:
                 self.end = End.from_bytes(record.payload)
                 self._total = record.number
                 self.damage.unfinished = False
         except DamagedError:
-            self.damage.skipped += records.FRAME_BYTES + len(record.payload)
+            self._scanner.skipped += records.FRAME_BYTES + len(record.payload)
             return
         if record.kind == records.PACKET:
             self._take_packet(record)

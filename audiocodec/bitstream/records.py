@@ -16,6 +16,7 @@ _MARKERS = (HEADER, PACKET, END)
 _FRAME = struct.Struct('<2sHII')
 FRAME_BYTES = _FRAME.size
 MAX_PAYLOAD = 2**16 - 1
+MAX_HEADER = 2**9
 _CHECKED = 8  # bytes of the frame before the CRC
 
 
@@ -46,13 +47,14 @@ class Scanner:
     """Finds records in bytes that arrive in pieces of any size, and skips what is damaged.
 
     Attributes:
-        max_packet: size above which a packet is taken as damaged; whoever knows the header lowers
-            it, so that a damaged size does not make the scanner wait for bytes that never come.
+        largest: size of a payload of each kind, above which a record is taken as damaged; whoever
+            knows the header lowers that of packets, so that a damaged size does not make the
+            scanner wait for bytes that never come.
         skipped: bytes so far that belong to no record.
     """
 
     def __init__(self) -> None:
-        self.max_packet = MAX_PAYLOAD
+        self.largest = {HEADER: MAX_HEADER, PACKET: MAX_PAYLOAD, END: MAX_PAYLOAD}
         self.skipped = 0
         self._buffer = bytearray()
 
@@ -96,7 +98,7 @@ class Scanner:
         if len(self._buffer) - start < FRAME_BYTES:
             return None
         size = FRAME_BYTES + int.from_bytes(self._buffer[start + 2 : start + 4], 'little')
-        if marker == PACKET and size - FRAME_BYTES > self.max_packet:
+        if size - FRAME_BYTES > self.largest[marker]:
             return 0
         return size if start + size <= len(self._buffer) else None
 

@@ -38,14 +38,15 @@ def run(args: argparse.Namespace) -> int:
         except ValueError as error:
             raise ValueError(f'{path}: {error}') from error
         header = reader.header
-        source = open_source(args.model or _named(header.model))
-        bitstream.check_model(header, source.model)
+        name = args.model or _named(header.model)
+        model = open_source(name).model
+        bitstream.check_model(header, model)
         tables = None
         if header.tables_hash != bitstream.NO_HASH:
-            tables = find_tables(args.tables, source.path)
-        decoded = bitstream.decode(source.model.for_cpu(), reader, tables)
-    write_audio(args.out, decoded.wav, source.model.output_sample_rate)
-    seconds = decoded.wav.shape[-1] / source.model.output_sample_rate
+            tables = find_tables(args.tables, name)
+        decoded = bitstream.decode(model.for_cpu(), reader, tables)
+    write_audio(args.out, decoded.wav, model.output_sample_rate)
+    seconds = decoded.wav.shape[-1] / model.output_sample_rate
     print(f'{args.out}: {seconds:.2f} s, {decoded.lost:.2f} s of it lost ({reader.damage})')
     return int(reader.damage.lost > 0)
 

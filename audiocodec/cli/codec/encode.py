@@ -11,7 +11,7 @@ from audiocodec import bitstream
 from audiocodec.cli.codec.export import SOURCE
 from audiocodec.data import audio
 from audiocodec.dsp.resample import resampler
-from audiocodec.models import CompressionModel
+from audiocodec.models import CompressionModel, sources
 from audiocodec.models.export.source import open_source
 from audiocodec.utils import files
 from audiocodec.utils.progress import Progress
@@ -49,12 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Encode, and print the size."""
-    source = open_source(args.model)
-    model = source.model
+    model = open_source(args.model).model
     model.set_num_codebooks(model.total_codebooks)
     if args.kbps is not None:
         model.set_bandwidth(args.kbps)
-    tables = find_tables(args.tables, source.path)
+    tables = find_tables(args.tables, args.model)
     header = bitstream.describe(model, tables, args.packet, args.model)
     fast = model.for_cpu()
     out = Path(args.out)
@@ -79,29 +78,27 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def find_tables(argument: str | None, model: Path | None) -> bitstream.Tables | None:
+def find_tables(argument: str | None, model: str) -> bitstream.Tables | None:
     """Return the tables to use.
 
     Args:
         argument: a path, 'none', or None for those next to the model, if any.
-        model: the file or folder of the model, if any.
+        model: what the user called the model.
 
     Raises:
         ValueError: the file cannot be read.
     """
     if argument == 'none':
         return None
-    if argument is not None:
-        return bitstream.Tables.load(argument)
-    path = None if model is None else tables_beside(model)
-    return None if path is None or not path.is_file() else bitstream.Tables.load(path)
+    path = tables_beside(model) if argument is None else Path(argument)
+    return bitstream.Tables.load(path) if argument or path.is_file() else None
 
 
-def tables_beside(model: Path) -> Path:
+def tables_beside(model: str) -> Path:
     """Return where the tables of a model belong: next to its file, or in its folder."""
-    if model.is_dir():
-        return model / 'tables.safetensors'
-    return model.with_name(f'{model.stem}.tables.safetensors')
+    path = sources.find(model)
+    name = 'tables.safetensors'
+    return path / name if path.is_dir() else path.with_name(f'{path.stem}.{name}')
 
 
 def _parts(path: str, model: CompressionModel) -> Iterator[torch.Tensor]:

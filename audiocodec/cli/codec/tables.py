@@ -31,12 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Fit and write the tables, and print their rates."""
     source = open_source(args.source)
     model = source.model
-    if args.out is not None:
-        out = Path(args.out)
-    elif source.path is not None:
-        out = tables_beside(source.path)
-    else:
-        raise ValueError(f'{source.name} has no file to put the tables next to: use --out PATH')
+    out = Path(args.out) if args.out else tables_beside(args.source)
     model.set_num_codebooks(model.total_codebooks)
     header = bitstream.describe(model)
     items = _codes(model.for_cpu(), args.audio, args.hours)
