@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -124,20 +124,24 @@ def encode(model: CompressionModel, wav: torch.Tensor, writer: BitstreamWriter) 
         parts = list(codes.split(size, dim=-1))
     else:
         parts = list(codes.split(segments.frames(samples), dim=-1))
-    if scale is None:
-        scales: list[float | None] = [None] * len(parts)
-    else:
-        if segments is None and scale.shape[1] == 1:
-            scale = scale.expand(1, len(parts))
-        if scale.shape[1] != len(parts):
-            raise ValueError(
-                f'the model has {scale.shape[1]} scales for {len(parts)} packets: only models with '
-                'one per item or segment can be written'
-            )
-        scales = scale[0].tolist()
-    for part, factor in zip(parts, scales):
+    for part, factor in zip(parts, _scales(scale, len(parts), segments is None)):
         writer.write_packet(part, factor)
     writer.finish(samples)
+
+
+def _scales(scale: torch.Tensor | None, packets: int, whole: bool) -> list[float | None]:
+    """Return the scale of each packet, given that of the item, or those of its segments."""
+    if scale is None:
+        return [None] * packets
+    if whole and scale.shape[1] == 1:
+        scale = scale.expand(1, packets)
+    if scale.shape[1] != packets:
+        raise ValueError(
+            f'the model has {scale.shape[1]} scales for {packets} packets: only models with one '
+            'per item or segment can be written'
+        )
+    scales: list[float | None] = scale[0].tolist()
+    return scales
 
 
 def encode_live(
@@ -197,21 +201,28 @@ def decode(
     device = next(model.parameters()).device
     with torch.no_grad():
         wav = model.decode(codes.to(device), _scale(model, packets, device))[0]
+    wav, lost = _with_silence(model, reader, packets, wav)
+    return Decoded(wav, lost)
+
+
+def _with_silence(
+    model: CompressionModel, reader: BitstreamReader, packets: Sequence[Packet], wav: torch.Tensor
+) -> tuple[torch.Tensor, float]:
+    """Cut a waveform to its length and silence what was lost; returns its duration, too."""
     header = reader.header
     ratio = model.output_sample_rate / header.sample_rate
     if reader.samples is not None:
         wav = wav[..., : math.ceil(reader.samples * ratio)]
     lost = 0.0
-    first = packets[0].number
     for packet in packets:
         if packet.lost:
-            start = (packet.number - first) * header.stride
+            start = (packet.number - packets[0].number) * header.stride
             end = start + min(header.stride, packet.codes.shape[1] * header.hop_length)
             part = wav[..., math.ceil(start * ratio) : math.ceil(end * ratio)]
             lost += part.shape[-1] / model.output_sample_rate
-            if segments_of(model) is None:  # a segment is silent already, by its scale
+            if not (header.renormalized and segments_of(model)):  # else silent by its scale
                 _silence(part, round(_FADE * model.output_sample_rate))
-    return Decoded(wav, lost)
+    return wav, lost
 
 
 def _scale(
