@@ -1,5 +1,6 @@
 """Small streams, with and without tables, of codes that every machine computes alike."""
 
+import functools
 import io
 
 import numpy as np
@@ -20,6 +21,7 @@ def draw(seed, low, high, shape):
     return np.array(values).reshape(shape)
 
 
+@functools.cache
 def draw_tables():
     levels = []
     for k in range(LEVELS):
@@ -34,7 +36,13 @@ def draw_tables():
 
 
 def draw_codes(frames, seed=1):
-    return draw(seed, 0, CARDINALITY, (LEVELS, frames))
+    """Codes [K, n] that the tables expect: what they decode noise to, in packets of 10 frames."""
+    noise = draw(seed, 0, 256, 64 * (frames // 10 + 1)).astype(np.uint8).tobytes()
+    parts = [
+        draw_tables().decode(noise[64 * number :][:64], LEVELS, 10)
+        for number in range(frames // 10 + 1)
+    ]
+    return np.concatenate(parts, axis=1)[:, :frames]
 
 
 def describe(tables=None, **options):

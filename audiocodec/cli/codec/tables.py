@@ -1,6 +1,8 @@
 """`audiocodec tables MODEL AUDIO`: fit the tables with which `encode` needs fewer bits."""
 
 import argparse
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -28,19 +30,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fit and write the tables, and print their rates."""
+    """Fit and write the tables, and print their rates on a tenth of the audio, held out."""
     source = open_source(args.source)
     model = source.model
     out = Path(args.out) if args.out else tables_beside(args.source)
     model.set_num_codebooks(model.total_codebooks)
     header = bitstream.describe(model)
     items = _codes(model.for_cpu(), args.audio, args.hours)
+    held_out = items[::10]
     tables = bitstream.fit_tables(
-        items, model.cardinality, header.frames_per_packet, header.model_hash
+        [item for index, item in enumerate(items) if index % 10],
+        model.cardinality,
+        header.frames_per_packet,
+        header.model_hash,
     )
     tables.save(out)
     print(f'{out}: {out.stat().st_size / 1e6:.1f} MB for {source.name}')
+    print(rates(tables, held_out, header.frames_per_packet, model.frame_rate))
     return 0
+
+
+def rates(
+    tables: bitstream.Tables,
+    items: Sequence[torch.Tensor],
+    frames_per_packet: int,
+    frame_rate: float,
+) -> str:
+    """Format the bits per code of each level, with a fixed width and with tables."""
+    packets = [part for item in items for part in item.split(frames_per_packet, dim=-1)]
+    frames = sum(packet.shape[-1] for packet in packets)
+    bits = sum(tables.bits(packet.numpy()) for packet in packets) / frames
+    fixed = math.log2(tables.cardinality)
+    lines = ['level  fixed  coded   saved']
+    for level, coded in enumerate(bits):
+        lines.append(f'{level + 1:5d}  {fixed:5.2f}  {coded:5.2f}  {1 - coded / fixed:6.1%}')
+    before, after = (rate * frame_rate / 1000 for rate in (fixed * len(bits), bits.sum()))
+    lines.append(f'kbps   {before:5.3g}  {after:5.3g}  {1 - after / before:6.1%}')
+    return '\n'.join(lines)
 
 
 @torch.no_grad()
