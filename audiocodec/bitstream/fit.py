@@ -1,7 +1,7 @@
 """Fitting tables to the codes of audio: log-bilinear regression, then rounding to integers."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.nn import functional as F
@@ -21,7 +21,7 @@ _DIMENSION = 32
 _BATCH = 2048  # frames per update
 _LR = 0.01
 _FINAL_LR = 0.02  # fraction
-_UPDATES = 2000
+_PASSES = 4  # over the frames
 _SPREAD = 0.1  # of the initial factors
 _LARGEST = 127  # int8
 _SCALE = OCTAVE * 2**SHIFT / math.log(2)  # integer for one unit of a natural logarithm
@@ -73,9 +73,10 @@ def _fit_level(codes: torch.Tensor, age: torch.Tensor, level: int, cardinality: 
     left = initial(cardinality, _DIMENSION)
     right = initial(len(values), cardinality + 1, _DIMENSION)
     optimizer = torch.optim.Adam([left, bias, right], lr=_LR)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, _FINAL_LR, _UPDATES)
+    batches = codes.shape[1] // _BATCH
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, _FINAL_LR, _PASSES * batches)
     which = torch.arange(len(values))[:, None]
-    for chosen in _batches(codes.shape[1], generator):
+    for chosen in _batches(codes.shape[1], batches, generator):
         products = right[which, values[:, chosen]].sum(0) @ left.T
         loss = F.cross_entropy(products + bias, codes[level, chosen])
         optimizer.zero_grad()
@@ -85,14 +86,11 @@ def _fit_level(codes: torch.Tensor, age: torch.Tensor, level: int, cardinality: 
     return _to_integers(left.detach(), bias.detach(), right.detach())
 
 
-def _batches(frames: int, generator: torch.Generator) -> Iterable[torch.Tensor]:
-    """Yield indexes for each update, in passes over the frames."""
-    left = _UPDATES
-    while left > 0:
-        batches = torch.randperm(frames, generator=generator).split(_BATCH)
-        batches = batches[: max(1, frames // _BATCH)][:left]
-        left -= len(batches)
-        yield from batches
+def _batches(frames: int, batches: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Yield the indexes of each update's frames."""
+    for _ in range(_PASSES):
+        order = torch.randperm(frames, generator=generator)
+        yield from order[: batches * _BATCH].split(_BATCH)
 
 
 def _context_values(
