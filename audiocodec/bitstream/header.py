@@ -12,6 +12,7 @@ HASH_BYTES = 8
 NO_HASH = bytes(HASH_BYTES)
 MAX_FRAMES = 2**15 - 1  # in a packet
 _MAX_CODES = 2**18  # in a packet: bounds the work for a few bytes of a malicious one
+_MAX_LOST = 2**24  # codes that are missing in a row: hours, and what a malicious number costs
 _MAX_NAME = 255
 _FIELDS = struct.Struct('<BBBBIIIHHI8s8s')
 _RENORMALIZED = 1  # flag
@@ -99,6 +100,11 @@ class Header:
         """Bytes of the largest payload of a packet."""
         codes = self.frames_per_packet * self.num_codebooks
         return 2 + 4 * self.renormalized + math.ceil(codes * self.code_bits / 8)
+
+    @property
+    def max_gap(self) -> int:
+        """Packets that may be missing in a row; what claims to follow more is damaged."""
+        return max(64, _MAX_LOST // (self.frames_per_packet * self.num_codebooks))
 
     def frames_of(self, number: int, samples: int | None) -> int:
         """Return the number of frames of a packet, given the length of the stream, if known."""

@@ -6,7 +6,6 @@ from audiocodec.bitstream import records
 from audiocodec.bitstream.header import DamagedError, End, Header
 from audiocodec.bitstream.records import Record, Scanner
 
-MAX_GAP = 2**15  # packets: one that claims to be further ahead is taken as damaged
 _MAX_UNKNOWN = 2**22  # bytes without a header, after which this is no stream
 
 
@@ -59,6 +58,7 @@ class Receiver:
         self.damage = Damage()
         self._patience = patience
         self._scanner = Scanner()
+        self._early: list[Record] = []  # packets before the header
         self._waiting: dict[int, bytes] = {}  # payloads of packets that are not their turn yet
         self._next = first
         self._total: int | None = None
@@ -88,10 +88,13 @@ class Receiver:
                     '`audiocodec encode`?'
                 )
             return []
-        return self._due(final)
+        return self._due(self.header.max_gap, final)
 
     def _use(self, header: Header) -> None:
         self.header = header
+        for record in self._early:
+            self._take_packet(record, header)
+        self._early.clear()
         self._scanner.largest[records.PACKET] = header.max_packet
 
     def _take(self, record: Record) -> None:
@@ -107,17 +110,20 @@ class Receiver:
             self._scanner.skipped += records.FRAME_BYTES + len(record.payload)
             return
         if record.kind == records.PACKET:
-            self._take_packet(record)
+            if self.header is None:
+                self._early.append(record)
+            else:
+                self._take_packet(record, self.header)
 
-    def _take_packet(self, record: Record) -> None:
+    def _take_packet(self, record: Record, header: Header) -> None:
         if self._next is None:
             self._next = record.number
         if record.number < self._next or record.number in self._waiting:
             self.damage.repeated += 1
-        elif record.number - self._next - len(self._waiting) <= MAX_GAP:
+        elif record.number - self._next - len(self._waiting) <= header.max_gap:
             self._waiting[record.number] = record.payload
 
-    def _due(self, final: bool) -> list[tuple[int, bytes | None]]:
+    def _due(self, max_gap: int, final: bool) -> list[tuple[int, bytes | None]]:
         """Return the packets whose turn it is, given up ones included."""
         due: list[tuple[int, bytes | None]] = []
         while self._waiting and self._next is not None:
@@ -127,7 +133,7 @@ class Receiver:
             due.append((self._next, payload))
             self._next += 1
         if final and self._next is not None and self._total is not None:
-            missing = range(self._next, min(self._total, self._next + MAX_GAP))
+            missing = range(self._next, min(self._total, self._next + max_gap))
             due += [(number, None) for number in missing]
         self.damage.lost += sum(payload is None for _, payload in due)
         return due

@@ -30,6 +30,8 @@ def test_derived_figures():
     # 3300 samples: two packets of ten frames, and 100 samples in a last frame
     assert [header.frames_of(number, 3300) for number in range(4)] == [10, 10, 1, 0]
     assert header.frames_of(9, None) == 10
+    assert header.max_gap == 2**24 // 30
+    assert describe(frames_per_packet=15000, stride=1).max_gap == 2**24 // 45000
 
 
 @pytest.mark.parametrize(

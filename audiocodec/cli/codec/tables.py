@@ -79,6 +79,7 @@ def _codes(model: CompressionModel, audio: str, hours: float) -> list[torch.Tens
         model.channels,
         segment_duration=seconds,
         num_samples=max(1, round(hours * 3600 / seconds)),
+        min_segment_ratio=0.0,
         pad=False,
     )
     loader = make_loader(dataset, batch_size=1, drop_last=False)
