@@ -1,6 +1,7 @@
 """Streams are read in order, whatever was lost, damaged, repeated or exchanged."""
 
 import io
+import socket
 
 import numpy as np
 import pytest
@@ -181,3 +182,22 @@ def test_the_tables_must_be_those_of_the_header():
     ):
         with pytest.raises(ValueError, match=f'tables {tables.hash.hex()}.*{said}'):
             next(reader.packets(wrong))
+
+
+def test_a_socket_delivers_each_packet_before_the_next_is_written(tables):
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ours.makefile('wb') as out, theirs.makefile('rb') as file:
+        writer = BitstreamWriter(out, describe(tables), tables)
+        out.flush()
+        packets = BitstreamReader(file).packets(tables)
+        for number in range(4):
+            part = CODES[:, 10 * number :][:, :10]
+            writer.write(part)
+            out.flush()
+            packet = next(packets)
+            assert packet.number == number
+            assert (packet.codes == part).all()
+        writer.finish(40 * 160)
+        out.flush()
+        ours.shutdown(socket.SHUT_WR)
+        assert list(packets) == []
