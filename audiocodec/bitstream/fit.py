@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from audiocodec.bitstream.header import NO_HASH
 from audiocodec.bitstream.tables import (
+    ABOVE,
     MAX_CARDINALITY,
     OCTAVE,
     PAST,
@@ -96,11 +97,11 @@ def _batches(frames: int, batches: int, generator: torch.Generator) -> Iterator[
 def _context_values(
     codes: torch.Tensor, age: torch.Tensor, level: int, cardinality: int
 ) -> torch.Tensor:
-    """Return the values of the contexts of a level, [PAST + level, N]; see `Level.contexts`."""
+    """Return the values of the contexts of a level, [PAST + A, N]; see `Level.contexts`."""
     past = []
     for back in range(1, PAST + 1):
         past.append(torch.where(age < back, cardinality, codes[level].roll(back)))
-    return torch.stack((*past, *codes[:level]))
+    return torch.stack((*past, *codes[max(0, level - ABOVE) : level]))
 
 
 def _to_integers(left: torch.Tensor, bias: torch.Tensor, right: torch.Tensor) -> Level:

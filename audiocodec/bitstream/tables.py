@@ -1,9 +1,9 @@
 """Frequencies of codes in their context, as integers, for entropy coding.
 
 The context of a code of level k are those of level k in the two frames before, and those of the
-levels above in the same frame. Each of them adds a vector of small integers, and a code is the more
-frequent, the larger the product of its own vector with their sum: a log-bilinear model (Mnih and
-Hinton 2007), with factors that are integers. docs/bitstream.md has the formula.
+eight levels above it in the same frame. Each of them adds a vector of small integers. A code is the
+more frequent, the larger the product of its own vector with their sum: a log-bilinear model (Mnih
+and Hinton 2007), with factors that are integers. docs/bitstream.md has the formula.
 
 A context ends with its packet, so that a lost packet damages no other.
 """
@@ -27,6 +27,7 @@ FORMAT = 'audiocodec.tables'
 VERSION = 1
 MAX_CARDINALITY = 2**14
 PAST = 2  # frames before
+ABOVE = 8  # levels, those that exist
 OCTAVE = 64  # steps of the logarithm of a frequency that double it
 SHIFT = 6  # bits of a product below a step
 _HIGHEST = 20  # log2 of the highest frequency
@@ -45,14 +46,14 @@ FREQUENCIES = _frequencies()
 
 
 class Level(NamedTuple):
-    """Factors of a level k, int8 or int16.
+    """Factors of a level k, with A = min(k, ABOVE) levels above it.
 
     Attributes:
         codes: int8 [cardinality, D], a vector for every code.
         bias: int32 [cardinality], added to the products.
-        contexts: int8 [2 + k, cardinality + 1, D], a vector for every value of: the code one frame
-            before, that two frames before, and those of levels 0 to k - 1. The last value is for
-            frames before the packet.
+        contexts: int8 [PAST + A, cardinality + 1, D], a vector for every value of: the code one
+            frame before, that two frames before, and those of levels k - A to k - 1. The last value
+            is for frames before the packet.
     """
 
     codes: np.ndarray
@@ -86,7 +87,7 @@ class Tables:
             types = [str(part.dtype) for part in level]
             if types != ['int8', 'int32', 'int8']:
                 raise ValueError(f'level {index} has types {types}')
-            shape = (PAST + index, self.cardinality + 1, dimension)
+            shape = (PAST + min(index, ABOVE), self.cardinality + 1, dimension)
             if (
                 contexts.shape != shape
                 or codes.shape != (self.cardinality, dimension)
@@ -147,19 +148,19 @@ class Tables:
         decoder = coder.Decoder(message)
         codes = np.full((num_codebooks, PAST + frames), self.cardinality, np.int64)
         levels = np.arange(num_codebooks)
-        factors = [left for left, _ in self._factors[:num_codebooks]]
         one, two = (past[:num_codebooks] for past in self._past)
         for frame in range(PAST, PAST + frames):
             sums = one[levels, codes[:, frame - 1]] + two[levels, codes[:, frame - 2]]
-            for level, left in enumerate(factors):
-                counts = _counts(left @ sums[level])
+            for level in range(num_codebooks):
+                counts = _counts(self._codes[level] @ sums[level])
                 ends = counts.cumsum()
                 total = int(ends[-1])
                 code = int(ends.searchsorted(decoder.target(total), 'right'))
                 count = int(counts[code])
                 decoder.use(int(ends[code]) - count, count)
                 codes[level, frame] = code
-                sums[level + 1 :] += self._below[level][code, : num_codebooks - level - 1]
+                below = sums[level + 1 : level + 1 + ABOVE]
+                below += self._below[level][code, : len(below)]
         return codes[:, PAST:]
 
     def bits(self, codes: np.ndarray) -> np.ndarray:
@@ -172,15 +173,15 @@ class Tables:
 
     def _intervals(self, codes: np.ndarray, level: int) -> np.ndarray:
         """Return the first slot, the count and the total of a level's codes, int64 [3, n]."""
-        left, right = self._factors[level]
-        before = np.full(PAST, self.cardinality)
-        padded = np.concatenate((before, codes[level]))
         frames = codes.shape[1]
-        values = [padded[1 : 1 + frames], padded[:frames], *codes[:level]]
-        sums = sum(right[index][value] for index, value in enumerate(values))
+        padded = np.concatenate((np.full(PAST, self.cardinality), codes[level]))
+        one, two = self._past
+        sums = one[level, padded[1 : 1 + frames]] + two[level, padded[:frames]]
+        for above in range(max(0, level - ABOVE), level):
+            sums += self._below[above][codes[above], level - above - 1]
         parts = []
         for begin in range(0, frames, _CHUNK):
-            counts = _counts(sums[begin : begin + _CHUNK] @ left.T)
+            counts = _counts(sums[begin : begin + _CHUNK] @ self._codes[level].T)
             ends = counts.cumsum(axis=1)
             chosen = codes[level, begin : begin + _CHUNK, None]
             count = np.take_along_axis(counts, chosen, 1)
@@ -188,35 +189,39 @@ class Tables:
             parts.append(np.concatenate((first, count, ends[:, -1:]), axis=1))
         return np.concatenate(parts).T
 
-    @cached_property
-    def _factors(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Codes [cardinality, D + 1] and contexts [2 + k, cardinality + 1, D + 1] of each level.
+    # The factors in float64: sums and products of integers below 2^53 are exact in any order, so
+    # that every machine and BLAS finds the same, at ten times the speed of NumPy's integers.
 
-        The bias is the last column, times 1. In float64: sums and products of integers below 2^53
-        are exact in any order, so that every machine and BLAS finds the same, at ten times the
-        speed of NumPy's integers. Divided by 2^SHIFT, which is exact, too.
+    @cached_property
+    def _codes(self) -> list[np.ndarray]:
+        """Vectors of codes [cardinality, D + 1] of each level, over 2^SHIFT, which is exact, too.
+
+        The last column is the bias, which is multiplied by 1.
         """
-        factors = []
-        for codes, bias, contexts in self.levels:
-            left = np.concatenate((codes, bias[:, None]), axis=1).astype(np.float64)
-            right = np.pad(contexts, ((0, 0), (0, 0), (0, 1))).astype(np.float64)
-            right[0, :, -1] = 1
-            factors.append((left / 2**SHIFT, right))
-        return factors
+        return [
+            np.concatenate((level.codes, level.bias[:, None]), axis=1).astype(np.float64) / 2**SHIFT
+            for level in self.levels
+        ]
 
     @cached_property
-    def _past(self) -> tuple[np.ndarray, np.ndarray]:
+    def _past(self) -> list[np.ndarray]:
         """What the codes one and two frames before add to the sums, [K, cardinality + 1, D + 1]."""
-        rows = [np.stack([right[index] for _, right in self._factors]) for index in range(PAST)]
-        return rows[0], rows[1]
+        rows = [np.stack([one.contexts[index] for one in self.levels]) for index in range(PAST)]
+        return [
+            np.pad(row.astype(np.float64), ((0, 0), (0, 0), (0, 1)), constant_values=index == 0)
+            for index, row in enumerate(rows)
+        ]
 
     @cached_property
     def _below(self) -> list[np.ndarray]:
         """What codes of a level add to the levels below, [cardinality + 1, levels, D + 1]."""
         found = []
-        for level, (_, own) in enumerate(self._factors):
-            below = [right[PAST + level] for _, right in self._factors[level + 1 :]]
-            found.append(np.stack(below, axis=1) if below else own[0][:, None][:, :0])
+        shape = (self.cardinality + 1, self.levels[0].codes.shape[1])
+        for above in range(len(self.levels)):
+            below = self.levels[above + 1 : above + 1 + ABOVE]
+            rows = [one.contexts[above - level] for level, one in enumerate(below, above + 1)]
+            stacked = np.stack([*rows, np.zeros(shape)], axis=1)[:, :-1]
+            found.append(np.pad(stacked, ((0, 0), (0, 0), (0, 1))))
         return found
 
 

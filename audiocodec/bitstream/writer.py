@@ -62,11 +62,10 @@ class BitstreamWriter:
         Raises:
             ValueError: another shape, or codes out of range.
         """
-        assert not self.header.renormalized, 'use write_packet'
         self._frames = np.concatenate((self._frames, self._checked(codes)), axis=1)
         size = self.header.frames_per_packet
         while self._frames.shape[1] >= size:
-            self._write_packet(self._frames[:, :size], None)
+            self.write_packet(self._frames[:, :size])
             self._frames = self._frames[:, size:]
 
     def write_packet(self, codes: torch.Tensor | np.ndarray, scale: float | None = None) -> None:
@@ -88,7 +87,7 @@ class BitstreamWriter:
     def finish(self, samples: int) -> None:
         """Write what is left, and the end: the length in samples and the seek table."""
         if self._frames.shape[1]:
-            self._write_packet(self._frames, None)
+            self.write_packet(self._frames)
             self._frames = self._frames[:, :0]
         self._write_header()
         self.samples = samples

@@ -54,6 +54,23 @@ def test_a_decoder_without_floats_finds_the_same():
     assert message.frames(20, lists(tables), CARDINALITY) == codes.T.tolist()
 
 
+def test_many_levels_have_a_context_of_eight():
+    rng = np.random.default_rng(0)
+    levels = [
+        Level(
+            rng.integers(-90, 90, (5, 3), np.int8),
+            rng.integers(-999, 0, 5, np.int32),
+            rng.integers(-90, 90, (2 + min(k, 8), 6, 3), np.int8),
+        )
+        for k in range(12)
+    ]
+    tables = Tables(levels, bytes(8))
+    codes = rng.integers(0, 5, (12, 6))
+    message = tables.encode(codes)
+    assert (tables.decode(message, 12, 6) == codes).all()
+    assert independent_decoder.Message(message).frames(6, lists(tables), 5) == codes.T.tolist()
+
+
 def test_any_message_decodes_to_codes_in_range():
     tables = draw_tables()
     for seed in range(20):

@@ -100,7 +100,7 @@ class Message:
             one, two = ([absent, absent, *found][-1 - back] for back in range(2))
             frame = []
             for k, (codes, bias, contexts) in enumerate(levels):
-                values = [one[k], two[k], *frame]
+                values = [one[k], two[k], *frame[-8:]]
                 rows = [context[value] for context, value in zip(contexts, values)]
                 sums = [sum(column) for column in zip(*rows)]
                 products = [

@@ -10,7 +10,7 @@ import torch
 from audiocodec import bitstream
 from audiocodec.cli.codec.encode import tables_beside
 from audiocodec.cli.codec.export import SOURCE
-from audiocodec.data import AudioDataset, load_source, make_loader
+from audiocodec.data import AudioDataset, AudioMeta, load_source, make_loader
 from audiocodec.models import CompressionModel
 from audiocodec.models.export.source import open_source
 from audiocodec.utils.progress import Progress
@@ -30,22 +30,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fit and write the tables, and print their rates on a tenth of the audio, held out."""
+    """Fit and write the tables, and print their rates on a tenth of the files, held out."""
     source = open_source(args.source)
     model = source.model
     out = Path(args.out) if args.out else tables_beside(args.source)
     model.set_num_codebooks(model.total_codebooks)
     header = bitstream.describe(model)
-    items = _codes(model.for_cpu(), args.audio, args.hours)
-    held_out = items[::10]
+    metas = load_source(args.audio)
+    fast = model.for_cpu()
+    items = _codes(
+        fast,
+        [meta for index, meta in enumerate(metas) if index % 10 or len(metas) == 1],
+        args.hours,
+    )
     tables = bitstream.fit_tables(
-        [item for index, item in enumerate(items) if index % 10],
-        model.cardinality,
-        header.frames_per_packet,
-        header.model_hash,
+        items, model.cardinality, header.frames_per_packet, header.model_hash
     )
     tables.save(out)
     print(f'{out}: {out.stat().st_size / 1e6:.1f} MB for {source.name}')
+    held_out = _codes(fast, metas[::10], args.hours / 10)
     print(rates(tables, held_out, header.frames_per_packet, model.frame_rate))
     return 0
 
@@ -70,11 +73,11 @@ def rates(
 
 
 @torch.no_grad()
-def _codes(model: CompressionModel, audio: str, hours: float) -> list[torch.Tensor]:
-    """Encode segments drawn from audio; returns codes [K, n] of each."""
+def _codes(model: CompressionModel, metas: Sequence[AudioMeta], hours: float) -> list[torch.Tensor]:
+    """Encode segments drawn from files; returns codes [K, n] of each."""
     seconds = 10.0
     dataset = AudioDataset(
-        load_source(audio),
+        metas,
         model.sample_rate,
         model.channels,
         segment_duration=seconds,
