@@ -228,5 +228,5 @@ class Tables:
 def _counts(products: np.ndarray) -> np.ndarray:
     """Return the frequencies of the codes, given products / 2^SHIFT [..., cardinality]."""
     steps = products.max(axis=-1, keepdims=True) - products
-    counts: np.ndarray = FREQUENCIES[np.minimum(steps, len(FREQUENCIES) - 1).astype(np.int64)]
-    return counts
+    # converted to integers, they are rounded down; 'clip' bounds them by the last frequency
+    return FREQUENCIES.take(steps.astype(np.int64), mode='clip')
