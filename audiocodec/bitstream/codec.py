@@ -57,15 +57,9 @@ def describe(
     if tables is not None and tables.model_hash != model_hash:
         raise ValueError(
             f'the tables were fitted to the model {tables.model_hash.hex()}, this one is '
-            f'{model_hash.hex()}: fit them to this one, with `audiocodec tables`'
+            f'{model_hash.hex()}: fit them again with `audiocodec tables`, or encode without'
         )
-    segments = segments_of(model)
-    if segments is None:
-        frames = max(1, round(packet_seconds * model.frame_rate))
-        stride = frames * model.hop_length
-    else:
-        frames = segments.frames(segments.length)[0]
-        stride = segments.stride
+    frames, stride = _packet_size(model, packet_seconds)
     return Header(
         sample_rate=model.sample_rate,
         channels=model.channels,
@@ -79,6 +73,15 @@ def describe(
         tables_hash=NO_HASH if tables is None else tables.hash,
         model=name,
     )
+
+
+def _packet_size(model: CompressionModel, seconds: float) -> tuple[int, int]:
+    """Return frames of a packet, and samples from the start of one to that of the next."""
+    segments = segments_of(model)
+    if segments is None:
+        frames = max(1, round(seconds * model.frame_rate))
+        return frames, frames * model.hop_length
+    return segments.frames(segments.length)[0], segments.stride
 
 
 def check_model(header: Header, model: CompressionModel) -> None:

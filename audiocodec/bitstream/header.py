@@ -147,37 +147,14 @@ class Header:
             )
         if len(payload) < _FIELDS.size:
             raise DamagedError(f'a header of {len(payload)} bytes')
-        (
-            version,
-            coding,
-            flags,
-            channels,
-            rate,
-            hop,
-            stride,
-            frames,
-            codebooks,
-            bins,
-            model,
-            tables,
-        ) = _FIELDS.unpack_from(payload)
+        version, coding, flags, channels, rate, hop, stride, *rest = _FIELDS.unpack_from(payload)
+        frames, codebooks, bins, model, tables = rest
         if version == 0 or coding > 1 or flags > 1 or (coding == 0) != (tables == NO_HASH):
             raise DamagedError(f'version {version}, coding {coding}, flags {flags}')
         try:
             name = payload[_FIELDS.size :].decode()
-            return Header(
-                rate,
-                channels,
-                hop,
-                codebooks,
-                bins,
-                frames,
-                stride,
-                bool(flags),
-                model,
-                tables,
-                name,
-            )
+            sizes = (codebooks, bins, frames, stride)
+            return Header(rate, channels, hop, *sizes, bool(flags), model, tables, name)
         except ValueError as error:
             raise DamagedError(str(error)) from error
 

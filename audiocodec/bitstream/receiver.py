@@ -61,7 +61,6 @@ class Receiver:
         self._early: list[Record] = []  # packets before the header
         self._waiting: dict[int, bytes] = {}  # payloads of packets that are not their turn yet
         self._next = first
-        self._total: int | None = None
         self._unknown = 0  # bytes before the header
         if header is not None:
             self._use(header)
@@ -88,7 +87,7 @@ class Receiver:
                     '`audiocodec encode`?'
                 )
             return []
-        return self._due(self.header.max_gap, final)
+        return self._due(self.header, final)
 
     def _use(self, header: Header) -> None:
         self.header = header
@@ -104,7 +103,6 @@ class Receiver:
                 self._use(Header.from_bytes(record.payload))
             elif record.kind == records.END:
                 self.end = End.from_bytes(record.payload)
-                self._total = record.number
                 self.damage.unfinished = False
         except DamagedError:
             self._scanner.skipped += records.FRAME_BYTES + len(record.payload)
@@ -123,7 +121,7 @@ class Receiver:
         elif record.number - self._next - len(self._waiting) <= header.max_gap:
             self._waiting[record.number] = record.payload
 
-    def _due(self, max_gap: int, final: bool) -> list[tuple[int, bytes | None]]:
+    def _due(self, header: Header, final: bool) -> list[tuple[int, bytes | None]]:
         """Return the packets whose turn it is, given up ones included."""
         due: list[tuple[int, bytes | None]] = []
         while self._waiting and self._next is not None:
@@ -132,8 +130,9 @@ class Receiver:
                 break
             due.append((self._next, payload))
             self._next += 1
-        if final and self._next is not None and self._total is not None:
-            missing = range(self._next, min(self._total, self._next + max_gap))
+        if final and self._next is not None and self.end is not None:
+            total = -(-self.end.samples // header.stride)
+            missing = range(self._next, min(total, self._next + header.max_gap))
             due += [(number, None) for number in missing]
         self.damage.lost += sum(payload is None for _, payload in due)
         return due

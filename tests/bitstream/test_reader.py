@@ -169,8 +169,17 @@ def test_absurd_numbers_are_ignored(tables):
     last = Scanner().feed(end, True)[0]
     long = records.to_bytes(last._replace(number=2**32 - 1))
     stream = b''.join((magic, header, far, *packets, copy, long))
-    _, found = read(stream, tables)
+    reader, found = read(stream, tables)
     assert (joined(found) == CODES).all()
+    assert reader.damage.lost == 0
+
+
+def test_an_absurd_length_costs_little():
+    data = write(CODES, samples=2**63, frames_per_packet=5000, stride=1)
+    reader, found = read(data)
+    assert len(found) == reader.header.max_gap + 1
+    assert (found[0].codes == CODES).all()
+    assert reader.damage.lost == 2**24 // 15000
 
 
 def test_the_tables_must_be_those_of_the_header():
