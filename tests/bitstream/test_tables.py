@@ -105,19 +105,27 @@ def test_the_largest_factors_stay_exact():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('threads', ['1', '2', '5'])
-def test_other_thread_counts_write_the_same(threads):
-    names = ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS')
+@pytest.mark.parametrize(
+    'environment',
+    [
+        {'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'},
+        {'OMP_NUM_THREADS': '5', 'OPENBLAS_NUM_THREADS': '5', 'MKL_NUM_THREADS': '5'},
+        {'OPENBLAS_CORETYPE': 'Prescott'},
+        {'OPENBLAS_CORETYPE': 'Haswell'},
+    ],
+    ids=lambda environment: '-'.join(environment.values()),
+)
+def test_other_threads_and_processors_write_the_same(environment):
+    """OpenBLAS has other kernels, which sum in another order, for other processors."""
     code = (
         'from streams import draw_codes, draw_tables\n'
         'print(draw_tables().encode(draw_codes(7)).hex())'
     )
-    place = os.pathsep.join(
-        (str(Path(__file__).parents[1] / 'support'), os.environ.get('PYTHONPATH', ''))
-    )
+    support = str(Path(__file__).parents[1] / 'support')
+    place = os.pathsep.join((support, os.environ.get('PYTHONPATH', '')))
     found = subprocess.run(
         [sys.executable, '-c', code],
-        env={**os.environ, **dict.fromkeys(names, threads), 'PYTHONPATH': place},
+        env={**os.environ, **environment, 'PYTHONPATH': place},
         capture_output=True,
         text=True,
         check=True,
