@@ -28,9 +28,9 @@ class Damage:
     def __str__(self) -> str:
         """Describe the damage in a line."""
         found = [
-            f'{self.lost} packets lost' * bool(self.lost),
-            f'{self.repeated} packets repeated or late' * bool(self.repeated),
-            f'{self.skipped} bytes skipped' * bool(self.skipped),
+            f'lost packets: {self.lost}' * bool(self.lost),
+            f'repeated or late packets: {self.repeated}' * bool(self.repeated),
+            f'skipped bytes: {self.skipped}' * bool(self.skipped),
             'the end is missing' * self.unfinished,
         ]
         return ', '.join(filter(None, found)) or 'complete'

@@ -114,7 +114,7 @@ def test_silence_fades_inside_the_lost_time():
 def test_everything_lost():
     model = build()
     data = to_stream(model, wave(3 * HOP))
-    with pytest.raises(ValueError, match=r'no packets to decode \(1 packets lost\)'):
+    with pytest.raises(ValueError, match=r'no packets to decode \(lost packets: 1\)'):
         from_stream(model, without(data, 0))
 
 

@@ -93,7 +93,7 @@ def test_lost_packets_repeat_the_frame_before(data, tables):
     assert [packet.lost for packet in found] == [False, True, True, False, False]
     assert (found[1].codes == CODES[:, 9:10]).all()
     assert (joined(found)[:, 30:] == CODES[:, 30:]).all()
-    assert str(reader.damage) == '2 packets lost'
+    assert str(reader.damage) == 'lost packets: 2'
     # the first and the last: nothing to repeat, and only as many frames as are missing
     reader, found = read(b''.join((magic, header, *packets[1:4], copy, end)), tables)
     assert [packet.lost for packet in found] == [True, False, False, False, True]

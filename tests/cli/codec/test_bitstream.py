@@ -78,7 +78,7 @@ def test_a_damaged_stream_has_exit_code_1(folder, capsys):
     (folder / 'b.acs').write_bytes(data)
     capsys.readouterr()
     assert run(folder, 'decode', 'b.acs', 'b.wav') == 1
-    assert re.search(r'2\.30 s, 0\.50 s of it lost \(1 packets lost', capsys.readouterr().out)
+    assert re.search(r'2\.30 s, 0\.50 s of it lost \(lost packets: 1', capsys.readouterr().out)
     found = decoded(folder / 'b.wav')
     assert found[:, 4100:7900].abs().max() == 0
     assert (found[:, :3900] - expected(folder, 0.45)[:, :3900]).abs().max() < 1e-4
