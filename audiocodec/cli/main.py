@@ -34,6 +34,9 @@ COMMANDS = {
         'codec.certify',
         'compare the ways of computing a model: batches, streams, exports',
     ),
+    'encode': ('codec.encode', 'encode an audio file as a stream of bits'),
+    'decode': ('codec.decode', 'decode a stream of bits to an audio file'),
+    'tables': ('codec.tables', 'fit entropy coding to a model, so that encode needs fewer bits'),
     'usage': ('codec.usage', 'measure how much of each codebook a model uses on audio'),
     'evaluate': ('evaluate', 'score models and classical codecs on audio, at any bit rates'),
     'report': (
