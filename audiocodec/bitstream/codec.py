@@ -158,12 +158,9 @@ def encode_live(
         writer: gets the codes and the end.
 
     Raises:
-        ValueError: the model cannot encode a part before it has the whole.
+        ValueError: the model needs the whole signal.
     """
-    make = getattr(model, 'streaming_encoder', None)
-    if make is None:
-        raise ValueError(f'{type(model).__name__} cannot encode while it listens: use encode')
-    encoder = make(1)
+    encoder = model.streaming_encoder()
     samples = 0
     for wav in wavs:
         writer.write(encoder.push(wav[None]))
