@@ -30,6 +30,10 @@ COMMANDS = {
         'decode, resample and pack audio into shards, which load without decoding',
     ),
     'export': ('codec.export', 'write a model in another format, and compare the two on audio'),
+    'tokens': (
+        'codec.tokens',
+        'encode a folder or manifest into the codes of a model, to train language models on',
+    ),
     'usage': ('codec.usage', 'measure how much of each codebook a model uses on audio'),
     'evaluate': ('evaluate', 'score models and classical codecs on audio, at any bit rates'),
     'report': (
