@@ -19,6 +19,7 @@ COMMANDS = (
     'files',
     'codec',
     'evaluate',
+    'tokens',
     'startup',
     'workers',
 )
