@@ -130,13 +130,12 @@ def _check(
         raise ValueError(f'shard_minutes={shard_minutes}: expected minutes above 0')
     if workers is not None and workers < 1:
         raise ValueError(f'workers={workers}: expected at least 1')
-    for device in devices:
-        try:
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f'device {device!r} cannot be used: {error}') from error
+    for device in map(torch.device, devices):
+        found = torch.cuda.device_count()  # does not take memory on the GPUs, other checks do
+        if device.type == 'cuda' and (device.index or 0) >= found:
+            raise ValueError(f'device {str(device)!r}: this machine has {found} usable GPUs')
     if workers is None:
-        return usable_cores() if devices == ('cpu',) else len(devices)
+        return usable_cores() if tuple(devices) == ('cpu',) else len(devices)
     if workers < len(devices):
         raise ValueError(f'workers={workers} for {len(devices)} devices: expected one for each')
     return workers

@@ -7,7 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from audiocodec.data import AudioMeta, is_address, read_segment
@@ -17,6 +16,7 @@ from audiocodec.models import CompressionModel
 from audiocodec.tokens import folder as token_folder
 from audiocodec.tokens.folder import TokenFolder
 from audiocodec.tokens.formats import FORMATS, Item
+from audiocodec.utils.errors import RunError
 
 _AHEAD = 2  # files that are read while others are encoded
 _BATCH_SECONDS = 240.0  # audio in a batch, on a GPU
@@ -66,23 +66,15 @@ def make_shard(task: Task, model: CompressionModel, advance: Callable[[int, floa
     """
     items: list[Item | None] = [None] * len(task.metas)
     skipped: dict[int, str] = {}
-    layout, dtype = task.head['format'], np.dtype(task.head['dtype'])
     for batch in _batches(_sounds(task.metas, model), model):
-        failed = [sound for sound in batch if isinstance(sound.wav, str)]
-        skipped.update({sound.place: str(sound.wav) for sound in failed})
-        wavs = [sound.wav for sound in batch if isinstance(sound.wav, torch.Tensor)]
-        if wavs:
-            codes, scale = _encode(model, torch.stack(wavs))
-            for row, sound in enumerate(batch):
-                info = _info(task.metas[sound.place], wavs[row], model)
-                info['frames'] = codes.shape[2]
-                if scale is not None:
-                    info['scale'] = scale[row].tolist()
-                array = codes[row].cpu().numpy().astype(dtype)
-                items[sound.place] = Item(task.first + sound.place, array, info)
+        for place, result in _encode_batch(batch, task, model):
+            if isinstance(result, Item):
+                items[place] = result
+            else:
+                skipped[place] = result
         advance(len(batch), sum(task.metas[sound.place].duration for sound in batch))
     found = [item for item in items if item is not None]
-    path = task.out / f'{task.number:06d}{FORMATS[layout].suffix}'
+    path = task.out / f'{task.number:06d}{FORMATS[task.head["format"]].suffix}'
     offsets = _write(path, found, task.head) if found else []
     entries = [
         {**item.info, 'shard': path.name, 'offset': offset} for item, offset in zip(found, offsets)
@@ -97,6 +89,38 @@ def make_shard(task: Task, model: CompressionModel, advance: Callable[[int, floa
         ],
     }
     TokenFolder(task.out).add_shard(task.number, record)
+
+
+def _encode_batch(
+    batch: Sequence[_Sound], task: Task, model: CompressionModel
+) -> Iterator[tuple[int, Item | str]]:
+    """Yield place and tokens of each file of a batch, or why it has none.
+
+    Raises:
+        RunError: the model fails, e.g. for lack of memory.
+    """
+    wavs = [sound.wav for sound in batch if isinstance(sound.wav, torch.Tensor)]
+    if not wavs:
+        yield from ((sound.place, str(sound.wav)) for sound in batch)
+        return
+    metas = [task.metas[sound.place] for sound in batch]
+    try:
+        codes, scale = _encode(model, torch.stack(wavs))
+    except ValueError as error:
+        yield from ((one.place, f'{meta.path}: {error}') for one, meta in zip(batch, metas))
+        return
+    except RuntimeError as error:
+        raise RunError(
+            f'{metas[0].path} ({metas[0].duration:.1f} s): cannot be encoded: {error}. Complete '
+            'shards are kept: run the same command again'
+        ) from error
+    for row, (sound, meta) in enumerate(zip(batch, metas)):
+        info = _info(meta, wavs[row], model)
+        info['frames'] = codes.shape[2]
+        if scale is not None:
+            info['scale'] = scale[row].tolist()
+        array = codes[row].cpu().numpy().astype(task.head['dtype'])
+        yield sound.place, Item(task.first + sound.place, array, info)
 
 
 def _encode(model: CompressionModel, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -207,7 +207,7 @@ def test_arguments_are_checked_first(make, tmp_path, monkeypatch):
         ({'layout': 'x'}, "format 'x': expected one of safetensors"),
         ({'workers': 0}, 'workers=0: expected at least 1'),
         ({'devices': ('cpu', 'cpu')}, 'workers=1 for 2 devices'),
-        ({'devices': ('cuda:77',)}, "device 'cuda:77' cannot be used"),
+        ({'devices': ('cuda:77',)}, r"device 'cuda:77': this machine has \d+ usable GPUs"),
         ({'shard_minutes': 0}, 'shard_minutes=0: expected minutes above 0'),
     ):
         with pytest.raises(ValueError, match=message):
@@ -218,6 +218,24 @@ def test_arguments_are_checked_first(make, tmp_path, monkeypatch):
 def test_no_readable_file(make, audio, tmp_path):
     with pytest.raises(ValueError, match=r'none of the 1 files can be read; e.g. .*item_3b.wav'):
         make(tmp_path / 'out', audio / 'item_3b.wav')
+
+
+def test_files_that_the_model_cannot_take(make, audio, tmp_path, monkeypatch):
+    encode = shard_module._encode
+
+    def refuse(model, wav):
+        if wav.shape[-1] == 400:
+            raise error
+        return encode(model, wav)
+
+    monkeypatch.setattr(shard_module, '_encode', refuse)
+    error = ValueError('too short')
+    assert make(tmp_path / 'out').skipped == 2
+    reasons = [entry['reason'] for entry in lines(tmp_path / 'out' / 'skipped.jsonl')]
+    assert reasons[1] == f'{audio / "item_6.wav"}: too short'
+    error = torch.OutOfMemoryError('no memory')
+    with pytest.raises(RunError, match=r'item_6.wav \(0.1 s\): cannot be encoded: no memory. Comp'):
+        make(tmp_path / 'other')
 
 
 def test_only_one_run_writes(make, tmp_path):
