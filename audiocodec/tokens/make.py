@@ -19,6 +19,7 @@ import torch
 
 from audiocodec.data import AudioMeta, load_source
 from audiocodec.data.shards import check_shards, group_files
+from audiocodec.kernels.allocator import return_freed_memory
 from audiocodec.models import CompressionModel
 from audiocodec.models.fingerprint import fingerprint
 from audiocodec.run.lock import FolderLock
@@ -30,6 +31,9 @@ from audiocodec.utils.progress import Progress
 
 logger = logging.getLogger(__name__)
 _POLL = 0.2  # seconds between two looks at the processes
+# PyTorch and oneDNN keep what they prepared for the last 1024 shapes of their layers, about 1 MB a
+# convolution. A file has a length of its own, hence new shapes, which hardly any other file has.
+_FEW_SHAPES = {'LRU_CACHE_CAPACITY': '64', 'ONEDNN_PRIMITIVE_CACHE_CAPACITY': '128'}
 Advance = Callable[[int, float], None]
 
 
@@ -96,6 +100,8 @@ def make_tokens(
     if folder.is_complete:
         folder.clean()
         return _report(out, 0)
+    for key, value in _FEW_SHAPES.items():
+        os.environ.setdefault(key, value)  # read at the first convolution
     out.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(out, f'audiocodec tokens into {out}')
     lock.acquire()
@@ -217,6 +223,7 @@ def _run(
                 prepared = _prepare(model, devices[0])
                 for task in tasks:
                     make_shard(task, prepared, advance)
+                    return_freed_memory()
         elif tasks:
             _run_pool(tasks, model, min(workers, len(tasks)), devices, advance)
     finally:
@@ -316,3 +323,4 @@ def _end_with_parent() -> None:
 
 def _work(task: Task) -> None:
     make_shard(task, _state['model'], _state['advance'])
+    return_freed_memory()
