@@ -31,9 +31,9 @@ from audiocodec.utils.progress import Progress
 
 logger = logging.getLogger(__name__)
 _POLL = 0.2  # seconds between two looks at the processes
-# PyTorch and oneDNN keep what they prepared for the last 1024 shapes of their layers, about 1 MB a
-# convolution. A file has a length of its own, hence new shapes, which hardly any other file has.
-_FEW_SHAPES = {'LRU_CACHE_CAPACITY': '64', 'ONEDNN_PRIMITIVE_CACHE_CAPACITY': '128'}
+# oneDNN keeps what it has prepared for the last 1024 shapes of convolutions, about 1 MB each. A file
+# has a length of its own, hence new shapes, which hardly any other file has.
+_SHAPES = 'ONEDNN_PRIMITIVE_CACHE_CAPACITY', '128'
 Advance = Callable[[int, float], None]
 
 
@@ -100,8 +100,7 @@ def make_tokens(
     if folder.is_complete:
         folder.clean()
         return _report(out, 0)
-    for key, value in _FEW_SHAPES.items():
-        os.environ.setdefault(key, value)  # read at the first convolution
+    os.environ.setdefault(*_SHAPES)  # read at the first convolution of the process
     out.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(out, f'audiocodec tokens into {out}')
     lock.acquire()
