@@ -31,7 +31,7 @@ from audiocodec.utils.progress import Progress
 
 logger = logging.getLogger(__name__)
 _POLL = 0.2  # seconds between two looks at the processes
-# oneDNN keeps what it has prepared for the last 1024 shapes of convolutions, about 1 MB each. A file
+# oneDNN keeps what it prepared for the last 1024 shapes of convolutions, about 1 MB each. A file
 # has a length of its own, hence new shapes, which hardly any other file has.
 _SHAPES = 'ONEDNN_PRIMITIVE_CACHE_CAPACITY', '128'
 Advance = Callable[[int, float], None]
