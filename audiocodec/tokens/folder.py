@@ -41,12 +41,12 @@ class Settings:
         hop_length: samples per frame.
         frame_rate: frames per second.
         cardinality: entries of each codebook.
-        num_codebooks: K.
         kbps: bit rate of the codes.
+        num_codebooks: K.
         dtype: of the codes in the files, uint16 or int32.
         format: see `formats.FORMATS`.
-        shard_minutes: audio in a shard.
-        source: hash of the list of files.
+        shard_minutes: audio in a shard; None: not known yet.
+        source: hash of the list of files; None: not known yet.
     """
 
     model: str
@@ -56,12 +56,12 @@ class Settings:
     hop_length: int
     frame_rate: float
     cardinality: int
-    num_codebooks: int
     kbps: float
+    num_codebooks: int
     dtype: str
     format: str
-    shard_minutes: float
-    source: str = ''
+    shard_minutes: float | None
+    source: str | None = None
 
     def head(self) -> dict[str, Any]:
         """Return the settings as they are written."""
@@ -87,7 +87,7 @@ class TokenFolder:
     def check(self, settings: Settings) -> None:
         """Check that the folder is new, or has tokens of the same settings.
 
-        An empty `settings.source` fits any.
+        What is not known yet fits anything.
 
         Raises:
             ValueError: it has other tokens, or other files; names the difference.
@@ -103,7 +103,7 @@ class TokenFolder:
             return
         old, new = json.loads(place.read_bytes()), settings.head()
         for key, value in new.items():
-            if key in _NOT_COMPARED or (key == 'source' and not value) or old.get(key) == value:
+            if key in _NOT_COMPARED or value is None or old.get(key) == value:
                 continue
             what = f'{key}={json.dumps(old.get(key))}, and this command has {json.dumps(value)}'
             if key == 'source':

@@ -66,7 +66,7 @@ def make_tokens(
     layout: str = 'safetensors',
     workers: int | None = None,
     devices: Sequence[str] = ('cpu',),
-    shard_minutes: float = 30.0,
+    shard_minutes: float | None = None,
 ) -> Report:
     """Encode the files of a data source with the active codebooks of a model.
 
@@ -81,7 +81,8 @@ def make_tokens(
         layout: format of the shards, one of `formats.FORMATS`.
         workers: processes, divided between the devices; None: one per core, or per GPU.
         devices: where to compute.
-        shard_minutes: audio in a shard, the unit of work: what a kill costs each process at most.
+        shard_minutes: audio in a shard, the unit of work: what a kill costs each process at most;
+            None: a 64th of the data, from 1 to 30.
 
     Raises:
         ValueError: arguments out of range, `out` has something else, or no file can be read.
@@ -95,7 +96,9 @@ def make_tokens(
     folder.check(settings)
     metas = load_source(source)
     check_shards((meta.path for meta in metas), model.sample_rate, model.channels)
-    settings = replace(settings, source=_digest(metas))
+    if shard_minutes is None:
+        shard_minutes = min(max(sum(meta.duration for meta in metas) / 60 / 64, 1.0), 30.0)
+    settings = replace(settings, source=_digest(metas), shard_minutes=shard_minutes)
     folder.check(settings)
     if folder.is_complete:
         folder.clean()
@@ -125,13 +128,13 @@ def _check(
     layout: str,
     workers: int | None,
     devices: Sequence[str],
-    shard_minutes: float,
+    shard_minutes: float | None,
 ) -> int:
     """Check the arguments of `make_tokens`, and return the number of processes."""
     get_format(layout)
     if model.cardinality == 0:
         raise ValueError('this model is a continuous autoencoder: it has no tokens')
-    if not shard_minutes > 0:
+    if shard_minutes is not None and not shard_minutes > 0:
         raise ValueError(f'shard_minutes={shard_minutes}: expected minutes above 0')
     if workers is not None and workers < 1:
         raise ValueError(f'workers={workers}: expected at least 1')
@@ -146,7 +149,9 @@ def _check(
     return workers
 
 
-def _settings(model: CompressionModel, name: str, layout: str, shard_minutes: float) -> Settings:
+def _settings(
+    model: CompressionModel, name: str, layout: str, shard_minutes: float | None
+) -> Settings:
     return Settings(
         model=name,
         fingerprint=fingerprint(model),
@@ -155,8 +160,8 @@ def _settings(model: CompressionModel, name: str, layout: str, shard_minutes: fl
         hop_length=model.hop_length,
         frame_rate=model.frame_rate,
         cardinality=model.cardinality,
-        num_codebooks=model.num_codebooks,
         kbps=round(model.bandwidth, 6),
+        num_codebooks=model.num_codebooks,
         dtype='uint16' if model.cardinality <= 2**16 else 'int32',
         format=layout,
         shard_minutes=shard_minutes,

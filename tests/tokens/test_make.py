@@ -1,5 +1,6 @@
 import contextlib
 import copy
+import dataclasses
 import glob
 import json
 import multiprocessing
@@ -61,6 +62,18 @@ def test_a_folder_of_tokens(make, model, audio, tmp_path):
     assert (report.files, report.frames, report.skipped, report.made) == (7, sum(frames), 1, 8)
     assert report.bytes == sum(shards.values())
     assert report.hours == pytest.approx(6.17 / 3600)
+
+
+@pytest.mark.parametrize(('minutes', 'expected'), [(0.1, 1.0), (320, 5.0), (6400, 30.0)])
+def test_shards_have_a_part_of_the_data(make, audio, tmp_path, monkeypatch, minutes, expected):
+    (meta,) = load_source(audio / 'item_1.wav')
+    metas = [dataclasses.replace(meta, duration=60 * minutes / 2)] * 2
+    monkeypatch.setattr(make_module, 'load_source', lambda source: metas)
+    make(tmp_path / 'out', shard_minutes=None)
+    head = json.loads((tmp_path / 'out' / 'tokens.json').read_text())
+    assert head['shard_minutes'] == expected
+    assert len(head['shards']) == (1 if minutes < 1 else 2)
+    assert make(tmp_path / 'out', shard_minutes=None).made == 0
 
 
 def test_a_complete_folder_is_left_as_it_is(make, content, tmp_path):
@@ -191,7 +204,7 @@ def test_other_tokens_are_kept(make, model, audio, tmp_path):
     for options, message in (
         ({'layout': 'npy'}, 'format="safetensors", and this command has "npy"'),
         ({'shard_minutes': 1.0}, 'shard_minutes=0.03.*, and this command has 1.0'),
-        ({'model': few}, 'num_codebooks=3, and this command has 2'),
+        ({'model': few}, 'kbps=0.45, and this command has 0.3'),
         ({'model': tiny_model(1)}, 'fingerprint="'),
         ({'source': audio / 'item_1.wav'}, 'another list of files: the source has changed'),
     ):

@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--workers', type=int, help='processes (default: one per core, or per GPU)')
     parser.add_argument(
-        '--shard_minutes', type=float, default=30.0, help='audio in a shard (%(default)s)'
+        '--shard_minutes',
+        type=float,
+        help='audio in a shard, the unit of work (default: a 64th of the data, from 1 to 30)',
     )
 
 
