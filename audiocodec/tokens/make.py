@@ -4,7 +4,6 @@ import hashlib
 import logging
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -261,11 +260,9 @@ def _run_pool(
     """Make shards in several processes."""
     on_cpu = all(device == 'cpu' for device in devices)
     can_fork = 'fork' in multiprocessing.get_all_start_methods()
-    # forked processes share the weights; those with a GPU must be new
+    # both share the weights, spawned processes through /dev/shm; those with a GPU must be spawned
     context = multiprocessing.get_context('fork' if on_cpu and can_fork else 'spawn')
-    ours: Any = _prepare(model, 'cpu') if on_cpu else model
-    if context.get_start_method() == 'spawn':
-        ours = pickle.dumps(ours)  # otherwise, its tensors would pass through /dev/shm
+    ours = _prepare(model, 'cpu') if on_cpu else model
     places: Any = context.SimpleQueue()
     for index in range(workers):
         places.put(devices[index % len(devices)])
@@ -300,14 +297,13 @@ def _raise_errors(finished: 'set[Future[None]]') -> None:
 _state: dict[str, Any] = {}  # of a process of the pool
 
 
-def _initialize(ours: Any, places: Any, done: Any, stop: Any) -> None:
+def _initialize(ours: CompressionModel, places: Any, done: Any, stop: Any) -> None:
     """Prepare a process of the pool: its model, on its device."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process sets `stop`
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     device = places.get()
-    model = pickle.loads(ours) if isinstance(ours, bytes) else ours
-    _state['model'] = model if device == 'cpu' else _prepare(model, device)
+    _state['model'] = ours if device == 'cpu' else _prepare(ours, device)
 
     def advance(files: int, seconds: float) -> None:
         if stop.is_set():
