@@ -322,5 +322,6 @@ def _end_with_parent() -> None:
 
 
 def _work(task: Task) -> None:
+    _state['advance'](0, 0.0)  # the run may have ended since this shard was queued
     make_shard(task, _state['model'], _state['advance'])
     return_freed_memory()

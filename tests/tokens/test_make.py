@@ -272,6 +272,23 @@ def test_only_one_run_writes(make, tmp_path):
         process.join()
 
 
+def test_an_error_ends_all_processes_at_the_next_file(make, tmp_path, monkeypatch):
+    encode = shard_module._encode
+
+    def count_or_fail(model, wav):
+        (tmp_path / f'{time.monotonic_ns()}.count').touch()
+        if wav.shape[-1] == 400:
+            raise RuntimeError('no more')
+        time.sleep(0.1)
+        return encode(model, wav)
+
+    monkeypatch.setattr(shard_module, '_encode', count_or_fail)
+    source = write_items(tmp_path / 'audio', [0.05, *[0.1] * 30])
+    with pytest.raises(RunError, match=r'item_0.wav \(0.1 s\): cannot be encoded: no more'):
+        make(tmp_path / 'out', source, workers=2, shard_minutes=0.2 / 60)
+    assert len(list(tmp_path.glob('*.count'))) < 15
+
+
 def test_a_process_that_dies_is_an_error(make, tmp_path, monkeypatch):
     def die(*args):
         os._exit(1)
