@@ -20,6 +20,7 @@ COMMANDS = (
     'codec',
     'streaming',
     'evaluate',
+    'tokens',
     'startup',
     'workers',
 )

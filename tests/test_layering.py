@@ -16,7 +16,7 @@ LAYERS = [
     {'modules', 'optim'},
     {'quantization', 'losses', 'adversarial', 'metrics', 'data', 'run'},
     {'models'},
-    {'evaluation', 'bitstream'},
+    {'evaluation', 'bitstream', 'tokens'},
     {'report'},
     {'recipe'},
     {'solvers'},

@@ -16,7 +16,7 @@ from audiocodec.bitstream.codec import (
     describe,
     encode,
     encode_live,
-    fingerprint,
+    hash_of,
 )
 from audiocodec.bitstream.fit import fit_tables
 from audiocodec.bitstream.header import NO_HASH, Header
@@ -41,6 +41,6 @@ __all__ = [
     'describe',
     'encode',
     'encode_live',
-    'fingerprint',
     'fit_tables',
+    'hash_of',
 ]

@@ -1,6 +1,5 @@
 """From waveforms to streams and back, with a model."""
 
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -13,23 +12,16 @@ from audiocodec.bitstream.reader import BitstreamReader
 from audiocodec.bitstream.tables import Tables
 from audiocodec.bitstream.writer import BitstreamWriter
 from audiocodec.models import CompressionModel
-from audiocodec.models.export.compact import compact_state
+from audiocodec.models.fingerprint import fingerprint
 from audiocodec.models.segments import Segments
 
 PACKET_SECONDS = 1.0
 _FADE = 0.005  # seconds, at the borders of silence
 
 
-def fingerprint(model: CompressionModel) -> bytes:
-    """Return eight bytes that identify the weights of a model, whatever file they came from.
-
-    Call it before `for_inference` or `for_cpu`, which change the weights' names and values.
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(compact_state(model.state_dict()).items()):
-        digest.update(f'{name} {value.dtype} {list(value.shape)}\n'.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.digest()[: len(NO_HASH)]
+def hash_of(model: CompressionModel) -> bytes:
+    """Return eight bytes that identify the weights of a model, see `models.fingerprint`."""
+    return bytes.fromhex(fingerprint(model))
 
 
 def describe(
@@ -53,7 +45,7 @@ def describe(
     """
     if model.cardinality == 0:
         raise ValueError('this model is a continuous autoencoder: it has no codes to write')
-    model_hash = fingerprint(model)
+    model_hash = hash_of(model)
     if tables is not None and tables.model_hash != model_hash:
         raise ValueError(
             f'the tables were fitted to the model {tables.model_hash.hex()}, this one is '
@@ -91,7 +83,7 @@ def check_model(header: Header, model: CompressionModel) -> None:
         header: that of the stream.
         model: not yet changed by `for_cpu`.
     """
-    found = fingerprint(model)
+    found = hash_of(model)
     if found != header.model_hash:
         called = f', which the encoder called {header.model!r}' if header.model else ''
         raise ValueError(

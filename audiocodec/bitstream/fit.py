@@ -40,7 +40,7 @@ def fit_tables(
         items: codes [K, n] of recordings, with all codebooks that streams may have.
         cardinality: entries of each codebook.
         frames_per_packet: frames after which contexts begin anew.
-        model_hash: `fingerprint` of the model.
+        model_hash: `hash_of` the model.
 
     Raises:
         ValueError: too many entries, or not enough frames.

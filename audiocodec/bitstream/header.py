@@ -40,7 +40,7 @@ class Header:
         stride: samples from the start of a packet to that of the next:
             `frames_per_packet * hop_length`, less if segments overlap.
         renormalized: every packet has the divisor of the waveform.
-        model_hash: see `fingerprint`; eight bytes.
+        model_hash: see `hash_of`; eight bytes.
         tables_hash: that of the `Tables`; zeros if codes have a fixed width.
         model: what the encoder called the model.
     """

@@ -66,7 +66,7 @@ class Tables:
 
     Args:
         levels: one for each codebook.
-        model_hash: `fingerprint` of the model.
+        model_hash: `hash_of` the model.
 
     Attributes:
         cardinality: entries of each codebook.

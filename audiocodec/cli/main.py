@@ -37,6 +37,10 @@ COMMANDS = {
     'encode': ('codec.encode', 'encode an audio file as a stream of bits'),
     'decode': ('codec.decode', 'decode a stream of bits to an audio file'),
     'tables': ('codec.tables', 'fit entropy coding to a model, so that encode needs fewer bits'),
+    'tokens': (
+        'codec.tokens',
+        'encode a folder or manifest into the codes of a model, to train language models on',
+    ),
     'usage': ('codec.usage', 'measure how much of each codebook a model uses on audio'),
     'evaluate': ('evaluate', 'score models and classical codecs on audio, at any bit rates'),
     'report': (

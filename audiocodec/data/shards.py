@@ -220,7 +220,7 @@ def make_shards(
         low, high = _SHARD_BYTES
         # about 4 shards per process, so that all of them finish at about the same time
         shard_bytes = min(max(size // (4 * workers), low), high)
-        groups = _groups(metas, shard_bytes // (2 * channels * sample_rate))
+        groups = group_files(metas, shard_bytes // (2 * channels * sample_rate))
         names = [f'{index:05d}.{sample_rate}x{channels}{SUFFIX}' for index in range(len(groups))]
         tasks: list[_Task] = []
         for name, group in zip(names, groups):
@@ -275,7 +275,7 @@ def _check_task(
     return usable_cores() if workers is None else workers
 
 
-def _groups(metas: Sequence[AudioMeta], seconds: float) -> list[range]:
+def group_files(metas: Sequence[AudioMeta], seconds: float) -> list[range]:
     """Group consecutive files into runs of at most `seconds`, or a single longer file."""
     ends = []
     total = 0.0

@@ -1,6 +1,5 @@
 """A compression model as a system to evaluate."""
 
-import hashlib
 import logging
 import math
 import time
@@ -13,6 +12,7 @@ import torch
 from audiocodec.evaluation.systems import Rendition, System
 from audiocodec.models import CompressionModel
 from audiocodec.models.complexity import multiply_adds
+from audiocodec.models.fingerprint import fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -80,12 +80,7 @@ class Codec(System):
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the weights, which tells models of one name apart."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.source.state_dict().items()):
-            digest.update(name.encode())
-            plain = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(plain.view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint(self.source)
 
     def describe(self) -> dict[str, Any]:
         """See `System.describe`."""

@@ -1,4 +1,4 @@
-"""Reuse of CPU memory between updates."""
+"""Reuse of CPU memory between updates, and its return to the operating system."""
 
 import ctypes
 import sys
@@ -26,3 +26,17 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def return_freed_memory() -> bool:
+    """Return freed memory to the operating system, also that between parts in use.
+
+    After work of many different sizes, this is much.
+
+    Returns:
+        True if there was any. Other systems than Linux with glibc do nothing.
+    """
+    if not sys.platform.startswith('linux'):
+        return False
+    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
+    return trim is not None and bool(trim(0))

@@ -54,7 +54,7 @@ class CompressionModel(Streaming, PicklableModule, ABC):
 
     Waveforms are float [B, C, T], in [-1, 1], with C = `channels`, at `sample_rate` (Hz). Codes are
     int64 [B, K, T_frames], from 0 to `cardinality` - 1, with T_frames = ceil(T / hop_length);
-    overlapping segments (see `EncodecModel`) have a few more. Latents are float [B, D, T_frames].
+    some models have a few more, see `frames`. Latents are float [B, D, T_frames].
 
     Inputs may also be NumPy arrays: waveforms and scales of any float type, codes of any integer
     type. Arrays are moved to the device of the model, and floats converted to its type. Tensors

@@ -164,11 +164,11 @@ def test_models_that_need_the_whole_signal_cannot_be_encoded_live():
 
 def test_the_fingerprint_is_that_of_the_weights():
     model = build()
-    found = bitstream.fingerprint(model)
+    found = bitstream.hash_of(model)
     assert len(found) == 8
-    assert bitstream.fingerprint(build()) == found
+    assert bitstream.hash_of(build()) == found
     model.quantizer.codebooks.cluster_size += 1  # a statistic of training
-    assert bitstream.fingerprint(model) == found
+    assert bitstream.hash_of(model) == found
     header = bitstream.describe(model, name='mine')
     for parameter in (model.decoder.model[0].conv.conv.bias, model.quantizer.codebooks.embed):
         before = parameter.detach().clone()

@@ -254,6 +254,14 @@ def test_evaluate_times_one_process_several_and_the_metrics_alone(run):
     assert result['ratio'].keys() == {'one / several', 'several / ideal'}
 
 
+def test_tokens_times_one_process_several_and_encoding_alone(run):
+    options = ['--recipe', 'debug', '--kbps', '0.8', '--files', '4', '--shards', '2']
+    result = run('tokens', *options, '--steps', '1')
+    assert result['ms'].keys() == result['cpu_seconds'].keys() == {'encode', 'one', 'several'}
+    assert result['ratio'].keys() == {'one / several', 'one / encode'}
+    assert 0 < result['ms']['encode'] < result['ms']['one']
+
+
 def test_loader(run, tmp_path, monkeypatch):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     (tmp_path / 'audio').mkdir()
