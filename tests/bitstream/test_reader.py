@@ -197,16 +197,13 @@ def test_a_socket_delivers_each_packet_before_the_next_is_written(tables):
     ours, theirs = socket.socketpair()
     with ours, theirs, ours.makefile('wb') as out, theirs.makefile('rb') as file:
         writer = BitstreamWriter(out, describe(tables), tables)
-        out.flush()
         packets = BitstreamReader(file).packets(tables)
         for number in range(4):
             part = CODES[:, 10 * number :][:, :10]
             writer.write(part)
-            out.flush()
             packet = next(packets)
             assert packet.number == number
             assert (packet.codes == part).all()
         writer.finish(40 * 160)
-        out.flush()
         ours.shutdown(socket.SHUT_WR)
         assert list(packets) == []
