@@ -112,6 +112,16 @@ def test_silence_fades_inside_the_lost_time():
     assert torch.equal(decoded.wav[:, end:], repeated[:, end:])
 
 
+def test_every_packet_has_the_scale_of_the_recording():
+    model = build(renormalize=True)
+    data = to_stream(model, wave(45 * HOP))
+    whole, reader = from_stream(model, data)
+    decoded, _ = from_stream(model, without(data, 0))
+    after = reader.header.stride + 9 * HOP
+    assert torch.allclose(decoded.wav[:, after:], whole.wav[:, after:], atol=1e-6)
+    assert whole.wav[:, after:].abs().max() > 1e-3
+
+
 @pytest.mark.parametrize('options', MODELS.values(), ids=MODELS)
 def test_decoding_from_a_packet_on_ends_where_the_waveform_does(options):
     model = build(**options)
