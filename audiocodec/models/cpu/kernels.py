@@ -290,25 +290,25 @@ class ScaledELU(nn.Module):
 
     def forward(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Map x [B, T, C], into `out` if given, which may be x."""
-        out = torch.empty_like(x) if out is None else out
         if self.alpha > 1:
+            out = torch.empty_like(x) if out is None else out
             return torch.ops.aten.elu.out(x, self.factor, 1, 1 / self.scale, out=out)
         # in parts that stay in the cache between the operators
         frames = torch.get_num_threads() * _CACHED // (x.shape[0] * x.shape[2])
         if x.shape[1] <= frames:
-            self._activate(x, out)
-        else:
-            for part, y in zip(x.split(max(1, frames), 1), out.split(max(1, frames), 1)):
-                self._activate(part, part if out is x else y)
+            return self._activate(x, out)
+        out = torch.empty_like(x) if out is None else out
+        for part, y in zip(x.split(max(1, frames), 1), out.split(max(1, frames), 1)):
+            self._activate(part, part if out is x else y)
         return out
 
-    def _activate(self, x: torch.Tensor, out: torch.Tensor) -> None:
-        """Map x [B, T, C] into `out`, which may be x."""
+    def _activate(self, x: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
+        """Map x [B, T, C], into `out` if given, which may be x."""
         power = torch.clamp(x, max=0, out=None if out is x else out)
         if self.scale != LOG2_E:
             power.mul_(LOG2_E / self.scale)
         torch.add(self.offset, power.exp2_(), alpha=self.factor, out=power)
-        torch.maximum(x, power, out=out)
+        return torch.maximum(x, power, out=power if out is None else out)
 
 
 class RowSnake(nn.Module):

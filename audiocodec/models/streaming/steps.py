@@ -70,7 +70,14 @@ class LayerStep(Step):
         if isinstance(layer, Conv | ConvTranspose):
             self.activation, layer.activation = layer.activation, None
             self.product = layer.use_product()
-            self.gain = layer.stride if isinstance(layer, ConvTranspose) else 1
+        # the first output that reads no padding before the signal, and outputs of a window
+        self.padded, self.gain = 0, 1
+        if isinstance(layer, ConvTranspose):
+            self.padded, self.gain = layer.reach * layer.stride - layer.trim, layer.stride
+        elif isinstance(layer, Conv):
+            self.padded = -(-layer.left // layer.stride)
+        if self.product is not None and self.product.span - self.product.stride < self.repeats:
+            self.product = None  # it would have to keep more than a window
 
     def start(self) -> State:
         """See `Step`."""
@@ -90,31 +97,36 @@ class LayerStep(Step):
         if x is not None:
             state['known'] += x.shape[1]
             if self.activation is not None:
-                x = self.activation(x)
+                x = self.activation.forward(x)
             rows = x if rows is None else torch.cat((rows, x), 1)
+        if self.product is not None and state['done'] >= self.padded and not end:
+            return self._windows(state, rows, self.product)
         known, done = state['known'], state['done']
         stop = self.layer.frames(known) if end else self.layer.ready(known)
         y = None
         if known and stop > done:
-            y = self._inner(rows, known, done, stop)
-            if y is None:
-                y = self._part(rows, known, done, stop, end)
+            y = self._part(rows, known, done, stop, end)
             state['done'] = done = stop
-        start = self._repeating(done, known) if self.repeats else done
+        start = self._repeating(done, known)
         kept = known - max(0, self.layer.reads(start, start + 1)[0])
         state['rows'] = rows[:, -kept:] if kept > 0 and rows is not None else None
         return y
 
-    def _inner(self, rows: torch.Tensor, known: int, done: int, stop: int) -> torch.Tensor | None:
-        """Return the outputs `done` to `stop`, or None if they read padding."""
-        if self.product is None:
+    def _windows(self, state: State, rows: torch.Tensor, product: Product) -> torch.Tensor | None:
+        """Return the outputs of whole windows of inputs, of which the first one starts with `rows`.
+
+        The same as the general case, with less work for Python.
+        """
+        frames = rows.shape[1]
+        count = (frames - product.span) // product.stride + 1
+        if count < 1:
+            state['rows'] = rows
             return None
-        first, last = self.layer.reads(done, stop)
-        if first < 0 or last > known or (stop - done) % self.gain:
-            return None
-        offset = first - known + rows.shape[1]
-        y = self.product.of_rows(rows[:, offset : offset + last - first])
-        return y if self.gain == 1 else y.reshape(y.shape[0], stop - done, self.layer.width)
+        state['done'] += count * self.gain
+        read = count * product.stride
+        state['rows'] = rows[:, read:] if read < frames else None
+        y = product.of_rows(rows)
+        return y if self.gain == 1 else y.reshape(y.shape[0], -1, self.layer.width)
 
     def _part(
         self, rows: torch.Tensor, known: int, done: int, stop: int, end: bool
@@ -229,11 +241,12 @@ class LSTMStep(Step):
             outputs = []
             h, c = hidden[level], cell[level]
             for frame in inputs.unbind(1):
-                gates = torch.addmm(frame, h, weight)  # of input, forgetting, content, output
-                new = gates[:, 2 * size : 3 * size].tanh()
+                gates = torch.addmm(frame, h, weight)
+                enter, forget, content, leave = gates.chunk(4, 1)
+                new = content.tanh()
                 gates.sigmoid_()
-                c = torch.addcmul(gates[:, size : 2 * size] * c, gates[:, :size], new)
-                h = gates[:, 3 * size :] * c.tanh()
+                c = torch.addcmul(forget * c, enter, new)
+                h = leave * c.tanh()
                 outputs.append(h)
             hidden[level], cell[level] = h, c
             y = torch.stack(outputs, dim=1)
