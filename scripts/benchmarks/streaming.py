@@ -11,7 +11,15 @@ from typing import Any
 import torch
 
 from benchmarks import codec
-from benchmarks.common import apart, in_turn, peak_bytes, ratio, summary
+from benchmarks.common import (
+    Stopwatch,
+    apart,
+    in_turn,
+    peak_bytes,
+    ratio,
+    resting_bytes,
+    summary,
+)
 
 HELP = 'encode and decode in chunks, and compare the result for random chunks with the whole'
 DEFAULTS = {'threads': 1, 'steps': 5}
@@ -24,12 +32,13 @@ _WHOLE, _CHUNKS = {'encodec': 'encodec'}, {'mimi': 'transformers'}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the codec, the lengths of signal and chunks, and the random chunks."""
-    parser.add_argument('--family', choices=('encodec', 'mimi'), default='encodec')
+    parser.add_argument('--family', choices=('encodec', 'mimi', 'small'), default='encodec')
     parser.add_argument('--seconds', type=float, default=10.0, help='of audio that is timed')
     parser.add_argument('--chunk', type=int, default=1920, help='samples of a chunk; 80 ms')
     parser.add_argument('--codebooks', type=int, default=8, help='in use')
     parser.add_argument('--peers', type=int, default=1, choices=(0, 1), help='0: without others')
     parser.add_argument('--chunkings', type=int, default=0, help='random divisions to compare')
+    parser.add_argument('--minutes', type=int, default=0, help='only memory, for such a long file')
     parser.add_argument('--source', type=Path, help='recordings for them; default: the examples')
 
 
@@ -38,6 +47,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     args.batch, args.layout = 1, 'plain'
     plain = codec.make_model(args)
     plain.set_num_codebooks(args.codebooks)
+    if args.minutes:
+        return _long(plain, args.minutes)
     result: dict[str, Any] = {}
     if args.chunkings:
         result = {'comparison': _compared(plain, args)}
@@ -58,6 +69,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if name != 'streaming'
     }
     return result
+
+
+def _long(model: Any, minutes: int) -> dict[str, Any]:
+    """Encode and decode a long file in chunks of ten seconds, and measure the memory."""
+    chunks = (0.1 * torch.randn(1, 1, 10 * _RATE) for _ in range(6 * minutes))
+    before, watch = resting_bytes(), Stopwatch()
+    with watch.measure('total'):
+        samples = sum(wav.shape[-1] for wav in model.decode_long(model.encode_long(chunks)))
+    assert samples == 60 * minutes * _RATE
+    peak = peak_bytes()
+    return {**summary(watch.times), 'peak_bytes': peak, 'working_bytes': peak - before}
 
 
 def _ours(model: Any, wav: torch.Tensor, chunk: int) -> dict[str, Callable[[], Any]]:

@@ -237,6 +237,19 @@ class Product(nn.Module):
         return y.view(items, frames, y.shape[1])
 
 
+class LinearProduct(nn.Module):
+    """`nn.Linear` of a few frames at a time, see `make_product`."""
+
+    def __init__(self, source: nn.Linear) -> None:
+        super().__init__()
+        bias = source.weight.new_zeros(source.out_features) if source.bias is None else source.bias
+        self.multiply = make_product(source.weight, bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [..., C] to [..., O]."""
+        return self.multiply(x.reshape(-1, x.shape[-1])).unflatten(0, x.shape[:-1])
+
+
 def make_product(
     weight: torch.Tensor, bias: torch.Tensor
 ) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from audiocodec.models.cpu.kernels import Product, make_product
+from audiocodec.models.cpu.kernels import LinearProduct, Product, make_product
 from audiocodec.models.cpu.layers import LSTM, Block, Conv, ConvTranspose
 from audiocodec.models.cpu.parts import Layer
 from audiocodec.modules.transformer.layers import Transformer
@@ -255,10 +255,18 @@ class LSTMStep(Step):
 
 
 class TransformerStep(Step):
-    """A causal transformer, which remembers the keys and values in its window."""
+    """A causal transformer, which remembers the keys and values in its window.
+
+    Args:
+        transformer: is changed: its linear layers become products for a few frames.
+    """
 
     def __init__(self, transformer: Transformer) -> None:
         self.transformer = transformer
+        for module in list(transformer.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, nn.Linear):
+                    setattr(module, name, LinearProduct(child))
 
     def start(self) -> State:
         """See `Step`."""
