@@ -264,6 +264,7 @@ def make_product(
         weight.numel() >= _MANY
         and weight.device.type == 'cpu'
         and weight.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, '_linear_pointwise')
     ):
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _FEW_ROWS)

@@ -93,7 +93,7 @@ def _steps_of(module: nn.Module) -> list[Step]:
         return [_step(ConvTranspose(module, None, 1.0))]
     if isinstance(module, nn.Identity):
         return []
-    raise _cannot(f'{type(module).__name__} needs the whole signal')
+    raise _cannot(f'{type(module).__name__} computes the whole signal at once')
 
 
 def _network(network: nn.Module) -> Steps:
