@@ -24,7 +24,6 @@ from benchmarks.common import (
 HELP = 'encode and decode in chunks, and compare the result for random chunks with the whole'
 DEFAULTS = {'threads': 1, 'steps': 5}
 _RATE = 24000
-_CLIP = 2 * _RATE  # samples of a recording that random chunks are made of
 _FITTED = 40 * _RATE  # samples whose latents codebooks are made of
 # peers that encode and decode the whole signal, or chunks
 _WHOLE, _CHUNKS = {'encodec': 'encodec'}, {'mimi': 'transformers'}
@@ -38,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--codebooks', type=int, default=8, help='in use')
     parser.add_argument('--peers', type=int, default=1, choices=(0, 1), help='0: without others')
     parser.add_argument('--chunkings', type=int, default=0, help='random divisions to compare')
+    parser.add_argument('--clip', type=float, default=2.0, help='seconds of a recording for them')
     parser.add_argument('--minutes', type=int, default=0, help='only memory, for such a long file')
     parser.add_argument('--source', type=Path, help='recordings for them; default: the examples')
 
@@ -143,7 +143,8 @@ def _compared(model: Any, args: argparse.Namespace) -> dict[str, Any]:
     """Divide recordings at random and compare codes and waveforms with those of the whole."""
     clips = list(_clips(args))
     _fit(model, clips)
-    clips = [clip[..., :_CLIP] for clip in clips[: max(1, args.chunkings // 10)]]
+    size = int(args.clip * _RATE)
+    clips = [clip[..., :size] for clip in clips[: max(1, args.chunkings // 10)]]
     whole, rounding, precise = [], 0.0, copy.deepcopy(model).double()
     for clip in clips:
         codes, _ = model.encode(clip)
