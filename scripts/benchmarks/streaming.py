@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from audiocodec.models import CompressionModel
 from benchmarks import codec
 from benchmarks.common import (
     Stopwatch,
@@ -39,13 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--chunkings', type=int, default=0, help='random divisions to compare')
     parser.add_argument('--clip', type=float, default=2.0, help='seconds of a recording for them')
     parser.add_argument('--minutes', type=int, default=0, help='only memory, for such a long file')
+    parser.add_argument('--model', help='a trained model, instead of random weights')
     parser.add_argument('--source', type=Path, help='recordings for them; default: the examples')
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Time the whole, chunks, and frames; then compare random divisions with the whole."""
     args.batch, args.layout = 1, 'plain'
-    plain = codec.make_model(args)
+    plain = CompressionModel.get_pretrained(args.model) if args.model else codec.make_model(args)
     plain.set_num_codebooks(args.codebooks)
     if args.minutes:
         return _long(plain, args.minutes)
@@ -142,12 +144,16 @@ def make_peer(args: argparse.Namespace) -> Callable[[], Any]:
 def _compared(model: Any, args: argparse.Namespace) -> dict[str, Any]:
     """Divide recordings at random and compare codes and waveforms with those of the whole."""
     clips = list(_clips(args))
-    _fit(model, clips)
+    if args.model is None:
+        _fit(model, clips)
     size = int(args.clip * _RATE)
     clips = [clip[..., :size] for clip in clips[: max(1, args.chunkings // 10)]]
-    whole, rounding, precise = [], 0.0, copy.deepcopy(model).double()
+    whole, rounding, precise, fast = [], 0.0, copy.deepcopy(model).double(), model.for_cpu()
+    of_cpu, every = 0, 0
     for clip in clips:
         codes, _ = model.encode(clip)
+        of_cpu += int((fast.encode(clip)[0] != codes).sum())
+        every += codes.numel()
         whole.append((clip, codes, model.decode(codes), model.encode_latent(clip)[0]))
         rounding = max(rounding, _difference(precise.decode(codes), whole[-1][2]))
     encoder, decoder = model.streaming_encoder(), model.streaming_decoder()
@@ -166,7 +172,8 @@ def _compared(model: Any, args: argparse.Namespace) -> dict[str, Any]:
     return {
         'chunkings': args.chunkings,
         'codes': total,
-        'codes_different': different,
+        'codes_different': round(different / total, 6),
+        'codes_different_for_cpu': round(of_cpu / every, 6),  # of the whole, by other kernels
         'widest_tie': round(ties, 3),
         'largest_difference': worst,
         'largest_rounding': rounding,  # of the whole, against double precision

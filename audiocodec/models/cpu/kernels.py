@@ -18,6 +18,7 @@ _PAIRED = 2**18  # weights above which the products that `Pairs` saves outweigh 
 # matrix products are as fast as convolutions with AVX2, but not with AVX-512
 _PRODUCTS = torch.backends.cpu.get_cpu_capability() == 'AVX2'
 _CACHED = 2**19  # values that stay in the cache of a core from one operator to the next
+_WINDOWS = 2**18  # most values that are copied for a product: a convolution does not copy them
 _MANY = 2**17  # weights that oneDNN multiplies faster once they are packed in its order
 
 
@@ -198,7 +199,7 @@ class GroupedTranspose(nn.Module):
 
 
 class Product(nn.Module):
-    """Convolution as one matrix product, for a few frames at a time.
+    """Convolution that is one matrix product for a few frames.
 
     oneDNN reorders the weights of a convolution on every call. With many weights, this takes longer
     than to convolve a few frames. Here, many weights are in oneDNN's order already.
@@ -216,6 +217,7 @@ class Product(nn.Module):
         self.stride = kernel.stride
         self.dilation = kernel.dilation
         self.span = (kernel.taps - 1) * kernel.dilation + 1  # inputs of an output
+        self.kernel = kernel
         self.multiply = make_product(kernel.matrix(), kernel.bias)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
@@ -227,6 +229,8 @@ class Product(nn.Module):
         items, frames, channels = x.shape
         if self.taps > 1 or self.stride > 1:
             frames = (frames - self.span) // self.stride + 1
+            if items * frames * self.taps * channels > _WINDOWS:
+                return self.kernel(x.transpose(1, 2).unsqueeze(2)).transpose(1, 2)
             item, row, value = x.stride()
             x = x.as_strided(
                 (items, frames, self.taps, channels),
