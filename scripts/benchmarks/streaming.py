@@ -127,15 +127,15 @@ def make_peer(args: argparse.Namespace) -> Callable[[], Any]:
             encoded = model.encode(
                 piece,
                 num_quantizers=args.codebooks,
-                encoder_past_key_values=past,
+                encoder_cache=past,
                 padding_cache=padding,
                 use_streaming=True,
             )
-            past, padding = encoded.encoder_past_key_values, encoded.padding_cache
+            past, padding = encoded.encoder_cache, encoded.padding_cache
             found.append(encoded.audio_codes)
-        past = None
+        past = None  # its convolutions remember nothing: the borders of chunks are audible
         for codes in found:
-            past = model.decode(codes, decoder_past_key_values=past).decoder_past_key_values
+            past = model.decode(codes, decoder_cache=past).decoder_cache
 
     return chunks
 

@@ -13,6 +13,7 @@ from audiocodec.modules.snake import Snake, snake
 
 LOG2_E = 1 / math.log(2)
 _FEW = 2  # output channels of audio
+_LEAST_ROWS = 4  # of a product with packed weights: fewer are slower
 _FEW_ROWS = 16  # of a product whose weights are packed; the order is the same for other numbers
 _PAIRED = 2**18  # weights above which the products that `Pairs` saves outweigh its additions
 # matrix products are as fast as convolutions with AVX2, but not with AVX-512
@@ -277,7 +278,10 @@ def make_product(
 
 
 def _packed_product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [None], '')
+    rows = x.shape[0]
+    if rows < _LEAST_ROWS:
+        x = F.pad(x, (0, 0, 0, _LEAST_ROWS - rows))
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [None], '')[:rows]
 
 
 def _plain_product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
