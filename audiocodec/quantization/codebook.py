@@ -3,6 +3,7 @@
 All levels are stacked in the same tensors and updated together.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from audiocodec.quantization.kmeans import (
     cluster_sums,
+    first_minimum,
     kmeans,
     left_out_residuals,
     nearest,
@@ -155,7 +157,10 @@ class Codebooks(nn.Module):
         dead: [K], fraction of dead entries at the latest update of the level.
         updates: int64, number of training updates; determines the window of the averages and the
             random draws.
-        norms: [K, bins], squared norms of the entries, once they are final; not in the state dict.
+
+    Attributes:
+        distances: functions from vectors [N, D] to squared distances from the entries of a level,
+            [N, bins], minus |x|², which replace those of `nearest` in `codes`; empty: none.
     """
 
     embed: torch.Tensor
@@ -165,7 +170,6 @@ class Codebooks(nn.Module):
     usage: torch.Tensor
     dead: torch.Tensor
     updates: torch.Tensor
-    norms: torch.Tensor | None
 
     def __init__(
         self,
@@ -205,7 +209,7 @@ class Codebooks(nn.Module):
         self.register_buffer('usage', torch.zeros(levels, bins))
         self.register_buffer('dead', torch.zeros(levels))
         self.register_buffer('updates', torch.zeros((), dtype=torch.int64))
-        self.register_buffer('norms', None, persistent=False)
+        self.distances: list[Callable[[torch.Tensor], torch.Tensor]] = []
         # Copies of `updates` and `inited` on the host: reading the buffers would synchronize with
         # the device. None or False: not known, read the buffer.
         self._updates: int | None = 0
@@ -253,7 +257,6 @@ class Codebooks(nn.Module):
 
     def drop_statistics(self) -> None:
         """Free all buffers except the entries; the codebooks can no longer be trained."""
-        self.norms = self.embed.square().sum(-1)
         for name in ('embed_avg', 'cluster_size', 'inited', 'usage', 'dead', 'updates'):
             setattr(self, name, None)
 
@@ -277,8 +280,10 @@ class Codebooks(nn.Module):
         found = []
         for level in range(levels):
             entries = self.embed[level]
-            norms = None if self.norms is None else self.norms[level]
-            found.append(nearest(vectors, entries, norms))
+            if self.distances:
+                found.append(first_minimum(self.distances[level](vectors)))
+            else:
+                found.append(nearest(vectors, entries))
             vectors = vectors - F.embedding(found[-1], entries)
         return torch.stack(found)
 

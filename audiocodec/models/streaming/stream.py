@@ -143,8 +143,7 @@ class Stream(ABC):
 
     def flush(self) -> torch.Tensor:
         """End the signals and return what is left of their outputs; then new signals start."""
-        with torch.no_grad():
-            rest = self._feed(None, [0] * self._batch_size, end=True)
+        rest = self._feed(None, [0] * self._batch_size, end=True)
         self.reset()
         return rest
 
@@ -184,6 +183,12 @@ class Stream(ABC):
         Returns:
             [B, C', n], with the outputs of each item first, then `fill`.
         """
+        with torch.inference_mode():  # a tenth faster than `no_grad`
+            y = self._computed(x, counts, end)
+        return y.clone(memory_format=torch.contiguous_format)  # an ordinary tensor
+
+    def _computed(self, x: torch.Tensor | None, counts: list[int], end: bool) -> torch.Tensor:
+        """See `_feed`."""
         self._divide(counts)
         x = x if x is None else x.clone()  # the caller may overwrite it
         found = [self._advance(group, x, counts[group.items[0]], end) for group in self._groups]
