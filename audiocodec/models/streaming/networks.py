@@ -10,15 +10,14 @@ from audiocodec.models.cpu.layers import LSTM, Block, Conv, ConvTranspose
 from audiocodec.models.cpu.parts import Chain, Layer
 from audiocodec.models.cpu.seanet import Network
 from audiocodec.models.encodec import EncodecModel
+from audiocodec.models.streaming.memory import LSTMStep, TransformerStep
 from audiocodec.models.streaming.steps import (
     BlockStep,
     FinalZeros,
     Grouped,
     LayerStep,
-    LSTMStep,
     Step,
     Steps,
-    TransformerStep,
 )
 from audiocodec.modules.conv import StreamableConv1d, StreamableConvTranspose1d
 from audiocodec.modules.networks.seanet import SEANetDecoder, SEANetEncoder

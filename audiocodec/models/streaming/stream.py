@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from audiocodec.models.streaming.steps import State, Steps
-from audiocodec.models.streaming.trees import checked, mapped
+from audiocodec.models.streaming.trees import checked, mapped, merged
 from audiocodec.modules.checks import require_int
 
 Own = TypeVar('Own', bound='Stream')
@@ -185,6 +185,7 @@ class Stream(ABC):
         """
         with torch.inference_mode():  # a tenth faster than `no_grad`
             y = self._computed(x, counts, end)
+            self._unite()
         return y.clone(memory_format=torch.contiguous_format)  # an ordinary tensor
 
     def _computed(self, x: torch.Tensor | None, counts: list[int], end: bool) -> torch.Tensor:
@@ -204,6 +205,22 @@ class Stream(ABC):
             if y is not None:
                 joined[group.items, :, : y.shape[-1]] = y
         return joined
+
+    def _unite(self) -> None:
+        """Merge groups that have come into the same phase, such as after a reset."""
+        groups, self._groups = self._groups, self._groups[:1]
+        for group in groups[1:]:
+            for other in self._groups:
+                self._network.settle(other.state)
+                self._network.settle(group.state)
+                state = merged(other.state, group.state)
+                if state is not None:
+                    items = other.items + group.items
+                    other.items, other.state = items, state
+                    self._select(other, sorted(items))
+                    break
+            else:
+                self._groups.append(group)
 
     def _advance(
         self, group: _Group, x: torch.Tensor | None, count: int, end: bool

@@ -189,6 +189,8 @@ def test_items_that_are_reset_equal_new_ones(name, when, make_stream_codec):
     found[1], wavs[1] = [], []
     for piece in wav[..., when:].split(7, dim=-1):
         keep(encoder.push(piece))
+    groups = [len(one._groups) for one in (encoder, decoder)]
+    assert groups == [1 if when == 60 else 2, 1]  # together again, if in the same phase
     keep(encoder.flush())
     out = decoder.flush()
     for item, count in enumerate(decoder.counts):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from audiocodec.models.streaming.trees import checked, mapped
+from audiocodec.models.streaming.trees import checked, mapped, merged
 
 TREE = {'rows': torch.ones(2), 'known': 3, 'inner': [{'keys': None}, {'keys': torch.zeros(1)}]}
 
@@ -31,3 +31,16 @@ def test_checked_compares_the_structure(other):
     assert checked(TREE, like) is TREE
     with pytest.raises(ValueError, match='not of this model'):
         checked(other, like)
+
+
+def test_merged_concatenates_items():
+    other = {'rows': torch.zeros(1), 'known': 3, 'inner': [{'keys': None}, {'keys': torch.ones(2)}]}
+    found = merged(TREE, other)
+    assert found['rows'].tolist() == [1, 1, 0]
+    assert found['known'] == 3
+    assert found['inner'][0] == {'keys': None}
+    assert found['inner'][1]['keys'].tolist() == [0, 1, 1]
+    assert merged(TREE, {**other, 'known': 4}) is None
+    assert merged(TREE, {**other, 'rows': None}) is None
+    assert merged(TREE, {**other, 'inner': other['inner'][:1]}) is None
+    assert merged({'rows': torch.ones(1, 2)}, {'rows': torch.ones(1, 3)}) is None
