@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Time the whole, chunks, and frames; then compare random divisions with the whole."""
     args.batch, args.layout = 1, 'plain'
+    torch.manual_seed(0)  # of the random weights
     plain = CompressionModel.get_pretrained(args.model) if args.model else codec.make_model(args)
     plain.set_num_codebooks(args.codebooks)
     if args.minutes:
