@@ -56,7 +56,6 @@ class StreamingEncoder(Stream):
         frame = self.startup_samples  # far from the start
         return self._network.needs(frame + 1) - frame * self._hop_length
 
-    @torch.no_grad()
     def push(self, values: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Take the next samples of each item.
 
@@ -111,7 +110,6 @@ class StreamingDecoder(Stream):
         frames = self._network.needs(1 + self._hop_length)  # far from the start
         return frames * self._hop_length - self._network.ready(frames)
 
-    @torch.no_grad()
     def push(self, values: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Take the next frames of each item.
 
