@@ -136,7 +136,7 @@ def make_peer(args: argparse.Namespace) -> Callable[[], Any]:
             found.append(encoded.audio_codes)
         past = None  # its convolutions remember nothing: the borders of chunks are audible
         for codes in found:
-            past = model.decode(codes, decoder_cache=past).decoder_cache
+            past = model.decode(codes, decoder_cache=past, use_cache=True).decoder_cache
 
     return chunks
 

@@ -129,7 +129,7 @@ class StreamingDecoder(Stream):
         self._check_items('codes', codes)
         if codes.shape[-1] == 0:
             return self._feed(None, [0] * len(codes))
-        present = (codes != MISSING).all(dim=1)
-        counts = present.sum(dim=1).tolist()
-        codes = self._check(codes.where(present[:, None], 0))
-        return self._feed(codes, counts)
+        counts = (codes != MISSING).all(dim=1).sum(dim=1)
+        own = torch.arange(codes.shape[-1], device=codes.device) < counts[:, None]
+        codes = self._check(codes.where(own[:, None], 0))
+        return self._feed(codes, counts.tolist())

@@ -270,6 +270,8 @@ def test_wrong_use_is_refused(make_stream_codec):
         encoder.push(wav)
     with pytest.raises(ValueError, match='codes range from'):
         decoder.push(torch.full((1, 2, 3), 8))
+    with pytest.raises(ValueError, match='codes range from -1'):  # not after the others
+        decoder.push(torch.tensor([[[-1, 1, 2]] * 2]))
     with pytest.raises(ValueError, match=r'items=\[2\]'):
         encoder.reset([2])
     with pytest.raises(ValueError, match="stream 'encoder' with batch_size=2"):
