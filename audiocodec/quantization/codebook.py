@@ -3,6 +3,7 @@
 All levels are stacked in the same tensors and updated together.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 
 from audiocodec.quantization.kmeans import (
     cluster_sums,
+    first_minimum,
     kmeans,
     left_out_residuals,
     nearest,
@@ -155,7 +157,10 @@ class Codebooks(DrawCounter):
         dead: [K], fraction of dead entries at the latest update of the level.
         updates: int64, number of training updates; determines the window of the averages and the
             random draws.
-        norms: [K, bins], squared norms of the entries, once they are final; not in the state dict.
+
+    Attributes:
+        distances: functions from vectors [N, D] to squared distances from the entries of a level,
+            [N, bins], minus |x|², which replace those of `nearest` in `codes`; empty: none.
     """
 
     embed: torch.Tensor
@@ -164,7 +169,6 @@ class Codebooks(DrawCounter):
     inited: torch.Tensor
     usage: torch.Tensor
     dead: torch.Tensor
-    norms: torch.Tensor | None
 
     def __init__(
         self,
@@ -204,7 +208,7 @@ class Codebooks(DrawCounter):
         self.register_buffer('usage', torch.zeros(levels, bins))
         self.register_buffer('dead', torch.zeros(levels))
         self.register_buffer('updates', torch.zeros((), dtype=torch.int64))
-        self.register_buffer('norms', None, persistent=False)
+        self.distances: list[Callable[[torch.Tensor], torch.Tensor]] = []
         # Copy of `inited` on the host, as of `updates`. False: not known, read the buffer.
         self._all_initialized = kmeans_iters == 0
 
@@ -250,7 +254,6 @@ class Codebooks(DrawCounter):
 
     def drop_statistics(self) -> None:
         """Free all buffers except the entries; the codebooks can no longer be trained."""
-        self.norms = self.embed.square().sum(-1)
         for name in ('embed_avg', 'cluster_size', 'inited', 'usage', 'dead', 'updates'):
             setattr(self, name, None)
 
@@ -268,8 +271,10 @@ class Codebooks(DrawCounter):
         found = []
         for level in range(levels):
             entries = self.embed[level]
-            norms = None if self.norms is None else self.norms[level]
-            found.append(nearest(vectors, entries, norms))
+            if self.distances:
+                found.append(first_minimum(self.distances[level](vectors)))
+            else:
+                found.append(nearest(vectors, entries))
             vectors = vectors - F.embedding(found[-1], entries)
         return torch.stack(found)
 

@@ -9,7 +9,7 @@ import torch
 # large kernels.
 _CPU_CHUNK = 2**20
 _GPU_CHUNK = 2**26
-# Size of the groups in which the minimum is searched on a CPU, see `_first_minimum`.
+# Size of the groups in which the minimum is searched on a CPU, see `first_minimum`.
 _GROUP = 64
 _FEW_ROWS = 16  # for which the time of operators counts more than that of their work
 
@@ -50,13 +50,13 @@ def nearest(
         distances = torch.addmm(norms, part, embed.t(), alpha=-2, out=buffer[: len(part)])
         if exclude is not None:
             distances.scatter_(1, exclude[start : start + chunk, None], float('inf'))
-        indices.append(_first_minimum(distances))
+        indices.append(first_minimum(distances))
     return (
         torch.cat(indices) if indices else torch.empty(0, dtype=torch.int64, device=vectors.device)
     )
 
 
-def _first_minimum(rows: torch.Tensor) -> torch.Tensor:
+def first_minimum(rows: torch.Tensor) -> torch.Tensor:
     """Return the index of the minimum of each row, int64 [N] of [N, M].
 
     Ties go to the lowest index. On a CPU, finding the index of a minimum takes 15 times as long as

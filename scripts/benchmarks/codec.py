@@ -16,8 +16,9 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     'encodec': ('encodec_base_24khz', ('seanet.true_skip=false',), ('encodec', 'transformers')),
     'dac': ('dac_44khz', (), ('descript', 'transformers')),
     'mimi': ('mimi_24khz', (), ('transformers',)),
+    'small': ('encodec_small_24khz', (), ()),
 }
-_CODEBOOKS = {'encodec': 8, 'dac': 9, 'mimi': 8}  # in use by default
+_CODEBOOKS = {'encodec': 8, 'dac': 9, 'mimi': 8, 'small': 8}  # in use by default
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,13 +10,21 @@ from typing import Any
 
 import torch
 
+from audiocodec.models import CompressionModel
 from benchmarks import codec
-from benchmarks.common import apart, in_turn, peak_bytes, ratio, summary
+from benchmarks.common import (
+    Stopwatch,
+    apart,
+    in_turn,
+    peak_bytes,
+    ratio,
+    resting_bytes,
+    summary,
+)
 
 HELP = 'encode and decode in chunks, and compare the result for random chunks with the whole'
 DEFAULTS = {'threads': 1, 'steps': 5}
 _RATE = 24000
-_CLIP = 2 * _RATE  # samples of a recording that random chunks are made of
 _FITTED = 40 * _RATE  # samples whose latents codebooks are made of
 # peers that encode and decode the whole signal, or chunks
 _WHOLE, _CHUNKS = {'encodec': 'encodec'}, {'mimi': 'transformers'}
@@ -24,20 +32,26 @@ _WHOLE, _CHUNKS = {'encodec': 'encodec'}, {'mimi': 'transformers'}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the codec, the lengths of signal and chunks, and the random chunks."""
-    parser.add_argument('--family', choices=('encodec', 'mimi'), default='encodec')
+    parser.add_argument('--family', choices=('encodec', 'mimi', 'small'), default='encodec')
     parser.add_argument('--seconds', type=float, default=10.0, help='of audio that is timed')
     parser.add_argument('--chunk', type=int, default=1920, help='samples of a chunk; 80 ms')
     parser.add_argument('--codebooks', type=int, default=8, help='in use')
     parser.add_argument('--peers', type=int, default=1, choices=(0, 1), help='0: without others')
     parser.add_argument('--chunkings', type=int, default=0, help='random divisions to compare')
+    parser.add_argument('--clip', type=float, default=2.0, help='seconds of a recording for them')
+    parser.add_argument('--minutes', type=int, default=0, help='only memory, for such a long file')
+    parser.add_argument('--model', help='a trained model, instead of random weights')
     parser.add_argument('--source', type=Path, help='recordings for them; default: the examples')
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Time the whole, chunks, and frames; then compare random divisions with the whole."""
     args.batch, args.layout = 1, 'plain'
-    plain = codec.make_model(args)
+    torch.manual_seed(0)  # of the random weights
+    plain = CompressionModel.get_pretrained(args.model) if args.model else codec.make_model(args)
     plain.set_num_codebooks(args.codebooks)
+    if args.minutes:
+        return _long(plain, args.minutes)
     result: dict[str, Any] = {}
     if args.chunkings:
         result = {'comparison': _compared(plain, args)}
@@ -58,6 +72,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if name != 'streaming'
     }
     return result
+
+
+def _long(model: Any, minutes: int) -> dict[str, Any]:
+    """Encode and decode a long file in chunks of ten seconds, and measure the memory."""
+    chunks = (0.1 * torch.randn(1, 1, 10 * _RATE) for _ in range(6 * minutes))
+    before, watch = resting_bytes(), Stopwatch()
+    with watch.measure('total'):
+        samples = sum(wav.shape[-1] for wav in model.decode_long(model.encode_long(chunks)))
+    assert samples == 60 * minutes * _RATE
+    peak = peak_bytes()
+    return {**summary(watch.times), 'peak_bytes': peak, 'working_bytes': peak - before}
 
 
 def _ours(model: Any, wav: torch.Tensor, chunk: int) -> dict[str, Callable[[], Any]]:
@@ -103,15 +128,15 @@ def make_peer(args: argparse.Namespace) -> Callable[[], Any]:
             encoded = model.encode(
                 piece,
                 num_quantizers=args.codebooks,
-                encoder_past_key_values=past,
+                encoder_cache=past,
                 padding_cache=padding,
                 use_streaming=True,
             )
-            past, padding = encoded.encoder_past_key_values, encoded.padding_cache
+            past, padding = encoded.encoder_cache, encoded.padding_cache
             found.append(encoded.audio_codes)
-        past = None
+        past = None  # its convolutions remember nothing: the borders of chunks are audible
         for codes in found:
-            past = model.decode(codes, decoder_past_key_values=past).decoder_past_key_values
+            past = model.decode(codes, decoder_cache=past, use_cache=True).decoder_cache
 
     return chunks
 
@@ -120,11 +145,16 @@ def make_peer(args: argparse.Namespace) -> Callable[[], Any]:
 def _compared(model: Any, args: argparse.Namespace) -> dict[str, Any]:
     """Divide recordings at random and compare codes and waveforms with those of the whole."""
     clips = list(_clips(args))
-    _fit(model, clips)
-    clips = [clip[..., :_CLIP] for clip in clips[: max(1, args.chunkings // 10)]]
-    whole, rounding, precise = [], 0.0, copy.deepcopy(model).double()
+    if args.model is None:
+        _fit(model, clips)
+    size = int(args.clip * _RATE)
+    clips = [clip[..., :size] for clip in clips[: max(1, args.chunkings // 10)]]
+    whole, rounding, precise, fast = [], 0.0, copy.deepcopy(model).double(), model.for_cpu()
+    of_cpu, every = 0, 0
     for clip in clips:
         codes, _ = model.encode(clip)
+        of_cpu += int((fast.encode(clip)[0] != codes).sum())
+        every += codes.numel()
         whole.append((clip, codes, model.decode(codes), model.encode_latent(clip)[0]))
         rounding = max(rounding, _difference(precise.decode(codes), whole[-1][2]))
     encoder, decoder = model.streaming_encoder(), model.streaming_decoder()
@@ -143,7 +173,8 @@ def _compared(model: Any, args: argparse.Namespace) -> dict[str, Any]:
     return {
         'chunkings': args.chunkings,
         'codes': total,
-        'codes_different': different,
+        'codes_different': round(different / total, 6),
+        'codes_different_for_cpu': round(of_cpu / every, 6),  # of the whole, by other kernels
         'widest_tie': round(ties, 3),
         'largest_difference': worst,
         'largest_rounding': rounding,  # of the whole, against double precision

@@ -1,3 +1,4 @@
+import functools
 from itertools import pairwise
 
 import pytest
@@ -56,6 +57,24 @@ def test_initially_no_level_increases_the_error():
     )
     assert (rvq.codebooks.embed[1:].square().sum(-1).min(-1).values == 0).all()
     assert all(after <= before for before, after in pairwise(found.errors))
+
+
+def test_codes_with_other_functions_for_the_distances():
+    rvq = quantizer()
+    rvq(latents(), 75.0)
+    vectors = torch.randn(50, 8, generator=torch.Generator().manual_seed(9))
+    books = rvq.codebooks
+    expected = books.encode(vectors, 3).codes
+    assert torch.equal(books.codes(vectors, 3), expected)
+    calls = []
+
+    def distances(x, entries):
+        calls.append(len(x))
+        return torch.cdist(x, entries)
+
+    books.distances = [functools.partial(distances, entries=entries) for entries in books.embed]
+    assert torch.equal(books.codes(vectors, 3), expected)
+    assert calls == [50, 50, 50]
 
 
 def test_every_codebook_is_initialized_on_the_first_batch_with_dropout():

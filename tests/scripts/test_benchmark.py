@@ -315,6 +315,23 @@ def test_codec(run):
     assert result['ratio'] == {}
 
 
+def test_streaming(run):
+    argv = ('--family', 'small', '--seconds', '0.1', '--steps', '1', '--peers', '0')
+    result = run('streaming', *argv, '--chunkings', '2', '--clip', '0.1')
+    assert set(result['ms']) == {'whole', 'streaming', 'frames'}
+    assert result['comparison']['codes'] == 2 * 8 * 8  # 7.5 frames of 8 codebooks
+    assert result['comparison']['codes_different'] == 0
+    assert 0 < result['comparison']['largest_difference'] < 1e-5
+
+
+def test_memory_of_streaming_a_long_file(run, monkeypatch):
+    from benchmarks import streaming
+
+    monkeypatch.setattr(streaming, '_RATE', 240)
+    result = run('streaming', '--family', 'small', '--minutes', '1')
+    assert 0 < result['working_bytes'] < result['peak_bytes']
+
+
 def test_codec_in_turn_with_a_peer(run):
     pytest.importorskip('transformers')
     result = run('codec', '--seconds', '0.1', '--steps', '2', '--peers', 'transformers')

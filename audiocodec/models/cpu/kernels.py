@@ -13,11 +13,13 @@ from audiocodec.modules.snake import Snake, snake
 
 LOG2_E = 1 / math.log(2)
 _FEW = 2  # output channels of audio
+_LEAST_ROWS = 4  # of a product with packed weights: fewer are slower
 _FEW_ROWS = 16  # of a product whose weights are packed; the order is the same for other numbers
 _PAIRED = 2**18  # weights above which the products that `Pairs` saves outweigh its additions
 # matrix products are as fast as convolutions with AVX2, but not with AVX-512
 _PRODUCTS = torch.backends.cpu.get_cpu_capability() == 'AVX2'
 _CACHED = 2**19  # values that stay in the cache of a core from one operator to the next
+_WINDOWS = 2**18  # most values that are copied for a product: a convolution does not copy them
 _MANY = 2**17  # weights that oneDNN multiplies faster once they are packed in its order
 
 
@@ -198,7 +200,7 @@ class GroupedTranspose(nn.Module):
 
 
 class Product(nn.Module):
-    """Convolution as one matrix product, for a few frames at a time.
+    """Convolution that is one matrix product for a few frames.
 
     oneDNN reorders the weights of a convolution on every call. With many weights, this takes longer
     than to convolve a few frames. Here, many weights are in oneDNN's order already.
@@ -216,6 +218,7 @@ class Product(nn.Module):
         self.stride = kernel.stride
         self.dilation = kernel.dilation
         self.span = (kernel.taps - 1) * kernel.dilation + 1  # inputs of an output
+        self.kernel = kernel
         self.multiply = make_product(kernel.matrix(), kernel.bias)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
@@ -227,6 +230,8 @@ class Product(nn.Module):
         items, frames, channels = x.shape
         if self.taps > 1 or self.stride > 1:
             frames = (frames - self.span) // self.stride + 1
+            if items * frames * self.taps * channels > _WINDOWS:
+                return self.kernel(x.transpose(1, 2).unsqueeze(2)).transpose(1, 2)
             item, row, value = x.stride()
             x = x.as_strided(
                 (items, frames, self.taps, channels),
@@ -235,6 +240,19 @@ class Product(nn.Module):
             )
         y = self.multiply(x.reshape(items * frames, self.taps * channels))
         return y.view(items, frames, y.shape[1])
+
+
+class LinearProduct(nn.Module):
+    """`nn.Linear` of a few frames at a time, see `make_product`."""
+
+    def __init__(self, source: nn.Linear) -> None:
+        super().__init__()
+        bias = source.weight.new_zeros(source.out_features) if source.bias is None else source.bias
+        self.multiply = make_product(source.weight, bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [..., C] to [..., O]."""
+        return self.multiply(x.reshape(-1, x.shape[-1])).unflatten(0, x.shape[:-1])
 
 
 def make_product(
@@ -251,6 +269,7 @@ def make_product(
         weight.numel() >= _MANY
         and weight.device.type == 'cpu'
         and weight.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, '_linear_pointwise')
     ):
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _FEW_ROWS)
@@ -259,7 +278,10 @@ def make_product(
 
 
 def _packed_product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [None], '')
+    rows = x.shape[0]
+    if rows < _LEAST_ROWS:
+        x = F.pad(x, (0, 0, 0, _LEAST_ROWS - rows))
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [None], '')[:rows]
 
 
 def _plain_product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -290,25 +312,25 @@ class ScaledELU(nn.Module):
 
     def forward(self, x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Map x [B, T, C], into `out` if given, which may be x."""
-        out = torch.empty_like(x) if out is None else out
         if self.alpha > 1:
+            out = torch.empty_like(x) if out is None else out
             return torch.ops.aten.elu.out(x, self.factor, 1, 1 / self.scale, out=out)
         # in parts that stay in the cache between the operators
         frames = torch.get_num_threads() * _CACHED // (x.shape[0] * x.shape[2])
         if x.shape[1] <= frames:
-            self._activate(x, out)
-        else:
-            for part, y in zip(x.split(max(1, frames), 1), out.split(max(1, frames), 1)):
-                self._activate(part, part if out is x else y)
+            return self._activate(x, out)
+        out = torch.empty_like(x) if out is None else out
+        for part, y in zip(x.split(max(1, frames), 1), out.split(max(1, frames), 1)):
+            self._activate(part, part if out is x else y)
         return out
 
-    def _activate(self, x: torch.Tensor, out: torch.Tensor) -> None:
-        """Map x [B, T, C] into `out`, which may be x."""
+    def _activate(self, x: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
+        """Map x [B, T, C], into `out` if given, which may be x."""
         power = torch.clamp(x, max=0, out=None if out is x else out)
         if self.scale != LOG2_E:
             power.mul_(LOG2_E / self.scale)
         torch.add(self.offset, power.exp2_(), alpha=self.factor, out=power)
-        torch.maximum(x, power, out=out)
+        return torch.maximum(x, power, out=power if out is None else out)
 
 
 class RowSnake(nn.Module):

@@ -56,7 +56,6 @@ class StreamingEncoder(Stream):
         frame = self.startup_samples  # far from the start
         return self._network.needs(frame + 1) - frame * self._hop_length
 
-    @torch.no_grad()
     def push(self, values: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Take the next samples of each item.
 
@@ -111,7 +110,6 @@ class StreamingDecoder(Stream):
         frames = self._network.needs(1 + self._hop_length)  # far from the start
         return frames * self._hop_length - self._network.ready(frames)
 
-    @torch.no_grad()
     def push(self, values: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Take the next frames of each item.
 
@@ -131,7 +129,7 @@ class StreamingDecoder(Stream):
         self._check_items('codes', codes)
         if codes.shape[-1] == 0:
             return self._feed(None, [0] * len(codes))
-        present = (codes != MISSING).all(dim=1)
-        counts = present.sum(dim=1).tolist()
-        codes = self._check(codes.where(present[:, None], 0))
-        return self._feed(codes, counts)
+        counts = (codes != MISSING).all(dim=1).sum(dim=1)
+        own = torch.arange(codes.shape[-1], device=codes.device) < counts[:, None]
+        codes = self._check(codes.where(own[:, None], 0))
+        return self._feed(codes, counts.tolist())

@@ -5,24 +5,25 @@ from collections.abc import Iterator
 from torch import nn
 
 from audiocodec.models.base import CompressionModel
+from audiocodec.models.cpu.kernels import make_product
 from audiocodec.models.cpu.layers import LSTM, Block, Conv, ConvTranspose
 from audiocodec.models.cpu.parts import Chain, Layer
 from audiocodec.models.cpu.seanet import Network
 from audiocodec.models.encodec import EncodecModel
+from audiocodec.models.streaming.memory import LSTMStep, TransformerStep
 from audiocodec.models.streaming.steps import (
     BlockStep,
     FinalZeros,
     Grouped,
     LayerStep,
-    LSTMStep,
     Step,
     Steps,
-    TransformerStep,
 )
 from audiocodec.modules.conv import StreamableConv1d, StreamableConvTranspose1d
 from audiocodec.modules.networks.seanet import SEANetDecoder, SEANetEncoder
 from audiocodec.modules.transformer.codec import TransformerDecoder, TransformerEncoder
 from audiocodec.modules.transformer.layers import Transformer
+from audiocodec.quantization.codebook import Codebooks
 
 
 def encoder_steps(model: CompressionModel) -> Steps:
@@ -32,6 +33,11 @@ def encoder_steps(model: CompressionModel) -> Steps:
         ValueError: the model needs the whole signal.
     """
     model = _streamable(model)
+    for module in model.quantizer.modules():
+        if isinstance(module, Codebooks):
+            module.distances = [
+                make_product(-2 * entries, entries.square().sum(1)) for entries in module.embed
+            ]
     quantize = Grouped(model.quantizer.encode, model.quantizer.frame_group)
     return Steps([*_steps_of(model.encoder), quantize])
 
@@ -93,7 +99,7 @@ def _steps_of(module: nn.Module) -> list[Step]:
         return [_step(ConvTranspose(module, None, 1.0))]
     if isinstance(module, nn.Identity):
         return []
-    raise _cannot(f'{type(module).__name__} needs the whole signal')
+    raise _cannot(f'{type(module).__name__} computes the whole signal at once')
 
 
 def _network(network: nn.Module) -> Steps:

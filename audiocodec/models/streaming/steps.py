@@ -12,16 +12,14 @@ import torch
 from torch import nn
 
 from audiocodec.models.cpu.kernels import Product, make_product
-from audiocodec.models.cpu.layers import LSTM, Block, Conv, ConvTranspose
+from audiocodec.models.cpu.layers import Block, Conv, ConvTranspose
 from audiocodec.models.cpu.parts import Layer
-from audiocodec.modules.transformer.layers import Transformer
 
 # What a step remembers: integers, tensors [B, ...], None for a tensor not known yet, and states of
 # inner steps in a list.
 State = dict[str, Any]
 
 _ENDLESS = 2**60  # length of a signal that goes on
-_FEW_FRAMES = 16  # for which reordering the weights of an LSTM takes longer than a loop in Python
 
 
 class Step(ABC):
@@ -43,6 +41,10 @@ class Step(ABC):
         Returns:
             [B, n, C'], n >= 1; None: no output.
         """
+
+    @abstractmethod
+    def settle(self, state: State) -> None:
+        """Reduce counts to what matters, so that signals in the same phase have the same state."""
 
     def needs(self, stop: int) -> int:
         """Return how many inputs of a signal must be known to compute the outputs to `stop`."""
@@ -70,11 +72,30 @@ class LayerStep(Step):
         if isinstance(layer, Conv | ConvTranspose):
             self.activation, layer.activation = layer.activation, None
             self.product = layer.use_product()
-            self.gain = layer.stride if isinstance(layer, ConvTranspose) else 1
+        # inputs from one window to the next, outputs of a window, inputs of a window
+        self.hop, self.gain, span = 1, 1, 1
+        # the first output that reads no padding before the signal
+        self.padded = 0
+        if isinstance(layer, ConvTranspose):
+            self.gain, span = layer.stride, layer.reach + 1
+            self.padded = layer.reach * layer.stride - layer.trim
+        elif isinstance(layer, Conv):
+            self.hop, span = layer.stride, layer.covered
+            self.padded = -(-layer.left // layer.stride)
+        self.settled = self.padded + span + self.repeats
+        if span - self.hop < self.repeats:
+            self.product = None  # it would have to keep more than a window
 
     def start(self) -> State:
         """See `Step`."""
         return {'rows': None, 'known': 0, 'done': 0}
+
+    def settle(self, state: State) -> None:
+        """See `Step`."""
+        # far from the start, whole windows make no difference
+        windows = max(0, state['done'] // self.gain - self.settled)
+        state['done'] -= windows * self.gain
+        state['known'] -= windows * self.hop
 
     def needs(self, stop: int) -> int:
         """See `Step`."""
@@ -90,31 +111,36 @@ class LayerStep(Step):
         if x is not None:
             state['known'] += x.shape[1]
             if self.activation is not None:
-                x = self.activation(x)
+                x = self.activation.forward(x)
             rows = x if rows is None else torch.cat((rows, x), 1)
+        if self.product is not None and state['done'] >= self.padded and not end:
+            return self._windows(state, rows, self.product)
         known, done = state['known'], state['done']
         stop = self.layer.frames(known) if end else self.layer.ready(known)
         y = None
         if known and stop > done:
-            y = self._inner(rows, known, done, stop)
-            if y is None:
-                y = self._part(rows, known, done, stop, end)
+            y = self._part(rows, known, done, stop, end)
             state['done'] = done = stop
-        start = self._repeating(done, known) if self.repeats else done
+        start = self._repeating(done, known)
         kept = known - max(0, self.layer.reads(start, start + 1)[0])
         state['rows'] = rows[:, -kept:] if kept > 0 and rows is not None else None
         return y
 
-    def _inner(self, rows: torch.Tensor, known: int, done: int, stop: int) -> torch.Tensor | None:
-        """Return the outputs `done` to `stop`, or None if they read padding."""
-        if self.product is None:
+    def _windows(self, state: State, rows: torch.Tensor, product: Product) -> torch.Tensor | None:
+        """Return the outputs of whole windows of inputs, of which the first one starts with `rows`.
+
+        The same as the general case, with less work for Python.
+        """
+        frames = rows.shape[1]
+        count = (frames - product.span) // self.hop + 1
+        if count < 1:
+            state['rows'] = rows
             return None
-        first, last = self.layer.reads(done, stop)
-        if first < 0 or last > known or (stop - done) % self.gain:
-            return None
-        offset = first - known + rows.shape[1]
-        y = self.product.of_rows(rows[:, offset : offset + last - first])
-        return y if self.gain == 1 else y.reshape(y.shape[0], stop - done, self.layer.width)
+        state['done'] += count * self.gain
+        read = count * self.hop
+        state['rows'] = rows[:, read:] if read < frames else None
+        y = product.of_rows(rows)
+        return y if self.gain == 1 else y.reshape(y.shape[0], -1, self.layer.width)
 
     def _part(
         self, rows: torch.Tensor, known: int, done: int, stop: int, end: bool
@@ -150,6 +176,12 @@ class BlockStep(Step):
         shortcut = [] if self.shortcut is None else [self.shortcut.start()]
         return {'inner': [self.branch.start(), *shortcut], 'waiting': None}
 
+    def settle(self, state: State) -> None:
+        """See `Step`."""
+        self.branch.settle(state['inner'][0])
+        if self.shortcut is not None:
+            self.shortcut.settle(state['inner'][1])
+
     def needs(self, stop: int) -> int:
         """See `Step`."""
         return self.branch.needs(stop)  # includes what the shortcut needs
@@ -178,89 +210,6 @@ class BlockStep(Step):
         return y.add_(waiting[:, :frames])
 
 
-class LSTMStep(Step):
-    """An LSTM, which remembers its hidden and cell state."""
-
-    def __init__(self, layer: LSTM) -> None:
-        self.lstm = layer.lstm
-        self.skip = layer.skip
-        self.scale = layer.scale
-        levels = range(self.lstm.num_layers)
-        self.inputs = [
-            make_product(
-                getattr(self.lstm, f'weight_ih_l{level}'),
-                getattr(self.lstm, f'bias_ih_l{level}') + getattr(self.lstm, f'bias_hh_l{level}'),
-            )
-            for level in levels
-        ]
-        # in this order, a single row is multiplied twice as fast
-        self.memory = [
-            getattr(self.lstm, f'weight_hh_l{level}').detach().t().contiguous() for level in levels
-        ]
-
-    def start(self) -> State:
-        """See `Step`."""
-        return {'hidden': None, 'cell': None}
-
-    def advance(self, state: State, x: torch.Tensor | None, end: bool) -> torch.Tensor | None:
-        """See `Step`."""
-        if x is None:
-            return None
-        if state['hidden'] is None:
-            shape = (x.shape[0], self.lstm.num_layers, self.lstm.hidden_size)
-            state['hidden'] = state['cell'] = x.new_zeros(shape)
-        y = x / self.scale
-        if x.shape[1] > _FEW_FRAMES:
-            before = [state[name].transpose(0, 1).contiguous() for name in ('hidden', 'cell')]
-            y, after = self.lstm(y.transpose(0, 1), tuple(before))
-            y = y.transpose(0, 1)
-            state['hidden'], state['cell'] = (value.transpose(0, 1) for value in after)
-        else:
-            y = self._few(state, y)
-        y = y * self.scale
-        return y.add_(x) if self.skip else y
-
-    def _few(self, state: State, y: torch.Tensor) -> torch.Tensor:
-        """Map [B, T, C] to the same shape, frame by frame."""
-        hidden, cell = (list(state[name].unbind(1)) for name in ('hidden', 'cell'))
-        size = y.shape[2]
-        for level, weight in enumerate(self.memory):
-            inputs = self.inputs[level](y.reshape(-1, size)).view(*y.shape[:2], 4 * size)
-            outputs = []
-            h, c = hidden[level], cell[level]
-            for frame in inputs.unbind(1):
-                gates = torch.addmm(frame, h, weight)  # of input, forgetting, content, output
-                new = gates[:, 2 * size : 3 * size].tanh()
-                gates.sigmoid_()
-                c = torch.addcmul(gates[:, size : 2 * size] * c, gates[:, :size], new)
-                h = gates[:, 3 * size :] * c.tanh()
-                outputs.append(h)
-            hidden[level], cell[level] = h, c
-            y = torch.stack(outputs, dim=1)
-        state['hidden'], state['cell'] = torch.stack(hidden, dim=1), torch.stack(cell, dim=1)
-        return y
-
-
-class TransformerStep(Step):
-    """A causal transformer, which remembers the keys and values in its window."""
-
-    def __init__(self, transformer: Transformer) -> None:
-        self.transformer = transformer
-
-    def start(self) -> State:
-        """See `Step`."""
-        pasts = [{'keys': None, 'values': None} for _ in self.transformer.layers]
-        return {'position': 0, 'inner': pasts}
-
-    def advance(self, state: State, x: torch.Tensor | None, end: bool) -> torch.Tensor | None:
-        """See `Step`."""
-        if x is None:
-            return None
-        y = self.transformer.advance(x.transpose(1, 2), state['position'], state['inner'])
-        state['position'] += x.shape[1]
-        return y.transpose(1, 2)
-
-
 class FinalZeros(Step):
     """Zeros after the signal: to whole frames, or a fixed number.
 
@@ -276,6 +225,11 @@ class FinalZeros(Step):
     def start(self) -> State:
         """See `Step`."""
         return {'known': 0, 'empty': None}
+
+    def settle(self, state: State) -> None:
+        """See `Step`."""
+        if state['known'] > self.frame:
+            state['known'] = self.frame + state['known'] % self.frame
 
     def advance(self, state: State, x: torch.Tensor | None, end: bool) -> torch.Tensor | None:
         """See `Step`."""
@@ -305,6 +259,9 @@ class Grouped(Step):
     def start(self) -> State:
         """See `Step`."""
         return {'waiting': None}
+
+    def settle(self, state: State) -> None:
+        """See `Step`."""
 
     def needs(self, stop: int) -> int:
         """See `Step`."""
@@ -339,6 +296,11 @@ class Steps(Step):
     def start(self) -> State:
         """See `Step`."""
         return {'inner': [step.start() for step in self.steps]}
+
+    def settle(self, state: State) -> None:
+        """See `Step`."""
+        for step, inner in zip(self.steps, state['inner']):
+            step.settle(inner)
 
     def needs(self, stop: int) -> int:
         """See `Step`."""

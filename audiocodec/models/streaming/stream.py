@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from audiocodec.models.streaming.steps import State, Steps
-from audiocodec.models.streaming.trees import checked, mapped
+from audiocodec.models.streaming.trees import checked, mapped, merged
 from audiocodec.modules.checks import require_int
 
 Own = TypeVar('Own', bound='Stream')
@@ -143,8 +143,7 @@ class Stream(ABC):
 
     def flush(self) -> torch.Tensor:
         """End the signals and return what is left of their outputs; then new signals start."""
-        with torch.no_grad():
-            rest = self._feed(None, [0] * self._batch_size, end=True)
+        rest = self._feed(None, [0] * self._batch_size, end=True)
         self.reset()
         return rest
 
@@ -184,6 +183,13 @@ class Stream(ABC):
         Returns:
             [B, C', n], with the outputs of each item first, then `fill`.
         """
+        with torch.inference_mode():  # a tenth faster than `no_grad`
+            y = self._computed(x, counts, end)
+            self._unite()
+        return y.clone(memory_format=torch.contiguous_format)  # an ordinary tensor
+
+    def _computed(self, x: torch.Tensor | None, counts: list[int], end: bool) -> torch.Tensor:
+        """See `_feed`."""
         self._divide(counts)
         x = x if x is None else x.clone()  # the caller may overwrite it
         found = [self._advance(group, x, counts[group.items[0]], end) for group in self._groups]
@@ -199,6 +205,22 @@ class Stream(ABC):
             if y is not None:
                 joined[group.items, :, : y.shape[-1]] = y
         return joined
+
+    def _unite(self) -> None:
+        """Merge groups that have come into the same phase, such as after a reset."""
+        groups, self._groups = self._groups, self._groups[:1]
+        for group in groups[1:]:
+            for other in self._groups:
+                self._network.settle(other.state)
+                self._network.settle(group.state)
+                state = merged(other.state, group.state)
+                if state is not None:
+                    items = other.items + group.items
+                    other.items, other.state = items, state
+                    self._select(other, sorted(items))
+                    break
+            else:
+                self._groups.append(group)
 
     def _advance(
         self, group: _Group, x: torch.Tensor | None, count: int, end: bool

@@ -15,6 +15,25 @@ def mapped(function: Callable[[torch.Tensor], torch.Tensor], tree: Any) -> Any:
     return function(tree) if isinstance(tree, torch.Tensor) else tree
 
 
+def merged(first: Any, second: Any) -> Any:
+    """Return a tree with the tensors of both, concatenated along the first dimension.
+
+    None if they differ in anything but the sizes of that dimension and the values of tensors.
+    """
+    if not _is_like(first, second) or not _is_like(second, first):
+        return None
+    if isinstance(first, dict):
+        values = merged(list(first.values()), [second[name] for name in first])
+        return None if values is None else dict(zip(first, values))
+    if isinstance(first, list):
+        found = [merged(one, other) for one, other in zip(first, second)]
+        missing = any(one is None and was is not None for one, was in zip(found, first))
+        return None if missing else found
+    if isinstance(first, torch.Tensor):
+        return torch.cat([first, second]) if first.shape[1:] == second.shape[1:] else None
+    return first if first == second else None
+
+
 def checked(tree: Any, like: Any) -> Any:
     """Return a tree if it has the structure of another, in which None may stand for a tensor.
 

@@ -15,7 +15,7 @@ def model():
     torch.manual_seed(0)
     encoder = {'channels': 1, 'dimension': 8, 'n_filters': 2, 'n_residual_layers': 1, 'lstm': 2}
     encoder |= {'ratios': [6, 5, 4], 'norm': 'weight_norm', 'true_skip': False}
-    decoder = {'dimension': 8, 'dim': 32, 'intermediate_dim': 12, 'num_layers': 3}
+    decoder = {'dimension': 8, 'dim': 64, 'intermediate_dim': 12, 'num_layers': 3}
     node = wavtokenizer.make_node(encoder, {**decoder, 'adanorm_num_embeddings': 4}, 16, 24000)
     return build(node).eval()
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from audiocodec.models import InterleaveStereoCompressionModel
+from audiocodec.models.cpu import kernels
 from audiocodec.quantization import NoQuantizer, StridedResidualQuantizer
 
 # with the samples of latency of encoder and decoder; a frame has 6
@@ -45,6 +46,29 @@ def test_all_pieces_together_are_the_whole(name, make_stream_codec, stream):
             found = stream(decoder, codes, most)
             assert found.shape == expected.shape
             assert (found - expected).abs().max() < 1e-12 * expected.abs().max(), (length, most)
+
+
+@pytest.mark.parametrize('name', ['shortcut', 'noncausal'])
+def test_kernels_for_other_processors(name, make_stream_codec, stream, monkeypatch):
+    monkeypatch.setattr(kernels, '_PRODUCTS', True)  # with AVX2
+    monkeypatch.setattr(kernels, '_PAIRED', 1)
+    model = make_stream_codec(**OPTIONS[name][0])
+    wav = torch.randn(2, 1, 101, dtype=torch.float64)
+    codes, _ = model.encode(wav)
+    assert torch.equal(stream(model.streaming_encoder(2), wav, 9), codes)
+    found = stream(model.streaming_decoder(2), codes, 3)
+    torch.testing.assert_close(found, model.decode(codes), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize('name', ['zeros', 'reflect'])
+def test_packed_weights(name, make_stream_codec, stream, monkeypatch):
+    monkeypatch.setattr(kernels, '_MANY', 1)
+    model = make_stream_codec(torch.float32, **OPTIONS[name][0])
+    wav = torch.randn(1, 1, 101)
+    codes, _ = model.encode(wav)
+    assert torch.equal(stream(model.streaming_encoder(), wav, 9), codes)
+    found = stream(model.streaming_decoder(), codes, 3)
+    torch.testing.assert_close(found, model.decode(codes), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +189,8 @@ def test_items_that_are_reset_equal_new_ones(name, when, make_stream_codec):
     found[1], wavs[1] = [], []
     for piece in wav[..., when:].split(7, dim=-1):
         keep(encoder.push(piece))
+    groups = [len(one._groups) for one in (encoder, decoder)]
+    assert groups == [1 if when == 60 else 2, 1]  # together again, if in the same phase
     keep(encoder.flush())
     out = decoder.flush()
     for item, count in enumerate(decoder.counts):
@@ -244,6 +270,8 @@ def test_wrong_use_is_refused(make_stream_codec):
         encoder.push(wav)
     with pytest.raises(ValueError, match='codes range from'):
         decoder.push(torch.full((1, 2, 3), 8))
+    with pytest.raises(ValueError, match='codes range from -1'):  # not after the others
+        decoder.push(torch.tensor([[[-1, 1, 2]] * 2]))
     with pytest.raises(ValueError, match=r'items=\[2\]'):
         encoder.reset([2])
     with pytest.raises(ValueError, match="stream 'encoder' with batch_size=2"):

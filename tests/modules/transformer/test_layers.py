@@ -145,3 +145,18 @@ def test_half_precision_by_autocast():
 def test_wrong_options(options, message):
     with pytest.raises(ValueError, match=message):
         Transformer(**options)
+
+
+@pytest.mark.parametrize('sizes', [[1] * 20, [3, 1, 7, 9], [20]])
+def test_pieces_of_a_signal_are_the_whole(sizes):
+    model = make(num_layers=3)
+    x = torch.randn(2, 8, 20, dtype=torch.float64)
+    pasts = [{'keys': None, 'values': None} for _ in model.layers]
+    found, position = [], 0
+    with torch.no_grad():
+        for piece in x.split(sizes, dim=-1):
+            found.append(model.advance(piece, position, pasts))
+            position += piece.shape[-1]
+            kept = min(position, CONTEXT - 1)
+            assert all(past['keys'].shape == (2, 2, kept, 4) for past in pasts)
+        torch.testing.assert_close(torch.cat(found, -1), model(x))

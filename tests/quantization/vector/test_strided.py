@@ -284,3 +284,13 @@ def test_computes_in_float32_under_autocast():
     assert result.latents.dtype == latents_of_codes.dtype == torch.float32
     assert torch.equal(codes, result.codes)
     assert torch.equal(latents_of_codes, result.latents)
+
+
+def test_frames_that_are_quantized_together():
+    rvq = quantizer(strides=(4, 6, 1)).eval()
+    assert rvq.frame_group == 12
+    x = latents(frames=24)
+    parts = [rvq.encode(part) for part in x.split(12, dim=-1)]
+    assert torch.equal(torch.cat(parts, dim=-1), rvq.encode(x))
+    rvq.set_num_codebooks(1)
+    assert rvq.frame_group == 4
