@@ -98,6 +98,21 @@ def test_batches_are_split_by_length():
     assert torch.equal(groups[1].wav, wav[[1, 3], :, :4])
 
 
+def test_items_of_equal_length_run_alone_on_a_cpu(make, monkeypatch):
+    """A batch would round otherwise."""
+    model = make('built').eval()
+    sizes = []
+    for name in ('_encode_batch', '_decode_batch'):
+        run = getattr(model, name)
+        monkeypatch.setattr(
+            model, name, lambda x, *args, run=run: (sizes.append(len(x)), run(x, *args))[1]
+        )
+    codes, _ = model.encode(noise(3, 1, 80), [80, 40, 80])
+    assert sizes == [1, 1, 1]
+    model.decode(codes, lengths=[10, 5, 10])
+    assert sizes == [1] * 6
+
+
 @pytest.mark.parametrize(
     ('lengths', 'found'),
     [

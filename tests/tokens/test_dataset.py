@@ -40,7 +40,7 @@ def test_items_are_the_codes_of_each_file_alone(folder, model, audio):
 
 def test_segments_are_drawn_from_files_that_are_long_enough(folder):
     whole = {info['path']: codes for codes, info in TokenDataset(folder)}
-    dataset = TokenDataset(folder, min_frames=20, max_frames=100, segment_frames=20)
+    dataset = TokenDataset(folder, min_frames=35, max_frames=75, segment_frames=20)
     assert sorted(dataset.frames) == [35, 50, 75]
     torch.manual_seed(0)
     starts = set()

@@ -217,6 +217,33 @@ def test_other_tokens_are_kept(make, model, audio, tmp_path):
         make(audio / 'item_0.wav')
 
 
+def test_a_file_of_another_length_is_another_source(make, tmp_path):
+    source = write_items(tmp_path / 'audio', [0.1, 0.2])
+    make(tmp_path / 'out', source)
+    write_items(source, [0.1, 0.3])
+    with pytest.raises(ValueError, match='another list of files: the source has changed'):
+        make(tmp_path / 'out', source)
+
+
+def test_a_process_has_one_thread(make, tmp_path, monkeypatch):
+    """As many threads round otherwise; afterwards, the caller has its own number again."""
+    encode, threads = shard_module._encode, []
+
+    def count(model, wav):
+        threads.append(torch.get_num_threads())
+        return encode(model, wav)
+
+    monkeypatch.setattr(shard_module, '_encode', count)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        make(tmp_path / 'out')
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(threads) == {1}
+
+
 def test_arguments_are_checked_first(make, tmp_path, monkeypatch):
     monkeypatch.setattr(make_module, 'load_source', None)
     for options, message in (
