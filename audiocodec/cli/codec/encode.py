@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--stream',
         action='store_true',
-        help='write packets while reading, if the model can stream; memory does not grow with length',
+        help='write packets while reading (if the model can stream), in memory of constant size',
     )
 
 
