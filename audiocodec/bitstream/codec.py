@@ -49,7 +49,8 @@ def describe(
     if tables is not None and tables.model_hash != model_hash:
         raise ValueError(
             f'the tables were fitted to the model {tables.model_hash.hex()}, this one is '
-            f'{model_hash.hex()}: fit them again with `audiocodec tables`, or encode without'
+            f'{model_hash.hex()}: fit them again with `audiocodec tables`, or encode without them '
+            '(--tables none)'
         )
     frames, stride = _packet_size(model, packet_seconds)
     return Header(

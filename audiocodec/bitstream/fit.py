@@ -54,7 +54,7 @@ def fit_tables(
     codes = torch.cat(parts, dim=-1) if parts else torch.empty(1, 0)
     frames = codes.shape[-1]
     if frames < _BATCH:
-        raise ValueError(f'{frames} frames are too few to fit tables: use more audio')
+        raise ValueError(f'{frames} frames are too few to fit tables, which need {_BATCH}')
     age = torch.cat([torch.arange(part.shape[-1]) for part in parts])  # frames since the start
     with Progress(range(len(codes)), desc='Fit', unit='level') as levels:
         found = [_fit_level(codes, age, level, cardinality) for level in levels]

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _named(name: str) -> str:
-    """Return the name of a model in a stream, which may come from anyone: nothing is downloaded.
+    """Return the name of a model in a stream, which may come from anyone: only known ones are downloaded.
 
     Raises:
         ValueError: the model must be given by the user.

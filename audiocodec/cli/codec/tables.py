@@ -31,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fit and write the tables, and print their rates on a tenth of the files, held out."""
+    if not 0 < args.hours < math.inf:
+        raise ValueError(f'--hours {args.hours}: expected more than 0')
     source = open_source(args.source)
     model = source.model
     out = Path(args.out) if args.out else tables_beside(args.source)
@@ -49,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     tables.save(out)
     print(f'{out}: {out.stat().st_size / 1e6:.1f} MB for {source.name}')
     held_out = _codes(fast, metas[::10], args.hours / 10)
+    print('rates on files held out' if len(metas) > 1 else 'rates on the same file: not held out')
     print(rates(tables, held_out, header.frames_per_packet, model.frame_rate))
     return 0
 

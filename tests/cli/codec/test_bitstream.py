@@ -101,6 +101,20 @@ def test_tables_save_bits(folder, tables, capsys):
     assert torch.equal(decoded(folder / 'c.wav'), decoded(folder / 'd.wav'))
 
 
+def test_tables_of_a_file(folder, capsys):
+    """Its rates are not those of other audio, which is said."""
+    options = ('--out', 'one.safetensors', '--hours')
+    assert run(folder, 'tables', 'model.th', 'in.wav', *options, '0.12') == 0
+    assert 'rates on the same file: not held out' in capsys.readouterr().out
+    for hours, message in (
+        ('0.0001', 'frames are too few to fit tables, which need 2048'),
+        ('0', '--hours 0.0: expected more than 0'),
+        ('nan', '--hours nan: expected more than 0'),
+    ):
+        assert run(folder, 'tables', 'model.th', 'in.wav', *options, hours) == 1
+        assert message in capsys.readouterr().err
+
+
 def test_other_models_and_tables_are_refused(folder, tables, capsys):
     save_model(folder / 'other.th', seed=1)
     run(folder, 'encode', 'in.wav', 'e.acs', '--model', 'model.th')
