@@ -52,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _named(name: str) -> str:
-    """Return the name of a model in a stream, which may come from anyone: only known ones are downloaded.
+    """Return the name of a model in a stream, which anyone may have written.
+
+    Of models that are not here, only those in `NAMES` are downloaded.
 
     Raises:
         ValueError: the model must be given by the user.
