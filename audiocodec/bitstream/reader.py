@@ -149,7 +149,10 @@ def _find_end(file: BinaryIO) -> End | None:
 
 def check_tables(header: Header, tables: Tables | None) -> None:
     """Raise a ValueError if the tables are not those of a stream."""
-    if header.tables_hash == NO_HASH or (tables and tables.hash == header.tables_hash):
+    if header.tables_hash == NO_HASH:
+        return
+    if tables and tables.hash == header.tables_hash:
+        tables.check(header.num_codebooks, header.cardinality)
         return
     found = f'those given are {tables.hash.hex()}' if tables else 'none were given'
     raise ValueError(

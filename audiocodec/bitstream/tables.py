@@ -100,6 +100,14 @@ class Tables:
                 digest.update(part.astype('<i4').tobytes())
         self.hash = digest.digest()[:8]
 
+    def check(self, num_codebooks: int, cardinality: int) -> None:
+        """Raise a ValueError if they are not for codes of these sizes."""
+        if num_codebooks > len(self.levels) or cardinality != self.cardinality:
+            raise ValueError(
+                f'tables for {len(self.levels)} codebooks of {self.cardinality} entries cannot '
+                f'code {num_codebooks} of {cardinality}: fit them with all codebooks'
+            )
+
     @staticmethod
     def load(path: str | os.PathLike[str]) -> 'Tables':
         """Read the file of `save`.

@@ -39,12 +39,14 @@ class BitstreamWriter:
         samples: length of the waveform in samples; 0 until `finish`.
 
     Raises:
-        ValueError: tables other than those of the header.
+        ValueError: tables other than those of the header, or for fewer codebooks.
     """
 
     def __init__(self, file: Writable, header: Header, tables: Tables | None = None) -> None:
         if header.tables_hash != (NO_HASH if tables is None else tables.hash):
             raise ValueError('the header names other tables than those given')
+        if tables is not None:
+            tables.check(header.num_codebooks, header.cardinality)
         self.header = header
         self.bytes = 0
         self.samples = 0

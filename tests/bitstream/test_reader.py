@@ -226,3 +226,14 @@ def test_tables_never_need_more_bytes_than_a_fixed_width():
     assert len(coded) <= len(plain)
     _, packets = read(coded, draw_tables())
     assert (joined(packets) == codes).all()
+
+
+@pytest.mark.parametrize('sizes', [{'num_codebooks': LEVELS + 1}, {'cardinality': 25}])
+def test_tables_of_other_sizes_are_refused(sizes):
+    """Also if a stream that someone made up names them."""
+    header = describe(draw_tables(), **sizes)
+    with pytest.raises(ValueError, match='tables for 3 codebooks of 24 entries cannot code'):
+        BitstreamWriter(io.BytesIO(), header, draw_tables())
+    made_up = records.to_bytes(Record(records.HEADER, 0, header.to_bytes()))
+    with pytest.raises(ValueError, match='tables for 3 codebooks of 24 entries cannot code'):
+        read(records.MAGIC + made_up, draw_tables())

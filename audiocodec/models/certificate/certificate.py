@@ -18,6 +18,7 @@ from audiocodec.models.certificate.clips import Clips
 from audiocodec.models.certificate.comparison import Comparison
 from audiocodec.models.certificate.ways import Whole
 from audiocodec.models.description import model_rows
+from audiocodec.utils import files
 
 CHUNK_SECONDS = 0.5
 PIECE_SECONDS = 0.08  # of a stream whose speed is measured
@@ -61,7 +62,7 @@ class Certificate:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the certificate as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + '\n')
+        files.write_bytes(Path(path), (json.dumps(self.to_dict(), indent=2) + '\n').encode())
 
     def __str__(self) -> str:
         lines = [
