@@ -69,6 +69,8 @@ def describe(
 
 def _packet_size(model: CompressionModel, seconds: float) -> tuple[int, int]:
     """Return frames of a packet, and samples from the start of one to that of the next."""
+    if not 0 < seconds < math.inf:
+        raise ValueError(f'packets of {seconds} seconds: expected more than 0')
     segments = segments_of(model)
     if segments is None:
         frames = max(1, round(seconds * model.frame_rate))
@@ -119,6 +121,11 @@ def encode(model: CompressionModel, wav: torch.Tensor, writer: BitstreamWriter) 
         parts = list(codes.split(size, dim=-1))
     else:
         parts = list(codes.split(segments.frames(samples), dim=-1))
+    if scale is not None and not writer.header.renormalized:
+        raise ValueError(
+            f'{type(model).__name__} has scales that no packet can take: only models with one per '
+            'item or segment can be written'
+        )
     for part, factor in zip(parts, _scales(scale, len(parts), segments is None)):
         writer.write_packet(part, factor)
     writer.finish(samples)
@@ -204,7 +211,8 @@ def _with_silence(
     header = reader.header
     ratio = model.output_sample_rate / header.sample_rate
     if reader.samples is not None:
-        wav = wav[..., : math.ceil(reader.samples * ratio)]
+        left = reader.samples - packets[0].number * header.stride  # after `seek`, not all
+        wav = wav[..., : math.ceil(left * ratio)]
     lost = 0.0
     for packet in packets:
         if packet.lost:

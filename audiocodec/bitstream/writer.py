@@ -30,7 +30,7 @@ class BitstreamWriter:
         writer.finish(samples)
 
     Args:
-        file: any object with `write(bytes)`.
+        file: any object with `write(bytes)`; its `flush()`, if any, is called after each packet.
         header: the description of the stream.
         tables: for entropy coding, those that `header.tables_hash` names; None: a fixed width.
 
@@ -55,6 +55,7 @@ class BitstreamWriter:
         self._packets = 0
         self._write(records.MAGIC)
         self._write_header()
+        self._flush()
 
     def write(self, codes: torch.Tensor | np.ndarray) -> None:
         """Append frames [K, n] or [1, K, n]; full packets are written.
@@ -93,6 +94,7 @@ class BitstreamWriter:
         self.samples = samples
         end = End(samples, self._seek.step, self._seek.offsets)
         self._write(records.to_bytes(Record(records.END, self._packets, end.to_bytes())))
+        self._flush()
 
     def _checked(self, codes: torch.Tensor | np.ndarray) -> np.ndarray:
         if isinstance(codes, torch.Tensor):
@@ -118,10 +120,17 @@ class BitstreamWriter:
         payload = packets.to_payload(packet, self.header, self._tables)
         self._write(records.to_bytes(Record(records.PACKET, self._packets, payload)))
         self._packets += 1
+        self._flush()
 
     def _write_header(self) -> None:
         payload = self.header.to_bytes()
         self._write(records.to_bytes(Record(records.HEADER, self._packets, payload)))
+
+    def _flush(self) -> None:
+        """Pass on what a file or socket keeps in its buffer, which takes seconds of audio."""
+        flush = getattr(self._file, 'flush', None)
+        if flush is not None:
+            flush()
 
     def _write(self, data: bytes) -> None:
         self._file.write(data)

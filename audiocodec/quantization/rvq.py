@@ -265,6 +265,8 @@ class ResidualVectorQuantizer(BaseQuantizer):
         embed = self.codebooks.embed
         books = embed.double()
         largest = latents.abs().max().item()
+        if not math.isfinite(largest):  # `max` would ignore NaN below
+            return math.inf
         widest = 0.0
         for item, frame in (found != codes).any(dim=1).nonzero().tolist():
             ours, theirs = codes[item, :, frame], found[item, :, frame]

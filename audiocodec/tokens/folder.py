@@ -94,9 +94,11 @@ class TokenFolder:
         """
         place = self.path / HEAD if self.is_complete else self._parts / _SETTINGS
         if not place.exists():
-            others = [] if not self.path.exists() else os.listdir(self.path)
+            if self.path.exists() and not self.path.is_dir():
+                raise ValueError(f'{self.path} is a file: give a new folder')
+            others = os.listdir(self.path) if self.path.exists() else []
             found = [name for name in others if name not in ('.lock', _UNFINISHED)]
-            if found or (self.path.exists() and not self.path.is_dir()):
+            if found:
                 raise ValueError(
                     f'{self.path}: has other files, such as {sorted(found)[:1]}: give a new folder'
                 )

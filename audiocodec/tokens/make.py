@@ -176,12 +176,13 @@ def _digest(metas: Sequence[AudioMeta]) -> str:
 
 
 def _check_result(folder: TokenFolder, shards: int, files: int) -> None:
-    """Raise ValueError if no file could be read."""
+    """Raise ValueError if no file could be read; then the next call tries all again."""
     reasons = []
     for record in folder.records(shards):
         if record['files']:
             return
         reasons += record['skipped'][:1]
+    folder.clean()
     raise ValueError(f'none of the {files} files can be read; e.g. {reasons[0]["reason"]}')
 
 

@@ -112,6 +112,27 @@ def test_silence_fades_inside_the_lost_time():
     assert torch.equal(decoded.wav[:, end:], repeated[:, end:])
 
 
+def test_every_packet_has_the_scale_of_the_recording():
+    model = build(renormalize=True)
+    data = to_stream(model, wave(45 * HOP))
+    whole, reader = from_stream(model, data)
+    decoded, _ = from_stream(model, without(data, 0))
+    after = reader.header.stride + 9 * HOP
+    assert torch.allclose(decoded.wav[:, after:], whole.wav[:, after:], atol=1e-6)
+    assert whole.wav[:, after:].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize('options', MODELS.values(), ids=MODELS)
+def test_decoding_from_a_packet_on_ends_where_the_waveform_does(options):
+    model = build(**options)
+    wav = wave(33 * HOP + 7, model.channels)
+    reader = bitstream.BitstreamReader(io.BytesIO(to_stream(model, wav)))
+    reader.seek(1)
+    decoded = bitstream.decode(model, reader)
+    assert decoded.wav.shape == (model.channels, wav.shape[1] - reader.header.stride)
+    assert decoded.lost == 0
+
+
 def test_everything_lost():
     model = build()
     data = to_stream(model, wave(3 * HOP))
@@ -188,7 +209,12 @@ def test_refusals():
     with pytest.raises(ValueError, match='frames_per_packet=50000: expected 1 to 32767'):
         bitstream.describe(model, packet_seconds=1000.0)
     assert bitstream.describe(model, packet_seconds=1e-9).frames_per_packet == 1
+    for seconds in (0.0, -1.0, float('nan'), float('inf')):
+        with pytest.raises(ValueError, match=f'packets of {seconds} seconds: expected more than'):
+            bitstream.describe(model, packet_seconds=seconds)
     stereo = InterleaveStereoCompressionModel(build(renormalize=True))
     header = bitstream.describe(stereo)
-    with pytest.raises(ValueError, match='has 2 scales for 1 packets'):
-        bitstream.encode(stereo, wave(100, 2), bitstream.BitstreamWriter(io.BytesIO(), header))
+    for samples in (100, 12000):  # as many packets as the two channels have scales
+        writer = bitstream.BitstreamWriter(io.BytesIO(), header)
+        with pytest.raises(ValueError, match=r'InterleaveStereo.* has scales that no packet can'):
+            bitstream.encode(stereo, wave(samples, 2), writer)

@@ -5,7 +5,7 @@ import socket
 
 import numpy as np
 import pytest
-from streams import LEVELS, describe, draw_codes, draw_tables, read, write
+from streams import CARDINALITY, LEVELS, describe, draw, draw_codes, draw_tables, read, write
 
 from audiocodec.bitstream import BitstreamReader, BitstreamWriter, records
 from audiocodec.bitstream.records import Record, Scanner
@@ -197,16 +197,32 @@ def test_a_socket_delivers_each_packet_before_the_next_is_written(tables):
     ours, theirs = socket.socketpair()
     with ours, theirs, ours.makefile('wb') as out, theirs.makefile('rb') as file:
         writer = BitstreamWriter(out, describe(tables), tables)
-        out.flush()
         packets = BitstreamReader(file).packets(tables)
         for number in range(4):
             part = CODES[:, 10 * number :][:, :10]
             writer.write(part)
-            out.flush()
             packet = next(packets)
             assert packet.number == number
             assert (packet.codes == part).all()
         writer.finish(40 * 160)
-        out.flush()
         ours.shutdown(socket.SHUT_WR)
         assert list(packets) == []
+
+
+def test_a_live_stream_repeats_its_header():
+    file = io.BytesIO()
+    header = describe(frames_per_packet=1, stride=160)
+    writer = BitstreamWriter(file, header)
+    writer.write(np.tile(CODES, 4))
+    reader = BitstreamReader(io.BytesIO(file.getvalue()[len(records.MAGIC) + 1 :]), join=True)
+    assert reader.header == header
+    assert [packet.number for packet in reader.packets()] == list(range(168))
+
+
+def test_tables_never_need_more_bytes_than_a_fixed_width():
+    """Codes that the tables do not expect are written without."""
+    codes = draw(5, 0, CARDINALITY, (LEVELS, 300))
+    plain, coded = write(codes), write(codes, draw_tables())
+    assert len(coded) <= len(plain)
+    _, packets = read(coded, draw_tables())
+    assert (joined(packets) == codes).all()

@@ -349,3 +349,6 @@ def test_ties_are_told_from_differences():
     between = (embed[1, 3] + embed[1, 0]) / 2  # in the middle of two entries that are far apart
     latents = (embed[0, 0] + between)[None, :, None]
     assert quantizer.rounding_ties(latents, codes[..., :1], torch.tensor([[[0], [0]]])) < 1
+    latents[0, 0, 0] = torch.nan  # proves nothing
+    ties = quantizer.rounding_ties(latents, codes[..., :1], torch.tensor([[[0], [0]]]))
+    assert ties == float('inf')

@@ -9,6 +9,7 @@ import signal
 import time
 
 import pytest
+import soundfile
 import torch
 from items import tiny_model, write_items
 
@@ -212,6 +213,8 @@ def test_other_tokens_are_kept(make, model, audio, tmp_path):
             make(tmp_path / 'out', **options)
     with pytest.raises(ValueError, match=r"has other files, such as \['item_0.wav'\]"):
         make(audio)
+    with pytest.raises(ValueError, match=r'item_0.wav is a file: give a new folder'):
+        make(audio / 'item_0.wav')
 
 
 def test_arguments_are_checked_first(make, tmp_path, monkeypatch):
@@ -228,9 +231,15 @@ def test_arguments_are_checked_first(make, tmp_path, monkeypatch):
     assert not (tmp_path / 'out').exists()
 
 
-def test_no_readable_file(make, audio, tmp_path):
-    with pytest.raises(ValueError, match=r'none of the 1 files can be read; e.g. .*item_3b.wav'):
-        make(tmp_path / 'out', audio / 'item_3b.wav')
+def test_no_readable_file(make, tmp_path):
+    source, out = write_items(tmp_path / 'audio', [0.1]), tmp_path / 'out'
+    path = source / 'item_0.wav'
+    good = path.read_bytes()
+    soundfile.write(path, [float('nan')] * 800, 8000, 'FLOAT')
+    with pytest.raises(ValueError, match=r'none of the 1 files can be read; e.g. .*item_0.wav'):
+        make(out, source)
+    path.write_bytes(good)  # what was wrong, such as a disk that was not mounted, is remedied
+    assert make(out, source).files == 1
 
 
 def test_files_that_the_model_cannot_take(make, audio, tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 import argparse
 import io
+import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,12 +58,15 @@ def run(args: argparse.Namespace) -> int:
     tables = find_tables(args.tables, args.model)
     header = bitstream.describe(model, tables, args.packet, args.model)
     fast = model.for_cpu()
-    out = Path(args.out)
+    out = _checked_out(args.out, args.input)
     if args.stream:
+        fast.streaming_encoder()  # all that can be refused is refused before OUT is overwritten
+        parts = _parts(args.input, fast)
+        first = next(parts)
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open('wb') as live:
             writer = bitstream.BitstreamWriter(live, header, tables)
-            bitstream.encode_live(fast, _parts(args.input, fast), writer)
+            bitstream.encode_live(fast, itertools.chain([first], parts), writer)
     else:
         wav = audio.read_segment(args.input, 0, -1, model.sample_rate, model.channels)
         audio.check_samples(wav, args.input)
@@ -76,6 +81,20 @@ def run(args: argparse.Namespace) -> int:
         f'({kbps / model.bandwidth - 1:+.1%} of {model.bandwidth:.3g} kbps)'
     )
     return 0
+
+
+def _checked_out(out: str, source: str) -> Path:
+    """Return the file to write.
+
+    Raises:
+        ValueError: it is a folder, or the file that is read.
+    """
+    path = Path(out)
+    if path.is_dir():
+        raise ValueError(f'{out} is a folder: give a file, such as {path / "out.acs"}')
+    if path.exists() and os.path.exists(source) and path.samefile(source):
+        raise ValueError(f'{out} is the file to encode: write to another one')
+    return path
 
 
 def find_tables(argument: str | None, model: str) -> bitstream.Tables | None:
@@ -105,6 +124,8 @@ def _parts(path: str, model: CompressionModel) -> Iterator[torch.Tensor]:
     """Read a file in parts [C, T] at the model's sample rate."""
     info = audio.audio_info(path, check_end=True)
     total = resampler(info.sample_rate, model.sample_rate).length(info.frames)
+    if total == 0:
+        raise ValueError(f'{path}: has no sample at {model.sample_rate} Hz')
     size = round(_PART * model.sample_rate)
     with Progress(range(0, total, size), desc='Encode', unit='part') as starts:
         for start in starts:

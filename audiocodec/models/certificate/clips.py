@@ -39,7 +39,7 @@ def load_clips(
         sources: audio files, folders or manifests. None: the example recordings.
 
     Raises:
-        ValueError: the sources cannot be read.
+        ValueError: the sources cannot be read, or contain NaN or Inf.
     """
     origin = 'given'
     if sources is None:
@@ -47,6 +47,7 @@ def load_clips(
         origin = 'recordings of dataset/example/evaluate'
     # not at the top: other uses of models do not need audio files
     from audiocodec.data import load_source, read_segment
+    from audiocodec.data.audio import check_samples
 
     metas = [meta for source in sources for meta in load_source(source)]
     metas = metas[:: max(1, len(metas) // ITEMS)][:ITEMS]
@@ -55,6 +56,7 @@ def load_clips(
         frames = int(SECONDS * model.sample_rate) - 37 * index - 1
         start = max(0, int(meta.duration * model.sample_rate) - frames) // 2
         wav = read_segment(meta.path, start, frames, model.sample_rate, model.channels)
+        check_samples(wav, meta.path)
         wav = _fit(model, wav)
         clips.wavs.append(wav)
         clips.names.append(f'{Path(meta.path).name} ({wav.shape[-1] / model.sample_rate:.2f} s)')

@@ -37,8 +37,16 @@ class Whole:
 
 @torch.no_grad()
 def compute_whole(model: CompressionModel, wav: torch.Tensor) -> Whole:
-    """Encode and decode a clip [1, C, T] at once, with the active codebooks."""
+    """Encode and decode a clip [1, C, T] at once, with the active codebooks.
+
+    Raises:
+        ValueError: the encoder's output contains NaN or Inf, of which all ways make the same codes.
+    """
     latents, codes, scale = encode_with_latents(model, wav)
+    if latents is not None and not latents.isfinite().all():
+        raise ValueError(
+            'the output of the encoder contains NaN or Inf: a model with such weights is broken'
+        )
     return Whole(wav, latents, codes, scale, model.decode(codes, scale))
 
 

@@ -137,6 +137,28 @@ def test_live(folder, capsys):
     assert (folder / 'h.acs').read_bytes() == live
 
 
+def test_what_cannot_be_encoded_leaves_the_output_as_it_was(folder, capsys):
+    """Also with --stream, which writes while it reads."""
+    soundfile.write(folder / 'nan.wav', [0.0, float('nan')] * 50, 8000, subtype='FLOAT')
+    write_audio(folder / 'tiny.wav', torch.zeros(1, 1), 48000)  # no sample at 8 kHz
+    before = (folder / 'in.wav').read_bytes()
+    for stream in ([], ['--stream']):
+        for name, message in (
+            ('nan.wav', 'contains NaN'),
+            ('nothing.wav', 'no such file'),
+            ('tiny.wav', 'cannot read from 0.00 s' if not stream else 'has no sample at 8000 Hz'),
+        ):
+            (folder / 'old.acs').write_bytes(b'old')
+            assert run(folder, 'encode', name, 'old.acs', '--model', 'model.th', *stream) == 1
+            assert message in capsys.readouterr().err
+            assert (folder / 'old.acs').read_bytes() == b'old'
+        assert run(folder, 'encode', 'in.wav', 'in.wav', '--model', 'model.th', *stream) == 1
+        assert 'in.wav is the file to encode' in capsys.readouterr().err
+        assert (folder / 'in.wav').read_bytes() == before
+        assert run(folder, 'encode', 'in.wav', str(folder), '--model', 'model.th', *stream) == 1
+        assert 'is a folder: give a file, such as' in capsys.readouterr().err
+
+
 def test_missing_and_foreign_files(folder, capsys):
     assert run(folder, 'decode', 'nothing.acs', 'x.wav') == 1
     assert 'nothing.acs: no such file' in capsys.readouterr().err

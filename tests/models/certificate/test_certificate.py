@@ -1,10 +1,12 @@
 import json
 
 import pytest
+import soundfile
 import torch
 
+from audiocodec.data import write_audio
 from audiocodec.models import EncodecModel
-from audiocodec.models.certificate import Clips, certify
+from audiocodec.models.certificate import Clips, certify, load_clips
 from audiocodec.modules import SEANetDecoder, SEANetEncoder
 from audiocodec.quantization import ResidualVectorQuantizer
 
@@ -106,3 +108,17 @@ def test_the_full_form_has_speeds_and_more_streams(clips):
     assert list(found.speeds) == ['encode and decode', 'stream in pieces of 80 ms']
     assert min(found.speeds.values()) > 0
     assert torch.get_num_threads() >= 1
+
+
+def test_nan_is_not_certified(clips, tmp_path):
+    """All ways make the same codes of it."""
+    model = made(causal=True)
+    write_audio(tmp_path / 'a.wav', clips.wavs[0], 1000)
+    assert load_clips(model, [tmp_path / 'a.wav']).wavs[0].shape == (1, 1200)
+    soundfile.write(tmp_path / 'nan.wav', [0.1, float('nan')] * 500, 1000, subtype='FLOAT')
+    with pytest.raises(ValueError, match=r'nan.wav: contains NaN or Inf'):
+        load_clips(model, [tmp_path / 'a.wav', tmp_path / 'nan.wav'])
+    with torch.no_grad():
+        model.encoder.model[0].conv.conv.bias[0] = torch.nan
+    with pytest.raises(ValueError, match='output of the encoder contains NaN or Inf'):
+        certify(model, 'a model', clips, brief=True)
