@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import tarfile
 import time
 
 import pytest
@@ -75,6 +76,34 @@ def test_shards_have_a_part_of_the_data(make, audio, tmp_path, monkeypatch, minu
     assert head['shard_minutes'] == expected
     assert len(head['shards']) == (1 if minutes < 1 else 2)
     assert make(tmp_path / 'out', shard_minutes=None).made == 0
+
+
+def test_an_interrupted_run_goes_on_after_its_last_shard(make, content, tmp_path, monkeypatch):
+    out, encode = tmp_path / 'out', shard_module._encode
+    make(tmp_path / 'whole', layout='webdataset')
+
+    def fail(model, wav):
+        if wav.shape[-1] == 18400:  # in the second of four shards
+            raise RuntimeError('no more')
+        return encode(model, wav)
+
+    monkeypatch.setattr(shard_module, '_encode', fail)
+    with pytest.raises(RunError, match='no more'):
+        make(out, layout='webdataset')
+    assert [path.name for path in out.glob('*.tar')] == ['000000.tar']
+    before = (out / '000000.tar').stat().st_mtime_ns
+    for left in (out / '.000001.tar.1.tmp', out / 'unfinished' / '.000001.json.1.tmp'):
+        left.write_bytes(b'of a killed process')
+    monkeypatch.setattr(shard_module, '_encode', encode)
+    assert make(out, layout='webdataset').made == 6
+    assert content(out) == content(tmp_path / 'whole')
+    assert (out / '000000.tar').stat().st_mtime_ns == before
+    names = []
+    for path in sorted(out.glob('*.tar')):
+        with tarfile.open(path) as archive:
+            names += archive.getnames()
+    numbers = [0, 1, 2, 3, 5, 6, 7]  # places in the source; the fifth file cannot be read
+    assert names == [f'{number:09d}.{kind}' for number in numbers for kind in ('json', 'npy')]
 
 
 def test_a_complete_folder_is_left_as_it_is(make, content, tmp_path):
