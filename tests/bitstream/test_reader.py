@@ -195,6 +195,7 @@ def test_the_tables_must_be_those_of_the_header():
 
 def test_a_socket_delivers_each_packet_before_the_next_is_written(tables):
     ours, theirs = socket.socketpair()
+    theirs.settimeout(30)
     with ours, theirs, ours.makefile('wb') as out, theirs.makefile('rb') as file:
         writer = BitstreamWriter(out, describe(tables), tables)
         packets = BitstreamReader(file).packets(tables)
