@@ -11,7 +11,7 @@ from audiocodec.bitstream import packets
 from audiocodec.bitstream.header import NO_HASH, DamagedError, End, Header
 from audiocodec.bitstream.packets import Packet
 from audiocodec.bitstream.receiver import Damage, Receiver
-from audiocodec.bitstream.records import END, Scanner
+from audiocodec.bitstream.records import END, FRAME_BYTES, MAX_PAYLOAD, PACKET, Scanner
 from audiocodec.bitstream.tables import Tables
 
 _CHUNK = 2**16
@@ -95,8 +95,8 @@ class BitstreamReader:
     def seek(self, number: int) -> None:
         """Continue with a packet, which starts at sample `number * header.stride`.
 
-        Jumps to a packet before it by the table at the end; without an end, reads from the
-        beginning. `damage` starts anew.
+        Jumps to a packet before it by the table at the end; without an end, or if the table is
+        wrong since bytes were lost, reads from the beginning. `damage` starts anew.
 
         Args:
             number: place of the packet in the stream.
@@ -109,7 +109,9 @@ class BitstreamReader:
         entry = 0 if end is None else min(number // end.step, len(end.offsets) - 1)
         first, offset = 0, 0
         if end is not None and entry >= 0:
-            first, offset = entry * end.step, end.offsets[entry]
+            candidate = entry * end.step, end.offsets[entry]
+            if _is_packet(file, *candidate):  # not if bytes before it were lost
+                first, offset = candidate
         file.seek(offset)
         self._receiver = Receiver(self._patience, first, self.header)
         self._first = []
@@ -145,6 +147,13 @@ def _find_end(file: BinaryIO) -> End | None:
     with suppress(DamagedError):
         return next((End.from_bytes(one.payload) for one in found if one.kind == END), None)
     return None
+
+
+def _is_packet(file: BinaryIO, number: int, offset: int) -> bool:
+    """Return whether the first record from a byte on is this packet."""
+    file.seek(offset)
+    found = Scanner().feed(file.read(FRAME_BYTES + MAX_PAYLOAD), final=True)
+    return bool(found) and found[0].kind == PACKET and found[0].number == number
 
 
 def check_tables(header: Header, tables: Tables | None) -> None:

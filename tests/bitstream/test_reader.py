@@ -238,3 +238,19 @@ def test_tables_of_other_sizes_are_refused(sizes):
     made_up = records.to_bytes(Record(records.HEADER, 0, header.to_bytes()))
     with pytest.raises(ValueError, match='tables for 3 codebooks of 24 entries cannot code'):
         read(records.MAGIC + made_up, draw_tables())
+
+
+@pytest.mark.parametrize('kept', [-10, 10])
+@pytest.mark.parametrize('number', [16, 17, 35])
+def test_seeking_where_bytes_were_lost_before(number, kept):
+    """Then the table at the end is wrong."""
+    codes = np.tile(CODES, 10)
+    data = write(codes)
+    place = len(data) // 8
+    data = data[:place] + data[place + kept :]  # cut, or doubled
+    reader = BitstreamReader(io.BytesIO(data))
+    reader.seek(number)
+    packets = list(reader.packets())
+    assert not any(packet.lost for packet in packets)
+    assert packets[0].number == number
+    assert (joined(packets) == codes[:, 10 * number :]).all()
