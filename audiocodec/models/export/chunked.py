@@ -140,9 +140,9 @@ def _check_frames(frames: int, needed: int, group: int) -> None:
     needed = -(-needed // group) * group
     if frames < needed:
         raise ValueError(
-            f'stream_frames={frames} is too short for this model: pad_mode=reflect repeats the '
-            f'first inputs before the signal, and the quantizer takes {group} at a time; use '
-            f'stream_frames={needed} or more, or pad_mode=constant or replicate in the recipe'
+            f'stream_frames={frames}: the first chunk of this model needs {needed} frames, which '
+            f'pad_mode=reflect repeats before the signal; use {needed} or more, or '
+            'pad_mode=constant or replicate in the recipe'
         )
     if frames % group:
         raise ValueError(
