@@ -290,6 +290,7 @@ def _export(
     streamed = getattr(loaded, 'streamed', None)
     if streamed is not None:
         parity.compare(found.model, streamed, streamed.whole(clips), report)
+        report.notes.append(f'compared in chunks of {streamed.frames} frames, too')
     if found.model.total_codebooks:
         report.certificate = certify(found.model, found.name, clips, brief=True)
     files = [out]

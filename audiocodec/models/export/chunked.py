@@ -181,6 +181,9 @@ class Streamed:
     Args:
         text: `streaming` of `config.json`.
         run: runs a program, `encoder` or `decoder`, with its arguments in order.
+
+    Attributes:
+        frames: frames of a chunk.
     """
 
     def __init__(
@@ -189,6 +192,7 @@ class Streamed:
         run: Callable[[str, list[torch.Tensor]], Sequence[torch.Tensor]],
     ) -> None:
         self._text = text
+        self.frames: int = text['frames']
         self._run = run
 
     def _stream(self, name: str, x: torch.Tensor, size: int) -> torch.Tensor:
@@ -212,7 +216,7 @@ class Streamed:
     def decode(self, codes: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
         """Return the waveform of codes [B, K, T_frames]; there is no scale."""
         assert scale is None
-        return self._stream('decoder', codes, self._text['frames'])
+        return self._stream('decoder', codes, self.frames)
 
     def whole(self, clips: Clips) -> Clips:
         """Return clips with zeros up to whole chunks."""

@@ -1,6 +1,8 @@
 """Programs for chunks give what the whole signal gives."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,26 +115,40 @@ def test_what_is_refused_before_anything_is_written(make_codec, tmp_path):
     assert not out.exists()
 
 
-def small():
-    return seanet_codec(torch.float32, ratios=[2], n_residual_layers=0, pad_mode='reflect', lstm=1)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize('form', [onnx, torch_export], ids=['onnx', 'torch'])
-def test_written_programs_compute_the_same(form, tmp_path):
-    model = small()
-    form.save(model, tmp_path, 5)
-    text = json.loads((tmp_path / 'config.json').read_text())['streaming']
+@pytest.mark.parametrize(('form', 'lstm'), [(onnx, 1), (torch_export, 0)])
+def test_written_programs_compute_the_same(form, lstm, tmp_path, monkeypatch):
+    model = seanet_codec(
+        torch.float32, ratios=[2], n_residual_layers=0, pad_mode='reflect', lstm=lstm
+    )
+    form.save(model, tmp_path / 'folder', 5)
+    text = json.loads((tmp_path / 'folder/config.json').read_text())['streaming']
     assert (text['frames'], text['samples']) == (5, 10)
     assert text['encoder']['inputs'][:3] == ['wav', 'first', 'model_0']
     assert text['encoder']['outputs'][:2] == ['codes', 'next_model_0']
     assert text['encoder']['state']['model_0'] == {'shape': [1, 4], 'dtype': 'float32'}
-    loaded = form.Loaded(tmp_path).streamed
+    loaded = form.Loaded(tmp_path / 'folder').streamed
     clips = loaded.whole(Clips('given', ['a', 'b'], list(torch.randn(2, 1, 93))))
     assert clips.wavs[0].shape == (1, 100)
     report = parity.Report('test', 'a model')
     parity.compare(model, loaded, clips, report)  # also in a batch, and with fewer codebooks
     assert report.passed
-    assert report.codes == 2 * 50 * 2 * 2
+    assert report.codes == (1 + 1 + 2) * 50 * 2
     assert report.codes_different == 0
     assert report.wav_difference < 1e-6
+    if form is onnx:
+        monkeypatch.chdir(tmp_path)
+        check_loop_of_the_docs(model)
+
+
+def check_loop_of_the_docs(model):
+    page = (Path(__file__).parents[3] / 'docs/export.md').read_text()
+    blocks = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
+    (loop,) = (block for block in blocks if 'class Stream' in block)
+    wav = torch.randn(1, 1, 30)
+    names = {'wav': wav.numpy()}
+    exec(loop, names)
+    codes, _ = model.encode(wav)
+    assert torch.equal(torch.from_numpy(names['codes']), codes[..., 10:])
+    expected = model.decode(codes)[..., 20:]
+    torch.testing.assert_close(torch.from_numpy(names['wav_hat']), expected, rtol=0, atol=1e-6)

@@ -68,6 +68,15 @@ def test_lstm(skip):
     torch.testing.assert_close(state['layer_cell'], cell.transpose(0, 1))
 
 
+@pytest.mark.slow
+def test_lstm_is_traced():
+    module = TorchLSTM(nn.LSTM(4, 4, 2))
+    arguments = torch.randn(3, 2, 4), (torch.randn(2, 2, 4), torch.randn(2, 2, 4))
+    found, (hidden, _) = torch.export.export(module, arguments).module()(*arguments)
+    assert torch.equal(found, module(*arguments)[0])
+    assert torch.equal(hidden[1], found[-1])
+
+
 def test_weights_of_the_onnx_lstm_are_in_the_order_of_the_operator():
     source = nn.LSTM(4, 4, 1)
     weights = OnnxLSTM(source).weights
