@@ -22,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--format', choices=list(export.FORMATS), default='compact')
     parser.add_argument(
+        '--stream',
+        type=int,
+        metavar='FRAMES',
+        help='onnx and torch: also write programs for a signal in chunks of so many frames',
+    )
+    parser.add_argument(
         '--audio',
         nargs='+',
         metavar='PATH',
@@ -32,5 +38,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export the model and print the parity report."""
     logging.getLogger().setLevel(logging.WARNING)  # exporters of other packages report every step
-    print(export.export(args.source, args.out, args.format, args.audio))
+    print(export.export(args.source, args.out, args.format, args.audio, args.stream))
     return 0

@@ -180,41 +180,53 @@ def export_snac(source: Sources, out: str | os.PathLike[str], audio: Audio = Non
     return _export('snac', source, Path(out), write, _load_own, audio)
 
 
-def export_onnx(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
+def export_onnx(
+    source: Sources,
+    out: str | os.PathLike[str],
+    audio: Audio = None,
+    stream_frames: int | None = None,
+) -> Report:
     """Write a folder with `encoder.onnx` and `decoder.onnx`, for any batch size and length.
 
-    Otherwise like `export_hf`.
+    With `stream_frames`, also `streaming_encoder.onnx` and `streaming_decoder.onnx` for a signal in
+    chunks of so many frames. Otherwise like `export_hf`.
 
     Raises:
         ParityError: the export does not compute the same.
-        ValueError: the model cannot be traced, or the extra `onnx` is missing.
+        ValueError: the model cannot be traced, or not be streamed, or the extra `onnx` is missing.
     """
 
     def write(found: Source, path: Path) -> list[str]:
-        onnx.save(found.model, path)
+        onnx.save(found.model, path, stream_frames)
         return []
 
     return _export('onnx', source, Path(out), write, onnx.Loaded, audio)
 
 
-def export_torch(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
+def export_torch(
+    source: Sources,
+    out: str | os.PathLike[str],
+    audio: Audio = None,
+    stream_frames: int | None = None,
+) -> Report:
     """Write a folder with the `torch.export` programs `encoder.pt2` and `decoder.pt2`.
 
-    Otherwise like `export_hf`.
+    With `stream_frames`, also `streaming_encoder.pt2` and `streaming_decoder.pt2` for a signal in
+    chunks of so many frames. Otherwise like `export_hf`.
 
     Raises:
         ParityError: the export does not compute the same.
-        ValueError: the model cannot be traced.
+        ValueError: the model cannot be traced, or not be streamed.
     """
 
     def write(found: Source, path: Path) -> list[str]:
-        torch_export.save(found.model, path)
+        torch_export.save(found.model, path, stream_frames)
         return []
 
     return _export('torch', source, Path(out), write, torch_export.Loaded, audio)
 
 
-FORMATS: dict[str, Callable[[Sources, str | os.PathLike[str], Audio], Report]] = {
+FORMATS: dict[str, Callable[..., Report]] = {
     'compact': export_compact,
     'bundle': export_bundle,
     'audiocraft': export_audiocraft,
@@ -225,22 +237,35 @@ FORMATS: dict[str, Callable[[Sources, str | os.PathLike[str], Audio], Report]] =
     'torch': export_torch,
 }
 
+# formats with programs that take a signal in chunks, if asked to
+STREAMING = ('onnx', 'torch')
 
 # of the formats that are one file
 SUFFIXES = {'audiocraft': '.bin', 'bundle': '.th', 'compact': '.bin', 'descript': '.pth'}
 
 
 def export(
-    source: Sources, out: str | os.PathLike[str], format: str = 'compact', audio: Audio = None
+    source: Sources,
+    out: str | os.PathLike[str],
+    format: str = 'compact',
+    audio: Audio = None,
+    stream_frames: int | None = None,
 ) -> Report:
     """Write a model in one of `FORMATS`; see the function of that format.
 
     Raises:
-        ValueError: unknown format, or as the function.
+        ValueError: unknown format, one that takes no `stream_frames`, or as the function.
     """
     if format not in FORMATS:
         raise ValueError(f'format={format!r} is unknown: choose one of {", ".join(FORMATS)}')
-    return FORMATS[format](source, out, audio)
+    if stream_frames is None:
+        return FORMATS[format](source, out, audio)
+    if format not in STREAMING:
+        raise ValueError(
+            f'stream_frames={stream_frames} is for the formats {" and ".join(STREAMING)} only, not '
+            f'for {format}: the package that reads it streams by itself, if it can'
+        )
+    return FORMATS[format](source, out, audio, stream_frames)
 
 
 def _load_own(path: Path) -> Codec:
@@ -260,7 +285,12 @@ def _export(
     found = open_source(source)
     clips = load_clips(found.model, audio)
     report = Report(name, found.name, notes=write(found, out))
-    parity.compare(found.model, read(out), clips, report)
+    loaded = read(out)
+    parity.compare(found.model, loaded, clips, report)
+    streamed = getattr(loaded, 'streamed', None)
+    if streamed is not None:
+        parity.compare(found.model, streamed, streamed.whole(clips), report)
+        report.notes.append(f'compared in chunks of {streamed.frames} frames, too')
     if found.model.total_codebooks:
         report.certificate = certify(found.model, found.name, clips, brief=True)
     files = [out]

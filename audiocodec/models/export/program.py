@@ -313,9 +313,9 @@ def description(model: CompressionModel) -> dict[str, Any]:
     }
 
 
-def write_config(model: CompressionModel, out: Path) -> None:
-    """Write `config.json` into the folder of the programs."""
-    (out / 'config.json').write_text(json.dumps(description(model), indent=2) + '\n')
+def write_config(model: CompressionModel, out: Path, **more: Any) -> None:
+    """Write `config.json`, with further entries, into the folder of the programs."""
+    (out / 'config.json').write_text(json.dumps({**description(model), **more}, indent=2) + '\n')
 
 
 def untraceable(name: str, part: str, error: Exception) -> ValueError:

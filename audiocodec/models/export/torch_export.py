@@ -1,27 +1,44 @@
 """Format `torch`: encoder and decoder as `torch.export` programs, which need only PyTorch."""
 
+import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from audiocodec.models.base import CompressionModel
-from audiocodec.models.export import program
+from audiocodec.models.export import chunked, program, stateful
 
 FORMAT = 'torch'
 
 
-def save(model: CompressionModel, out: Path) -> None:
+def save(model: CompressionModel, out: Path, stream_frames: int | None = None) -> None:
     """Write `encoder.pt2`, `decoder.pt2` (see `program`) and `config.json` into a new folder.
 
+    Args:
+        model: the model.
+        out: the folder.
+        stream_frames: also write `streaming_encoder.pt2` and `streaming_decoder.pt2`, for chunks of
+            so many frames (see `chunked`); None: not.
+
     Raises:
-        ValueError: the model cannot be traced.
+        ValueError: the model cannot be traced or streamed.
     """
     encoder, decoder = program.programs(model, FORMAT, program.ScanLSTM)
     inputs = program.example_inputs(model)
+    parts: dict[str, Any] = {
+        name: (module, *inputs[name])
+        for name, module in (('encoder', encoder), ('decoder', decoder))
+    }
+    more = {}
+    if stream_frames is not None:
+        found = chunked.programs(model, stream_frames, stateful.TorchLSTM)
+        for name, each in found.items():
+            parts[f'streaming_{name}'] = (each.module, each.arguments, each.dynamic)
+        more['streaming'] = chunked.description(model, stream_frames, found)
     exported = {}
-    for name, module in (('encoder', encoder), ('decoder', decoder)):
-        arguments, dynamic = inputs[name]
+    for name, (module, arguments, dynamic) in parts.items():
         try:
             with torch.no_grad():
                 exported[name] = torch.export.export(module, arguments, dynamic_shapes=dynamic)
@@ -31,7 +48,7 @@ def save(model: CompressionModel, out: Path) -> None:
     for name, traced in exported.items():
         _remove_stack_traces(traced)
         torch.export.save(traced, out / f'{name}.pt2')
-    program.write_config(model, out)
+    program.write_config(model, out, **more)
 
 
 def _remove_stack_traces(traced: torch.export.ExportedProgram) -> None:
@@ -49,8 +66,14 @@ class Loaded:
         with warnings.catch_warnings():
             # PyTorch maps the weights read-only, and warns about it
             warnings.simplefilter('ignore', UserWarning)
-            self._encoder = torch.export.load(out / 'encoder.pt2').module()
-            self._decoder = torch.export.load(out / 'decoder.pt2').module()
+            programs = {path.stem: torch.export.load(path).module() for path in out.glob('*.pt2')}
+        self._encoder, self._decoder = programs['encoder'], programs['decoder']
+        self.streamed = None
+        text = json.loads((out / 'config.json').read_text()).get('streaming')
+        if text is not None:
+            self.streamed = chunked.Streamed(
+                text, lambda name, arguments: programs[f'streaming_{name}'](*arguments)
+            )
 
     @torch.no_grad()
     def encode(self, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

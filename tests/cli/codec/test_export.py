@@ -70,6 +70,14 @@ def test_the_sound_and_the_format_may_be_given(experiment, tmp_path, capsys):
             ['0a1b2c3d', 'out', '--format', 'hf'],
             "error: the format 'hf' does not support this model: lstm=0",
         ),
+        (
+            ['0a1b2c3d', 'out.bin', '--stream', '4'],
+            'error: stream_frames=4 is for the formats onnx and torch only, not for compact',
+        ),
+        (
+            ['0a1b2c3d', 'out', '--format', 'torch', '--stream', '4'],
+            'error: this model cannot stream as a program: its encoder or decoder is not causal',
+        ),
         (['deadbeef', 'out.bin'], "error: 'deadbeef': no such file or folder"),
         (['0a1b2c3d', '/proc/out.bin'], 'error: /proc/out.bin could not be written'),
         (['//pretrained/nothing here', 'out.bin'], "error: 'nothing here': no such file or folder"),
