@@ -175,7 +175,7 @@ def test_killed_runs_go_on_where_they_stopped(make, content, tmp_path):
             assert seen.setdefault(path, status.st_mtime_ns) == status.st_mtime_ns
     report = make(out, source, shard_minutes=0.1 / 60)
     assert report.files == 20
-    assert 0 < report.made < 20
+    assert 0 <= report.made < 20  # none if the last kill came after the last shard
     assert all(path.stat().st_mtime_ns == time for path, time in seen.items())
     assert content(out) == content(tmp_path / 'whole')
 
