@@ -1,7 +1,8 @@
 """Evaluation of discriminators with one sub-discriminator's feature maps in memory at a time."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -114,34 +115,67 @@ def weighted_mean(
     return means
 
 
-def with_precomputed_gradient(
-    loss: torch.Tensor,
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Treat the parameters of a module as constants: compute and store no gradients of them."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def with_precomputed_gradients(
+    losses: Mapping[str, torch.Tensor],
     leaf: torch.Tensor,
     source: torch.Tensor,
+    weights: Mapping[str, float] | None = None,
     loss_scale: LossScale = NO_SCALE,
-) -> torch.Tensor:
-    """Replace the graph of a loss by its gradient, computed now, so that the graph can be freed.
+) -> dict[str, torch.Tensor]:
+    """Replace the graph of losses by their gradients, computed now, so that it can be freed.
 
     Args:
-        loss: scalar.
-        leaf: detached copy of `source` from which the loss was computed.
-        source: tensor that receives the gradient in the backward pass.
-        loss_scale: scale of the loss while the gradient is computed.
+        losses: scalars by name.
+        leaf: detached copy of `source` from which the losses were computed.
+        source: tensor that receives the gradients in the backward pass.
+        weights: weights of the losses if only their weighted sum is needed, which takes a single
+            backward pass. One of the losses then has the gradient of the sum.
+        loss_scale: scale of the losses while gradients are computed.
 
     Returns:
-        The same loss as a function of `source`.
+        The same losses as functions of `source`.
     """
-    if not loss.requires_grad:
-        return loss
+    found = {name: loss.detach() for name, loss in losses.items()}
+    if weights is None:
+        groups = [{name: 1.0} for name in losses]
+    else:
+        groups = [{name: weights[name] for name in losses if weights.get(name, 0.0) > 0}]
+    for group in groups:
+        terms = [weight * losses[name] for name, weight in group.items()]
+        gradient = _gradient([term for term in terms if term.requires_grad], leaf, loss_scale)
+        if gradient is not None:
+            name, weight = next(iter(group.items()))
+            found[name] = _PrecomputedGradient.apply(source, found[name], gradient / weight)
+    return found
+
+
+def _gradient(
+    terms: Sequence[torch.Tensor], leaf: torch.Tensor, loss_scale: LossScale
+) -> torch.Tensor | None:
+    """Return the gradient of the sum of the terms; None if they do not depend on the leaf."""
+    if not terms:
+        return None
     # Under autocast, the backward pass of float32 operations would run in half precision, too. The
     # graph is retained because losses share parts of it.
     with torch.autocast(leaf.device.type, enabled=False):
-        scaled = loss_scale.scaled(loss)
+        scaled = loss_scale.scaled(torch.stack(list(terms)).sum())
         (gradient,) = torch.autograd.grad(scaled, leaf, retain_graph=True, allow_unused=True)
-    if gradient is None:
-        return loss.detach()
-    loss_scale.unscale_([gradient])
-    return _PrecomputedGradient.apply(source, loss.detach(), gradient)
+    if gradient is not None:
+        loss_scale.unscale_([gradient])
+    return gradient
 
 
 class _PrecomputedGradient(torch.autograd.Function):

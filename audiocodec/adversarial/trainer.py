@@ -2,8 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,11 +12,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from audiocodec.adversarial.discriminators import MultiDiscriminator
 from audiocodec.adversarial.evaluate import (
     forward_each,
+    frozen,
     logits_of_pair,
     micro_batches,
     reference_features,
     weighted_mean,
-    with_precomputed_gradient,
+    with_precomputed_gradients,
 )
 from audiocodec.adversarial.losses import Criterion, FeatureMatchingLoss, get_criterion
 from audiocodec.modules.parametrizations import PicklableModule
@@ -208,12 +208,19 @@ class AdversarialTrainer(PicklableModule):
             step_if(self.optimizer, metrics['d_grad_norm'].isfinite())
         return metrics
 
-    def generator_losses(self, fake: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
+    def generator_losses(
+        self,
+        fake: torch.Tensor,
+        real: torch.Tensor,
+        weights: Mapping[str, float] | None = None,
+    ) -> dict[str, torch.Tensor]:
         """Compute the adversarial losses of the generator with the current discriminators.
 
         Args:
             fake: [B, C, T]; the losses have a gradient with respect to this tensor only.
             real: [B, C, T].
+            weights: weights of the losses, if only the gradient of their weighted sum is needed:
+                see `with_precomputed_gradients`.
 
         Returns:
             Per discriminator the scalars `adv_<name>` and, with feature matching, `feat_<name>`.
@@ -227,9 +234,9 @@ class AdversarialTrainer(PicklableModule):
         if max(self.updates, 1) <= self._joint_start:
             return {}
         losses: dict[str, torch.Tensor] = {}
-        with _frozen(self):
+        with frozen(self):
             for name, discriminator in self.discriminators.items():
-                losses.update(self._generator_losses(name, discriminator, fake, real))
+                losses.update(self._generator_losses(name, discriminator, fake, real, weights))
         return losses
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -315,17 +322,27 @@ class AdversarialTrainer(PicklableModule):
         }
 
     def _generator_losses(
-        self, name: str, discriminator: nn.Module, fake: torch.Tensor, real: torch.Tensor
+        self,
+        name: str,
+        discriminator: nn.Module,
+        fake: torch.Tensor,
+        real: torch.Tensor,
+        weights: Mapping[str, float] | None,
     ) -> dict[str, torch.Tensor]:
         """Compute the generator's losses of a discriminator, with precomputed gradients."""
         parts = micro_batches(discriminator, fake, real, self.micro_batches)
         return weighted_mean(
-            (weight, self._generator_losses_of_part(name, discriminator, *pair))
-            for weight, *pair in parts
+            (fraction, self._generator_losses_of_part(name, discriminator, one, other, weights))
+            for fraction, one, other in parts
         )
 
     def _generator_losses_of_part(
-        self, name: str, discriminator: nn.Module, fake: torch.Tensor, real: torch.Tensor
+        self,
+        name: str,
+        discriminator: nn.Module,
+        fake: torch.Tensor,
+        real: torch.Tensor,
+        weights: Mapping[str, float] | None,
     ) -> dict[str, torch.Tensor]:
         """Compute the generator's losses of a micro-batch, with precomputed gradients.
 
@@ -341,11 +358,11 @@ class AdversarialTrainer(PicklableModule):
             parts = {f'adv_{name}': self.criterion.generator(logits)}
             if self.feature_loss is not None:
                 parts[f'feat_{name}'] = self.feature_loss(features, next(references))
-            for key, loss in parts.items():
-                loss = with_precomputed_gradient(loss, leaf, fake, self.loss_scale)
-                losses.setdefault(key, []).append(loss)
+            parts = with_precomputed_gradients(parts, leaf, fake, weights, self.loss_scale)
             # Free the graph before the next one is built.
-            del logits, features, parts, loss
+            del logits, features
+            for key, loss in parts.items():
+                losses.setdefault(key, []).append(loss)
         return {key: self._mean(values) for key, values in losses.items()}
 
     def _clip_gradients(self) -> torch.Tensor:
@@ -373,16 +390,3 @@ def _check_pair(fake: torch.Tensor, real: torch.Tensor) -> None:
 def _fraction_true(flags: list[torch.Tensor]) -> torch.Tensor:
     """Return the fraction of true values, averaged over the given tensors."""
     return torch.stack([flag.float().mean() for flag in flags]).mean()
-
-
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """Treat the parameters of a module as constants: compute and store no gradients of them."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)

@@ -58,6 +58,11 @@ class LossCombiner(nn.Module, ABC):
         self.finite = torch.ones((), dtype=torch.bool)
         self.loss_scale: LossScale = NO_SCALE
 
+    @property
+    def fixed_weights(self) -> Mapping[str, float] | None:
+        """The weights, if the losses are only added up; None if each gradient is needed."""
+        return None
+
     @abstractmethod
     def backward(
         self,

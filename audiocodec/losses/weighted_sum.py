@@ -27,6 +27,11 @@ class WeightedSum(LossCombiner):
         ValueError: a weight is out of range.
     """
 
+    @property
+    def fixed_weights(self) -> Mapping[str, float]:
+        """The weights; see `LossCombiner`."""
+        return self.weights
+
     def backward(
         self,
         losses: Mapping[str, torch.Tensor],

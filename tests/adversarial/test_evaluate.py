@@ -16,7 +16,7 @@ from audiocodec.adversarial.discriminators import MultiDiscriminator
 from audiocodec.adversarial.evaluate import (
     logits_of_pair,
     reference_features,
-    with_precomputed_gradient,
+    with_precomputed_gradients,
 )
 
 SGD = functools.partial(torch.optim.SGD, lr=0.0)
@@ -121,15 +121,45 @@ def test_maps_of_one_sub_discriminator_are_in_memory_at_a_time(step):
     assert alive == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize('kind', ['period', 'shared'])
+@pytest.mark.parametrize(
+    'weights', [{'adv_d': 0.5, 'feat_d': 2.0}, {'feat_d': 2.0}, {'adv_d': 0.0, 'feat_d': 2.0}]
+)
+def test_one_backward_pass_has_the_gradient_of_the_weighted_sum(kind, weights, monkeypatch):
+    trainer = AdversarialTrainer({'d': make(kind)}, optimizer=SGD)
+    fake, real = batch()
+    fake.requires_grad_()
+    passes = []
+    grad = torch.autograd.grad
+
+    def counted(*args, **kwargs):
+        passes.append(args)
+        return grad(*args, **kwargs)
+
+    found = []
+    for given, number in ((None, 4), (weights, 2)):
+        passes.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.autograd, 'grad', counted)
+            losses = trainer.generator_losses(fake, real, given)
+        assert len(passes) == number
+        total = sum(weight * losses[name] for name, weight in weights.items())
+        found.append((losses, *grad(3 * total, fake)))
+    (each, expected), (joint, actual) = found
+    assert joint == each
+    scale = expected.abs().max().item()
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6 * scale)
+
+
 def test_precomputed_gradient_frees_the_graph():
     source = torch.randn(3, requires_grad=True)
     leaf = source.detach().requires_grad_()
     inner = (2 * leaf).exp()
     reference = weakref.ref(inner)
-    loss = with_precomputed_gradient(inner.sum(), leaf, source * 1)
+    losses = with_precomputed_gradients({'d': inner.sum()}, leaf, source * 1)
     del inner
     assert reference() is None
-    loss.backward()
+    losses['d'].backward()
     torch.testing.assert_close(source.grad, 2 * (2 * source.detach()).exp())
 
 

@@ -93,7 +93,7 @@ def without_onednn(self, x):
         torch._C._set_mkldnn_enabled(True)
 
 
-def all_at_once(self, name, discriminator, fake, real):
+def all_at_once(self, name, discriminator, fake, real, weights):
     logits, features = discriminator(fake)
     references = discriminator(real)[1]
     return {
