@@ -59,7 +59,7 @@ class LossCombiner(nn.Module, ABC):
         self.loss_scale: LossScale = NO_SCALE
 
     @property
-    def fixed_weights(self) -> Mapping[str, float] | None:
+    def sum_weights(self) -> Mapping[str, float] | None:
         """The weights, if the losses are only added up; None if each gradient is needed."""
         return None
 

@@ -28,7 +28,7 @@ class WeightedSum(LossCombiner):
     """
 
     @property
-    def fixed_weights(self) -> Mapping[str, float]:
+    def sum_weights(self) -> Mapping[str, float]:
         """The weights; see `LossCombiner`."""
         return self.weights
 

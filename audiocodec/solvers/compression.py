@@ -104,9 +104,7 @@ class CompressionSolver(StandardSolver):
             # The discriminators learn from this batch first; their detached input keeps their
             # gradient out of the model. Then the updated discriminators score the model.
             d_losses = self.adversaries.train_step(fake=out.wav.detach(), real=wav)
-            adversarial = self.adversaries.generator_losses(
-                out.wav, wav, self.balancer.fixed_weights
-            )
+            adversarial = self.adversaries.generator_losses(out.wav, wav, self.balancer.sum_weights)
             losses = {**self.reconstruction_losses(out, wav), **adversarial}
             codec_losses = self.codec_losses(out, wav)
         # The balancer scales the gradients of these losses at the waveform, then sends their sum
