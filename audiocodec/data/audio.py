@@ -17,6 +17,7 @@ from audiocodec.data.readers import Reader, open_audio
 from audiocodec.data.readers.sndfile import as_bytes
 from audiocodec.dsp.loudness import normalize
 from audiocodec.dsp.resample import resample, resampler
+from audiocodec.utils import files
 
 # absolute sample value above which audio is not scaled to [-1, 1] (decoded loud music reaches 2)
 LOUDEST = 10.0
@@ -242,20 +243,19 @@ def write_audio(
         raise ValueError(f'{path}: the audio to write contains NaN or Inf')
     data = normalize(wav, sample_rate, strategy, headroom_db).T.contiguous().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        with _created(path, temporary, sample_rate, len(wav)) as file:
+        with (
+            files.replaced(path) as temporary,
+            _created(path, temporary, sample_rate, len(wav)) as file,
+        ):
             # in pieces: libvorbis copies what it gets in one call to the stack
             for begin in range(0, len(data), 2**16):
                 file.write(data[begin : begin + 2**16])
-        os.replace(temporary, path)
     except RuntimeError as error:  # libsndfile does not say why
         free = shutil.disk_usage(path.parent).free / 1e6
         raise OSError(
             f'{path}: could not be written ({free:.1f} MB free on the disk): {error}'
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -10,6 +10,9 @@ from torch.nn import functional as F
 
 from audiocodec.utils import config
 
+# of `torch.nn`, for signals in pieces: an output depends on the input at its place only
+POINTWISE = (nn.ELU, nn.GELU, nn.LeakyReLU, nn.ReLU, nn.SiLU, nn.Softplus, nn.Tanh)
+
 
 class _ELU(torch.autograd.Function):
     """ELU that saves its output, not its input, for the backward pass.

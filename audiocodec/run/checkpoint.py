@@ -68,16 +68,15 @@ def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
         RunError: the disk is full, not writable, or does not return what was written.
     """
     path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')  # see `remove_leftovers`
     try:
-        with open(temporary, 'wb') as file:
-            if path.suffix == SAFETENSORS:
-                file.write(_to_safetensors(content))
-            else:
-                torch.save(content, file)
-            files.flush(file)
-        _read_back(temporary, path)
-        temporary.replace(path)
+        with files.replaced(path) as temporary:  # see `remove_leftovers`
+            with open(temporary, 'wb') as file:
+                if path.suffix == SAFETENSORS:
+                    file.write(_to_safetensors(content))
+                else:
+                    torch.save(content, file)
+                files.flush(file)
+            _read_back(temporary, path)
     except OSError as error:
         raise _cannot_write(path, error) from error
     except RuntimeError as error:
@@ -85,9 +84,6 @@ def save(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
         if isinstance(error.__context__, OSError):
             raise _cannot_write(path, error.__context__) from error
         raise
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
     files.flush_folder(path.parent)
 
 

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -189,26 +190,17 @@ def read_head(folder: Path) -> dict[str, Any]:
     return head
 
 
-def create(path: Path) -> IO[bytes]:
-    """Open a file under a temporary name next to `path`, for `commit`."""
-    return open(_temporary(path), 'wb')
-
-
-def commit(file: IO[bytes], path: Path) -> None:
-    """Close a file of `create`, and give it its name; after a crash, it is complete or absent."""
-    with file:
+@contextmanager
+def created(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to write; after an error or a crash, it is complete or absent."""
+    with files.replaced(path) as temporary, open(temporary, 'wb') as file:
+        yield file
         files.flush(file)
-    os.replace(_temporary(path), path)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f'.{path.name}.{os.getpid()}.tmp')
 
 
 def _write(path: Path, lines: Sequence[bytes] | Iterator[bytes]) -> None:
-    file = create(path)
-    file.writelines(lines)
-    commit(file, path)
+    with created(path) as file:
+        file.writelines(lines)
     files.flush_folder(path.parent)
 
 

@@ -13,8 +13,7 @@ from audiocodec.data import AudioMeta, is_address, read_segment
 from audiocodec.data.audio import check_samples
 from audiocodec.data.shards import read_stored
 from audiocodec.models import CompressionModel
-from audiocodec.tokens import folder as token_folder
-from audiocodec.tokens.folder import TokenFolder
+from audiocodec.tokens.folder import TokenFolder, created
 from audiocodec.tokens.formats import FORMATS, Item
 from audiocodec.utils.errors import RunError
 
@@ -189,7 +188,5 @@ def _fits(sound: _Sound, batch: Sequence[_Sound], sample_rate: int) -> bool:
 
 
 def _write(path: Path, items: Sequence[Item], head: dict[str, Any]) -> list[int]:
-    file = token_folder.create(path)
-    offsets = FORMATS[head['format']].write(file, items, json.dumps(head))
-    token_folder.commit(file, path)
-    return offsets
+    with created(path) as file:
+        return FORMATS[head['format']].write(file, items, json.dumps(head))

@@ -5,7 +5,8 @@ import gzip
 import io
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,6 +57,21 @@ def _free(folder: Path) -> str:
     return ''
 
 
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Give a temporary path next to `path`, which replaces it at the end; not after an error.
+
+    A killed process leaves `.NAME.PID.tmp`.
+    """
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file atomically; gzipped if it ends in '.gz' (equal content gives equal bytes)."""
     if path.suffix.lower() == '.gz':
@@ -64,9 +80,5 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.write(data)
         data = buffer.getvalue()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
+    with replaced(path) as temporary:
         temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

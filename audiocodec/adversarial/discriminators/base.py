@@ -1,4 +1,4 @@
-"""Base class and activation of the discriminators."""
+"""Base class of the discriminators, and what their layers share."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -132,6 +132,17 @@ def layer_activation(name: str, params: Mapping[str, Any] | None) -> nn.Module:
     if name == 'LeakyReLU' and params.get('negative_slope', 0.01) >= 0:
         params.setdefault('inplace', True)
     return make_activation(name, params)
+
+
+def feature_maps(
+    x: torch.Tensor, convs: Iterable[nn.Module], activation: nn.Module
+) -> list[torch.Tensor]:
+    """Return the outputs of all convolutions, each with the activation, for an input x."""
+    features = []
+    for conv in convs:
+        x = activation(conv(x))
+        features.append(x)
+    return features
 
 
 def require_first_feature(first_feature: int, n_layers: int) -> None:

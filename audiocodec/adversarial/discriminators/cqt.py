@@ -8,7 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from audiocodec.adversarial.discriminators.base import MultiDiscriminator, layer_activation
+from audiocodec.adversarial.discriminators.base import (
+    MultiDiscriminator,
+    feature_maps,
+    layer_activation,
+)
 from audiocodec.adversarial.discriminators.spectral import (
     as_image,
     image_layers,
@@ -166,11 +170,8 @@ class CQTDiscriminator(nn.Module):
             ],
             dim=-1,
         )
-        features = []
-        for conv in self.convs:
-            x = self.activation(conv(x))
-            features.append(x)
-        return self.conv_post(x), features
+        features = feature_maps(x, self.convs, self.activation)
+        return self.conv_post(features[-1]), features
 
 
 class MultiScaleCQTDiscriminator(MultiDiscriminator):

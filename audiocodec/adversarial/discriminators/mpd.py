@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from audiocodec.adversarial.discriminators.base import (
     MultiDiscriminator,
+    feature_maps,
     layer_activation,
     require_first_feature,
 )
@@ -127,12 +128,9 @@ class PeriodDiscriminator(nn.Module):
         if missing:
             wav = F.pad(wav, (0, missing), 'reflect')
         x = wav.reshape(B, C, -1, self.period)
-        features = []
-        for conv in self.convs:
-            x = self.activation(conv(x))
-            features.append(x)
+        features = feature_maps(x, self.convs, self.activation)
+        logits = self.conv_post(features[-1])
         del features[: self.first_feature]
-        logits = self.conv_post(x)
         return logits, [*features, logits] if self.logits_as_feature else features
 
 

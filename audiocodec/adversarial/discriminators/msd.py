@@ -10,7 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from audiocodec.adversarial.discriminators.base import MultiDiscriminator, layer_activation
+from audiocodec.adversarial.discriminators.base import (
+    MultiDiscriminator,
+    feature_maps,
+    layer_activation,
+)
 from audiocodec.modules.checks import require_int, require_ints
 from audiocodec.modules.conv import NormConv1d
 
@@ -141,12 +145,8 @@ class ScaleDiscriminator(nn.Module):
                 f'audio of {wav.shape[-1]} samples is too short for the reflection padding of the '
                 f'first layer: at least {self.min_length} samples are needed at every scale'
             )
-        features = []
-        x = wav
-        for conv in self.convs:
-            x = self.activation(conv(x))
-            features.append(x)
-        logits = self.conv_post(x)
+        features = feature_maps(wav, self.convs, self.activation)
+        logits = self.conv_post(features[-1])
         return logits, [*features, logits]
 
 

@@ -5,7 +5,11 @@ from typing import Any
 
 import torch
 
-from audiocodec.adversarial.discriminators.base import MultiDiscriminator, layer_activation
+from audiocodec.adversarial.discriminators.base import (
+    MultiDiscriminator,
+    feature_maps,
+    layer_activation,
+)
 from audiocodec.adversarial.discriminators.spectral import (
     SpectralDiscriminator,
     image_layers,
@@ -92,12 +96,8 @@ class STFTDiscriminator(SpectralDiscriminator):
         Raises:
             ValueError: audio shorter than one frame.
         """
-        x = self.spectrum(wav)
-        features = []
-        for conv in self.convs:
-            x = self.activation(conv(x))
-            features.append(x)
-        return self.conv_post(x), features
+        features = feature_maps(self.spectrum(wav), self.convs, self.activation)
+        return self.conv_post(features[-1]), features
 
 
 class MultiScaleSTFTDiscriminator(MultiDiscriminator):

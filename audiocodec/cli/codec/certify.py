@@ -5,7 +5,7 @@ import logging
 import tempfile
 from pathlib import Path
 
-from audiocodec.cli.codec.export import SOURCE
+from audiocodec.cli.codec.export import SOURCE, add_audio
 from audiocodec.models import certificate, export
 from audiocodec.models.export.source import open_source
 
@@ -14,12 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.epilog = 'docs/certificate.md explains the lines.'
     parser.add_argument('source', metavar='MODEL', help=SOURCE)
-    parser.add_argument(
-        '--audio',
-        nargs='+',
-        metavar='PATH',
-        help='files, folders or manifests of audio to compare on (default: example recordings)',
-    )
+    add_audio(parser)
     parser.add_argument(
         '--kbps', type=float, help='bit rate of the codes (default: that of all codebooks)'
     )

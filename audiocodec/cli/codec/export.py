@@ -27,6 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='FRAMES',
         help='onnx and torch: also write programs for a signal in chunks of so many frames',
     )
+    add_audio(parser)
+
+
+def add_audio(parser: argparse.ArgumentParser) -> None:
+    """Declare the audio on which a model is compared."""
     parser.add_argument(
         '--audio',
         nargs='+',

@@ -19,13 +19,13 @@ from audiocodec.models.cpu.kernels import (
     padded,
 )
 from audiocodec.models.cpu.parts import Chain, Layer
+from audiocodec.modules.activation import POINTWISE
 from audiocodec.modules.conv import StreamableConv1d, StreamableConvTranspose1d
 from audiocodec.modules.lstm import StreamableLSTM
 from audiocodec.modules.networks.seanet import SEANetResnetBlock
 from audiocodec.modules.snake import Snake
 
 _WEIGHTS = 2**19  # most weights of a layer computed in parts: they are reordered for each part
-_POINTWISE = (RowSnake, ScaledELU, nn.GELU, nn.LeakyReLU, nn.ReLU, nn.SiLU, nn.Softplus, nn.Tanh)
 
 
 def channels_last(layers: nn.Sequential, scale: float) -> list[nn.Module]:
@@ -289,7 +289,7 @@ def _obstacle(
     activation: nn.Module | None, norm: nn.Module | None = None, pad_mode: str = 'constant'
 ) -> str:
     """Return why outputs of a layer depend on the whole signal; empty if they do not."""
-    if not isinstance(activation, (*_POINTWISE, type(None))):
+    if not isinstance(activation, (*POINTWISE, RowSnake, ScaledELU, type(None))):
         return f'{type(activation).__name__} may depend on the whole signal'
     if not isinstance(norm, nn.Identity | None):
         return f'{type(norm).__name__} averages over the whole signal'

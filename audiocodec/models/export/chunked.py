@@ -3,6 +3,7 @@
 `first` marks the items of a batch whose signal starts with the chunk: their state is not used.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,8 @@ from audiocodec.models.export.stateful import Memory, OnnxLSTM, TorchLSTM, advan
 from audiocodec.modules.checks import require_int
 
 
-class StreamingEncoder(nn.Module):
-    """Encoder of a chunk: waveform [B, C, frames * hop_length] to codes [B, K, frames].
+class ChunkProgram(nn.Module, ABC):
+    """A chunk and a state to the result of the chunk and the next state.
 
     Args:
         model: made by `for_inference`; its modules are reused and modified.
@@ -31,48 +32,51 @@ class StreamingEncoder(nn.Module):
     def __init__(self, model: EncodecModel, frames: int, lstm: type[TorchLSTM | OnnxLSTM]) -> None:
         super().__init__()
         self.frames = frames
-        self.encoder = replaced(model.encoder, lstm)
+        self.network = replaced(self.network_of(model), lstm)
         self.quantizer = model.quantizer
 
-    def run(self, wav: torch.Tensor, memory: Memory) -> torch.Tensor:
+    @staticmethod
+    @abstractmethod
+    def network_of(model: EncodecModel) -> nn.Module:
+        """Return the part of the model that is used beside the quantizer."""
+
+    @abstractmethod
+    def run(self, x: torch.Tensor, memory: Memory) -> torch.Tensor:
+        """Return the result of a chunk."""
+
+    def forward(
+        self, x: torch.Tensor, first: torch.Tensor, *state: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Return the result and the next state; see `Memory`."""
+        memory = Memory(self.frames, first, state)
+        y = self.run(x, memory)
+        return (y, *memory.kept)
+
+
+class ChunkEncoder(ChunkProgram):
+    """Waveform [B, C, frames * hop_length] to codes [B, K, frames]."""
+
+    @staticmethod
+    def network_of(model: EncodecModel) -> nn.Module:
+        """See `ChunkProgram`."""
+        return model.encoder
+
+    def run(self, x: torch.Tensor, memory: Memory) -> torch.Tensor:
         """Return the codes of a chunk."""
-        return self.quantizer.traced_encode(advance(self.encoder, wav, memory, ''))
-
-    def forward(
-        self, wav: torch.Tensor, first: torch.Tensor, *state: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
-        """Return the codes and the next state; see `Memory`."""
-        memory = Memory(self.frames, first, state)
-        codes = self.run(wav, memory)
-        return (codes, *memory.kept)
+        return self.quantizer.traced_encode(advance(self.network, x, memory, ''))
 
 
-class StreamingDecoder(nn.Module):
-    """Decoder of a chunk: codes [B, K, frames] of the first K codebooks to its waveform.
+class ChunkDecoder(ChunkProgram):
+    """Codes [B, K, frames] of the first K codebooks to their waveform."""
 
-    Args:
-        model: see `StreamingEncoder`.
-        frames: see `StreamingEncoder`.
-        lstm: see `StreamingEncoder`.
-    """
+    @staticmethod
+    def network_of(model: EncodecModel) -> nn.Module:
+        """See `ChunkProgram`."""
+        return model.decoder
 
-    def __init__(self, model: EncodecModel, frames: int, lstm: type[TorchLSTM | OnnxLSTM]) -> None:
-        super().__init__()
-        self.frames = frames
-        self.decoder = replaced(model.decoder, lstm)
-        self.quantizer = model.quantizer
-
-    def run(self, codes: torch.Tensor, memory: Memory) -> torch.Tensor:
+    def run(self, x: torch.Tensor, memory: Memory) -> torch.Tensor:
         """Return the waveform of a chunk."""
-        return advance(self.decoder, self.quantizer.traced_decode(codes), memory, '')
-
-    def forward(
-        self, codes: torch.Tensor, first: torch.Tensor, *state: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
-        """Return the waveform and the next state; see `Memory`."""
-        memory = Memory(self.frames, first, state)
-        wav = self.run(codes, memory)
-        return (wav, *memory.kept)
+        return advance(self.network, self.quantizer.traced_decode(x), memory, '')
 
 
 @dataclass
@@ -114,9 +118,9 @@ def programs(
     assert isinstance(decoder, EncodecModel)
     encoder.set_num_codebooks(encoder.total_codebooks)
     decoder.set_num_codebooks(decoder.total_codebooks)
-    modules: dict[str, StreamingEncoder | StreamingDecoder] = {
-        'encoder': StreamingEncoder(encoder, frames, lstm).eval(),
-        'decoder': StreamingDecoder(decoder, frames, lstm).eval(),
+    modules: dict[str, ChunkProgram] = {
+        'encoder': ChunkEncoder(encoder, frames, lstm).eval(),
+        'decoder': ChunkDecoder(decoder, frames, lstm).eval(),
     }
     dtype = next(model.encoder.parameters()).dtype
     inputs = {

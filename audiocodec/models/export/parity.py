@@ -12,6 +12,7 @@ from audiocodec.models.base import CompressionModel
 from audiocodec.models.certificate.certificate import Certificate
 from audiocodec.models.certificate.clips import Clips
 from audiocodec.models.certificate.comparison import Comparison, encode_with_latents
+from audiocodec.utils.files import write_bytes
 
 # Largest accepted difference of waveforms, relative to full scale or to a louder peak.
 WAV_TOLERANCE = 1e-4
@@ -66,7 +67,7 @@ class Report(Comparison):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + '\n')
+        write_bytes(Path(path), (json.dumps(self.to_dict(), indent=2) + '\n').encode())
 
     def __str__(self) -> str:
         total = sum(self.files.values())

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from audiocodec.models.export import program
 from audiocodec.modules import StreamableConv1d, StreamableConvTranspose1d, StreamableLSTM
+from audiocodec.modules.activation import POINTWISE
 from audiocodec.modules.networks.seanet import SEANetDecoder, SEANetEncoder, SEANetResnetBlock
 from audiocodec.modules.snake import Snake
 from audiocodec.modules.transformer.codec import TransformerDecoder, TransformerEncoder
@@ -22,18 +23,6 @@ from audiocodec.modules.transformer.layers import (
     WindowedAttention,
     rotate,
     rotation_of,
-)
-
-_POINTWISE = (
-    nn.ELU,
-    nn.GELU,
-    nn.Identity,
-    nn.LeakyReLU,
-    nn.ReLU,
-    nn.SiLU,
-    nn.Softplus,
-    nn.Tanh,
-    Snake,
 )
 
 
@@ -220,7 +209,7 @@ def advance(module: nn.Module, x: torch.Tensor, memory: Memory, name: str) -> to
     if isinstance(module, SEANetResnetBlock):
         shortcut = advance(module.shortcut, x, memory, f'{name}_shortcut')
         return shortcut + advance(module.block, x, memory, f'{name}_block')
-    if isinstance(module, _POINTWISE):
+    if isinstance(module, (*POINTWISE, nn.Identity, Snake)):
         return module(x)
     for part, inner in _parts(module).items():
         x = advance(inner, x, memory, f'{name}_{part}' if name else part)
