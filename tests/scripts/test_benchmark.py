@@ -329,7 +329,8 @@ def test_memory_of_streaming_a_long_file(run, monkeypatch):
 
     monkeypatch.setattr(streaming, '_RATE', 240)
     result = run('streaming', '--family', 'small', '--minutes', '1')
-    assert 0 < result['working_bytes'] < result['peak_bytes']
+    # memory of earlier tests may be returned meanwhile, so that the difference may be below 0
+    assert result['working_bytes'] < result['peak_bytes'] > 0
 
 
 def test_codec_in_turn_with_a_peer(run):

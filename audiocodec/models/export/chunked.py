@@ -170,7 +170,7 @@ def _program(name: str, module: nn.Module, x: torch.Tensor, memory: Memory) -> P
     return Program(
         module,
         (x, first, *(torch.zeros_like(kept) for kept in memory.kept)),
-        {argument: lengths, 'first': {0: batch}, 'state': tuple({0: batch} for _ in states)},
+        {'x': lengths, 'first': {0: batch}, 'state': tuple({0: batch} for _ in states)},
         {
             'inputs': [argument, 'first', *states],
             'outputs': [result, *(f'next_{each}' for each in states)],
