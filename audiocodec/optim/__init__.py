@@ -2,6 +2,7 @@
 
 from audiocodec.optim.adamw import MatrixDecayAdamW
 from audiocodec.optim.ema import ModuleEMA
+from audiocodec.optim.muon import Muon
 from audiocodec.optim.schedules import (
     CosineSchedule,
     InverseSquareRootSchedule,
@@ -16,6 +17,7 @@ __all__ = [
     'LinearWarmupSchedule',
     'MatrixDecayAdamW',
     'ModuleEMA',
+    'Muon',
     'PolynomialDecaySchedule',
     'advance',
 ]
