@@ -18,6 +18,7 @@ COMMANDS = (
     'loader',
     'files',
     'codec',
+    'curve',
     'streaming',
     'evaluate',
     'tokens',

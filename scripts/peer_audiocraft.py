@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-r"""AudioCraft as a peer of `benchmark.py step` and `benchmark.py loader`, with the same options.
+r"""AudioCraft as a peer of `benchmark.py step`, `loader` and `curve`, with the same options.
 
     python scripts/benchmark.py step --against 'PEER/bin/python scripts/peer_audiocraft.py step'
 
@@ -20,7 +20,7 @@ import types
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import MagicMock
 
 import torch
@@ -47,10 +47,12 @@ UNUSED = (
 )
 # From AudioCraft's configurations: sample rate, causal, filters, ratios, codebooks, entries,
 # quantizer dropout.
+# Then latent dimension and filters of the discriminator. The small one is ours, at its size.
 RECIPES: dict[str, tuple[Any, ...]] = {
-    'base_24khz': (24000, True, 32, [8, 5, 4, 2], 32, 1024, True),
-    'musicgen_32khz': (32000, False, 64, [8, 5, 4, 4], 4, 2048, False),
-    'audiogen_16khz': (16000, False, 64, [8, 5, 4, 2], 4, 2048, False),
+    'base_24khz': (24000, True, 32, [8, 5, 4, 2], 32, 1024, True, 128, 32),
+    'musicgen_32khz': (32000, False, 64, [8, 5, 4, 4], 4, 2048, False, 128, 32),
+    'audiogen_16khz': (16000, False, 64, [8, 5, 4, 2], 4, 2048, False, 128, 32),
+    'encodec_small_24khz': (24000, True, 8, [8, 5, 4, 2], 8, 256, True, 32, 8),
 }
 ADAM: dict[str, Any] = {'lr': 3e-4, 'betas': (0.5, 0.9)}
 
@@ -79,12 +81,12 @@ def import_audiocraft() -> None:
 
 
 def make_model(recipe: str) -> Any:
-    """Build a codec of AudioCraft with initialized codebooks: k-means has its own benchmark."""
+    """Build a codec of AudioCraft."""
     from audiocraft import models, modules, quantization
 
-    sample_rate, causal, n_filters, ratios, n_q, bins, q_dropout = RECIPES[recipe]
+    sample_rate, causal, n_filters, ratios, n_q, bins, q_dropout, dimension, _ = RECIPES[recipe]
     seanet = {
-        'dimension': 128,
+        'dimension': dimension,
         'channels': 1,
         'causal': causal,
         'n_filters': n_filters,
@@ -107,7 +109,7 @@ def make_model(recipe: str) -> Any:
     encoder = modules.SEANetEncoder(**seanet)
     decoder = modules.SEANetDecoder(trim_right_ratio=1.0, **seanet)
     quantizer = quantization.ResidualVectorQuantizer(
-        dimension=128,
+        dimension=dimension,
         n_q=n_q,
         q_dropout=q_dropout,
         bins=bins,
@@ -116,12 +118,6 @@ def make_model(recipe: str) -> Any:
         kmeans_iters=50,
         threshold_ema_dead_code=2,
     )
-    for layer in quantizer.vq.layers:
-        book = layer._codebook
-        book.embed.normal_()
-        book.embed_avg.copy_(book.embed * 10)
-        book.cluster_size.fill_(10.0)
-        book.inited.fill_(1.0)
     return models.EncodecModel(
         encoder,
         decoder,
@@ -133,12 +129,22 @@ def make_model(recipe: str) -> Any:
     )
 
 
-def make_adversary(device: str) -> Any:
+def fill_codebooks(model: Any) -> None:
+    """Initialize the codebooks: k-means has its own benchmark."""
+    for layer in model.quantizer.vq.layers:
+        book = layer._codebook
+        book.embed.normal_()
+        book.embed_avg.copy_(book.embed * 10)
+        book.cluster_size.fill_(10.0)
+        book.inited.fill_(1.0)
+
+
+def make_adversary(recipe: str, device: str) -> Any:
     """Build the MS-STFT discriminator and its optimizer."""
     from audiocraft import adversarial
 
     discriminator = adversarial.MultiScaleSTFTDiscriminator(
-        filters=32,
+        filters=RECIPES[recipe][-1],
         norm='weight_norm',
         n_ffts=[1024, 2048, 512, 256, 128],
         hop_lengths=[256, 512, 128, 64, 32],
@@ -181,11 +187,20 @@ def make_losses(sample_rate: int, device: str) -> tuple[dict[str, Any], dict[str
     }
 
 
-def make_update(recipe: str, device: str, watch: Stopwatch) -> Callable[[torch.Tensor], None]:
-    """Return a function that updates on a batch [B, 1, T] like AudioCraft's CompressionSolver."""
+class Training(NamedTuple):
+    """A function that updates on a batch [B, 1, T], the averaged weights, the metrics."""
+
+    update: Callable[[torch.Tensor], None]
+    model: Any
+    average: Any
+    metrics: dict[str, Any]
+
+
+def make_training(model: Any, recipe: str, device: str, watch: Stopwatch) -> Training:
+    """Train like AudioCraft's CompressionSolver."""
     from audiocraft import losses, optim
 
-    model, adversary = make_model(recipe).to(device).train(), make_adversary(device)
+    adversary = make_adversary(recipe, device)
     trained, watched = make_losses(model.sample_rate, device)
     balancer = losses.Balancer({'adv': 4.0, 'feat': 4.0, 'l1': 0.1, 'msspec': 2.0}, ema_decay=0.999)
     optimizer = torch.optim.Adam(model.parameters(), **ADAM)
@@ -219,14 +234,16 @@ def make_update(recipe: str, device: str, watch: Stopwatch) -> Callable[[torch.T
             found.update({name: loss(out.x, wav) for name, loss in watched.items()})
             [float(value) for value in (*found.values(), d_loss, g_loss)]
 
-    return update
+    return Training(update, model, average, watched)
 
 
 def run_step(args: argparse.Namespace) -> dict[str, Any]:
     """Measure like `benchmark.py step`."""
     torch.manual_seed(0)
     watch = Stopwatch(args.device)
-    update = make_update(args.recipe, args.device, watch)
+    model = make_model(args.recipe).to(args.device).train()
+    fill_codebooks(model)
+    update = make_training(model, args.recipe, args.device, watch).update
     for _ in watch.rounds(args.steps, args.warmup):
         wav = 0.1 * torch.randn(
             args.batch, 1, int(RECIPES[args.recipe][0] * args.seconds), device=args.device
@@ -234,6 +251,52 @@ def run_step(args: argparse.Namespace) -> dict[str, Any]:
         with watch.measure('total'):
             update(wav)
     return {**summary(watch.times), 'peak_bytes': peak_bytes(args.device)}
+
+
+def run_curve(args: argparse.Namespace) -> dict[str, Any]:
+    """Train like `benchmark.py curve`."""
+    import numpy as np
+
+    torch.manual_seed(args.seed)
+    model = make_model(args.recipe).to(args.device).train()
+    watch = Stopwatch(args.device)
+    training = make_training(model, args.recipe, args.device, watch)
+    batches = np.load(Path(args.batches) / 'train.npy', mmap_mode='r')
+    held_out = torch.from_numpy(np.load(Path(args.batches) / 'valid.npy'))
+    found: dict[str, list[float]] = {}
+    for update in range(1, args.updates + 1):
+        with watch.measure('total'):
+            training.update(torch.from_numpy(np.array(batches[update - 1])))
+        if update % args.every == 0 or update == args.updates:
+            values = {'update': update, 'seconds': sum(watch.times['total']) / 1e3}
+            for name, value in {**values, **validate(training, held_out)}.items():
+                found.setdefault(name, []).append(round(value, 4))
+            print(update, found['mel'][-1], file=sys.stderr, flush=True)
+    return {'curve': found}
+
+
+@torch.no_grad()
+def validate(training: Training, wavs: torch.Tensor) -> dict[str, float]:
+    """Return the metrics of waveforms [N, 1, T] with averaged weights."""
+    model, average = training.model, training.average
+    own = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict({**own, **average.state['model']})
+    model.eval()
+    parts = [(wav, model(wav)) for wav in wavs.split(8)]
+    codes = torch.cat([out.codes for _, out in parts])
+    fractions = [len(level.unique()) / model.cardinality for level in codes.unbind(1)]
+    model.load_state_dict(own)
+    model.train()
+    means = {
+        name: sum(float(metric(out.x, wav)) * len(wav) for wav, out in parts) / len(wavs)
+        for name, metric in training.metrics.items()
+    }
+    return {
+        'mel': means['mel'],
+        'sisnr': -means['sisnr'],  # a loss in AudioCraft
+        'codebook_usage': sum(fractions) / len(fractions),
+        'codebook_usage_min': min(fractions),
+    }
 
 
 def run_loader(args: argparse.Namespace) -> dict[str, Any]:
@@ -269,6 +332,12 @@ def main() -> None:
     step.add_argument('--recipe', choices=RECIPES, default='base_24khz')
     step.add_argument('--batch', type=int, default=4)
     step.add_argument('--seconds', type=float, default=1.0)
+    curve = commands.add_parser('curve', help=run_curve.__doc__)
+    curve.add_argument('--recipe', choices=RECIPES, default='encodec_small_24khz')
+    curve.add_argument('--batches', required=True)
+    curve.add_argument('--updates', type=int, default=500)
+    curve.add_argument('--every', type=int, default=20)
+    curve.add_argument('--seed', type=int, default=0)
     loader = commands.add_parser('loader', help=run_loader.__doc__)
     loader.add_argument('--source', required=True)
     loader.add_argument('--sample_rate', type=int, default=24000)
@@ -277,11 +346,12 @@ def main() -> None:
     loader.add_argument('--batch', type=int, default=16)
     loader.add_argument('--workers', type=int, default=1)
     add_shared_arguments(step, {})
+    add_shared_arguments(curve, {'threads': 1})
     add_shared_arguments(loader, {'steps': 30, 'warmup': 4, 'threads': 1})
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     import_audiocraft()
-    result = {'step': run_step, 'loader': run_loader}[args.command](args)
+    result = {'step': run_step, 'curve': run_curve, 'loader': run_loader}[args.command](args)
     print(json.dumps({'peer': 'audiocraft', 'torch': torch.__version__, **result}))
 
 

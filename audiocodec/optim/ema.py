@@ -25,22 +25,34 @@ class ModuleEMA:
         decay: decay per update of the average, in [0, 1).
         every: number of calls of `step` per update of the average.
         unbias: whether the first update replaces the initial weights.
+        share: the average spans no more than about this share of the updates so far, so that early
+            averages do not lag behind a model that changes fast: the n-th update decays by at most
+            share n / (1 + share n). Similar to the averages of Karras et al., arXiv 2312.02696,
+            section 3.1, up to the span of `decay`. None: no such limit.
 
     Raises:
-        ValueError: `decay` or `every` out of range, or a module with nothing to average.
+        ValueError: `decay`, `every` or `share` out of range, or a module with nothing to average.
     """
 
     def __init__(
-        self, module: nn.Module, decay: float = 0.99, every: int = 1, unbias: bool = True
+        self,
+        module: nn.Module,
+        decay: float = 0.99,
+        every: int = 1,
+        unbias: bool = True,
+        share: float | None = None,
     ) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f'decay must be in [0, 1), got {decay}')
         if every < 1:
             raise ValueError(f'every must be at least 1, got {every}')
+        if share is not None and not 0 < share <= 1:
+            raise ValueError(f'share must be in (0, 1], or null for no limit, got {share}')
         self.module = module
         self.decay = decay
         self.every = every
         self.unbias = unbias
+        self.share = share
         self.calls = 0
         self.count = 0.0
         self._owners = _averaged_attributes(module)
@@ -66,8 +78,12 @@ class ModuleEMA:
         if self.calls % self.every:
             return
         # Sum of the weights of all updates so far, decay^(n - k).
-        self.count = self.count * self.decay + 1
-        weight = 1 / self.count if self.unbias else 1 - self.decay
+        decay = self.decay
+        if self.share is not None:
+            span = self.share * (self.calls // self.every)
+            decay = min(decay, span / (1 + span))
+        self.count = self.count * decay + 1
+        weight = 1 / self.count if self.unbias else 1 - decay
         live = self._live()
         torch._foreach_lerp_(
             list(self.averages.values()), [live[name] for name in self.averages], weight

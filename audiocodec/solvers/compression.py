@@ -75,7 +75,7 @@ class CompressionSolver(StandardSolver):
             self.register_stateful('loss_scales')
         self.ema: ModuleEMA | None = None
         if cfg.optim.ema.decay is not None:
-            self.ema = ModuleEMA(self.model, decay=cfg.optim.ema.decay, every=cfg.optim.ema.every)
+            self.ema = ModuleEMA(self.model, **cfg.optim.ema)
             self.register_stateful('ema')
         self.metrics = MetricSuite(parts.metrics, self.failures)
 
