@@ -1,32 +1,36 @@
-"""Muon: matrices take orthogonal steps, everything else those of Adam."""
+"""Muon: kernels of convolutions take orthogonal steps, biases and scales those of Adam."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
-# Coefficients of the quintic iteration of Jordan et al. (kellerjordan.github.io/posts/muon, 2024).
+# Of the quintic iteration of Jordan et al. (kellerjordan.github.io/posts/muon, 2024): they maximize
+# the slope at 0, and take singular values to between 0.68 and 1.13 in five steps.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
-_STEPS = 5
+_ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
     """Muon for matrices and the kernels of convolutions, Adam for biases, scales and norms.
 
-    The averaged gradient of a matrix is replaced by the nearest orthogonal matrix, so that all its
-    directions are learned at the same speed (Jordan et al., 2024). A kernel [O, I, K] is a matrix
-    [O, I * K]. Steps are scaled to the size of Adam's (arXiv 2502.16982, section 2.2), so that
-    both take the same learning rates. `torch.optim.Muon` (PyTorch 2.9 and later) takes
-    matrices only.
+    The averaged gradient of a matrix is replaced by the nearest orthogonal matrix: all its
+    directions are learned at the same speed (Jordan et al., 2024). A kernel [O, I, K] is the matrix
+    [O, I * K]. Steps have the root mean square that is usual with Adam (arXiv 2502.16982, section
+    2.2), so that both kinds of parameters share one learning rate. `torch.optim.Muon` (PyTorch 2.9
+    and later) takes matrices only.
 
     Args:
         params: parameters.
         lr: learning rate.
-        momentum: decay of the average of a matrix's gradient.
+        momentum: decay of the average of a matrix's gradient (Nesterov's).
         betas: of Adam: decay of the averages of the gradient and of its square.
         eps: of Adam: added to the denominator.
         weight_decay: decoupled; of matrices only.
     """
+
+    # `step_if` and `torch.amp.GradScaler` give a flag instead of reading it on the host.
+    _step_supports_amp_scaling = True
 
     def __init__(
         self,
@@ -36,13 +40,19 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        lr_ratio: float = 1.0,
     ) -> None:
-        groups: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+        matrices: list[torch.nn.Parameter] = []
+        vectors: list[torch.nn.Parameter] = []
         for parameter in params:
-            groups[_is_matrix(parameter)].append(parameter)
+            # Scales of weight norm are [O, 1, 1].
+            is_matrix = parameter.numel() > max(parameter.shape, default=1)
+            (matrices if is_matrix else vectors).append(parameter)
+        groups = [
+            {'params': matrices, 'orthogonal': True},
+            {'params': vectors, 'orthogonal': False},
+        ]
         super().__init__(
-            [{'params': m, 'orthogonal': kind, 'lr': lr * (1 if kind else lr_ratio)} for kind, m in groups.items() if m],
+            [group for group in groups if group['params']],
             {
                 'lr': lr,
                 'momentum': momentum,
@@ -54,61 +64,81 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update the parameters that have a gradient."""
+        """Update the parameters that have a gradient.
+
+        A flag `found_inf`, see `step_if`, leaves parameters and averages as they are.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        found_inf = getattr(self, 'found_inf', None)
         for group in self.param_groups:
+            update = self._orthogonal if group['orthogonal'] else self._adam
             for parameter in group['params']:
-                if parameter.grad is not None:
-                    step = self._orthogonal if group['orthogonal'] else self._adam
-                    step(parameter, parameter.grad, group)
+                if parameter.grad is None:
+                    continue
+                gradient, taken = parameter.grad, torch.ones((), device=parameter.device)
+                if found_inf is not None:
+                    taken = taken - found_inf.to(parameter.device)
+                    gradient = torch.where(taken > 0, gradient, 0.0)
+                update(parameter, gradient, taken, group)
         return loss
 
     def _orthogonal(
-        self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]
+        self,
+        parameter: torch.Tensor,
+        gradient: torch.Tensor,
+        taken: torch.Tensor,
+        group: dict[str, Any],
     ) -> None:
-        state = self.state[parameter]
-        if not state:
-            state['momentum'] = torch.zeros_like(gradient)
-        average = state['momentum']
-        average.lerp_(gradient, 1 - group['momentum'])
-        update = orthogonalized(gradient.lerp(average, group['momentum']).flatten(1))
-        parameter.mul_(1 - group['lr'] * group['weight_decay'])
-        scale = 0.2 * max(update.shape) ** 0.5
-        parameter.add_(update.view_as(parameter), alpha=-group['lr'] * scale)
+        """Update a matrix; `taken`, 0-d, is 0 if nothing may change, else 1."""
+        average = self._average('momentum', parameter)
+        average.lerp_(gradient, taken * (1 - group['momentum']))
+        ahead = gradient.lerp(average, group['momentum']).flatten(1)
+        size = 0.2 * max(ahead.shape) ** 0.5
+        step = taken * group['lr']
+        parameter.mul_(1 - step * group['weight_decay'])
+        parameter.sub_(orthogonalized(ahead).view_as(parameter) * (step * size))
 
     def _adam(
-        self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]
+        self,
+        parameter: torch.Tensor,
+        gradient: torch.Tensor,
+        taken: torch.Tensor,
+        group: dict[str, Any],
     ) -> None:
-        state = self.state[parameter]
-        if not state:
-            state['step'] = 0
-            state['mean'] = torch.zeros_like(gradient)
-            state['square'] = torch.zeros_like(gradient)
-        state['step'] += 1
+        """Update a vector; `taken`, 0-d, is 0 if nothing may change, else 1."""
         first, second = group['betas']
-        state['mean'].lerp_(gradient, 1 - first)
-        state['square'].lerp_(gradient.square(), 1 - second)
-        root = (state['square'] / (1 - second ** state['step'])).sqrt_().add_(group['eps'])
-        parameter.addcdiv_(
-            state['mean'], root, value=-group['lr'] / (1 - first ** state['step'])
-        )
+        mean = self._average('mean', parameter).lerp_(gradient, taken * (1 - first))
+        square = self._average('square', parameter)
+        square.lerp_(gradient.square(), taken * (1 - second))
+        steps = self.state[parameter].setdefault('steps', torch.zeros_like(taken))
+        steps += taken
+        unbiased = square / (1 - second**steps).clamp(min=1e-12)
+        step = taken * group['lr'] / (1 - first**steps).clamp(min=1e-12)
+        parameter.sub_(mean / (unbiased.sqrt_() + group['eps']) * step)
+
+    def _average(self, name: str, parameter: torch.Tensor) -> torch.Tensor:
+        """Return a state tensor of a parameter, zero at first."""
+        state = self.state[parameter]
+        if name not in state:
+            state[name] = torch.zeros_like(parameter)
+        average: torch.Tensor = state[name]
+        return average
 
 
 def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
-    """Return a matrix with the same singular vectors, and singular values between 0.7 and 1.2."""
-    x = matrix.bfloat16()
-    wide = x.shape[0] <= x.shape[1]
-    x = x if wide else x.T
-    x = x / (x.norm() + 1e-7)
+    """Return nearly U V^T of a matrix U S V^T: [R, C] to [R, C].
+
+    The iteration runs in bfloat16 on a GPU, whose error is smaller than that of the five steps.
+    """
+    x = matrix.bfloat16() if matrix.is_cuda else matrix
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = x.T if is_tall else x
+    x = x / (torch.linalg.matrix_norm(x) + 1e-12)
     a, b, c = _QUINTIC
-    for _ in range(_STEPS):
+    for _ in range(_ITERATIONS):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x if wide else x.T).to(matrix.dtype)
-
-
-def _is_matrix(parameter: torch.Tensor) -> bool:
-    return parameter.dim() >= 2 and parameter.numel() > max(parameter.shape)
+    return (x.T if is_tall else x).to(matrix.dtype)

@@ -166,6 +166,10 @@ ACCEPTED: dict[str, Rule] = {
         'for no averaged weights',
     ),
     'optim.ema.every': POSITIVE_INTEGER,
+    'optim.ema.share': or_null(
+        Rule(lambda value: is_number(value) and 0 < value <= 1, 'a number in (0, 1]'),
+        'for no limit',
+    ),
     'finetune.optimizers': SWITCH,
     'finetune.fresh': TEXTS,
     'train.only': or_null(
