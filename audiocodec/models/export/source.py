@@ -44,7 +44,9 @@ def open_source(source: str | os.PathLike[str] | CompressionModel) -> Source:
             f'a model of type {type(source).__name__}', copy.deepcopy(source).cpu().eval()
         )
     found = sources.find(source)
-    name = found.name if found.exists() else os.fspath(source)
+    typed = os.fspath(source).removeprefix('//pretrained/')
+    is_known = typed in pretrained.NAMES
+    name = found.name if found.exists() and not is_known else typed
     if not found.is_file():
         return Source(name, pretrained.load(str(found)))
     model = pretrained.load(str(found))
@@ -55,7 +57,7 @@ def open_source(source: str | os.PathLike[str] | CompressionModel) -> Source:
     origin: dict[str, Any] = {}
     if content.get('format') in (checkpoint.CHECKPOINT_FORMAT, checkpoint.MODEL_FORMAT):
         origin = {key: content[key] for key in ('sig', 'epoch') if key in content}
-    if 'sig' in origin:
+    if 'sig' in origin and not is_known:
         name = f'experiment {origin["sig"]}'
         if 'epoch' in origin:
             name += f', epoch {origin["epoch"]}'
