@@ -301,10 +301,10 @@ def _round(model: CompressionModel, dtype: str, clips: Clips) -> str:
     parity.compare(exact, model, clips, change)
     codes = ''
     if change.codes:
-        codes = f' choose {1 - change.codes_different / change.codes:.1%} of the same codes, and'
+        codes = f'keeps {1 - change.codes_different / change.codes:.1%} of the codes, and '
     return (
-        f'compared with the weights rounded to {dtype}. Beside the exact ones, they{codes} decode '
-        f'the same codes to waveforms that differ by at most {change.wav_difference:.1e}'
+        f'compared with the weights rounded to {dtype}. Rounding {codes}changes the waveform of '
+        f'given codes by at most {change.wav_difference:.1e}'
     )
 
 

@@ -20,7 +20,7 @@ class Source:
         model: in eval mode, on the CPU.
         path: the file it was loaded from, if any.
         content: content of a training checkpoint of this project; None otherwise.
-        origin: `sig` and `epoch`, if known.
+        origin: `sig` and `epoch` of a file whose name does not say what it is, if known.
     """
 
     name: str
@@ -55,11 +55,12 @@ def open_source(source: str | os.PathLike[str] | CompressionModel) -> Source:
     except ValueError:  # a file of another project with objects that only `pretrained` allows
         return Source(name, model, found)
     origin: dict[str, Any] = {}
-    if content.get('format') in (checkpoint.CHECKPOINT_FORMAT, checkpoint.MODEL_FORMAT):
+    own = content.get('format') in (checkpoint.CHECKPOINT_FORMAT, checkpoint.MODEL_FORMAT)
+    if own and not is_known:
         origin = {key: content[key] for key in ('sig', 'epoch') if key in content}
-    if 'sig' in origin and not is_known:
+    if 'sig' in origin:
         name = f'experiment {origin["sig"]}'
         if 'epoch' in origin:
             name += f', epoch {origin["epoch"]}'
-    own = content if content.get('format') == checkpoint.CHECKPOINT_FORMAT else None
-    return Source(name, model, found, own, origin)
+    past = content if content.get('format') == checkpoint.CHECKPOINT_FORMAT else None
+    return Source(name, model, found, past, origin)
