@@ -89,7 +89,7 @@ def test_the_page_from_top_to_bottom(place, monkeypatch):
     assert 'resuming at epoch 5' in output
     assert output.count('done: ') == 2
     assert len(list((place / 'outputs' / 'xps').iterdir())) == 3
-    for name in ('report/index.html', 'codec.bin', 'codes.npy', 'decoded.wav'):
+    for name in ('report/index.html', 'codec.safetensors', 'codes.npy', 'decoded.wav'):
         assert (place / name).is_file()
 
 

@@ -64,7 +64,7 @@ def test_it_runs_from_top_to_bottom(experiment, monkeypatch, tmp_path, capsys):
     for cell in cells:
         code = ''.join(cell['source'])
         if 'parameters' in cell['metadata'].get('tags', []):
-            code = code.replace('//sig/SIG', experiment)
+            code = code.replace('audiocodec/small_24khz', experiment)
         exec(compile(code, str(NOTEBOOK), 'exec'), found)
     matplotlib.pyplot.close('all')
     codes = found['codes']

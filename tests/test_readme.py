@@ -73,6 +73,8 @@ def filled_in(text, place):
         .replace('--out results', f'--out {place}/results')
         .replace('report results', f'report {place}/results')
         .replace('--out report', f'--out {place}/report')
+        .replace(' speech.', f' {place}/speech.')
+        .replace(' tokens --', f' {place}/tokens --')
     )
 
 
@@ -128,8 +130,9 @@ def test_python(place, monkeypatch, capsys):
     for block in blocks('python'):
         exec(compile(filled_in(block, place), 'README.md', 'exec'), scope)
     printed = capsys.readouterr().out
-    assert 'kbps 50.0 Hz 256' in printed
-    assert scope['codes'].shape == (1, 8, 150)
-    assert (place / 'compression_state_dict.bin').exists()
+    assert '1.5 kbps 75.0 Hz 1024' in printed
+    assert scope['codes'].shape == (1, 8, 225)
+    assert (place / 'decoded.wav').exists()
+    assert (place / 'my_codec.safetensors').exists()
     history = json.loads((scope['xp'].folder / 'history.json').read_text())
     assert len(history) == 3

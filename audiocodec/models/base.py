@@ -367,7 +367,7 @@ class CompressionModel(Streaming, PicklableModule, ABC):
         """Load a model for inference.
 
         Args:
-            name: a name such as `facebook/encodec_32khz`, or the path of an exported model.
+            name: a name such as `audiocodec/small_24khz`, or the path of an exported model.
             device: device of the model.
 
         Raises:

@@ -16,8 +16,12 @@ from audiocodec.models.wrapped import auto
 from audiocodec.run import checkpoint
 from audiocodec.utils import config
 
+# models that come with the package, each with a card beside it
+SHIPPED = {
+    'audiocodec/small_24khz': Path(__file__).parent / 'shipped' / 'small_24khz.safetensors',
+}
 # known names, and their ids on the Hugging Face Hub; any other id is accepted too
-NAMES = {
+HUB = {
     'facebook/encodec_24khz': 'facebook/encodec_24khz',
     'facebook/encodec_32khz': 'facebook/encodec_32khz',
     'facebook/encodec_48khz': 'facebook/encodec_48khz',
@@ -26,6 +30,7 @@ NAMES = {
     'dac_44khz': 'descript/dac_44khz',
     'kyutai/mimi': 'kyutai/mimi',
 }
+NAMES = (*SHIPPED, *HUB)
 # files to look for in a folder without `config.json`, of this project or of AudioCraft
 _FILES = ('checkpoint.th', 'compression_state_dict.bin')
 # packages whose module classes the configuration in a file may use, besides what the user allows
@@ -48,11 +53,11 @@ def load(name: str, device: str | torch.device = 'cpu') -> CompressionModel:
     """Load a model in eval mode, for inference and, unless it is wrapped, for training.
 
     Args:
-        name: a file: a training checkpoint or an exported model of this project or of AudioCraft,
-            or weights of the `encodec` package, of `descript-audio-codec` or of WavTokenizer; a
-            folder of `transformers` of type encodec, dac, mimi or wavtokenizer, of another type for
-            `AudioTokenizer`, or of the `snac` package; one of `NAMES`, or another id of such a
-            model on the Hugging Face Hub.
+        name: one of `NAMES`, of which those in `SHIPPED` need no network; a training checkpoint or
+            an exported model of this project or of AudioCraft; weights of the `encodec` package, of
+            `descript-audio-codec` or of WavTokenizer; a folder of `transformers` of type encodec,
+            dac, mimi or wavtokenizer, of another type for `AudioTokenizer`, or of the `snac`
+            package; or another id of such a model on the Hugging Face Hub.
         device: device of the model.
 
     Raises:
@@ -105,8 +110,10 @@ def find(name: str) -> Path:
             f'the folder {path} contains no model: expected {hub.CONFIG} with its weights, or '
             f'{" or ".join(_FILES)}; found {found}'
         )
-    if name in NAMES or re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', name):
-        return hub.fetch(NAMES.get(name, name))
+    if name in SHIPPED:
+        return SHIPPED[name]
+    if name in HUB or re.fullmatch(r'(?!audiocodec/)[\w-][\w.-]*/[\w-][\w.-]*', name):
+        return hub.fetch(HUB.get(name, name))
     hint = config.nearest(name, NAMES) or '.'  # '; did you mean X?' or the end of the sentence
     raise ValueError(
         f'{name!r}: no such file or folder, and not the name of a model{hint} Expected '
@@ -209,7 +216,7 @@ def _read_own(content: dict[str, Any]) -> Pretrained:
         raise ValueError(
             f'its state is a {type(state).__name__}, expected a dict of names to tensors'
         )
-    return Pretrained(node, state)
+    return Pretrained(node, compact.widened(state))
 
 
 def _check_targets(node: Any) -> None:

@@ -135,6 +135,11 @@ def test_it_trains_in_an_empty_folder_and_its_export_loads_in_another(place):
     assert call(other, '-c', LOAD, 'model.bin').strip() == '[1, 8, 10] [1, 1, 3200]'
 
 
+def test_its_model_loads_in_an_empty_folder(place):
+    name = 'audiocodec/small_24khz'
+    assert call(place, '-c', LOAD, name).strip() == '[1, 8, 10] [1, 1, 3200]'
+
+
 def test_its_grids_are_the_projects(place):
     dora(place, 'grid', 'compression.debug', '--dry_run', '--init')
     commands = [path.read_text() for path in place.glob('outputs/xps/*/.argv.json')]

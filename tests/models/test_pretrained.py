@@ -224,6 +224,10 @@ def test_a_folder_without_a_model(tmp_path):
         ({'state': {'a': torch.zeros(2)}}, r'1 unexpected \(a\)'),
         ({'state': 5}, r'model\.th'),
         (
+            {'state': {name: value.long() for name, value in own()[1].state_dict().items()}},
+            r'not of floating-point numbers \(encoder\.\S+ torch\.int64, ',
+        ),
+        (
             {'config': yaml.safe_dump({'model': {**NODE, 'sample_rate': 0}})},
             'sample_rate=0: expected an integer',
         ),

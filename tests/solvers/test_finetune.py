@@ -89,7 +89,7 @@ def trained(runs):
         solver.commit()
         bundle = runs / 'bundle.th'
         export.bundle.save(checkpoint.load_checkpoint(solver.checkpoint_path), bundle)
-        compact = export.export_encodec(solver.checkpoint_path, runs / 'model.bin')
+        compact = export.compact.export_encodec(solver.checkpoint_path, runs / 'model.bin')
         hf.save(CompressionSolver.model_from_checkpoint(compact), runs / 'hf')
         solver.run_step(batch(3))
         yield {

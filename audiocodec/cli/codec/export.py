@@ -7,7 +7,7 @@ from audiocodec.models import export
 
 SOURCE = (
     'signature of an experiment (SIG or //sig/SIG), its folder, a checkpoint, an exported file, '
-    'or //pretrained/NAME'
+    '//pretrained/NAME, or a known name such as audiocodec/small_24khz'
 )
 
 
@@ -27,6 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='FRAMES',
         help='onnx and torch: also write programs for a signal in chunks of so many frames',
     )
+    parser.add_argument(
+        '--dtype',
+        choices=list(export.DTYPES),
+        help='compact: type of the weights in the file (default: float32)',
+    )
     add_audio(parser)
 
 
@@ -43,5 +48,5 @@ def add_audio(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export the model and print the parity report."""
     logging.getLogger().setLevel(logging.WARNING)  # exporters of other packages report every step
-    print(export.export(args.source, args.out, args.format, args.audio, args.stream))
+    print(export.export(args.source, args.out, args.format, args.audio, args.stream, args.dtype))
     return 0

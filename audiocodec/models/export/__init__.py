@@ -7,6 +7,7 @@
 The command `audiocodec export` does the same. docs/export.md compares the formats.
 """
 
+import copy
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -15,8 +16,9 @@ from pathlib import Path
 from audiocodec.models import pretrained
 from audiocodec.models.base import CompressionModel
 from audiocodec.models.certificate import certify, load_clips
+from audiocodec.models.certificate.clips import Clips
 from audiocodec.models.export import bundle, onnx, parity, torch_export
-from audiocodec.models.export.compact import export_encodec, save_compact
+from audiocodec.models.export.compact import DTYPES, compact_state, converted, save_compact
 from audiocodec.models.export.parity import Codec, Report
 from audiocodec.models.export.source import Source, open_source
 from audiocodec.models.formats import audiocraft, dac, snac
@@ -25,6 +27,7 @@ from audiocodec.models.options import node_of
 from audiocodec.run import checkpoint
 
 __all__ = [
+    'DTYPES',
     'FORMATS',
     'SUFFIXES',
     'ParityError',
@@ -58,32 +61,35 @@ class ParityError(ValueError):
         self.report = report
 
 
-def export_compact(source: Sources, out: str | os.PathLike[str], audio: Audio = None) -> Report:
-    """Write the weights and configuration of a model to a PyTorch or .safetensors file.
+def export_compact(
+    source: Sources, out: str | os.PathLike[str], audio: Audio = None, dtype: str = 'float32'
+) -> Report:
+    """Write the weights and configuration of a model to a .safetensors or PyTorch file.
 
     Args:
         source: a model; the signature of an experiment, as `SIG` or `//sig/SIG`; the folder of an
             experiment; a checkpoint or an exported file; or `//pretrained/NAME`.
-        out: the file to write.
+        out: the file to write; .safetensors selects that format, any other suffix PyTorch's.
         audio: files, folders or manifests of audio to compare on; by default the example
             recordings.
+        dtype: type of the weights in the file: float32, or float16 or bfloat16, which halve it.
+            They are loaded as float32; the comparison is with the rounded weights.
 
     Returns:
         The comparison with the source, which is also written to `OUT.parity.json`.
 
     Raises:
         ParityError: the export does not compute the same.
-        ValueError: the source cannot be read, or its model was not built from a configuration.
+        ValueError: the source cannot be read, its model was not built from a configuration, or
+            `dtype` is unknown or cannot represent the weights.
     """
 
     def write(found: Source, path: Path) -> list[str]:
-        if found.content is not None and found.path is not None:
-            export_encodec(found.path, path)
-        else:
-            save_compact(
-                node_of(found.model, 'compact'), found.model.state_dict(), path, **found.origin
-            )
-        return []
+        node, state = node_of(found.model, 'compact'), found.model.state_dict()
+        save_compact(node, state, path, dtype, **found.origin)
+        if dtype == 'float32':
+            return []
+        return [_round(found.model, dtype, load_clips(found.model, audio))]
 
     return _export('compact', source, Path(out), write, _load_own, audio)
 
@@ -241,7 +247,12 @@ FORMATS: dict[str, Callable[..., Report]] = {
 STREAMING = ('onnx', 'torch')
 
 # of the formats that are one file
-SUFFIXES = {'audiocraft': '.bin', 'bundle': '.th', 'compact': '.bin', 'descript': '.pth'}
+SUFFIXES = {
+    'audiocraft': '.bin',
+    'bundle': '.th',
+    'compact': checkpoint.SAFETENSORS,
+    'descript': '.pth',
+}
 
 
 def export(
@@ -250,14 +261,23 @@ def export(
     format: str = 'compact',
     audio: Audio = None,
     stream_frames: int | None = None,
+    dtype: str | None = None,
 ) -> Report:
     """Write a model in one of `FORMATS`; see the function of that format.
 
     Raises:
-        ValueError: unknown format, one that takes no `stream_frames`, or as the function.
+        ValueError: unknown format, one that takes no `stream_frames` or no `dtype`, or as the
+            function.
     """
     if format not in FORMATS:
         raise ValueError(f'format={format!r} is unknown: choose one of {", ".join(FORMATS)}')
+    if dtype is not None:
+        if format != 'compact':
+            raise ValueError(
+                f'dtype={dtype} is for the format compact only, not for {format}, which has the '
+                "model's own"
+            )
+        return export_compact(source, out, audio, dtype)
     if stream_frames is None:
         return FORMATS[format](source, out, audio)
     if format not in STREAMING:
@@ -270,6 +290,22 @@ def export(
 
 def _load_own(path: Path) -> Codec:
     return pretrained.load(str(path))
+
+
+def _round(model: CompressionModel, dtype: str, clips: Clips) -> str:
+    """Round the weights of a model to another type; return a note on what that changes."""
+    exact = copy.deepcopy(model)
+    rounded = converted(compact_state(model.state_dict()), dtype)
+    model.load_state_dict({**model.state_dict(), **rounded})
+    change = Report(dtype, 'float32')
+    parity.compare(exact, model, clips, change)
+    codes = ''
+    if change.codes:
+        codes = f'keeps {1 - change.codes_different / change.codes:.1%} of the codes, and '
+    return (
+        f'compared with the weights rounded to {dtype}. Rounding {codes}changes the waveform of '
+        f'given codes by at most {change.wav_difference:.1e}'
+    )
 
 
 def _export(

@@ -14,6 +14,9 @@ import yaml
 from audiocodec.models.formats.common import keys
 from audiocodec.run import checkpoint
 
+# types in which the floating-point weights of a file may be stored
+DTYPES = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
+
 
 def inference_state(content: dict[str, Any]) -> dict[str, Any]:
     """Return the weights for inference of a checkpoint: averaged (EMA) if available."""
@@ -40,10 +43,43 @@ def compact_state(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
+def converted(state: Mapping[str, torch.Tensor], dtype: str) -> dict[str, torch.Tensor]:
+    """Return weights in another type; those that are no floating-point numbers stay as they are.
+
+    Args:
+        state: the weights.
+        dtype: one of `DTYPES`.
+
+    Raises:
+        ValueError: unknown type, or finite numbers beyond the range of the type.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f'dtype={dtype!r} is unknown: choose one of {", ".join(DTYPES)}')
+    found = {}
+    for name, value in state.items():
+        found[name] = value.to(DTYPES[dtype]) if value.is_floating_point() else value
+        if (found[name].isinf() & value.isfinite()).any():
+            raise ValueError(
+                f'{name} has numbers of up to {value.abs().max().item():.3g}, which {dtype} cannot '
+                'represent: use bfloat16 or float32'
+            )
+    return found
+
+
+def widened(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the weights of a file with float16 and bfloat16 as float32."""
+    half = (torch.float16, torch.bfloat16)
+    return {
+        name: value.float() if getattr(value, 'dtype', None) in half else value
+        for name, value in state.items()
+    }
+
+
 def save_compact(
     model_node: Mapping[str, Any],
     state: Mapping[str, torch.Tensor],
     out_path: str | os.PathLike[str],
+    dtype: str = 'float32',
     **origin: Any,
 ) -> Path:
     """Write the compact file of a model, and verify it bit by bit by reading it back.
@@ -52,21 +88,23 @@ def save_compact(
         model_node: the `_target_` node that rebuilds the model.
         state: its weights, with or without statistics of codebooks.
         out_path: the file to write; .safetensors selects that format. Creates the folder.
+        dtype: type of the weights in the file, one of `DTYPES`; they are loaded as float32.
         **origin: strings and numbers on the origin of the model, such as `sig` and `epoch`.
 
     Returns:
         The path written.
 
     Raises:
-        ValueError: the file does not contain what was written.
+        ValueError: the type cannot represent the weights, or the file does not contain what was
+            written.
     """
     out_path = Path(out_path)
-    out_path.parent.mkdir(parents=True, exist_ok=True)
     compact = {}
-    for name, value in compact_state(state).items():
+    for name, value in converted(compact_state(state), dtype).items():
         # cloned: of a view, the whole storage would be written
         compact[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
     config = yaml.safe_dump({'model': dict(model_node)}, sort_keys=False)
+    out_path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(
         {
             'format': checkpoint.MODEL_FORMAT,

@@ -20,7 +20,7 @@ class Source:
         model: in eval mode, on the CPU.
         path: the file it was loaded from, if any.
         content: content of a training checkpoint of this project; None otherwise.
-        origin: `sig` and `epoch`, if known.
+        origin: `sig` and `epoch` of a file whose name does not say what it is, if known.
     """
 
     name: str
@@ -44,7 +44,9 @@ def open_source(source: str | os.PathLike[str] | CompressionModel) -> Source:
             f'a model of type {type(source).__name__}', copy.deepcopy(source).cpu().eval()
         )
     found = sources.find(source)
-    name = found.name if found.exists() else os.fspath(source)
+    typed = os.fspath(source).removeprefix('//pretrained/')
+    is_known = typed in pretrained.NAMES
+    name = found.name if found.exists() and not is_known else typed
     if not found.is_file():
         return Source(name, pretrained.load(str(found)))
     model = pretrained.load(str(found))
@@ -53,11 +55,12 @@ def open_source(source: str | os.PathLike[str] | CompressionModel) -> Source:
     except ValueError:  # a file of another project with objects that only `pretrained` allows
         return Source(name, model, found)
     origin: dict[str, Any] = {}
-    if content.get('format') in (checkpoint.CHECKPOINT_FORMAT, checkpoint.MODEL_FORMAT):
+    own = content.get('format') in (checkpoint.CHECKPOINT_FORMAT, checkpoint.MODEL_FORMAT)
+    if own and not is_known:
         origin = {key: content[key] for key in ('sig', 'epoch') if key in content}
     if 'sig' in origin:
         name = f'experiment {origin["sig"]}'
         if 'epoch' in origin:
             name += f', epoch {origin["epoch"]}'
-    own = content if content.get('format') == checkpoint.CHECKPOINT_FORMAT else None
-    return Source(name, model, found, own, origin)
+    past = content if content.get('format') == checkpoint.CHECKPOINT_FORMAT else None
+    return Source(name, model, found, past, origin)

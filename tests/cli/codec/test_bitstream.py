@@ -142,6 +142,17 @@ def test_a_stream_cannot_make_the_decoder_download(folder, capsys):
     assert "model 'someone/else', which is not here: use --model" in capsys.readouterr().err
 
 
+def test_the_model_of_the_package_is_named_in_the_stream(folder, capsys):
+    assert run(folder, 'encode', 'in.wav', 'p.acs', '--model', 'audiocodec/small_24khz') == 0
+    assert run(folder, 'decode', 'p.acs', 'p.wav') == 0
+    assert '2.30 s, 0.00 s of it lost (complete)' in capsys.readouterr().out
+    model = CompressionModel.get_pretrained('audiocodec/small_24khz')
+    wanted = model(read_segment(folder / 'in.wav', 0, -1, 24000, 1)[None]).wav[0]
+    found = read_segment(folder / 'p.wav', 0, -1, 24000, 1)
+    assert found.shape == wanted.shape
+    assert (found - wanted).square().mean() < 1e-3 * wanted.square().mean()
+
+
 def test_live(folder, capsys):
     """The file is read in parts of two seconds."""
     arguments = ('in.wav', 'h.acs', '--model', 'model.th', '--tables', 'none')

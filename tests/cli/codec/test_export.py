@@ -54,6 +54,17 @@ def test_a_signature_becomes_a_compact_file(experiment, tmp_path, capsys):
         assert torch.equal(loaded(wav).codes, model(wav).codes)
 
 
+def test_the_type_of_the_weights_may_be_given(experiment, tmp_path, capsys):
+    model, _ = experiment
+    audio = Path(__file__).parents[3] / 'dataset' / 'example' / 'valid' / 'speech_ru_016.ogg'
+    options = ('--dtype', 'float16', '--audio', audio)
+    assert run('0a1b2c3d', tmp_path / 'half.safetensors', *options) == 0
+    assert 'note: compared with the weights rounded to float16.' in capsys.readouterr().out
+    rounded = {name: value.half().float() for name, value in model.state_dict().items()}
+    loaded = CompressionModel.get_pretrained(str(tmp_path / 'half.safetensors')).state_dict()
+    assert all(torch.equal(loaded[name], rounded[name]) for name in loaded if 'conv' in name)
+
+
 def test_the_sound_and_the_format_may_be_given(experiment, tmp_path, capsys):
     audio = Path(__file__).parents[3] / 'dataset' / 'example' / 'valid' / 'speech_ru_016.ogg'
     assert run('0a1b2c3d', tmp_path / 'model.bin', '--format', 'audiocraft', '--audio', audio) == 0
@@ -73,6 +84,10 @@ def test_the_sound_and_the_format_may_be_given(experiment, tmp_path, capsys):
         (
             ['0a1b2c3d', 'out.bin', '--stream', '4'],
             'error: stream_frames=4 is for the formats onnx and torch only, not for compact',
+        ),
+        (
+            ['0a1b2c3d', 'out', '--format', 'onnx', '--dtype', 'float16'],
+            'error: dtype=float16 is for the format compact only, not for onnx',
         ),
         (
             ['0a1b2c3d', 'out', '--format', 'torch', '--stream', '4'],

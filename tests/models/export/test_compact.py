@@ -127,3 +127,19 @@ def test_something_else_than_a_training_checkpoint(tmp_path):
     checkpoint.save({'format': checkpoint.MODEL_FORMAT, 'version': 1}, tmp_path / 'model.bin')
     with pytest.raises(ValueError, match='is not a training checkpoint of audiocodec'):
         compact.export_encodec(tmp_path / 'model.bin', tmp_path / 'out.bin')
+
+
+def test_weights_are_converted_and_integers_are_not():
+    state = {'w': torch.tensor([1 / 3, -70000.0, torch.inf]), 'n': torch.tensor([70001])}
+    found = compact.converted(state, 'bfloat16')
+    assert found['w'].tolist() == [0.333984375, -70144, torch.inf]
+    assert found['n'] is state['n']
+    wide = compact.widened({**found, 'text': 'left as it is'})
+    assert wide['w'].dtype == torch.float32
+    assert (wide['n'].dtype, wide['text']) == (torch.int64, 'left as it is')
+    for dtype, message in (
+        ('float16', r'w has numbers of up to inf, which float16 cannot represent: use bfloat16'),
+        ('int8', r"dtype='int8' is unknown: choose one of float32, float16, bfloat16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compact.converted(state, dtype)

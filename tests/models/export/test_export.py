@@ -1,10 +1,11 @@
 import json
+import re
 
 import pytest
 import torch
 import yaml
 
-from audiocodec.models import CompressionModel, EncodecModel, export
+from audiocodec.models import CompressionModel, EncodecModel, export, pretrained
 from audiocodec.quantization.codebook import UPDATES_WHEN_UNKNOWN
 from audiocodec.run import checkpoint
 from audiocodec.utils import config
@@ -134,3 +135,40 @@ def test_places_and_formats_that_do_not_fit(make_codec, tmp_path):
         export.export(make_codec(), tmp_path / 'model.safetensors', 'audiocraft')
     with pytest.raises(ValueError, match="format='pth' is unknown: choose one of compact, bundle"):
         export.export(make_codec(), tmp_path / 'model.pth', 'pth')
+
+
+@pytest.mark.parametrize(('name', 'dtype'), [('a.safetensors', 'float16'), ('a.bin', 'bfloat16')])
+def test_half_of_the_size(make_codec, short_audio, tmp_path, name, dtype):
+    model = make_codec()
+    exact = {key: value.clone() for key, value in model.state_dict().items()}
+    report = export.export(model, tmp_path / name, audio=[short_audio], dtype=dtype)
+    assert report.passed
+    assert report.codes_different == 0
+    assert report.wav_difference == 0.0
+    assert report.files[name] < 0.75 * report.needed  # half, and the configuration
+    (note,) = report.notes
+    assert f'compared with the weights rounded to {dtype}' in note
+    kept, change = map(float, re.findall(r'keeps ([\d.]+)% .* at most (\S+)', note)[0])
+    assert 90 < kept <= 100
+    assert 0 < change < 1e-2
+    assert all(torch.equal(value, exact[key]) for key, value in model.state_dict().items())
+    written = checkpoint.load(tmp_path / name)['state']
+    read = pretrained.read(str(tmp_path / name)).state
+    for key, value in written.items():
+        rounded = exact[key].to(getattr(torch, dtype))
+        assert value.dtype == rounded.dtype
+        assert torch.equal(value, rounded)
+        assert read[key].dtype == torch.float32
+        assert torch.equal(read[key], rounded.float())
+
+
+def test_types_that_do_not_fit(make_codec, tmp_path):
+    model = make_codec()
+    with pytest.raises(ValueError, match='dtype=float16 is for the format compact only, not for h'):
+        export.export(model, tmp_path / 'out', 'hf', dtype='float16')
+    with pytest.raises(ValueError, match="dtype='int8' is unknown: choose one of float32, float16"):
+        export.export(model, tmp_path / 'new' / 'a.bin', dtype='int8')
+    model.encoder.model[0].conv.conv.bias.data[0] = 1e5
+    with pytest.raises(ValueError, match=r'bias has numbers of up to 1e\+05, which float16 cannot'):
+        export.export(model, tmp_path / 'new' / 'a.bin', dtype='float16')
+    assert list(tmp_path.iterdir()) == []

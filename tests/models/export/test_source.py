@@ -45,6 +45,13 @@ def test_an_exported_model_has_no_content_for_bundles(make_codec, tmp_path, orig
     assert (found.name, found.content, found.origin) == (name, None, origin)
 
 
+def test_a_known_name_is_the_name():
+    for name in ('audiocodec/small_24khz', '//pretrained/audiocodec/small_24khz'):
+        found = open_source(name)
+        assert (found.name, found.origin) == ('audiocodec/small_24khz', {})
+        assert found.path.name == 'small_24khz.safetensors'
+
+
 def test_a_missing_source_is_an_error(tmp_path):
     with pytest.raises(ValueError, match='no such file or folder'):
         open_source(tmp_path / 'nowhere.th')

@@ -80,8 +80,8 @@ def load_weights(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
         state: its weights.
 
     Raises:
-        ValueError: lists what is missing, unexpected, of another shape or not a tensor; the model
-            is not changed.
+        ValueError: lists what is missing, unexpected, of another shape, no tensor or integers in
+            place of weights; the model is not changed.
     """
     state = dict(state)
     for name in [name for name in state if name.endswith('codebooks.embed')]:
@@ -98,6 +98,7 @@ def load_weights(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
         'unexpected': [str(name) for name in state if name not in expected],
         'not tensors': [],
         'of another shape': [],
+        'not of floating-point numbers': [],
     }
     for name, value in expected.items():
         if name not in state:
@@ -109,6 +110,8 @@ def load_weights(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
             problems['of another shape'].append(
                 f'{name} {list(state[name].shape)} instead of {list(value.shape)}'
             )
+        elif value.is_floating_point() and not state[name].is_floating_point():
+            problems['not of floating-point numbers'].append(f'{name} {state[name].dtype}')
     found = [
         f'{len(names)} {what} ({", ".join(names[:4])}{", ..." if len(names) > 4 else ""})'
         for what, names in problems.items()
