@@ -6,9 +6,10 @@ the same folder trains on them in the same order.
 
 import argparse
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.common import Stopwatch, summary
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
     solver = _solver(args)
     if not args.batches.is_dir():
-        _write(solver, args.batches, args.updates)
+        _write(solver, args.batches)
     batches = np.load(args.batches / 'train.npy', mmap_mode='r')
     if len(batches) < args.updates:
         raise ValueError(
@@ -54,18 +55,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         )
     held_out = torch.from_numpy(np.load(args.batches / 'valid.npy'))
     found: dict[str, list[float]] = {}
-    seconds = 0.0
+    watch = Stopwatch(args.device)
     for update in range(1, args.updates + 1):
         wav = torch.from_numpy(np.array(batches[update - 1]))
-        begin = time.perf_counter()
-        solver.model.train()
-        solver.run_step(wav)
-        seconds += time.perf_counter() - begin
+        with watch.measure('total'):
+            solver.model.train()
+            solver.run_step(wav.to(solver.device))
         if update % args.every == 0 or update == args.updates:
+            seconds = sum(watch.times['total']) / 1000
             values = {'update': update, 'seconds': seconds, **validate(solver, held_out)}
             for name, value in values.items():
                 found.setdefault(name, []).append(round(value, 4))
-    return {'curve': found}
+    return {**summary(watch.times), 'curve': found}
 
 
 def validate(solver: 'CompressionSolver', wavs: 'torch.Tensor') -> dict[str, float]:
@@ -75,7 +76,7 @@ def validate(solver: 'CompressionSolver', wavs: 'torch.Tensor') -> dict[str, flo
     averager = Averager()
     with solver.averaged_model():
         for wav in wavs.split(8):
-            averager.update(solver.valid_step(wav), weight=len(wav))
+            averager.update(solver.valid_step(wav.to(solver.device)), weight=len(wav))
     found = averager.read()
     names = ('mel', 'sisnr', 'codebook_usage', 'codebook_usage_min')
     return {name: found[name] for name in names if name in found}
@@ -100,7 +101,7 @@ def _solver(args: argparse.Namespace) -> 'CompressionSolver':
             return train.get_solver(xp.cfg)
 
 
-def _write(solver: 'CompressionSolver', folder: Path, updates: int) -> None:
+def _write(solver: 'CompressionSolver', folder: Path) -> None:
     """Write the batches of the first epoch, and the validation split."""
     import numpy as np
     import torch
@@ -108,7 +109,6 @@ def _write(solver: 'CompressionSolver', folder: Path, updates: int) -> None:
     loader = solver.dataloaders['train']
     loader.set_epoch(1, 0)
     train = np.stack([wav.numpy() for wav, _ in loader])
-    assert len(train) == updates, (len(train), updates)
     valid = torch.cat([wav for wav, _ in solver.dataloaders['valid']]).numpy()
     folder.mkdir(parents=True)
     np.save(folder / 'valid.npy', valid)

@@ -220,3 +220,28 @@ def test_bad_arguments_are_named():
         ModuleEMA(nn.Linear(1, 1), every=0)
     with pytest.raises(ValueError, match='ReLU has neither'):
         ModuleEMA(nn.ReLU())
+
+
+def test_share_limits_the_span_of_early_averages():
+    module = nn.Linear(1, 1, bias=False)
+    ema = ModuleEMA(module, decay=0.75, share=0.5)
+    expected, total = torch.zeros(1, 1), 0.0
+    for n in range(1, 11):
+        value = torch.full((1, 1), float(n))
+        module.weight.data.copy_(value)
+        ema.step()
+        # spans of 0.5, 1, 1.5 ... updates, up to that of the decay: 3
+        decay = min(0.75, 0.5 * n / (1 + 0.5 * n))
+        expected, total = decay * total * expected + value, decay * total + 1
+        expected = expected / total
+        torch.testing.assert_close(ema.averages['weight'], expected)
+    restored = ModuleEMA(nn.Linear(1, 1, bias=False), decay=0.75, share=0.5)
+    restored.load_state_dict(ema.state_dict())
+    assert restored.calls == 10
+    assert restored.count == pytest.approx(total)
+
+
+@pytest.mark.parametrize('share', [0, -0.1, 1.5])
+def test_share_out_of_range_is_refused(share):
+    with pytest.raises(ValueError, match='share must be in'):
+        ModuleEMA(nn.Linear(1, 1), share=share)

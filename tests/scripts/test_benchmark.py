@@ -333,6 +333,28 @@ def test_memory_of_streaming_a_long_file(run, monkeypatch):
     assert result['working_bytes'] < result['peak_bytes'] > 0
 
 
+def test_curves_are_trained_on_the_same_batches(run, tmp_path):
+    argv = ['curve', '--recipe', 'debug', '--batches', str(tmp_path / 'batches')]
+    argv += ['--updates', '3', '--every', '2', *TINY, 'dataset.valid.num_samples=2']
+    first = run(*argv)['curve']
+    assert first['update'] == [2, 3]
+    assert 0 < first['seconds'][0] < first['seconds'][1]
+    assert np.load(tmp_path / 'batches' / 'valid.npy').shape[0] == 2
+    again = run(*argv)['curve']
+    assert again['mel'] == first['mel']
+    np.save(tmp_path / 'batches' / 'train.npy', np.load(tmp_path / 'batches' / 'train.npy') / 2)
+    assert run(*argv)['curve']['mel'] != first['mel']
+
+
+def test_too_few_batches(main, tmp_path, capsys):
+    folder = tmp_path / 'batches'
+    folder.mkdir()
+    np.save(folder / 'train.npy', np.zeros((2, 1, 1, 3200), dtype=np.float32))
+    argv = ['curve', '--recipe', 'debug', '--batches', str(folder), '--updates', '3', *TINY]
+    assert main(argv) == 1
+    assert 'holds 2 batches, fewer than --updates 3' in capsys.readouterr().err
+
+
 def test_codec_in_turn_with_a_peer(run):
     pytest.importorskip('transformers')
     result = run('codec', '--seconds', '0.1', '--steps', '2', '--peers', 'transformers')
