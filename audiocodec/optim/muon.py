@@ -42,7 +42,11 @@ class Muon(torch.optim.Optimizer):
         for parameter in params:
             groups[_is_matrix(parameter)].append(parameter)
         super().__init__(
-            [{'params': m, 'orthogonal': kind, 'lr': lr * (1 if kind else lr_ratio)} for kind, m in groups.items() if m],
+            [
+                {'params': m, 'orthogonal': kind, 'lr': lr * (1 if kind else lr_ratio)}
+                for kind, m in groups.items()
+                if m
+            ],
             {
                 'lr': lr,
                 'momentum': momentum,
@@ -79,9 +83,7 @@ class Muon(torch.optim.Optimizer):
         scale = 0.2 * max(update.shape) ** 0.5
         parameter.add_(update.view_as(parameter), alpha=-group['lr'] * scale)
 
-    def _adam(
-        self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]
-    ) -> None:
+    def _adam(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         if not state:
             state['step'] = 0
@@ -92,9 +94,7 @@ class Muon(torch.optim.Optimizer):
         state['mean'].lerp_(gradient, 1 - first)
         state['square'].lerp_(gradient.square(), 1 - second)
         root = (state['square'] / (1 - second ** state['step'])).sqrt_().add_(group['eps'])
-        parameter.addcdiv_(
-            state['mean'], root, value=-group['lr'] / (1 - first ** state['step'])
-        )
+        parameter.addcdiv_(state['mean'], root, value=-group['lr'] / (1 - first ** state['step']))
 
 
 def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
