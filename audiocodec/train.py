@@ -55,6 +55,20 @@ def get_solver(cfg: DictConfig) -> 'StandardSolver':
     return SOLVERS[cfg.solver](cfg, build_parts(cfg))
 
 
+def show(cfg: DictConfig) -> None:
+    """Check a configuration and print its model, sizes and rates, without building its solver.
+
+    Raises:
+        ConfigError: with every problem of the configuration.
+    """
+    # The loop and its loggers take longer to import than the recipe to build.
+    from audiocodec.recipe.describe import describe
+    from audiocodec.recipe.parts import build_parts
+
+    parts = build_parts(cfg)
+    print(describe(cfg, parts.model, parts.adversaries))
+
+
 def get_solver_from_xp(xp: XP, override_cfg: Mapping[str, Any] | None = None) -> 'StandardSolver':
     """Build the solver of an experiment and load its last checkpoint, from any working directory.
 
@@ -74,7 +88,6 @@ def get_solver_from_xp(xp: XP, override_cfg: Mapping[str, Any] | None = None) ->
         xp = XP(dora=xp.dora, cfg=changed.cfg, argv=xp.argv, delta=xp.delta, sig=xp.sig)
     # The experiment's last command may have run a single stage.
     xp.cfg.execute_only = None
-    xp.cfg.show = False
     with xp.enter(stack=True):
         solver = get_solver(xp.cfg)
         solver.restore()
@@ -105,6 +118,9 @@ def main(cfg: DictConfig) -> None:
     xp = dora.get_xp()
     logs.setup(xp.folder, find_place().rank, cfg.logging.level)
     with config.shown_as_messages():
+        if cfg.show:
+            show(cfg)
+            return
         solver = get_solver(cfg)
     logger.info('experiment %s in %s', xp.sig, xp.folder)
     try:

@@ -1,6 +1,8 @@
 """Functions of `audiocodec.train` that users call."""
 
+import re
 import runpy
+import sys
 
 import pytest
 
@@ -44,6 +46,15 @@ def test_an_unknown_solver_is_named_with_those_available(tmp_path):
         ConfigError, match=r'^solver=diffusion: no such solver \(available: compression\)$'
     ):
         train.get_solver(xp.cfg)
+
+
+def test_showing_a_recipe_needs_no_solver(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'audiocodec.solvers', None)  # an import of it would fail
+    xp = train.main.get_xp(['solver=compression/debug', f'dora.dir={tmp_path}', 'show=true'])
+    train.show(xp.cfg)
+    printed = capsys.readouterr().out
+    assert re.search(r'frame rate +50 Hz', printed)
+    assert '280 in 14 epochs' in printed
 
 
 def test_only_errors_that_a_user_can_fix_are_shown_without_traceback(capsys):

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from audiocodec import kernels
 from audiocodec.models.base import CompressionModel
@@ -24,6 +23,8 @@ def multiply_adds(model: CompressionModel, seconds: float = 1.0) -> float:
     Returns:
         Multiply-adds per second of audio.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton
+
     device = next(model.parameters()).device
     wav = torch.zeros(1, model.channels, round(seconds * model.output_sample_rate), device=device)
     recurrent = 0.0

@@ -78,7 +78,7 @@ def recorded(folder: Path, cfg: DictConfig, run: Run) -> Iterator[None]:
     """
     record = None
     failures = Failures()
-    if distrib.is_rank_zero() and not cfg.show:
+    if distrib.is_rank_zero():
         with failures.caught('the record of this run'):
             record = _Record(folder, cfg, run)
     outcome = FINISHED

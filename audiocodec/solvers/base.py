@@ -111,10 +111,6 @@ class StandardSolver(StatefulSolver):
             RunError: the run cannot continue, or (`InterruptedRunError`) was asked to stop; the
                 last checkpoint is intact.
         """
-        if self.cfg.show:
-            print(self.show())
-            self.watch.finish()
-            return
         with self.watch.ending_together():
             if self.cfg.execute_only:
                 self._run_only(self.cfg.execute_only)

@@ -11,6 +11,7 @@ from audiocodec.adversarial import AdversarialTrainer
 from audiocodec.adversarial.discriminators import SpectralDiscriminator
 from audiocodec.losses import LossCombiner
 from audiocodec.models import CompressionModel
+from audiocodec.modules.networks.snac import NoiseBlock
 from audiocodec.optim.accumulate import check_items_are_independent, in_micro_batches
 from audiocodec.optim.loss_scale import LossScales
 from audiocodec.utils.config import ConfigError
@@ -126,9 +127,11 @@ def compile_parts(model: CompressionModel, adversaries: AdversarialTrainer) -> N
     # The adversarial and feature losses are backpropagated through one graph one after the other,
     # so the first backward pass must not reuse its buffers.
     torch._functorch.config.donated_buffer = False
-    # The compiler does not support complex numbers. Set on the class: an attribute of an instance
-    # would not pickle, and copies of the instance would call the original's function.
+    # The compiler supports neither complex numbers nor random generators. Set on the class: an
+    # attribute of an instance would not pickle, and copies of the instance would call the
+    # original's function. Not where the classes are defined: this imports the compiler.
     SpectralDiscriminator.spectrum = torch.compiler.disable(SpectralDiscriminator.spectrum)  # type: ignore[method-assign]
+    NoiseBlock._offsets = torch.compiler.disable(NoiseBlock._offsets)  # type: ignore[method-assign]
     parts = list(model.compiled_parts)
     for discriminator in adversaries.discriminators.values():
         parts += getattr(discriminator, 'discriminators', [discriminator])

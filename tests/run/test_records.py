@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from audiocodec.run import records
 from audiocodec.utils import paths
 
-CFG = OmegaConf.create({'show': False, 'optim': {'epochs': 2}})
+CFG = OmegaConf.create({'optim': {'epochs': 2}})
 RUN = SimpleNamespace(device=torch.device('cpu'), updates=7)
 
 
@@ -116,8 +116,3 @@ def test_a_damaged_record_is_left_out(tmp_path):
     record(tmp_path)
     (tmp_path / records.FOLDER / '1.json').write_text('{')
     assert len(records.read(tmp_path)) == 1
-
-
-def test_showing_a_recipe_is_not_recorded(tmp_path):
-    record(tmp_path, OmegaConf.merge(CFG, {'show': True}))
-    assert records.read(tmp_path) == []

@@ -105,7 +105,6 @@ class NoiseBlock(nn.Module):
         """Return the outputs' own inputs; see `reach`."""
         return Reach(first, last)
 
-    @torch.compiler.disable
     def _offsets(self, batch: int, device: torch.device) -> torch.Tensor:
         """Draw the offset of each item, [B, 1, 1], and count the batch."""
         if self._draws is None:
