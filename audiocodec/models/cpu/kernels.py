@@ -1,8 +1,6 @@
 """Fast CPU kernels for signals in channels-last memory: convolutions and ELU; no gradients."""
 
 import math
-from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +11,10 @@ from audiocodec.modules.snake import Snake, snake
 
 LOG2_E = 1 / math.log(2)
 _FEW = 2  # output channels of audio
-_LEAST_ROWS = 4  # of a product with packed weights: fewer are slower
-_FEW_ROWS = 16  # of a product whose weights are packed; the order is the same for other numbers
 _PAIRED = 2**18  # weights above which the products that `Pairs` saves outweigh its additions
 # matrix products are as fast as convolutions with AVX2, but not with AVX-512
 _PRODUCTS = torch.backends.cpu.get_cpu_capability() == 'AVX2'
 _CACHED = 2**19  # values that stay in the cache of a core from one operator to the next
-_WINDOWS = 2**18  # most values that are copied for a product: a convolution does not copy them
-_MANY = 2**17  # weights that oneDNN multiplies faster once they are packed in its order
 
 
 def make_kernel(
@@ -197,95 +191,6 @@ class GroupedTranspose(nn.Module):
         before = self.weight.shape[2] - self.stride
         y = y[..., before : x.shape[2] * self.stride].transpose(1, 2)
         return y.reshape(y.shape[0], -1, self.stride * y.shape[2]).transpose(1, 2)
-
-
-class Product(nn.Module):
-    """Convolution that is one matrix product for a few frames.
-
-    oneDNN reorders the weights of a convolution on every call. With many weights, this takes longer
-    than to convolve a few frames. Here, many weights are in oneDNN's order already.
-
-    Args:
-        kernel: one with a single group.
-    """
-
-    is_product = False
-
-    def __init__(self, kernel: Kernel) -> None:
-        super().__init__()
-        assert kernel.groups == 1
-        self.taps = kernel.taps
-        self.stride = kernel.stride
-        self.dilation = kernel.dilation
-        self.span = (kernel.taps - 1) * kernel.dilation + 1  # inputs of an output
-        self.kernel = kernel
-        self.multiply = make_product(kernel.matrix(), kernel.bias)
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Map [B, C, 1, T], channels last, to [B, O, T']."""
-        return self.of_rows(rows[:, :, 0].transpose(1, 2)).transpose(1, 2)
-
-    def of_rows(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [B, T, C] to [B, T', O]."""
-        items, frames, channels = x.shape
-        if self.taps > 1 or self.stride > 1:
-            frames = (frames - self.span) // self.stride + 1
-            if items * frames * self.taps * channels > _WINDOWS:
-                return self.kernel(x.transpose(1, 2).unsqueeze(2)).transpose(1, 2)
-            item, row, value = x.stride()
-            x = x.as_strided(
-                (items, frames, self.taps, channels),
-                (item, self.stride * row, self.dilation * row, value),
-                x.storage_offset(),
-            )
-        y = self.multiply(x.reshape(items * frames, self.taps * channels))
-        return y.view(items, frames, y.shape[1])
-
-
-class LinearProduct(nn.Module):
-    """`nn.Linear` of a few frames at a time, see `make_product`."""
-
-    def __init__(self, source: nn.Linear) -> None:
-        super().__init__()
-        bias = source.weight.new_zeros(source.out_features) if source.bias is None else source.bias
-        self.multiply = make_product(source.weight, bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [..., C] to [..., O]."""
-        return self.multiply(x.reshape(-1, x.shape[-1])).unflatten(0, x.shape[:-1])
-
-
-def make_product(
-    weight: torch.Tensor, bias: torch.Tensor
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return a function that maps [N, C] to `x @ weight.t() + bias`, [N, O].
-
-    Args:
-        weight: [O, C].
-        bias: [O].
-    """
-    weight, bias = weight.detach(), bias.detach()
-    if (
-        weight.numel() >= _MANY
-        and weight.device.type == 'cpu'
-        and weight.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, '_linear_pointwise')
-    ):
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _FEW_ROWS)
-        return partial(_packed_product, weight=packed, bias=bias)
-    return partial(_plain_product, weight=weight.t(), bias=bias)
-
-
-def _packed_product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    rows = x.shape[0]
-    if rows < _LEAST_ROWS:
-        x = F.pad(x, (0, 0, 0, _LEAST_ROWS - rows))
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [None], '')[:rows]
-
-
-def _plain_product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    return torch.addmm(bias, x, weight)
 
 
 class ScaledELU(nn.Module):

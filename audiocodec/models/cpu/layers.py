@@ -12,13 +12,13 @@ from torch import nn
 from audiocodec.models.cpu.kernels import (
     GroupedTranspose,
     Kernel,
-    Product,
     RowSnake,
     ScaledELU,
     make_kernel,
     padded,
 )
 from audiocodec.models.cpu.parts import Chain, Layer
+from audiocodec.models.cpu.products import Product
 from audiocodec.modules.activation import POINTWISE
 from audiocodec.modules.conv import StreamableConv1d, StreamableConvTranspose1d
 from audiocodec.modules.lstm import StreamableLSTM

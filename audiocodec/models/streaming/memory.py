@@ -3,12 +3,10 @@
 import torch
 from torch import nn
 
-from audiocodec.models.cpu.kernels import LinearProduct, make_product
 from audiocodec.models.cpu.layers import LSTM
+from audiocodec.models.cpu.products import LinearProduct, Recurrence
 from audiocodec.models.streaming.steps import State, Step
 from audiocodec.modules.transformer.layers import Transformer
-
-_FEW_FRAMES = 16  # for which reordering the weights of an LSTM takes longer than a loop in Python
 
 
 class LSTMStep(Step):
@@ -18,18 +16,7 @@ class LSTMStep(Step):
         self.lstm = layer.lstm
         self.skip = layer.skip
         self.scale = layer.scale
-        levels = range(self.lstm.num_layers)
-        self.inputs = [
-            make_product(
-                getattr(self.lstm, f'weight_ih_l{level}'),
-                getattr(self.lstm, f'bias_ih_l{level}') + getattr(self.lstm, f'bias_hh_l{level}'),
-            )
-            for level in levels
-        ]
-        # in this order, a single row is multiplied twice as fast
-        self.memory = [
-            getattr(self.lstm, f'weight_hh_l{level}').detach().t().contiguous() for level in levels
-        ]
+        self.recurrence = Recurrence(layer.lstm)
 
     def start(self) -> State:
         """See `Step`."""
@@ -45,37 +32,11 @@ class LSTMStep(Step):
         if state['hidden'] is None:
             shape = (x.shape[0], self.lstm.num_layers, self.lstm.hidden_size)
             state['hidden'] = state['cell'] = x.new_zeros(shape)
-        y = x / self.scale
-        if x.shape[1] > _FEW_FRAMES:
-            before = [state[name].transpose(0, 1).contiguous() for name in ('hidden', 'cell')]
-            y, after = self.lstm(y.transpose(0, 1), tuple(before))
-            y = y.transpose(0, 1)
-            state['hidden'], state['cell'] = (value.transpose(0, 1) for value in after)
-        else:
-            y = self._few(state, y)
-        y = y * self.scale
+        before = (state[name].transpose(0, 1) for name in ('hidden', 'cell'))
+        y, *after = self.recurrence((x / self.scale).transpose(0, 1), *before)
+        state['hidden'], state['cell'] = (value.transpose(0, 1) for value in after)
+        y = y.transpose(0, 1) * self.scale
         return y.add_(x) if self.skip else y
-
-    def _few(self, state: State, y: torch.Tensor) -> torch.Tensor:
-        """Map [B, T, C] to the same shape, frame by frame."""
-        hidden, cell = (list(state[name].unbind(1)) for name in ('hidden', 'cell'))
-        size = y.shape[2]
-        for level, weight in enumerate(self.memory):
-            inputs = self.inputs[level](y.reshape(-1, size)).view(*y.shape[:2], 4 * size)
-            outputs = []
-            h, c = hidden[level], cell[level]
-            for frame in inputs.unbind(1):
-                gates = torch.addmm(frame, h, weight)
-                enter, forget, content, leave = gates.chunk(4, 1)
-                new = content.tanh()
-                gates.sigmoid_()
-                c = torch.addcmul(forget * c, enter, new)
-                h = leave * c.tanh()
-                outputs.append(h)
-            hidden[level], cell[level] = h, c
-            y = torch.stack(outputs, dim=1)
-        state['hidden'], state['cell'] = torch.stack(hidden, dim=1), torch.stack(cell, dim=1)
-        return y
 
 
 class TransformerStep(Step):

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from torch import nn
 
 from audiocodec.models.base import CompressionModel
-from audiocodec.models.cpu.kernels import make_product
 from audiocodec.models.cpu.layers import LSTM, Block, Conv, ConvTranspose
 from audiocodec.models.cpu.parts import Chain, Layer
+from audiocodec.models.cpu.products import make_product
 from audiocodec.models.cpu.seanet import Network
 from audiocodec.models.encodec import EncodecModel
 from audiocodec.models.streaming.memory import LSTMStep, TransformerStep

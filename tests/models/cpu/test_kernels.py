@@ -8,9 +8,7 @@ from audiocodec.models.cpu.kernels import (
     FewOutputs,
     GroupedTranspose,
     Kernel,
-    LinearProduct,
     Pairs,
-    Product,
     ScaledELU,
     make_kernel,
 )
@@ -108,21 +106,6 @@ def test_elu_is_within_a_rounding_error_of_the_exact_one(monkeypatch, alpha, cac
     assert (torch.cat([out[:, :3], out[:, 128:]], dim=1) == 5).all()
 
 
-@pytest.mark.parametrize('many', [1, 10**9])  # weights in oneDNN's order, or not
-@pytest.mark.parametrize(('taps', 'stride', 'dilation'), [(1, 1, 1), (3, 1, 2), (4, 2, 1)])
-@pytest.mark.parametrize('outputs', [1, 24])
-def test_products_are_convolutions(monkeypatch, many, taps, stride, dilation, outputs):
-    monkeypatch.setattr(kernels, '_MANY', many)
-    torch.manual_seed(0)
-    weight, bias = torch.randn(outputs, 5, taps), torch.randn(outputs)
-    product = Product(make_kernel(weight, bias, stride, dilation))
-    x = torch.randn(2, 21, 5)
-    expected = F.conv1d(x.transpose(1, 2), weight, bias, stride, dilation=dilation)
-    torch.testing.assert_close(product.of_rows(x).transpose(1, 2), expected, rtol=0, atol=1e-5)
-    rows = x.transpose(1, 2)[:, :, None]
-    torch.testing.assert_close(product(rows), expected, rtol=0, atol=1e-5)
-
-
 def test_the_matrix_of_pairs():
     weight = torch.randn(6, 5, 4)
     plain, pairs = Kernel(weight, None, 2), Pairs(weight, None, 2)
@@ -137,11 +120,3 @@ def test_grouped_transposed_convolution():
     found = GroupedTranspose(weight, bias, 2, 2)(F.pad(x, (1, 0))[:, :, None])
     found = found.transpose(1, 2).reshape(3, 20, 4).transpose(1, 2)
     torch.testing.assert_close(found, expected[..., :20])
-
-
-def test_linear_layers_of_a_few_frames(monkeypatch):
-    monkeypatch.setattr(kernels, '_MANY', 1)
-    linear, x = torch.nn.Linear(7, 5), torch.randn(2, 3, 7)
-    torch.testing.assert_close(LinearProduct(linear)(x), linear(x))
-    linear = torch.nn.Linear(7, 5, bias=False)
-    torch.testing.assert_close(LinearProduct(linear)(x), linear(x))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from audiocodec.models import InterleaveStereoCompressionModel
-from audiocodec.models.cpu import kernels
+from audiocodec.models.cpu import kernels, products
 from audiocodec.quantization import NoQuantizer, StridedResidualQuantizer
 
 # with the samples of latency of encoder and decoder; a frame has 6
@@ -62,7 +62,7 @@ def test_kernels_for_other_processors(name, make_stream_codec, stream, monkeypat
 
 @pytest.mark.parametrize('name', ['zeros', 'reflect'])
 def test_packed_weights(name, make_stream_codec, stream, monkeypatch):
-    monkeypatch.setattr(kernels, '_MANY', 1)
+    monkeypatch.setattr(products, '_MANY', 1)
     model = make_stream_codec(torch.float32, **OPTIONS[name][0])
     wav = torch.randn(1, 1, 101)
     codes, _ = model.encode(wav)
