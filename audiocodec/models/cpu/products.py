@@ -12,6 +12,7 @@ from audiocodec.models.cpu.kernels import Kernel
 _LEAST_ROWS = 4  # of a product with packed weights: fewer are slower
 _FEW_ROWS = 16  # of a product whose weights are packed; the order is the same for other numbers
 _WINDOWS = 2**18  # most values that are copied for a product: a convolution does not copy them
+_LONG = 200  # outputs for which a copy takes longer than to start more products
 _NARROW = 64  # outputs of a convolution whose windows take as long to copy as to multiply
 _MANY = 2**17  # weights that oneDNN multiplies faster once they are packed in its order
 
@@ -54,7 +55,7 @@ class Product(nn.Module):
     def of_rows(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, T, C] to [B, T', O]."""
         items, frames, channels = x.shape
-        if self.blocks and items == 1:
+        if self.blocks and items == 1 and frames >= _LONG * self.stride:
             return self._of_blocks(x[0])[None]
         if self.taps > 1 or self.stride > 1:
             frames = (frames - self.span) // self.stride + 1

@@ -13,6 +13,7 @@ from audiocodec.models.cpu.products import LinearProduct, Product, Recurrence
 @pytest.mark.parametrize('items', [1, 2])
 def test_products_are_convolutions(monkeypatch, many, taps, stride, dilation, outputs, items):
     monkeypatch.setattr(products, '_MANY', many)
+    monkeypatch.setattr(products, '_LONG', 1)
     torch.manual_seed(0)
     weight, bias = torch.randn(outputs, 5, taps), torch.randn(outputs)
     product = Product(make_kernel(weight, bias, stride, dilation))
