@@ -70,7 +70,7 @@ def test_an_unknown_grid_is_an_error_that_lists_the_grids():
     with pytest.raises(
         ValueError,
         match=r'compression\.debgu: no such grid in .*grids \(available: '
-        r'compression\.ablation, compression\.dac_44khz, compression\.debug, compression\.encodec',
+        r'compression\.ablation, compression\.codec_24khz, compression\.dac_44khz',
     ):
         find_explorer('compression.debgu', 'grids')
 
