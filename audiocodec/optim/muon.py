@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch import nn
+from torch.optim.adam import adam
 
 # Of the quintic iteration of Jordan et al. (kellerjordan.github.io/posts/muon, 2024): they maximize
 # the slope at 0, and take singular values to between 0.68 and 1.13 in five steps.
@@ -34,15 +36,15 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[torch.nn.Parameter],
+        params: Iterable[nn.Parameter],
         lr: float = 1e-3,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        matrices: list[torch.nn.Parameter] = []
-        vectors: list[torch.nn.Parameter] = []
+        matrices: list[nn.Parameter] = []
+        vectors: list[nn.Parameter] = []
         for parameter in params:
             # Scales of weight norm are [O, 1, 1].
             is_matrix = parameter.numel() > max(parameter.shape, default=1)
@@ -74,58 +76,64 @@ class Muon(torch.optim.Optimizer):
                 loss = closure()
         found_inf = getattr(self, 'found_inf', None)
         for group in self.param_groups:
-            update = self._orthogonal if group['orthogonal'] else self._adam
-            for parameter in group['params']:
-                if parameter.grad is None:
-                    continue
-                gradient, taken = parameter.grad, torch.ones((), device=parameter.device)
-                if found_inf is not None:
-                    taken = taken - found_inf.to(parameter.device)
-                    gradient = torch.where(taken > 0, gradient, 0.0)
-                update(parameter, gradient, taken, group)
+            parameters: list[torch.Tensor] = [p for p in group['params'] if p.grad is not None]
+            if not group['orthogonal']:
+                self._update_vectors(parameters, group, found_inf)
+                continue
+            for parameter in parameters:
+                self._update_matrix(parameter, group, found_inf)
         return loss
 
-    def _orthogonal(
-        self,
-        parameter: torch.Tensor,
-        gradient: torch.Tensor,
-        taken: torch.Tensor,
-        group: dict[str, Any],
+    def _update_matrix(
+        self, parameter: torch.Tensor, group: dict[str, Any], found_inf: torch.Tensor | None
     ) -> None:
-        """Update a matrix; `taken`, 0-d, is 0 if nothing may change, else 1."""
-        average = self._average('momentum', parameter)
-        average.lerp_(gradient, taken * (1 - group['momentum']))
+        gradient, taken = parameter.grad, torch.ones((), device=parameter.device)
+        assert gradient is not None
+        if found_inf is not None:  # on the device, 1 or 0
+            taken = 1 - found_inf.to(parameter.device)
+            gradient = torch.where(taken > 0, gradient, 0.0)
+        state = self.state[parameter]
+        if not state:
+            state['momentum'] = torch.zeros_like(parameter)
+        average = state['momentum'].lerp_(gradient, taken * (1 - group['momentum']))
         ahead = gradient.lerp(average, group['momentum']).flatten(1)
         size = 0.2 * max(ahead.shape) ** 0.5
         step = taken * group['lr']
         parameter.mul_(1 - step * group['weight_decay'])
         parameter.sub_(orthogonalized(ahead).view_as(parameter) * (step * size))
 
-    def _adam(
+    def _update_vectors(
         self,
-        parameter: torch.Tensor,
-        gradient: torch.Tensor,
-        taken: torch.Tensor,
+        parameters: list[torch.Tensor],
         group: dict[str, Any],
+        found_inf: torch.Tensor | None,
     ) -> None:
-        """Update a vector; `taken`, 0-d, is 0 if nothing may change, else 1."""
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter] = {
+                    'mean': torch.zeros_like(parameter),
+                    'square': torch.zeros_like(parameter),
+                    'steps': torch.zeros((), device=parameter.device),
+                }
+        states = [self.state[parameter] for parameter in parameters]
         first, second = group['betas']
-        mean = self._average('mean', parameter).lerp_(gradient, taken * (1 - first))
-        square = self._average('square', parameter)
-        square.lerp_(gradient.square(), taken * (1 - second))
-        steps = self.state[parameter].setdefault('steps', torch.zeros_like(taken))
-        steps += taken
-        unbiased = square / (1 - second**steps).clamp(min=1e-12)
-        step = taken * group['lr'] / (1 - first**steps).clamp(min=1e-12)
-        parameter.sub_(mean / (unbiased.sqrt_() + group['eps']) * step)
-
-    def _average(self, name: str, parameter: torch.Tensor) -> torch.Tensor:
-        """Return a state tensor of a parameter, zero at first."""
-        state = self.state[parameter]
-        if name not in state:
-            state[name] = torch.zeros_like(parameter)
-        average: torch.Tensor = state[name]
-        return average
+        adam(
+            parameters,
+            [p.grad for p in parameters if p.grad is not None],
+            [state['mean'] for state in states],
+            [state['square'] for state in states],
+            [],
+            [state['steps'] for state in states],
+            fused=True,
+            found_inf=found_inf,
+            amsgrad=False,
+            beta1=first,
+            beta2=second,
+            lr=group['lr'],
+            weight_decay=0.0,
+            eps=group['eps'],
+            maximize=False,
+        )
 
 
 def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:

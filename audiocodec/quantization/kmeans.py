@@ -63,9 +63,7 @@ def first_minimum(rows: torch.Tensor) -> torch.Tensor:
     finding its value. The CPU path therefore computes the minimum of each group, selects the first
     group with the smallest one, and searches the index within that group only.
     """
-    if rows.device.type == 'cpu' and rows.shape[0] <= _FEW_ROWS and rows.dtype == torch.float32:
-        return torch.from_numpy(rows.detach().numpy().argmin(axis=1))  # it uses vectors
-    if rows.device.type != 'cpu' or rows.shape[1] % _GROUP:
+    if rows.device.type != 'cpu' or rows.shape[1] % _GROUP or rows.shape[0] <= _FEW_ROWS:
         return rows.min(dim=1).indices  # faster than argmin
     number = rows.shape[1] // _GROUP
     group = rows.view(-1, number, _GROUP).amin(dim=-1).min(dim=1).indices

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from audiocodec.models.cpu.kernels import RowSnake, ScaledELU
 from audiocodec.models.cpu.layers import Block, Conv, ConvTranspose
 from audiocodec.models.cpu.parts import Layer
 from audiocodec.models.cpu.products import Product, make_product
@@ -111,7 +110,9 @@ class LayerStep(Step):
         rows = state['rows']
         if x is not None:
             state['known'] += x.shape[1]
-            rows = self._appended(rows, x)
+            if self.activation is not None:
+                x = self.activation.forward(x)
+            rows = x if rows is None else torch.cat((rows, x), 1)
         if self.product is not None and state['done'] >= self.padded and not end:
             return self._windows(state, rows, self.product)
         known, done = state['known'], state['done']
@@ -124,19 +125,6 @@ class LayerStep(Step):
         kept = known - max(0, self.layer.reads(start, start + 1)[0])
         state['rows'] = rows[:, -kept:] if kept > 0 and rows is not None else None
         return y
-
-    def _appended(self, rows: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
-        """Return the inputs so far, [B, T, C], with the activation of new ones."""
-        if self.activation is None:
-            return x if rows is None else torch.cat((rows, x), 1)
-        if rows is None or not isinstance(self.activation, ScaledELU | RowSnake):
-            x = self.activation.forward(x)
-            return x if rows is None else torch.cat((rows, x), 1)
-        kept = rows.shape[1]
-        both = x.new_empty(x.shape[0], kept + x.shape[1], x.shape[2])
-        both[:, :kept] = rows
-        self.activation.forward(x, both[:, kept:])  # saves a copy
-        return both
 
     def _windows(self, state: State, rows: torch.Tensor, product: Product) -> torch.Tensor | None:
         """Return the outputs of whole windows of inputs, of which the first one starts with `rows`.
