@@ -12,6 +12,8 @@ from audiocodec.models.cpu.kernels import Kernel
 _LEAST_ROWS = 4  # of a product with packed weights: fewer are slower
 _FEW_ROWS = 16  # of a product whose weights are packed; the order is the same for other numbers
 _WINDOWS = 2**18  # most values that are copied for a product: a convolution does not copy them
+_LONG = 200  # outputs for which a copy takes longer than to start more products
+_NARROW = 64  # outputs of a convolution whose windows take as long to copy as to multiply
 _MANY = 2**17  # weights that oneDNN multiplies faster once they are packed in its order
 
 
@@ -36,6 +38,15 @@ class Product(nn.Module):
         self.span = (kernel.taps - 1) * kernel.dilation + 1  # inputs of an output
         self.kernel = kernel
         self.multiply = make_product(kernel.matrix(), kernel.bias)
+        self.blocks: list[torch.Tensor] = []  # weights of consecutive blocks of `stride` frames
+        width = kernel.matrix().shape[1] // kernel.taps * kernel.stride
+        if (
+            kernel.taps > kernel.stride
+            and kernel.taps % kernel.stride == 0
+            and (kernel.dilation == 1 or kernel.stride == 1)
+            and kernel.outputs <= min(_NARROW, width)
+        ):
+            self.blocks = [part.t().contiguous() for part in kernel.matrix().split(width, 1)]
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Map [B, C, 1, T], channels last, to [B, O, T']."""
@@ -44,6 +55,8 @@ class Product(nn.Module):
     def of_rows(self, x: torch.Tensor) -> torch.Tensor:
         """Map [B, T, C] to [B, T', O]."""
         items, frames, channels = x.shape
+        if self.blocks and items == 1 and frames >= _LONG * self.stride:
+            return self._of_blocks(x[0])[None]
         if self.taps > 1 or self.stride > 1:
             frames = (frames - self.span) // self.stride + 1
             if items * frames * self.taps * channels > _WINDOWS:
@@ -56,6 +69,17 @@ class Product(nn.Module):
             )
         y = self.multiply(x.reshape(items * frames, self.taps * channels))
         return y.view(items, frames, y.shape[1])
+
+    def _of_blocks(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [T, C] to [T', O] block by block: to copy the windows would take as long."""
+        frames = (x.shape[0] - self.span) // self.stride + 1
+        if self.stride > 1:
+            whole = x.shape[0] // self.stride
+            x = x[: whole * self.stride].reshape(whole, -1)
+        y = torch.addmm(self.kernel.bias, x[:frames], self.blocks[0])
+        for index, weight in enumerate(self.blocks[1:], 1):
+            y.addmm_(x.narrow(0, index * self.dilation, frames), weight)
+        return y
 
 
 class LinearProduct(nn.Module):

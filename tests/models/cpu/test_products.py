@@ -9,13 +9,15 @@ from audiocodec.models.cpu.products import LinearProduct, Product, Recurrence
 
 @pytest.mark.parametrize('many', [1, 10**9])  # weights in oneDNN's order, or not
 @pytest.mark.parametrize(('taps', 'stride', 'dilation'), [(1, 1, 1), (3, 1, 2), (4, 2, 1)])
-@pytest.mark.parametrize('outputs', [1, 24])
-def test_products_are_convolutions(monkeypatch, many, taps, stride, dilation, outputs):
+@pytest.mark.parametrize('outputs', [1, 24])  # a single item with few outputs: block by block
+@pytest.mark.parametrize('items', [1, 2])
+def test_products_are_convolutions(monkeypatch, many, taps, stride, dilation, outputs, items):
     monkeypatch.setattr(products, '_MANY', many)
+    monkeypatch.setattr(products, '_LONG', 1)
     torch.manual_seed(0)
     weight, bias = torch.randn(outputs, 5, taps), torch.randn(outputs)
     product = Product(make_kernel(weight, bias, stride, dilation))
-    x = torch.randn(2, 21, 5)
+    x = torch.randn(items, 21, 5)
     expected = F.conv1d(x.transpose(1, 2), weight, bias, stride, dilation=dilation)
     torch.testing.assert_close(product.of_rows(x).transpose(1, 2), expected, rtol=0, atol=1e-5)
     rows = x.transpose(1, 2)[:, :, None]
