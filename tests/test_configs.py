@@ -206,7 +206,10 @@ def test_every_option_of_every_group_is_accepted(group, option):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['cosine', 'polynomial_decay', 'linear_warmup', 'inverse_sqrt'])
+@pytest.mark.parametrize(
+    'name',
+    ['cosine', 'warmup_stable_decay', 'polynomial_decay', 'linear_warmup', 'inverse_sqrt'],
+)
 def test_schedules_know_the_length_of_the_run(name):
     """In the debug recipe's 280 updates, warm-up ends after the first, and decay at the last."""
     cfg = compose('solver=compression/debug', f'schedule={name}')

@@ -8,6 +8,7 @@ from audiocodec.optim.schedules import (
     InverseSquareRootSchedule,
     LinearWarmupSchedule,
     PolynomialDecaySchedule,
+    WarmupStableDecaySchedule,
     advance,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     'ModuleEMA',
     'Muon',
     'PolynomialDecaySchedule',
+    'WarmupStableDecaySchedule',
     'advance',
 ]

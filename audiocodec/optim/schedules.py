@@ -82,6 +82,53 @@ class CosineSchedule(_Schedule):
         return lr * (self.lr_min_ratio + (1 - self.lr_min_ratio) * cosine)
 
 
+class WarmupStableDecaySchedule(_Schedule):
+    """Linear warm-up from 0, then the base rate, which falls at the very end only.
+
+    See arXiv 2404.06395, section 4, and arXiv 2405.18392 for the form of the decay.
+
+    Args:
+        optimizer: the optimizer whose rates are set.
+        total_steps: updates until the end of the decay; the rate is constant afterwards.
+        warmup_steps: updates until the base rate is reached.
+        decay_steps: updates of the decay.
+        lr_min_ratio: final rate divided by the base rate.
+        power: exponent of the decay, which is 1 - done**power; 0.5: steep at first; 1: linear.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        warmup_steps: int,
+        decay_steps: int,
+        lr_min_ratio: float = 0.0,
+        power: float = 0.5,
+    ) -> None:
+        _check_steps(warmup_steps, total_steps)
+        _check(
+            'decay_steps',
+            decay_steps,
+            1 <= decay_steps <= total_steps,
+            f'from 1 to the {total_steps} updates of the run (total_steps)',
+        )
+        _check('lr_min_ratio', lr_min_ratio, 0 <= lr_min_ratio <= 1, 'in [0, 1]')
+        _check('power', power, power > 0, 'positive')
+        self.total_steps = total_steps
+        self.warmup_steps = warmup_steps
+        self.decay_steps = decay_steps
+        self.lr_min_ratio = lr_min_ratio
+        self.power = power
+        super().__init__(optimizer)
+
+    def rate(self, lr: float, step: int) -> float:
+        """See `_Schedule.rate`."""
+        warmup = step / self.warmup_steps if step < self.warmup_steps else 1.0
+        done = min(max(1 - (self.total_steps - step) / self.decay_steps, 0.0), 1.0)
+        decay = self.lr_min_ratio + (1 - self.lr_min_ratio) * (1 - done**self.power)
+        return lr * min(warmup, decay)  # short runs may do both at once
+
+
 class PolynomialDecaySchedule(_Schedule):
     """A rate of 0, then linear warm-up, then polynomial decay to a final rate.
 

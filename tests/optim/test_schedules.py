@@ -12,6 +12,7 @@ from audiocodec.optim import (
     InverseSquareRootSchedule,
     LinearWarmupSchedule,
     PolynomialDecaySchedule,
+    WarmupStableDecaySchedule,
     advance,
 )
 
@@ -103,6 +104,27 @@ def test_short_cycles_return_to_the_base_rate():
     assert values[20] == pytest.approx(1.0)
 
 
+def test_warmup_stable_decay_falls_at_the_end_only():
+    arguments = {'total_steps': 10, 'warmup_steps': 2, 'decay_steps': 4, 'lr_min_ratio': 0.1}
+    linear = WarmupStableDecaySchedule(make_optimizer(), **arguments, power=1)
+    expected = [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.775, 0.55, 0.325, 0.1, 0.1]
+    assert rates(linear, 12) == pytest.approx(expected)
+    steep = WarmupStableDecaySchedule(make_optimizer(2.0), **arguments)
+    assert rates(steep, 12)[6:] == pytest.approx(
+        [2.0, 1.1, 2 - 1.8 * 0.5**0.5, 2 - 1.8 * 0.75**0.5, 0.2, 0.2]
+    )
+
+
+def test_warmup_stable_decay_resumes_exactly():
+    make = lambda: WarmupStableDecaySchedule(make_optimizer(), 20, 3, 5)  # noqa: E731
+    expected = rates(make(), 25)
+    first, second = make(), make()
+    rates(first, 17)
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.load_state_dict(first.state_dict())
+    assert rates(second, 8) == expected[17:]
+
+
 def test_polynomial_schedule_with_zero_rate_and_warmup():
     schedule = PolynomialDecaySchedule(
         make_optimizer(),
@@ -128,6 +150,7 @@ def test_a_run_may_consist_of_warmup_only():
     assert rates(CosineSchedule(make_optimizer(), 1, 1), 3) == [0.0, 1.0, 0.0]
     assert rates(CosineSchedule(make_optimizer(), 1, 1, cycle_length=0.5), 3) == [0.0, 1.0, 0.0]
     assert rates(PolynomialDecaySchedule(make_optimizer(), 1, 1), 3) == [0.0, 1.0, 0.0]
+    assert rates(WarmupStableDecaySchedule(make_optimizer(), 1, 1, 1), 3) == [0.0, 0.0, 0.0]
     assert rates(PolynomialDecaySchedule(make_optimizer(), 1, 2, zero_lr_warmup_steps=1), 4) == [
         0.0,
         0.0,
@@ -158,6 +181,16 @@ def test_a_run_may_consist_of_warmup_only():
             CosineSchedule,
             {'total_steps': 10, 'warmup_steps': 0, 'cycle_length': 0.0},
             'cycle_length',
+        ),
+        (
+            WarmupStableDecaySchedule,
+            {'total_steps': 9, 'warmup_steps': 1, 'decay_steps': 10},
+            'decay_steps must be from 1 to the 9 updates of the run',
+        ),
+        (
+            WarmupStableDecaySchedule,
+            {'total_steps': 9, 'warmup_steps': 1, 'decay_steps': 4, 'power': 0.0},
+            'power must be positive',
         ),
         (
             PolynomialDecaySchedule,
