@@ -11,6 +11,7 @@ from torch.optim.adam import adam
 # the slope at 0, and take singular values to between 0.68 and 1.13 in five steps.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
+_LONG = 3  # columns per row from which on `_iterated_on_squares` is faster
 
 
 class Muon(torch.optim.Optimizer):
@@ -145,8 +146,33 @@ def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = x.T if is_tall else x
     x = x / (torch.linalg.matrix_norm(x) + 1e-12)
+    # Squared singular values have twice the digits, too many for bfloat16.
+    is_long = x.shape[1] >= _LONG * x.shape[0] and x.dtype != torch.bfloat16
+    x = _iterated_on_squares(x) if is_long else _iterated(x)
+    return (x.T if is_tall else x).to(matrix.dtype)
+
+
+def _iterated(x: torch.Tensor) -> torch.Tensor:
     a, b, c = _QUINTIC
     for _ in range(_ITERATIONS):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.T if is_tall else x).to(matrix.dtype)
+    return x
+
+
+def _iterated_on_squares(x: torch.Tensor) -> torch.Tensor:
+    """Compute `_iterated` with two products of the long side instead of ten.
+
+    Every step multiplies x by a polynomial of x x^T. All of these commute, so that x x^T and the
+    product of the polynomials can be iterated without x.
+    """
+    a, b, c = _QUINTIC
+    gram = x @ x.T
+    identity = torch.eye(len(gram), dtype=x.dtype, device=x.device)
+    product = identity
+    for step in range(_ITERATIONS):
+        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c).add_(identity, alpha=a)
+        product = factor @ product if step else factor
+        if step < _ITERATIONS - 1:
+            gram = factor @ gram @ factor
+    return product @ x

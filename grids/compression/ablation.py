@@ -47,6 +47,7 @@ def explorer(launcher: Launcher) -> None:
             row({**share, **muon, 'seanet.init': 'lecun_normal'})
             row({**init, **muon})
             row(own, schedule='cosine')
+            row(own, schedule='warmup_stable_decay')
             row({**own, 'losses.l1.weight': 1.0})
             row({**own, 'adversarial.start': 250, 'adversarial.warmup': 50})
             row(published)

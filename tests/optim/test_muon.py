@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from audiocodec.optim import Muon
+from audiocodec.optim import Muon, muon
 from audiocodec.optim.muon import orthogonalized
 from audiocodec.optim.step import step_if
 
@@ -16,6 +16,19 @@ def test_orthogonalized_has_the_singular_vectors_of_the_matrix_and_equal_values(
     assert diagonal.min() > 0.6
     assert diagonal.max() < 1.25
     torch.testing.assert_close(found, torch.diag(diagonal), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize('shape', [(6, 40), (16, 48), (64, 1024)])
+def test_iterating_on_squares_is_iterating(shape):
+    """Also where singular values differ by five orders of magnitude."""
+    torch.manual_seed(0)
+    matrix = torch.randn(shape) @ torch.diag(torch.logspace(0, -5, shape[1]))
+    matrix = matrix / matrix.norm()
+    expected = muon._iterated(matrix.double())
+    precise = muon._iterated_on_squares(matrix.double())
+    torch.testing.assert_close(precise, expected, atol=1e-10, rtol=0)
+    found = muon._iterated_on_squares(matrix).double()
+    assert (found - expected).norm() / expected.norm() < 1e-3
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, 'Muon'), reason='PyTorch 2.9')
