@@ -1,5 +1,8 @@
 """Optimizer steps that can be skipped without synchronizing with the device."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 _FLAG_IGNORED = {'mps'}  # devices; PyTorch 2.5 to 2.14
@@ -28,3 +31,20 @@ def step_if(optimizer: torch.optim.Optimizer, ok: torch.Tensor) -> None:
             del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
     elif bool(ok):
         optimizer.step()
+
+
+@contextmanager
+def without_compiler() -> Iterator[None]:
+    """Create optimizers without the import of PyTorch's compiler, which takes a second.
+
+    `Optimizer.add_param_group` imports it, in order not to be compiled. See
+    findings/torch_first_optimizer_imports_dynamo.sh. An optimizer of PyTorch does so again when it
+    takes its first step.
+    """
+    kind = torch.optim.Optimizer
+    marked = kind.add_param_group
+    kind.add_param_group = getattr(marked, '__wrapped__', marked)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        kind.add_param_group = marked  # type: ignore[method-assign]

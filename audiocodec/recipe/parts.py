@@ -25,6 +25,8 @@ from audiocodec.data import SPLITS, AudioMeta, write_audio
 from audiocodec.losses import CodecLoss, LossCombiner
 from audiocodec.metrics.base import Metric
 from audiocodec.models import CompressionModel
+from audiocodec.optim.schedules import advance
+from audiocodec.optim.step import without_compiler
 from audiocodec.quantization import BaseQuantizer, QuantizedResult
 from audiocodec.recipe.check import rule_problems
 from audiocodec.recipe.rules import ACCEPTED, LOADING
@@ -98,7 +100,8 @@ def build_parts(cfg: DictConfig) -> Parts:
         if ACCEPTED['seed'].check(plain.get('seed')):
             seed_everything(plain['seed'], SEED_PURPOSE)
         builder = _Builder(cfg)
-        parts = builder.build()
+        with without_compiler():
+            parts = builder.build()
         problems += builder.problems
     if problems or parts is None:
         raise ConfigError(dict.fromkeys(problems))
@@ -218,7 +221,7 @@ class _Builder:
         before = len(self._found)
         factory = self._make('adversarial.optimizer', None, node)
         if factory is not None:
-            self._run('adversarial.optimizer', node, lambda: factory([_parameter()]).step())
+            self._run('adversarial.optimizer', node, lambda: _step(factory([_parameter()])))
         return len(self._found) == before
 
     def _build_losses(self) -> dict[str, nn.Module]:
@@ -365,10 +368,10 @@ class _Builder:
         if optimizer is not None and factory is not None:
             made: list[Any] = []  # stays empty for a schedule of another package
             self._run('optim.schedule', optim['schedule'], lambda: made.append(factory(optimizer)))
-            self._run('optim.optimizer', optim['optimizer'], optimizer.step)
+            self._run('optim.optimizer', optim['optimizer'], lambda: _step(optimizer))
             if len(self._found) == before:
                 for schedule in made:
-                    self._run('optim.schedule', optim['schedule'], schedule.step)
+                    self._run('optim.schedule', optim['schedule'], partial(advance, schedule))
         return not any(key.startswith('optim.schedule') for key in self._found[before:])
 
     # ---- data
@@ -502,6 +505,15 @@ def _run_discriminator(
     logits, feature_maps = discriminator(wav)
     adversaries.criterion.real(logits[0])
     feature_maps[0][0]
+
+
+def _step(optimizer: Any) -> None:
+    """Step an optimizer, unless it is one of PyTorch's that take any parameter, as `Adam` does.
+
+    They have checked their arguments when they were created.
+    """
+    if not (type(optimizer).__module__.startswith('torch.') and 'fused' in optimizer.defaults):
+        optimizer.step()
 
 
 def _parameter() -> nn.Parameter:

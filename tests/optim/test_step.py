@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -45,3 +48,19 @@ def test_other_optimizers_are_skipped_by_the_host():
     assert torch.equal(weights, torch.ones(5))
     step_if(optimizer, torch.tensor(True))
     assert (weights < 1).all()
+
+
+def test_optimizers_are_created_without_the_compiler():
+    """Its import takes a second. If this fails, a release of PyTorch imports it elsewhere."""
+    code = (
+        'import sys, torch; from audiocodec.optim.step import without_compiler\n'
+        'before = torch.optim.Optimizer.add_param_group\n'
+        'with without_compiler():\n'
+        '    optimizer = torch.optim.Adam([torch.zeros(1)])\n'
+        '    optimizer.add_param_group({"params": [torch.zeros(2)]})\n'
+        'assert len(optimizer.param_groups) == 2\n'
+        'assert torch.optim.Optimizer.add_param_group is before\n'
+        'print("torch._dynamo" in sys.modules)'
+    )
+    found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == 'False'
