@@ -6,6 +6,7 @@ Every problem with a file raises a ValueError that names it.
 import math
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,6 +171,33 @@ def read_segment(
             raise ValueError(f'{os.fspath(path)}: {error}') from error
     wav = filters.segment(wav, start, frames)
     return wav if channels is None else convert_channels(wav, channels)
+
+
+def read_parts(
+    path: str | os.PathLike[str], frames: int, sample_rate: int, channels: int | None = None
+) -> Iterator[torch.Tensor]:
+    """Read a file of any length in parts, which together equal `read_segment` of the whole.
+
+    Args:
+        path: the file.
+        frames: number of samples of a part at `sample_rate`, fewer in the last one.
+        sample_rate: sample rate of the result (Hz).
+        channels: channels of the result; None to keep those of the file.
+
+    Yields:
+        float32 [C, T], T <= frames.
+
+    Raises:
+        ValueError: the file cannot be read, is empty, or a part fails `check_samples`.
+    """
+    info = audio_info(path, check_end=True)
+    total = resampler(info.sample_rate, sample_rate).length(info.frames)
+    if total == 0:
+        raise ValueError(f'{os.fspath(path)}: has no sample at {sample_rate} Hz')
+    for start in range(0, total, frames):
+        wav = read_segment(path, start, frames, sample_rate, channels)
+        check_samples(wav, path)
+        yield wav
 
 
 def check_samples(wav: torch.Tensor, path: str | os.PathLike[str]) -> None:

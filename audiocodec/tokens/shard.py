@@ -10,15 +10,19 @@ from typing import Any, NamedTuple
 import torch
 
 from audiocodec.data import AudioMeta, is_address, read_segment
-from audiocodec.data.audio import check_samples
+from audiocodec.data.audio import check_samples, read_parts
 from audiocodec.data.shards import read_stored
 from audiocodec.models import CompressionModel
+from audiocodec.models.streaming.long import encoded, takes_parts
 from audiocodec.tokens.folder import TokenFolder, created
 from audiocodec.tokens.formats import FORMATS, Item
 from audiocodec.utils.errors import RunError
 
 _AHEAD = 2  # files that are read while others are encoded
 _BATCH_SECONDS = 240.0  # audio in a batch, on a GPU
+# Seconds of a file that is read and encoded in parts, on a CPU, and of a part: memory does not grow
+# with the length of files.
+_LONG, _PART = 600.0, 60.0
 
 
 class Task(NamedTuple):
@@ -40,10 +44,13 @@ class Task(NamedTuple):
 
 
 class _Sound(NamedTuple):
-    """A file of the shard: its place there, and its waveform [C, T], or why there is none."""
+    """A file of the shard: its place there, and its waveform [C, T], or why there is none.
+
+    The waveform of a file that is encoded in parts is None.
+    """
 
     place: int
-    wav: torch.Tensor | str
+    wav: torch.Tensor | str | None
 
 
 class StoppedError(Exception):
@@ -98,15 +105,19 @@ def _encode_batch(
     Raises:
         RunError: the model fails, e.g. for lack of memory.
     """
-    wavs = [sound.wav for sound in batch if isinstance(sound.wav, torch.Tensor)]
-    if not wavs:
-        yield from ((sound.place, str(sound.wav)) for sound in batch)
+    if isinstance(batch[0].wav, str):
+        yield batch[0].place, batch[0].wav
         return
+    wavs = [sound.wav for sound in batch if isinstance(sound.wav, torch.Tensor)]
     metas = [task.metas[sound.place] for sound in batch]
     try:
-        codes, scale = _encode(model, torch.stack(wavs))
-    except ValueError as error:
-        yield from ((one.place, f'{meta.path}: {error}') for one, meta in zip(batch, metas))
+        if wavs:
+            codes, scale = _encode(model, torch.stack(wavs))
+            samples = wavs[0].shape[-1]
+        else:
+            codes, scale, samples = _encode_parts(model, metas[0].path)
+    except (ValueError, OSError) as error:
+        yield from ((one.place, _reason(meta.path, error)) for one, meta in zip(batch, metas))
         return
     except RuntimeError as error:
         raise RunError(
@@ -114,7 +125,7 @@ def _encode_batch(
             'shards are kept: run the same command again'
         ) from error
     for row, (sound, meta) in enumerate(zip(batch, metas)):
-        info = _info(meta, wavs[row], model)
+        info = _info(meta, samples, model)
         info['frames'] = codes.shape[2]
         if scale is not None:
             info['scale'] = scale[row].tolist()
@@ -123,13 +134,30 @@ def _encode_batch(
 
 
 def _encode(model: CompressionModel, wav: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return codes and scale of items [B, C, T]; the only call of the model."""
+    """Return codes and scale of items [B, C, T]."""
     return model.encode(wav.to(next(model.parameters()).device))
 
 
-def _info(meta: AudioMeta, wav: torch.Tensor, model: CompressionModel) -> dict[str, Any]:
+def _encode_parts(
+    model: CompressionModel, path: str
+) -> tuple[torch.Tensor, torch.Tensor | None, int]:
+    """Return codes and scale of a file, and its number of samples."""
+    samples = 0
+
+    def parts() -> Iterator[torch.Tensor]:
+        nonlocal samples
+        size = round(_PART * model.sample_rate)
+        for wav in read_parts(path, size, model.sample_rate, model.channels):
+            samples += wav.shape[-1]
+            yield wav[None]
+
+    codes, scales = zip(*encoded(model, parts()))
+    scale = None if scales[0] is None else torch.cat(scales, dim=-1)
+    return torch.cat(codes, dim=-1), scale, samples
+
+
+def _info(meta: AudioMeta, samples: int, model: CompressionModel) -> dict[str, Any]:
     """Return the entry of a file in the index, as far as it does not depend on its codes."""
-    samples = wav.shape[-1]
     return {
         'path': meta.path,
         'duration': samples / model.sample_rate,
@@ -141,10 +169,17 @@ def _info(meta: AudioMeta, wav: torch.Tensor, model: CompressionModel) -> dict[s
 def _sounds(metas: Sequence[AudioMeta], model: CompressionModel) -> Iterator[_Sound]:
     """Read the files in a thread while others are encoded, the shortest first."""
     places = sorted(range(len(metas)), key=lambda place: metas[place].duration)
+    longest = max(meta.duration for meta in metas)
+    on_cpu = next(model.parameters()).device.type == 'cpu'
+    in_parts = longest > _LONG and on_cpu and takes_parts(model)
     with ThreadPoolExecutor(1) as pool:
         waiting: deque[Future[_Sound]] = deque()
         for place in places:
-            waiting.append(pool.submit(_read, place, metas[place].path, model))
+            meta = metas[place]
+            if in_parts and meta.duration > _LONG and not is_address(meta.path):
+                waiting.append(pool.submit(_Sound, place, None))
+            else:
+                waiting.append(pool.submit(_read, place, meta.path, model))
             if len(waiting) > _AHEAD:
                 yield waiting.popleft().result()
         while waiting:
@@ -159,8 +194,12 @@ def _read(place: int, path: str, model: CompressionModel) -> _Sound:
             wav = read_segment(path, 0, -1, model.sample_rate, model.channels)
         check_samples(wav, path)
     except (ValueError, OSError) as error:
-        return _Sound(place, str(error) if path in str(error) else f'{path}: {error}')
+        return _Sound(place, _reason(path, error))
     return _Sound(place, wav)
+
+
+def _reason(path: str, error: Exception) -> str:
+    return str(error) if path in str(error) else f'{path}: {error}'
 
 
 def _batches(sounds: Iterator[_Sound], model: CompressionModel) -> Iterator[list[_Sound]]:
@@ -181,7 +220,7 @@ def _batches(sounds: Iterator[_Sound], model: CompressionModel) -> Iterator[list
 
 def _fits(sound: _Sound, batch: Sequence[_Sound], sample_rate: int) -> bool:
     first = batch[0].wav
-    if isinstance(sound.wav, str) or isinstance(first, str):
+    if not isinstance(sound.wav, torch.Tensor) or not isinstance(first, torch.Tensor):
         return False
     samples = (len(batch) + 1) * sound.wav.shape[-1]
     return sound.wav.shape == first.shape and samples <= _BATCH_SECONDS * sample_rate

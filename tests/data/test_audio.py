@@ -12,6 +12,7 @@ from audiocodec.data import (
     read_segment,
     write_audio,
 )
+from audiocodec.data.audio import read_parts
 from audiocodec.dsp.resample import resample
 
 
@@ -218,3 +219,24 @@ def test_a_full_disk_is_not_blamed_on_the_format(small_disk, suffix, left):
     with pytest.raises(OSError, match=rf'a\.{suffix}: could not be written \(0\.0 MB free'):
         write_audio(small_disk / f'a.{suffix}', torch.rand(2, 96000) - 0.5, 48000)
     assert os.listdir(small_disk) == ['other']
+
+
+@pytest.mark.parametrize('rate', [8000, 11025, 24000])
+def test_parts_are_the_whole_file(tmp_path, rate):
+    path = tmp_path / 'stereo.wav'
+    soundfile.write(path, (torch.rand(5000, 2) - 0.5).numpy(), 11025, 'FLOAT')
+    parts = list(read_parts(path, 777, rate, 1))
+    assert {part.shape[-1] for part in parts[:-1]} == {777}
+    whole = read_segment(path, 0, -1, rate, 1)
+    torch.testing.assert_close(torch.cat(parts, dim=-1), whole, atol=1e-6, rtol=0)
+
+
+def test_a_part_may_be_broken(tmp_path):
+    path = tmp_path / 'broken.wav'
+    wav = torch.rand(5000).numpy()
+    wav[3000] = float('nan')
+    soundfile.write(path, wav, 8000, 'FLOAT')
+    parts = read_parts(path, 1000, 8000)
+    assert [next(parts).shape for _ in range(3)] == [(1, 1000)] * 3
+    with pytest.raises(ValueError, match=r'broken.wav: contains NaN or Inf'):
+        next(parts)

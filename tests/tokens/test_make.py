@@ -316,6 +316,33 @@ def test_files_that_the_model_cannot_take(make, audio, tmp_path, monkeypatch):
         make(tmp_path / 'other')
 
 
+@pytest.mark.parametrize('layout', ['safetensors', 'npy'])
+def test_long_files_are_read_and_encoded_in_parts(make, audio, tmp_path, monkeypatch, layout):
+    make(tmp_path / 'whole', layout=layout)
+    monkeypatch.setattr(shard_module, '_LONG', 0.4)
+    monkeypatch.setattr(shard_module, '_PART', 0.3)
+    whole = []
+    encode = shard_module._encode
+    monkeypatch.setattr(
+        shard_module, '_encode', lambda m, wav: whole.append(wav.shape[-1]) or encode(m, wav)
+    )
+    make(tmp_path / 'parts', layout=layout)
+    assert sorted(whole) == [400, 2480, 2480]
+    for name in ('index.jsonl', 'skipped.jsonl'):
+        assert lines(tmp_path / 'parts' / name) == lines(tmp_path / 'whole' / name)
+    found, expected = (TokenDataset(tmp_path / name) for name in ('parts', 'whole'))
+    assert len(found) == len(expected) == 7
+    different = sum(int((found[i][0] != expected[i][0]).sum()) for i in range(7))
+    assert different <= 2  # nearly tied codes may round otherwise
+
+
+def test_models_that_need_the_whole_signal_get_it(make, audio, tmp_path, monkeypatch):
+    monkeypatch.setattr(shard_module, '_LONG', 0.4)
+    monkeypatch.setattr(shard_module, '_encode_parts', None)
+    model = tiny_model(norm='time_group_norm')
+    assert make(tmp_path / 'out', model=model).files == 7
+
+
 def test_only_one_run_writes(make, tmp_path):
     out = tmp_path / 'out'
 

@@ -3,6 +3,7 @@
 import argparse
 import io
 import itertools
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,6 @@ import torch
 from audiocodec import bitstream
 from audiocodec.cli.codec.export import SOURCE
 from audiocodec.data import audio
-from audiocodec.dsp.resample import resampler
 from audiocodec.models import CompressionModel, sources
 from audiocodec.models.export.source import open_source
 from audiocodec.utils import files
@@ -122,13 +122,9 @@ def tables_beside(model: str) -> Path:
 
 def _parts(path: str, model: CompressionModel) -> Iterator[torch.Tensor]:
     """Read a file in parts [C, T] at the model's sample rate."""
-    info = audio.audio_info(path, check_end=True)
-    total = resampler(info.sample_rate, model.sample_rate).length(info.frames)
-    if total == 0:
-        raise ValueError(f'{path}: has no sample at {model.sample_rate} Hz')
+    info = audio.audio_info(path)
     size = round(_PART * model.sample_rate)
-    with Progress(range(0, total, size), desc='Encode', unit='part') as starts:
-        for start in starts:
-            wav = audio.read_segment(path, start, size, model.sample_rate, model.channels)
-            audio.check_samples(wav, path)
-            yield wav
+    parts = audio.read_parts(path, size, model.sample_rate, model.channels)
+    total = math.ceil(info.frames / info.sample_rate / _PART)
+    with Progress(parts, total, desc='Encode', unit='part') as progress:
+        yield from progress

@@ -56,6 +56,17 @@ def decode_long(
     return wav
 
 
+def takes_parts(model: CompressionModel) -> bool:
+    """True if `encoded` takes the signal in parts, False if the model needs the whole."""
+    if isinstance(model, EncodecModel) and model.segments is not None:
+        return True
+    try:
+        StreamingEncoder(model, 1)
+    except ValueError:
+        return False
+    return True
+
+
 def _size(number: float) -> int:
     if not number >= 1:
         raise ValueError('chunk_seconds is less than a frame: choose a longer one, such as 10')
