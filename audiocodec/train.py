@@ -1,5 +1,7 @@
 """Entry point of `dora run`, `dora grid` and `dora launch`, and their functions for notebooks."""
 
+import atexit
+import gc
 import logging
 import sys
 from collections.abc import Callable, Mapping
@@ -120,6 +122,7 @@ def main(cfg: DictConfig) -> None:
     with config.shown_as_messages():
         if cfg.show:
             show(cfg)
+            atexit.register(gc.freeze)  # the last search for garbage would take 0.3 s
             return
         solver = get_solver(cfg)
     logger.info('experiment %s in %s', xp.sig, xp.folder)
