@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import subprocess
 import sys
 
 import pytest
@@ -55,6 +56,17 @@ def test_showing_a_recipe_needs_no_solver(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert re.search(r'frame rate +50 Hz', printed)
     assert '280 in 14 epochs' in printed
+
+
+def test_showing_a_recipe_does_not_import_the_compiler(tmp_path):
+    """It would take a second: see `without_compiler`."""
+    code = (
+        'import sys; from audiocodec import train\n'
+        f'train.show(train.main.get_xp(["solver=compression/debug", "dora.dir={tmp_path}"]).cfg)\n'
+        'print("torch._dynamo" in sys.modules)'
+    )
+    found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert found.stdout.endswith('False\n')
 
 
 def test_only_errors_that_a_user_can_fix_are_shown_without_traceback(capsys):

@@ -1,6 +1,7 @@
 """Encoding of a shard: reading ahead, batches of items of equal length, writing."""
 
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +14,7 @@ from audiocodec.data import AudioMeta, is_address, read_segment
 from audiocodec.data.audio import check_samples, read_parts
 from audiocodec.data.shards import read_stored
 from audiocodec.models import CompressionModel
-from audiocodec.models.streaming.long import encoded, takes_parts
+from audiocodec.models.streaming.long import encoded, joined, takes_parts
 from audiocodec.tokens.folder import TokenFolder, created
 from audiocodec.tokens.formats import FORMATS, Item
 from audiocodec.utils.errors import RunError
@@ -151,9 +152,8 @@ def _encode_parts(
             samples += wav.shape[-1]
             yield wav[None]
 
-    codes, scales = zip(*encoded(model, parts()))
-    scale = None if scales[0] is None else torch.cat(scales, dim=-1)
-    return torch.cat(codes, dim=-1), scale, samples
+    codes, scale = joined(encoded(model, parts()))
+    return codes, scale, samples
 
 
 def _info(meta: AudioMeta, samples: int, model: CompressionModel) -> dict[str, Any]:
@@ -169,27 +169,31 @@ def _info(meta: AudioMeta, samples: int, model: CompressionModel) -> dict[str, A
 def _sounds(metas: Sequence[AudioMeta], model: CompressionModel) -> Iterator[_Sound]:
     """Read the files in a thread while others are encoded, the shortest first."""
     places = sorted(range(len(metas)), key=lambda place: metas[place].duration)
-    longest = max(meta.duration for meta in metas)
-    on_cpu = next(model.parameters()).device.type == 'cpu'
-    in_parts = longest > _LONG and on_cpu and takes_parts(model)
+    longest = _longest(metas, model)
     with ThreadPoolExecutor(1) as pool:
         waiting: deque[Future[_Sound]] = deque()
         for place in places:
-            meta = metas[place]
-            if in_parts and meta.duration > _LONG and not is_address(meta.path):
-                waiting.append(pool.submit(_Sound, place, None))
-            else:
-                waiting.append(pool.submit(_read, place, meta.path, model))
+            waiting.append(pool.submit(_read, place, metas[place], model, longest))
             if len(waiting) > _AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _read(place: int, path: str, model: CompressionModel) -> _Sound:
+def _longest(metas: Sequence[AudioMeta], model: CompressionModel) -> float:
+    """Return the seconds of a file above which it is encoded in parts."""
+    on_cpu = next(model.parameters()).device.type == 'cpu'
+    any_long = any(meta.duration > _LONG for meta in metas)
+    return _LONG if any_long and on_cpu and takes_parts(model) else math.inf
+
+
+def _read(place: int, meta: AudioMeta, model: CompressionModel, longest: float) -> _Sound:
+    path = meta.path
     try:
         if is_address(path):
             wav = read_stored(path, 0, -1, model.channels)
+        elif meta.duration > longest:
+            return _Sound(place, None)
         else:
             wav = read_segment(path, 0, -1, model.sample_rate, model.channels)
         check_samples(wav, path)

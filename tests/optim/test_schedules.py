@@ -17,12 +17,13 @@ from audiocodec.optim import (
 )
 
 PARITY = Path(__file__).parents[1] / 'fixtures' / 'parity'
-SCHEDULES = {
+AUDIOCRAFT = {
     'cosine': CosineSchedule,
     'polynomial_decay': PolynomialDecaySchedule,
     'inverse_sqrt': InverseSquareRootSchedule,
     'linear_warmup': LinearWarmupSchedule,
 }
+SCHEDULES = {**AUDIOCRAFT, 'warmup_stable_decay': WarmupStableDecaySchedule}
 
 
 def make_optimizer(lr=1.0):
@@ -39,10 +40,12 @@ def rates(schedule, steps):
 
 
 def arguments(name):
+    if name not in AUDIOCRAFT:
+        return {'total_steps': 50, 'warmup_steps': 5, 'decay_steps': 10, 'lr_min_ratio': 0.1}
     return json.loads((PARITY / 'training_parts.json').read_text())[f'schedule.{name}']
 
 
-@pytest.mark.parametrize('name', SCHEDULES)
+@pytest.mark.parametrize('name', AUDIOCRAFT)
 def test_rates_equal_those_of_audiocraft(name):
     expected = load_file(PARITY / 'training_parts.safetensors')[f'schedule.{name}']
     schedule = SCHEDULES[name](make_optimizer(), **arguments(name))
@@ -113,16 +116,6 @@ def test_warmup_stable_decay_falls_at_the_end_only():
     assert rates(steep, 12)[6:] == pytest.approx(
         [2.0, 1.1, 2 - 1.8 * 0.5**0.5, 2 - 1.8 * 0.75**0.5, 0.2, 0.2]
     )
-
-
-def test_warmup_stable_decay_resumes_exactly():
-    make = lambda: WarmupStableDecaySchedule(make_optimizer(), 20, 3, 5)  # noqa: E731
-    expected = rates(make(), 25)
-    first, second = make(), make()
-    rates(first, 17)
-    second.optimizer.load_state_dict(first.optimizer.state_dict())
-    second.load_state_dict(first.state_dict())
-    assert rates(second, 8) == expected[17:]
 
 
 def test_polynomial_schedule_with_zero_rate_and_warmup():

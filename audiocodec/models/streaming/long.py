@@ -16,9 +16,7 @@ def encode_long(model: CompressionModel, wav: torch.Tensor, chunk_seconds: float
     """See `CompressionModel.encode_long`."""
     wav = model.check_wav(wav)
     size = _size(chunk_seconds * model.sample_rate)
-    codes, scales = zip(*encoded(model, wav.split(size, dim=-1)))
-    scale = None if scales[0] is None else torch.cat(scales, dim=-1)
-    return torch.cat(codes, dim=-1), scale
+    return joined(encoded(model, wav.split(size, dim=-1)))
 
 
 def decode_long(
@@ -54,6 +52,13 @@ def decode_long(
     assert wav is not None
     assert start == samples, (start, samples)
     return wav
+
+
+def joined(parts: Iterable[Coded]) -> Coded:
+    """Concatenate what `encoded` yields: codes [B, K, T] and scale."""
+    codes, scales = zip(*parts)
+    scale = None if scales[0] is None else torch.cat(scales, dim=-1)
+    return torch.cat(codes, dim=-1), scale
 
 
 def takes_parts(model: CompressionModel) -> bool:
