@@ -1,6 +1,7 @@
-"""Averaged (EMA) weights, learning rate schedules, and an optimizer for transformers."""
+"""Averaged (EMA) weights, learning rate schedules and optimizers."""
 
 from audiocodec.optim.adamw import MatrixDecayAdamW
+from audiocodec.optim.bfloat16_adam import Bfloat16Adam
 from audiocodec.optim.ema import ModuleEMA
 from audiocodec.optim.muon import Muon
 from audiocodec.optim.schedules import (
@@ -13,6 +14,7 @@ from audiocodec.optim.schedules import (
 )
 
 __all__ = [
+    'Bfloat16Adam',
     'CosineSchedule',
     'InverseSquareRootSchedule',
     'LinearWarmupSchedule',

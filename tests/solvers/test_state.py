@@ -238,6 +238,29 @@ def test_only_a_stage_and_its_metric_can_be_kept(key):
         )
 
 
+@pytest.mark.parametrize('optimizer', ['Bfloat16Adam', 'MatrixDecayAdamW', 'Muon'])
+def test_a_run_with_an_optimizer_of_ours_is_resumed_exactly(make_solver, assert_equal, optimizer):
+    overrides = (
+        'adversarial=msstftd',
+        *ADVERSARIES['msstftd'],
+        f'optim.optimizer._target_=audiocodec.optim.{optimizer}',
+        f'adversarial.optimizer._target_=audiocodec.optim.{optimizer}',
+        *RVQ,
+    )
+    wavs = [0.1 * torch.randn(2, 1, 4000) for _ in range(5)]
+    first, second = make_solver(*overrides, base=SMALL), make_solver(*overrides, base=SMALL)
+    first.prepare()
+    for wav in wavs[:3]:
+        first.run_step(wav)
+    first.commit()
+    second.restore()
+    for solver in (first, second):
+        torch.manual_seed(1)
+        for wav in wavs[3:]:
+            assert not solver.run_step(wav)['skipped']
+    assert_equal(everything(first), everything(second))
+
+
 def test_a_checkpoint_of_another_recipe_is_refused_with_the_missing_parts(make_solver):
     solver = make_solver()
     solver.prepare()
