@@ -31,7 +31,7 @@ class Bfloat16Adam(torch.optim.Optimizer):
         ValueError: for a decay that bfloat16 cannot hold.
     """
 
-    # `step_if` and `torch.amp.GradScaler` give a flag instead of reading it on the host.
+    # `step_if` and `torch.amp.GradScaler` set `found_inf` and `grad_scale`; the host reads neither.
     _step_supports_amp_scaling = True
 
     def __init__(
@@ -55,7 +55,8 @@ class Bfloat16Adam(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters that have a gradient.
 
-        A flag `found_inf`, see `step_if`, leaves parameters and averages as they are.
+        A flag `found_inf`, see `step_if`, leaves parameters and averages as they are. Gradients are
+        divided by `grad_scale`, which `torch.amp.GradScaler` sets.
         """
         loss = None
         if closure is not None:
@@ -94,6 +95,7 @@ class Bfloat16Adam(torch.optim.Optimizer):
             [],
             [state['steps'] for state in states],
             fused=True,
+            grad_scale=getattr(self, 'grad_scale', None),
             found_inf=getattr(self, 'found_inf', None),
             amsgrad=False,
             beta1=first,

@@ -32,7 +32,7 @@ class Muon(torch.optim.Optimizer):
         weight_decay: decoupled; of matrices only.
     """
 
-    # `step_if` and `torch.amp.GradScaler` give a flag instead of reading it on the host.
+    # `step_if` and `torch.amp.GradScaler` set `found_inf` and `grad_scale`; the host reads neither.
     _step_supports_amp_scaling = True
 
     def __init__(
@@ -69,27 +69,34 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters that have a gradient.
 
-        A flag `found_inf`, see `step_if`, leaves parameters and averages as they are.
+        A flag `found_inf`, see `step_if`, leaves parameters and averages as they are. Gradients are
+        divided by `grad_scale`, which `torch.amp.GradScaler` sets.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        found_inf = getattr(self, 'found_inf', None)
+        flags = {name: getattr(self, name, None) for name in ('found_inf', 'grad_scale')}
         for group in self.param_groups:
             parameters: list[torch.Tensor] = [p for p in group['params'] if p.grad is not None]
             if not group['orthogonal']:
-                self._update_vectors(parameters, group, found_inf)
+                self._update_vectors(parameters, group, **flags)
                 continue
             for parameter in parameters:
-                self._update_matrix(parameter, group, found_inf)
+                self._update_matrix(parameter, group, **flags)
         return loss
 
     def _update_matrix(
-        self, parameter: torch.Tensor, group: dict[str, Any], found_inf: torch.Tensor | None
+        self,
+        parameter: torch.Tensor,
+        group: dict[str, Any],
+        found_inf: torch.Tensor | None,
+        grad_scale: torch.Tensor | None,
     ) -> None:
         gradient, taken = parameter.grad, torch.ones((), device=parameter.device)
         assert gradient is not None
+        if grad_scale is not None:
+            gradient = gradient / grad_scale.to(parameter.device)
         if found_inf is not None:  # on the device, 1 or 0
             taken = 1 - found_inf.to(parameter.device)
             gradient = torch.where(taken > 0, gradient, 0.0)
@@ -108,6 +115,7 @@ class Muon(torch.optim.Optimizer):
         parameters: list[torch.Tensor],
         group: dict[str, Any],
         found_inf: torch.Tensor | None,
+        grad_scale: torch.Tensor | None,
     ) -> None:
         for parameter in parameters:
             if not self.state[parameter]:
@@ -126,6 +134,7 @@ class Muon(torch.optim.Optimizer):
             [],
             [state['steps'] for state in states],
             fused=True,
+            grad_scale=grad_scale,
             found_inf=found_inf,
             amsgrad=False,
             beta1=first,

@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from audiocodec.optim import step
+from audiocodec.optim import Bfloat16Adam, MatrixDecayAdamW, Muon, step
 from audiocodec.optim.step import step_if
 
 
@@ -64,3 +64,29 @@ def test_optimizers_are_created_without_the_compiler():
     )
     found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == 'False'
+
+
+@pytest.mark.parametrize('kind', [Bfloat16Adam, MatrixDecayAdamW, Muon])
+def test_optimizers_of_ours_work_with_a_scaled_loss(kind):
+    torch.manual_seed(0)
+    start = [torch.randn(4, 6), torch.randn(4)]
+    options = {'fused': True} if kind is MatrixDecayAdamW else {}
+    ends = []
+    for scale in (None, 1024.0):
+        parameters = [torch.nn.Parameter(value.clone()) for value in start]
+        optimizer = kind(parameters, lr=0.1, eps=1e-2, **options)  # the scale of gradients counts
+        scaler = torch.amp.GradScaler('cpu', init_scale=scale or 1.0, growth_interval=2)
+        for factor in (1.0, 1.0, 3.0, float('inf'), 2.0):
+            optimizer.zero_grad()
+            loss = factor * sum((p**2).sum() for p in parameters)
+            if scale is not None:
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+            elif factor < float('inf'):
+                loss.backward()
+                optimizer.step()
+        ends.append(parameters)
+    for plain, scaled, before in zip(*ends, start):
+        torch.testing.assert_close(scaled, plain)
+        assert not torch.equal(plain, before)
