@@ -20,6 +20,7 @@ from audiocodec.adversarial.evaluate import (
     with_precomputed_gradients,
 )
 from audiocodec.adversarial.losses import Criterion, FeatureMatchingLoss, get_criterion
+from audiocodec.modules.init import initialize
 from audiocodec.modules.parametrizations import PicklableModule
 from audiocodec.optim import advance
 from audiocodec.optim.loss_scale import NO_SCALE, LossScale
@@ -56,6 +57,8 @@ class AdversarialTrainer(PicklableModule):
             after a `start` above 0 or `start_warmup`. For this many updates, only the
             discriminators train. During as many more, the weight of the losses of the generator
             increases from 0 to 1. See `in_warmup` and `warmup_weight`.
+        init: initialization of the convolutions of all discriminators, see
+            `audiocodec.modules.init.initialize`.
         max_norm: maximum L2 norm of the gradient of all discriminators together (gradient
             clipping); None for no clipping.
         lr_ratio: factor of the optimizer's learning rate. Below 1, the discriminators learn slower
@@ -76,7 +79,7 @@ class AdversarialTrainer(PicklableModule):
             float16; `update` is left to the caller, after each update.
 
     Raises:
-        ValueError: unknown criterion, or a number out of range.
+        ValueError: unknown criterion or initialization, or a number out of range.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class AdversarialTrainer(PicklableModule):
         every: float = 1,
         start: int = 0,
         warmup: int = 300,
+        init: str = 'default',
         max_norm: float | None = None,
         lr_ratio: float = 1.0,
         seed: int = 0,
@@ -113,6 +117,7 @@ class AdversarialTrainer(PicklableModule):
                 f"lr_ratio={lr_ratio!r}: expected a number > 0, the ratio to the generator's rate"
             )
         self.discriminators = nn.ModuleDict(discriminators)
+        initialize(self.discriminators, init)
         self.criterion = get_criterion(criterion) if isinstance(criterion, str) else criterion
         self.feature_loss = feature_loss
         self.normalize = normalize

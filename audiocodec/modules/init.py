@@ -1,15 +1,18 @@
 """Weight initialization of convolutions."""
 
+import math
+
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+_Conv = nn.Conv1d | nn.ConvTranspose1d | nn.Conv2d
 INITS = ('default', 'zero_bias', 'lecun_normal', 'scaled_residual')
 
 
 @torch.no_grad()
 def initialize(module: nn.Module, init: str) -> None:
-    """Initialize every 1-D convolution in a module.
+    """Initialize every 1-D and 2-D convolution in a module.
 
     PyTorch's default draws weights, and biases of the same size, with the variance 1 / (3 fan_in):
     each layer passes on about a third of the power of its input. After the thirty layers of a small
@@ -44,7 +47,7 @@ def initialize(module: nn.Module, init: str) -> None:
     branches = _residual_branches(module) if init == 'scaled_residual' else []
     ends = {id(_convolutions(branch)[-1]) for branch in branches}
     for conv in _convolutions(module):
-        fan_in = conv.in_channels // conv.groups * conv.kernel_size[0]
+        fan_in = conv.in_channels // conv.groups * math.prod(conv.kernel_size)
         if isinstance(conv, nn.ConvTranspose1d):
             # Only every stride-th tap contributes to a given output sample.
             fan_in = max(1, fan_in // conv.stride[0])
@@ -59,9 +62,9 @@ def initialize(module: nn.Module, init: str) -> None:
             conv.bias.zero_()
 
 
-def _convolutions(module: nn.Module) -> list[nn.Conv1d | nn.ConvTranspose1d]:
-    """Return the 1-D convolutions of a module, in the order of the signal."""
-    return [conv for conv in module.modules() if isinstance(conv, nn.Conv1d | nn.ConvTranspose1d)]
+def _convolutions(module: nn.Module) -> list[_Conv]:
+    """Return the convolutions of a module, in the order of the signal."""
+    return [conv for conv in module.modules() if isinstance(conv, _Conv)]
 
 
 def _residual_branches(module: nn.Module) -> list[nn.Module]:

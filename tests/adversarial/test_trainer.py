@@ -38,6 +38,42 @@ def make_trainer(**kwargs):
     return AdversarialTrainer(make_discriminators(), **{'optimizer': ADAM, **kwargs})
 
 
+def share_that_depends_on_the_audio(trainer, wavs):
+    """Return the smallest fraction of the power of logits that varies over a batch."""
+    fractions = []
+    for discriminator in trainer.discriminators.values():
+        with torch.no_grad():
+            for logits in discriminator(wavs)[0]:
+                varying = (logits - logits.mean(0)).square().mean()
+                fractions.append((varying / logits.square().mean()).item())
+    return min(fractions)
+
+
+@pytest.mark.parametrize('kind', ['stft', 'period', 'scale'])
+def test_initialized_discriminators_see_quiet_audio(kind):
+    """With PyTorch's initialization, their logits are biases, whatever they hear."""
+
+    def make(init):
+        torch.manual_seed(0)
+        discriminators = {
+            **make_discriminators(),
+            'scale': MultiScaleDiscriminator(filters=4, max_filters=8),
+        }
+        return AdversarialTrainer({kind: discriminators[kind]}, optimizer=ADAM, init=init)
+
+    wavs = 0.05 * torch.randn(8, 1, 600, generator=torch.Generator().manual_seed(1))
+    default, normal = (
+        share_that_depends_on_the_audio(make(init), wavs) for init in ('default', 'lecun_normal')
+    )
+    assert default < 1e-4
+    assert normal > 0.1
+
+
+def test_an_unknown_initialization_is_refused():
+    with pytest.raises(ValueError, match=r"init='xavier' is unknown: choose one of .*lecun_normal"):
+        make_trainer(init='xavier')
+
+
 def batch(index=0, size=2, length=600):
     generator = torch.Generator().manual_seed(index)
     noise = 0.3 * torch.randn(size, 1, length, generator=generator)

@@ -37,6 +37,15 @@ def test_convolved_white_noise_has_unit_variance(conv):
     assert not conv.bias.any()
 
 
+def test_convolved_images_of_white_noise_have_unit_variance():
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(16, 400, (3, 9), groups=2)
+    initialize(conv, 'lecun_normal')
+    with torch.no_grad():
+        assert conv(torch.randn(2, 16, 12, 40)).var() == pytest.approx(1, rel=0.1)
+    assert not conv.bias.any()
+
+
 @pytest.mark.parametrize('network', ['encoder', 'decoder'])
 def test_many_residual_units_need_scaled_branches(network):
     """DAC has twelve, with Snake: the output of `lecun_normal` would saturate its Tanh."""
