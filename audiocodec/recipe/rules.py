@@ -215,6 +215,7 @@ ACCEPTED: dict[str, Rule] = {
     'logging.every_updates': or_null(POSITIVE_INTEGER, 'for only at the end of an epoch'),
     'logging.warn_codebook_usage': FRACTION,
     'logging.warn_discriminator': FRACTION,
+    'logging.warn_guessing': FRACTION,
     'logging.tensorboard': SWITCH,
     'logging.tensorboard_items': COUNT,
     'logging.wandb.enabled': SWITCH,

@@ -23,7 +23,11 @@ from audiocodec.run.averager import Averager
 from audiocodec.run.device import peak_memory
 from audiocodec.solvers import finetune, precision
 from audiocodec.solvers.base import StandardSolver
-from audiocodec.solvers.health import codebook_warning, discriminator_warning
+from audiocodec.solvers.health import (
+    codebook_warning,
+    discriminator_warning,
+    guessing_warning,
+)
 from audiocodec.utils import config, distrib
 from audiocodec.utils.eval_mode import eval_mode
 from audiocodec.utils.paths import safe_stem
@@ -270,9 +274,12 @@ class CompressionSolver(StandardSolver):
         return re.search(r'usage|perplexity|_acc$', metric) is not None
 
     def warn(self, metrics: Mapping[str, float]) -> None:
-        """Log warnings about codebook collapse and discriminators that win."""
-        texts = [discriminator_warning(metrics, self.cfg.logging.warn_discriminator)]
+        """Log warnings about codebook collapse and discriminators that win or guess."""
         history = [*(stages.get('train', {}) for stages in self.history), metrics]
+        texts = [
+            discriminator_warning(metrics, self.cfg.logging.warn_discriminator),
+            guessing_warning(history, self.cfg.logging.warn_guessing),
+        ]
         section = config.source_section(config.unresolved(self.cfg), 'model.quantizer')
         advice = self.model.unused_codes_advice.format(section=section)
         # the usage of frozen codebooks is that of an earlier training, if it is known at all

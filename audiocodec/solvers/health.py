@@ -1,4 +1,4 @@
-"""Warnings about codebook collapse and winning discriminators, with advice."""
+"""Warnings about codebook collapse and discriminators that win or guess, with advice."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -44,15 +44,8 @@ def discriminator_warning(metrics: Metrics, threshold: float = 0.98) -> str | No
         metrics: means of a training epoch, with `d_NAME_real_acc` and `d_NAME_fake_acc`.
         threshold: a discriminator has won if both accuracies, in [0, 1], are above it.
     """
-    won = []
-    for key, real in metrics.items():
-        match = re.fullmatch(r'd_(.+)_real_acc', key)
-        if match is None:
-            continue
-        name = match[1]
-        fake = metrics.get(f'd_{name}_fake_acc', 0.0)
-        if min(real, fake) > threshold:
-            won.append(f'{name} (real {real:.1%}, fake {fake:.1%})')
+    accuracies = _accuracies(metrics)
+    won = [_described(name, both) for name, both in accuracies.items() if min(both) > threshold]
     if not won:
         return None
     return (
@@ -61,3 +54,50 @@ def discriminator_warning(metrics: Metrics, threshold: float = 0.98) -> str | No
         '(adversarial.start); clipping their gradient (adversarial.max_norm); or a higher '
         'losses.feat.weight'
     )
+
+
+def guessing_warning(
+    history: Sequence[Metrics], threshold: float = 0.52, epochs: int = 2
+) -> str | None:
+    """Return a warning that names the discriminators that guess; None if there are none.
+
+    A discriminator whose logits hardly depend on the audio is right about one kind as often as it
+    is wrong about the other. The gradient of the generator is then of no use, and takes the share
+    of the others.
+
+    Args:
+        history: training metrics of each epoch so far, see `discriminator_warning`.
+        threshold: a discriminator guesses if the mean of both accuracies, in [0, 1], is below it.
+        epochs: number of consecutive epochs below the threshold before a discriminator is named.
+    """
+    latest = [_accuracies(metrics) for metrics in history[-epochs:]]
+    if len(latest) < epochs:
+        return None
+    guessing = [
+        _described(name, both)
+        for name, both in latest[-1].items()
+        if all(sum(epoch.get(name, (1.0, 1.0))) / 2 < threshold for epoch in latest)
+    ]
+    if not guessing:
+        return None
+    return (
+        f'discriminators tell real from fake by guessing, in the last {epochs} epochs: '
+        f'{", ".join(guessing)}. The generator learns nothing from them. Try '
+        'adversarial.init=lecun_normal, and a higher learning rate than its own '
+        '(adversarial.lr_ratio=3)'
+    )
+
+
+def _accuracies(metrics: Metrics) -> dict[str, tuple[float, float]]:
+    """Return the accuracies on real and on fake audio by the name of the discriminator."""
+    found = {}
+    for key, real in metrics.items():
+        match = re.fullmatch(r'd_(.+)_real_acc', key)
+        if match is not None:
+            found[match[1]] = (real, metrics.get(f'd_{match[1]}_fake_acc', 0.0))
+    return found
+
+
+def _described(name: str, accuracies: tuple[float, float]) -> str:
+    real, fake = accuracies
+    return f'{name} (real {real:.1%}, fake {fake:.1%})'

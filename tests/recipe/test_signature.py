@@ -136,6 +136,7 @@ HARMLESS = [
     'logging.log_updates=2',
     'logging.warn_codebook_usage=0.9',
     'logging.warn_discriminator=0.5',
+    'logging.warn_guessing=0.6',
     'logging.tensorboard=true',
     'logging.tensorboard_items=1',
     'valid.every=null',

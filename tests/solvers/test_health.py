@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from audiocodec import train
-from audiocodec.solvers.health import codebook_warning, discriminator_warning
+from audiocodec.solvers.health import codebook_warning, discriminator_warning, guessing_warning
 from audiocodec.utils import config, paths
 
 
@@ -56,9 +56,32 @@ def test_a_discriminator_has_won_when_it_is_right_on_both():
     assert discriminator_warning({}) is None
 
 
+def test_a_discriminator_guesses_when_it_says_the_same_of_both_in_two_epochs():
+    constant = {'d_one_real_acc': 0.83, 'd_one_fake_acc': 0.17}
+    other = {'d_one_real_acc': 0.2, 'd_one_fake_acc': 0.82, 'd_two_real_acc': 0.5}
+    learning = {'d_one_real_acc': 0.6, 'd_one_fake_acc': 0.5}
+    text = guessing_warning([learning, other, constant])
+    assert 'in the last 2 epochs: one (real 83.0%, fake 17.0%).' in text
+    assert 'one (real 20.0%, fake 82.0%)' in guessing_warning([constant, other])
+    assert 'two' not in guessing_warning([constant, other])  # in one epoch only
+    assert guessing_warning([constant, learning]) is None
+    assert guessing_warning([learning, constant]) is None
+    assert 'one' in guessing_warning([constant, learning], threshold=0.56)
+
+
+@pytest.mark.parametrize(
+    'history', [[], [{'d_one_real_acc': 0.5, 'd_one_fake_acc': 0.5}], [{}, {'mel': 0.1}]]
+)
+def test_no_warning_about_guesses_too_early_or_without_discriminators(history):
+    assert guessing_warning(history) is None
+
+
 def test_the_advice_about_discriminators_names_keys_that_exist():
-    text = discriminator_warning({'d_a_real_acc': 1.0, 'd_a_fake_acc': 1.0})
-    assert missing_keys(text, train.main.get_xp([]).cfg) == []
+    for text in (
+        discriminator_warning({'d_a_real_acc': 1.0, 'd_a_fake_acc': 1.0}),
+        guessing_warning([{'d_a_real_acc': 0.5, 'd_a_fake_acc': 0.5}] * 2),
+    ):
+        assert missing_keys(text, train.main.get_xp([]).cfg) == []
 
 
 QUANTIZERS = sorted(path.stem for path in (paths.ROOT / 'config' / 'quantizer').glob('*.yaml'))
