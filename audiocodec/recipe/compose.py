@@ -82,6 +82,9 @@ def compose(folder: Path, argv: Sequence[str]) -> Composed:
     _allow_targets(cfg, values)
     defaults = config.unresolved(root)
     drop_inherited(cfg, defaults)
+    recipe = tuple(choice for choice in valid_choices if key_of(choice) == 'solver')
+    if recipe != valid_choices:  # an option over the recipe, such as schedule=constant
+        drop_inherited(cfg, config.unresolved(_files(folder, stamp, recipe)))
     overrides = _apply_values(cfg, values, options, problems)
     spelled = {override.argument: override.spelled() for override in overrides}
     found = {argument: text for argument in argv if (text := problems[argument]) is not None}

@@ -4,6 +4,9 @@ Hydra merges mappings: `optim.optimizer._target_=torch.optim.SGD` keeps the `bet
 a recipe and on the command line. Where a layer of the configuration names another class, arguments
 that the layer does not set itself and that the new class does not take are dropped. For a class
 chosen by name, such as `activation`, all arguments that the layer does not set are dropped.
+
+An option of a group, such as `adversarial=msd`, is a layer over the recipe: arguments that the
+recipe sets for a component that the option does not have are dropped with it.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -45,10 +48,14 @@ def _inherited(node: Mapping[str, Any], below: Mapping[str, Any], prefix: str) -
             if _is_same(name, node, below):
                 yield f'{prefix}{name}'
     for name, value in node.items():
+        old = below.get(name)
         if name.endswith(PARAMETERS):
             yield from _parameters(name, node, below, prefix)
-        elif isinstance(value, Mapping) and isinstance(below.get(name), Mapping):
-            yield from _inherited(value, below[name], f'{prefix}{name}.')
+        elif isinstance(value, Mapping) and isinstance(old, Mapping):
+            if '_target_' in old and '_target_' not in value:  # of a component that is gone
+                yield f'{prefix}{name}'
+            else:
+                yield from _inherited(value, old, f'{prefix}{name}.')
 
 
 def _parameters(

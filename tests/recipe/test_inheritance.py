@@ -148,6 +148,40 @@ def test_a_schedule_and_a_metric_too():
     assert set(cfg.metrics.sisnr) == {'_target_'}
 
 
+@pytest.mark.parametrize(
+    ('recipe', 'option', 'key', 'left'),
+    [
+        ('codec_small_24khz', 'schedule=constant', 'optim.schedule', {'factor', 'total_iters'}),
+        ('codec_small_24khz', 'adversarial=none', 'adversarial.discriminators', set()),
+        ('encodec_small_24khz', 'adversarial=mpd', 'adversarial.discriminators', {'mpd'}),
+        ('wavtokenizer_24khz', 'adversarial=msd', 'adversarial.discriminators', {'msd'}),
+        ('mimi_24khz', 'quantizer=fsq', 'quantizer', {'dimension', 'levels'}),
+    ],
+)
+def test_an_option_replaces_what_a_recipe_sets_for_another(recipe, option, key, left):
+    cfg = train.main.get_xp([f'solver=compression/{recipe}', option]).cfg
+    build_parts(cfg)
+    assert OmegaConf.select(cfg, key).keys() - {'_target_', '_partial_'} == left
+
+
+def test_an_option_keeps_what_a_recipe_sets_for_both():
+    cfg = train.main.get_xp(['solver=compression/codec_24khz', 'schedule=cosine']).cfg
+    assert cfg.optim.schedule.lr_min_ratio == 0.01
+    cfg = train.main.get_xp(['solver=compression/codec_24khz', 'adversarial=msd']).cfg
+    assert cfg.adversarial.init == 'lecun_normal'
+
+
+def test_with_an_option_a_typed_argument_is_refused_too():
+    with pytest.raises(ConfigError, match=r'optim\.schedule\.warmup_steps'):
+        train.main.get_xp(
+            [
+                'solver=compression/codec_24khz',
+                'schedule=constant',
+                'optim.schedule.warmup_steps=20',
+            ]
+        )
+
+
 def test_an_argument_that_was_typed_is_refused_not_dropped():
     refused = r"torch.optim.SGD has no argument 'betas'|no key 'optim.optimizer.betas'"
     for typed in ('optim.optimizer.betas=[0.5,0.9]', 'optim.optimizer={betas: [0.5,0.9]}'):
