@@ -192,6 +192,12 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run(make_solver):
         solver.run()
 
 
+def test_discriminators_that_guess_are_named(make_solver, caplog):
+    run(make_solver('optim.epochs=2', 'logging.warn_guessing=1'))
+    (text,) = warnings_of(caplog)
+    assert text.startswith('discriminators tell real from fake by guessing, in the last 2 epochs: ')
+
+
 def test_a_metric_of_the_best_epoch_that_there_is_not_is_named(make_solver, caplog):
     solver = run(make_solver('checkpoint.keep_best=valid.mos', 'optim.epochs=2'))
     first, last = warnings_of(caplog)

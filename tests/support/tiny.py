@@ -23,6 +23,7 @@ TINY = [
     'evaluate.every=null',
     'generate.every=null',
     'logging.tensorboard=false',
+    'logging.warn_guessing=0',  # discriminators guess for that few updates
 ]
 
 # A run of two updates, with validation alone, of a recipe as it is.
