@@ -1,18 +1,19 @@
 """Adam that keeps its moments in bfloat16, for models whose weights fill the memory."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.adam import adam
+
+from audiocodec.optim.scaled import Flags, ScaledOptimizer, adam_step
 
 _MOMENTS = ('mean', 'square')
 _HIGHEST_BETA = 0.99  # above it, most steps of an average are less than half a unit of bfloat16
 _CHUNK = 2**22  # elements whose moments are in float32 at once
 
 
-class Bfloat16Adam(torch.optim.Optimizer):
+class Bfloat16Adam(ScaledOptimizer):
     """Adam with both moments rounded to bfloat16 between steps: 4 bytes per weight instead of 8.
 
     A step is computed in float32, chunk by chunk. bfloat16 has 8 bits of mantissa, so that an
@@ -31,9 +32,6 @@ class Bfloat16Adam(torch.optim.Optimizer):
         ValueError: for a decay that bfloat16 cannot hold.
     """
 
-    # `step_if` and `torch.amp.GradScaler` set `found_inf` and `grad_scale`; the host reads neither.
-    _step_supports_amp_scaling = True
-
     def __init__(
         self,
         params: Iterable[nn.Parameter],
@@ -51,22 +49,10 @@ class Bfloat16Adam(torch.optim.Optimizer):
             params, {'lr': lr, 'betas': betas, 'eps': eps, 'weight_decay': weight_decay}
         )
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update the parameters that have a gradient.
-
-        A flag `found_inf`, see `step_if`, leaves parameters and averages as they are. Gradients are
-        divided by `grad_scale`, which `torch.amp.GradScaler` sets.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            parameters: list[torch.Tensor] = [p for p in group['params'] if p.grad is not None]
-            for chunk in _chunks(parameters):
-                self._update(chunk, group)
-        return loss
+    def update(self, parameters: list[torch.Tensor], group: dict[str, Any], flags: Flags) -> None:
+        """Update parameters of a group, chunk by chunk."""
+        for chunk in _chunks(parameters):
+            self._update(chunk, group, flags)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state; moments are in bfloat16 again, to which PyTorch does not keep them."""
@@ -75,7 +61,7 @@ class Bfloat16Adam(torch.optim.Optimizer):
             for name in _MOMENTS:
                 state[name] = state[name].bfloat16()
 
-    def _update(self, parameters: list[torch.Tensor], group: dict[str, Any]) -> None:
+    def _update(self, parameters: list[torch.Tensor], group: dict[str, Any], flags: Flags) -> None:
         for parameter in parameters:
             if not self.state[parameter]:
                 self.state[parameter] = {
@@ -86,25 +72,8 @@ class Bfloat16Adam(torch.optim.Optimizer):
                 }
         states = [self.state[parameter] for parameter in parameters]
         means, squares = ([state[name].float() for state in states] for name in _MOMENTS)
-        first, second = group['betas']
-        adam(
-            parameters,
-            [p.grad for p in parameters if p.grad is not None],
-            means,
-            squares,
-            [],
-            [state['steps'] for state in states],
-            fused=True,
-            grad_scale=getattr(self, 'grad_scale', None),
-            found_inf=getattr(self, 'found_inf', None),
-            amsgrad=False,
-            beta1=first,
-            beta2=second,
-            lr=group['lr'],
-            weight_decay=group['weight_decay'],
-            eps=group['eps'],
-            maximize=False,
-        )
+        steps = [state['steps'] for state in states]
+        adam_step(parameters, means, squares, steps, group, flags, group['weight_decay'])
         for name, moments in zip(_MOMENTS, (means, squares)):
             torch._foreach_copy_([state[name] for state in states], moments)
 

@@ -1,11 +1,12 @@
 """Muon: kernels of convolutions take orthogonal steps, biases and scales those of Adam."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.adam import adam
+
+from audiocodec.optim.scaled import Flags, ScaledOptimizer, adam_step
 
 # Of the quintic iteration of Jordan et al. (kellerjordan.github.io/posts/muon, 2024): they maximize
 # the slope at 0, and take singular values to between 0.68 and 1.13 in five steps.
@@ -14,7 +15,7 @@ _ITERATIONS = 5
 _LONG = 3  # columns per row from which on `_iterated_on_squares` is faster
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(ScaledOptimizer):
     """Muon for matrices and the kernels of convolutions, Adam for biases, scales and norms.
 
     The averaged gradient of a matrix is replaced by the nearest orthogonal matrix: all its
@@ -31,9 +32,6 @@ class Muon(torch.optim.Optimizer):
         eps: of Adam: added to the denominator.
         weight_decay: decoupled; of matrices only.
     """
-
-    # `step_if` and `torch.amp.GradScaler` set `found_inf` and `grad_scale`; the host reads neither.
-    _step_supports_amp_scaling = True
 
     def __init__(
         self,
@@ -65,26 +63,13 @@ class Muon(torch.optim.Optimizer):
             },
         )
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update the parameters that have a gradient.
-
-        A flag `found_inf`, see `step_if`, leaves parameters and averages as they are. Gradients are
-        divided by `grad_scale`, which `torch.amp.GradScaler` sets.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        flags = {name: getattr(self, name, None) for name in ('found_inf', 'grad_scale')}
-        for group in self.param_groups:
-            parameters: list[torch.Tensor] = [p for p in group['params'] if p.grad is not None]
-            if not group['orthogonal']:
-                self._update_vectors(parameters, group, **flags)
-                continue
-            for parameter in parameters:
-                self._update_matrix(parameter, group, **flags)
-        return loss
+    def update(self, parameters: list[torch.Tensor], group: dict[str, Any], flags: Flags) -> None:
+        """Update parameters of a group: matrices, or biases and scales."""
+        if not group['orthogonal']:
+            self._update_vectors(parameters, group, flags)
+            return
+        for parameter in parameters:
+            self._update_matrix(parameter, group, **flags)
 
     def _update_matrix(
         self,
@@ -111,11 +96,7 @@ class Muon(torch.optim.Optimizer):
         parameter.sub_(orthogonalized(ahead).view_as(parameter) * (step * size))
 
     def _update_vectors(
-        self,
-        parameters: list[torch.Tensor],
-        group: dict[str, Any],
-        found_inf: torch.Tensor | None,
-        grad_scale: torch.Tensor | None,
+        self, parameters: list[torch.Tensor], group: dict[str, Any], flags: Flags
     ) -> None:
         for parameter in parameters:
             if not self.state[parameter]:
@@ -125,25 +106,10 @@ class Muon(torch.optim.Optimizer):
                     'steps': torch.zeros((), device=parameter.device),
                 }
         states = [self.state[parameter] for parameter in parameters]
-        first, second = group['betas']
-        adam(
-            parameters,
-            [p.grad for p in parameters if p.grad is not None],
-            [state['mean'] for state in states],
-            [state['square'] for state in states],
-            [],
-            [state['steps'] for state in states],
-            fused=True,
-            grad_scale=grad_scale,
-            found_inf=found_inf,
-            amsgrad=False,
-            beta1=first,
-            beta2=second,
-            lr=group['lr'],
-            weight_decay=0.0,
-            eps=group['eps'],
-            maximize=False,
+        means, squares, steps = (
+            [state[name] for state in states] for name in ('mean', 'square', 'steps')
         )
+        adam_step(parameters, means, squares, steps, group, flags)
 
 
 def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
