@@ -26,7 +26,7 @@ from audiocodec.evaluation.tables import (
 from audiocodec.metrics import Metric
 from audiocodec.models.export.source import open_source
 from audiocodec.run import launch
-from audiocodec.utils import config, cpus, distrib, paths
+from audiocodec.utils import config, cpus, distrib, files, paths
 from audiocodec.utils.progress import Progress
 
 _WAIT = 7 * 24 * 3600.0  # seconds for which a worker that is done waits for the others
@@ -100,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace, place: launch.Place) -> int:
     """Evaluate as one of several workers; return the exit code."""
+    folder = files.check_out(args.out, folder=True)
     if args.device == 'cuda' and place.world_size > 1:
         args.device = f'cuda:{place.local_rank}'
     baseline = _baseline(args.baseline)
@@ -120,7 +121,6 @@ def _evaluate(args: argparse.Namespace, place: launch.Place) -> int:
         # each process has one thread, and this one computes the models
         torch.set_num_threads(1)
     data = {'source': args.data, 'seconds': args.seconds, 'seed': args.seed}
-    folder = Path(args.out)
     evaluation = Evaluation(folder, dataset, systems, metrics, data, workers, args.listen)
     missing = len(evaluation.remaining())
     first = place.rank == 0

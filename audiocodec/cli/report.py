@@ -1,12 +1,12 @@
 """`audiocodec report SOURCE... --out DIR`: write a page to look at and listen to."""
 
 import argparse
-from pathlib import Path
 
 from audiocodec.cli.bands import band_of
 from audiocodec.report import write_report
 from audiocodec.report.collect import find
 from audiocodec.report.pictures import write_pictures
+from audiocodec.utils.files import check_out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,15 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the report."""
+    out = check_out(args.out, folder=True)
     found = [band_of(find(source)[1]) for source in args.sources]
     bands = {band.name: band for band in found if band is not None}
-    content = write_report(
-        args.sources, Path(args.out), args.title, args.items, list(bands.values())
-    )
+    content = write_report(args.sources, out, args.title, args.items, list(bands.values()))
     if args.pictures:
-        write_pictures(content, Path(args.out), list(bands.values()))
+        write_pictures(content, out, list(bands.values()))
     print(
-        f'{Path(args.out) / "index.html"}: {len(content.rows)} rows, '
+        f'{out / "index.html"}: {len(content.rows)} rows, '
         f'{len(content.items)} items to listen to, {len(content.runs)} runs'
     )
     return 0

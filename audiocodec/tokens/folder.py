@@ -95,8 +95,7 @@ class TokenFolder:
         """
         place = self.path / HEAD if self.is_complete else self._parts / _SETTINGS
         if not place.exists():
-            if self.path.exists() and not self.path.is_dir():
-                raise ValueError(f'{self.path} is a file: give a new folder')
+            files.check_out(self.path, folder=True)
             others = os.listdir(self.path) if self.path.exists() else []
             found = [name for name in others if name not in ('.lock', _UNFINISHED)]
             if found:

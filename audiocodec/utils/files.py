@@ -57,6 +57,42 @@ def _free(folder: Path) -> str:
     return ''
 
 
+def check_out(
+    out: str | os.PathLike[str], *, folder: bool = False, may_be_pipe: bool = False
+) -> Path:
+    """Check that an output can be written, before time is spent on its content.
+
+    Args:
+        out: a file, or with `folder` a folder. It and its folders may be missing.
+        folder: whether the output is a folder.
+        may_be_pipe: whether the file may also be a pipe or a device, which cannot be replaced.
+
+    Returns:
+        The path of the output.
+
+    Raises:
+        ValueError: there is something else, or the user may not write there.
+    """
+    path = Path(out)
+    if folder and path.exists() and not path.is_dir():
+        raise ValueError(f'{out} is a file: give a folder')
+    if not folder and path.is_dir():
+        raise ValueError(f'{out} is a folder: give a file')
+    is_pipe = not folder and path.exists() and not path.is_file()
+    if is_pipe and not may_be_pipe:
+        raise ValueError(f'{out} is a pipe or a device: give a file')
+    place = path if folder else path.absolute().parent
+    while not place.exists() and place != place.parent:
+        place = place.absolute().parent
+    if not place.is_dir():
+        raise ValueError(f'{out} cannot be created: {place} is a file')
+    if not is_pipe and not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(
+            f'{out}: this user has no write permission in {place}; choose another folder'
+        )
+    return path
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """Give a temporary path next to `path`, which replaces it at the end; not after an error.

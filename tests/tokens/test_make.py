@@ -242,7 +242,7 @@ def test_other_tokens_are_kept(make, model, audio, tmp_path):
             make(tmp_path / 'out', **options)
     with pytest.raises(ValueError, match=r"has other files, such as \['item_0.wav'\]"):
         make(audio)
-    with pytest.raises(ValueError, match=r'item_0.wav is a file: give a new folder'):
+    with pytest.raises(ValueError, match=r'item_0.wav is a file: give a folder'):
         make(audio / 'item_0.wav')
 
 

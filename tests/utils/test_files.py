@@ -2,6 +2,7 @@ import errno
 import os
 import re
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +104,45 @@ def test_the_free_space_of_a_file_system_that_does_not_tell_it_is_left_out(tmp_p
     error = OSError(errno.ENOSPC, 'No space left on device')
     missing = tmp_path / 'missing'
     assert files.advice(error, missing) == f': free space on the disk of {missing} and start again'
+
+
+def test_outputs_that_can_be_written(tmp_path):
+    (tmp_path / 'old.txt').write_text('old')
+    for name in ('old.txt', 'new.txt', 'deep/er/new.txt'):
+        assert files.check_out(str(tmp_path / name)) == tmp_path / name
+    for name in ('.', 'new', 'deep/er'):
+        assert files.check_out(tmp_path / name, folder=True) == tmp_path / name
+    assert [path.name for path in tmp_path.iterdir()] == ['old.txt']
+
+
+def test_outputs_relative_to_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert files.check_out('new.txt') == Path('new.txt')
+    assert files.check_out('deep/new', folder=True) == Path('deep/new')
+    Path('file').touch()
+    with pytest.raises(ValueError, match=f'file/new cannot be created: {tmp_path}/file is a file'):
+        files.check_out('file/new')
+
+
+def test_outputs_where_something_else_stands(tmp_path):
+    file, pipe = tmp_path / 'file', tmp_path / 'pipe'
+    file.touch()
+    os.mkfifo(pipe)
+    with pytest.raises(ValueError, match='is a folder: give a file'):
+        files.check_out(tmp_path)
+    with pytest.raises(ValueError, match='file is a file: give a folder'):
+        files.check_out(file, folder=True)
+    with pytest.raises(ValueError, match='pipe is a pipe or a device: give a file'):
+        files.check_out(pipe)
+    assert files.check_out(pipe, may_be_pipe=True) == pipe
+
+
+def test_outputs_where_the_user_may_not_write(tmp_path, monkeypatch):
+    folder, file = tmp_path / 'folder', tmp_path / 'folder' / 'file'
+    folder.mkdir()
+    file.touch()
+    real = os.access
+    monkeypatch.setattr(os, 'access', lambda path, mode: path != folder and real(path, mode))
+    for out, is_folder in ((folder, True), (folder / 'deep' / 'er', True), (file, False)):
+        with pytest.raises(ValueError, match=f'no write permission in {folder}; choose another'):
+            files.check_out(out, folder=is_folder)

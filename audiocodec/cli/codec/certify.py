@@ -8,6 +8,7 @@ from pathlib import Path
 from audiocodec.cli.codec.export import SOURCE, add_audio
 from audiocodec.models import certificate, export
 from audiocodec.models.export.source import open_source
+from audiocodec.utils.files import check_out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the certificate; the exit code is 1 if something differs."""
     logging.getLogger().setLevel(logging.WARNING)  # exporters of other packages report every step
-    out = None if args.out is None else Path(args.out)
-    if out is not None and not out.parent.is_dir():
-        raise ValueError(f'--out {out}: there is no folder {out.parent}')
+    out = None if args.out is None else check_out(args.out)
     source = open_source(args.source)
     model = source.model
     model.set_num_codebooks(model.total_codebooks)

@@ -9,6 +9,7 @@ from audiocodec.cli.codec.export import SOURCE
 from audiocodec.data.audio import write_audio
 from audiocodec.models.export.source import open_source
 from audiocodec.models.pretrained import NAMES
+from audiocodec.utils.files import check_out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Decode, write the audio, and print what was found."""
+    check_out(args.out)
     path = Path(args.input)
     if not path.is_file():
         raise ValueError(f'{path}: no such file')

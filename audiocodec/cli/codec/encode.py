@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Encode, and print the size."""
+    out = _checked_out(args.out, args.input, args.stream)
     model = open_source(args.model).model
     model.set_num_codebooks(model.total_codebooks)
     if args.kbps is not None:
@@ -58,7 +59,6 @@ def run(args: argparse.Namespace) -> int:
     tables = find_tables(args.tables, args.model)
     header = bitstream.describe(model, tables, args.packet, args.model)
     fast = model.for_cpu()
-    out = _checked_out(args.out, args.input)
     if args.stream:
         fast.streaming_encoder()  # all that can be refused is refused before OUT is overwritten
         parts = _parts(args.input, fast)
@@ -83,15 +83,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _checked_out(out: str, source: str) -> Path:
+def _checked_out(out: str, source: str, stream: bool) -> Path:
     """Return the file to write.
 
     Raises:
-        ValueError: it is a folder, or the file that is read.
+        ValueError: it cannot be written, or is the file that is read.
     """
-    path = Path(out)
-    if path.is_dir():
-        raise ValueError(f'{out} is a folder: give a file, such as {path / "out.acs"}')
+    path = files.check_out(out, may_be_pipe=stream)
     if path.exists() and os.path.exists(source) and path.samefile(source):
         raise ValueError(f'{out} is the file to encode: write to another one')
     return path

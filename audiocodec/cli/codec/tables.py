@@ -3,7 +3,6 @@
 import argparse
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -13,6 +12,7 @@ from audiocodec.cli.codec.export import SOURCE
 from audiocodec.data import AudioDataset, AudioMeta, load_source, make_loader
 from audiocodec.models import CompressionModel
 from audiocodec.models.export.source import open_source
+from audiocodec.utils.files import check_out
 from audiocodec.utils.progress import Progress
 
 
@@ -33,9 +33,11 @@ def run(args: argparse.Namespace) -> int:
     """Fit and write the tables, and print their rates on a tenth of the files, held out."""
     if not 0 < args.hours < math.inf:
         raise ValueError(f'--hours {args.hours}: expected more than 0')
+    if args.out:
+        check_out(args.out)
     source = open_source(args.source)
     model = source.model
-    out = Path(args.out) if args.out else tables_beside(args.source)
+    out = check_out(args.out or tables_beside(args.source))
     model.set_num_codebooks(model.total_codebooks)
     header = bitstream.describe(model)
     metas = load_source(args.audio)

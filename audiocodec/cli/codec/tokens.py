@@ -11,6 +11,7 @@ from audiocodec.models.export.source import open_source
 from audiocodec.tokens import make_tokens
 from audiocodec.tokens.folder import SKIPPED
 from audiocodec.tokens.formats import FORMATS, get_format
+from audiocodec.utils.files import check_out
 
 _NAMED = 20  # files that are listed at most
 
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Encode, and list the files that could not be read."""
     get_format(args.format)  # before the model, which takes longer
+    check_out(args.out, folder=True)
     devices = parse_devices(args.device)
     source = open_source(args.model)
     if args.kbps is not None:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from audiocodec.data import doctor, save_manifest, summarize
-from audiocodec.utils.files import write_bytes
+from audiocodec.utils.files import check_out, write_bytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +63,9 @@ def run(args: argparse.Namespace) -> int:
         bandwidth=args.bandwidth,
         sample_rate=args.sample_rate,
     )
+    for out in (args.json, args.clean):
+        if out:
+            check_out(out)
     report = doctor.check(args.source, limits, args.workers)
     print(report.show(args.examples))
     if args.json:

@@ -4,6 +4,7 @@ import argparse
 import os
 
 from audiocodec.data import index_folder, load_source, save_manifest, summarize
+from audiocodec.utils.files import check_out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Index the folder, or read the list, and write the manifest."""
+    check_out(args.out)
     if os.path.isfile(args.source):
         if args.amplitude:
             raise ValueError('--amplitude measures folders; audiocodec doctor measures lists too')

@@ -7,6 +7,7 @@ import argparse
 import sys
 
 from audiocodec.data import SPLITS, load_source, make_shards, split_folder
+from audiocodec.utils.files import check_out
 
 _MAX_NAMED = 20  # unreadable files listed at most
 
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Create the shards, and list unreadable files."""
+    check_out(args.out, folder=True)
     metas = split_folder(args.source, args.split) if args.split else load_source(args.source)
     report = make_shards(
         metas, args.out, args.sample_rate, args.channels, args.workers, args.source

@@ -25,6 +25,7 @@ from audiocodec.models.formats import audiocraft, dac, snac
 from audiocodec.models.formats.families import Family, family_of
 from audiocodec.models.options import node_of
 from audiocodec.run import checkpoint
+from audiocodec.utils.files import check_out
 
 __all__ = [
     'DTYPES',
@@ -343,13 +344,9 @@ def _export(
 
 def _check_out(name: str, out: Path) -> None:
     """Refuse an unsuitable output path, before anything is computed."""
-    folder = name not in SUFFIXES
-    if folder and out.is_file():
-        raise ValueError(f'{out} is a file: the format {name} needs a folder')
-    if not folder and out.is_dir():
-        raise ValueError(
-            f'{out} is a folder: the format {name} needs a file, such as '
-            f'{out / ("model" + SUFFIXES[name])}'
-        )
+    try:
+        check_out(out, folder=name not in SUFFIXES)
+    except ValueError as error:
+        raise ValueError(f'format {name}: {error}') from error
     if name == 'audiocraft' and out.suffix == checkpoint.SAFETENSORS:
         raise ValueError(f'{out}: AudioCraft reads PyTorch files; use another suffix, such as .bin')

@@ -127,9 +127,9 @@ def test_sources_that_do_not_exist(source, message, tmp_path):
 
 def test_places_and_formats_that_do_not_fit(make_codec, tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(ValueError, match='is a folder: the format compact needs a file'):
+    with pytest.raises(ValueError, match=r'format compact: .* is a folder: give a file'):
         export.export(make_codec(), tmp_path)
-    with pytest.raises(ValueError, match='is a file: the format hf needs a folder'):
+    with pytest.raises(ValueError, match=r'format hf: .* is a file: give a folder'):
         export.export(make_codec(), tmp_path / 'file', 'hf')
     with pytest.raises(ValueError, match='AudioCraft reads PyTorch files'):
         export.export(make_codec(), tmp_path / 'model.safetensors', 'audiocraft')
