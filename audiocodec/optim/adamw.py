@@ -1,8 +1,11 @@
 """AdamW with a weight decay for matrices only."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
+
+from audiocodec.optim.groups import split_group
 
 
 class MatrixDecayAdamW(torch.optim.AdamW):
@@ -12,7 +15,7 @@ class MatrixDecayAdamW(torch.optim.AdamW):
     transformers (arXiv 2410.00037, section 4.2).
 
     Args:
-        params: parameters.
+        params: parameters, or parameter groups.
         lr: learning rate.
         betas: decay of the averages of the gradient and of its square.
         eps: added to the denominator.
@@ -29,18 +32,15 @@ class MatrixDecayAdamW(torch.optim.AdamW):
         weight_decay: float = 0.01,
         fused: bool | None = None,
     ) -> None:
-        groups: dict[float, list[torch.nn.Parameter]] = {0.0: [], weight_decay: []}
-        for parameter in params:
-            groups[weight_decay if parameter.dim() == 2 else 0.0].append(parameter)
         super().__init__(
-            [
-                {'params': members, 'weight_decay': decay}
-                for decay, members in groups.items()
-                if members
-            ],
-            lr=lr,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            fused=fused,
+            params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused
         )
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add the matrices of a parameter group, and its other parameters, as a group each."""
+        decay = param_group.get('weight_decay', self.defaults['weight_decay'])
+        if not decay:
+            super().add_param_group(param_group)
+            return
+        for has_none, group in split_group(param_group, lambda p: p.dim() != 2):
+            super().add_param_group({**group, 'weight_decay': 0.0 if has_none else decay})

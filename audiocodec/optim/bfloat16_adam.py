@@ -22,14 +22,14 @@ class Bfloat16Adam(ScaledOptimizer):
     0.9 and 0.99; the noise of a gradient averages this out.
 
     Args:
-        params: parameters, float32.
+        params: parameters, float32, or parameter groups.
         lr: learning rate.
         betas: decay of the averages of the gradient and of its square, at most 0.99.
         eps: added to the denominator.
         weight_decay: added to the gradient, as by `torch.optim.Adam`.
 
     Raises:
-        ValueError: for a decay that bfloat16 cannot hold.
+        ValueError: for a decay that bfloat16 cannot hold, or parameters that are not float32.
     """
 
     def __init__(
@@ -40,14 +40,28 @@ class Bfloat16Adam(ScaledOptimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
+        super().__init__(
+            params, {'lr': lr, 'betas': betas, 'eps': eps, 'weight_decay': weight_decay}
+        )
+
+    def check(self, parameters: list[torch.Tensor], options: dict[str, Any]) -> None:
+        """Refuse parameters and options that the optimizer cannot use with a `ValueError`."""
+        super().check(parameters, options)
+        betas = options['betas']
         if not all(0 <= beta <= _HIGHEST_BETA for beta in betas):
             raise ValueError(
                 f'betas={list(betas)}: expected decays from 0 to {_HIGHEST_BETA}, since an average '
                 'in bfloat16 does not follow slower ones; use torch.optim.Adam for them'
             )
-        super().__init__(
-            params, {'lr': lr, 'betas': betas, 'eps': eps, 'weight_decay': weight_decay}
-        )
+        types = {parameter.dtype for parameter in parameters}
+        if types - {torch.float32}:
+            raise ValueError(
+                f'parameters of {", ".join(sorted(map(str, types)))}: expected torch.float32 alone'
+            )
+
+    def state_names(self, group: dict[str, Any]) -> set[str]:
+        """Return what the state of each parameter of a group consists of."""
+        return {*_MOMENTS, 'step'}
 
     def update(self, parameters: list[torch.Tensor], group: dict[str, Any], flags: Flags) -> None:
         """Update parameters of a group, chunk by chunk."""
@@ -68,11 +82,11 @@ class Bfloat16Adam(ScaledOptimizer):
                     **{
                         name: torch.zeros_like(parameter, dtype=torch.bfloat16) for name in _MOMENTS
                     },
-                    'steps': torch.zeros((), device=parameter.device),
+                    'step': torch.zeros((), device=parameter.device),
                 }
         states = [self.state[parameter] for parameter in parameters]
         means, squares = ([state[name].float() for state in states] for name in _MOMENTS)
-        steps = [state['steps'] for state in states]
+        steps = [state['step'] for state in states]
         adam_step(parameters, means, squares, steps, group, flags, group['weight_decay'])
         for name, moments in zip(_MOMENTS, (means, squares)):
             torch._foreach_copy_([state[name] for state in states], moments)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from audiocodec.optim.groups import split_group
 from audiocodec.optim.scaled import Flags, ScaledOptimizer, adam_step
 
 # Of the quintic iteration of Jordan et al. (kellerjordan.github.io/posts/muon, 2024): they maximize
@@ -25,7 +26,7 @@ class Muon(ScaledOptimizer):
     and later) takes matrices only.
 
     Args:
-        params: parameters.
+        params: parameters, or parameter groups.
         lr: learning rate.
         momentum: decay of the average of a matrix's gradient (Nesterov's).
         betas: of Adam: decay of the averages of the gradient and of its square.
@@ -42,18 +43,8 @@ class Muon(ScaledOptimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        matrices: list[nn.Parameter] = []
-        vectors: list[nn.Parameter] = []
-        for parameter in params:
-            # Scales of weight norm are [O, 1, 1].
-            is_matrix = parameter.numel() > max(parameter.shape, default=1)
-            (matrices if is_matrix else vectors).append(parameter)
-        groups = [
-            {'params': matrices, 'orthogonal': True},
-            {'params': vectors, 'orthogonal': False},
-        ]
         super().__init__(
-            [group for group in groups if group['params']],
+            params,
             {
                 'lr': lr,
                 'momentum': momentum,
@@ -62,6 +53,15 @@ class Muon(ScaledOptimizer):
                 'weight_decay': weight_decay,
             },
         )
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add the matrices of a parameter group, and its other parameters, as a group each."""
+        for orthogonal, group in split_group(param_group, _is_matrix):
+            super().add_param_group({**group, 'orthogonal': orthogonal})
+
+    def state_names(self, group: dict[str, Any]) -> set[str]:
+        """Return what the state of each parameter of a group consists of."""
+        return {'momentum'} if group['orthogonal'] else {'mean', 'square', 'step'}
 
     def update(self, parameters: list[torch.Tensor], group: dict[str, Any], flags: Flags) -> None:
         """Update parameters of a group: matrices, or biases and scales."""
@@ -103,13 +103,17 @@ class Muon(ScaledOptimizer):
                 self.state[parameter] = {
                     'mean': torch.zeros_like(parameter),
                     'square': torch.zeros_like(parameter),
-                    'steps': torch.zeros((), device=parameter.device),
+                    'step': torch.zeros((), device=parameter.device),
                 }
         states = [self.state[parameter] for parameter in parameters]
         means, squares, steps = (
-            [state[name] for state in states] for name in ('mean', 'square', 'steps')
+            [state[name] for state in states] for name in ('mean', 'square', 'step')
         )
         adam_step(parameters, means, squares, steps, group, flags)
+
+
+def _is_matrix(parameter: torch.Tensor) -> bool:
+    return parameter.numel() > max(parameter.shape, default=1)  # scales of weight norm: [O, 1, 1]
 
 
 def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
