@@ -82,14 +82,26 @@ def compose(folder: Path, argv: Sequence[str]) -> Composed:
     _allow_targets(cfg, values)
     defaults = config.unresolved(root)
     drop_inherited(cfg, defaults)
-    recipe = tuple(choice for choice in valid_choices if key_of(choice) == 'solver')
-    if recipe != valid_choices:  # an option over the recipe, such as schedule=constant
-        drop_inherited(cfg, config.unresolved(_files(folder, stamp, recipe)))
+    for layer in _layers(valid_choices):
+        drop_inherited(cfg, config.unresolved(_files(folder, stamp, layer)))
     overrides = _apply_values(cfg, values, options, problems)
     spelled = {override.argument: override.spelled() for override in overrides}
     found = {argument: text for argument in argv if (text := problems[argument]) is not None}
     found.update(_contradictions(defaults, config.unresolved(cfg)))
     return Composed(root, cfg, [spelled.get(argument, argument) for argument in argv], found)
+
+
+def _layers(choices: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the choices of each layer below the last, the lowest first.
+
+    A recipe; then what is added to it, such as `+training=codec`; then other options for its
+    components, such as `schedule=constant`.
+    """
+    recipe = tuple(choice for choice in choices if key_of(choice) == 'solver')
+    added = tuple(choice for choice in choices if choice in recipe or choice.startswith('+'))
+    for layer in dict.fromkeys((recipe, added)):
+        if layer != tuple(choices):
+            yield layer
 
 
 def _allow_targets(cfg: DictConfig, arguments: Sequence[str]) -> None:

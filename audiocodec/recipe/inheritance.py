@@ -6,15 +6,18 @@ that the layer does not set itself and that the new class does not take are drop
 chosen by name, such as `activation`, all arguments that the layer does not set are dropped.
 
 An option of a group, such as `adversarial=msd`, is a layer over the recipe: arguments that the
-recipe sets for a component that the option does not have are dropped with it.
+recipe sets for a component that the option does not have are dropped with it. So are keys that
+nothing refers to any more, such as those of `rvq` with `quantizer=fsq`.
 """
 
+import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from audiocodec.recipe.overrides import PARAMETERS
+from audiocodec.recipe.rules import SECTIONS
 from audiocodec.utils import config
 from audiocodec.utils.config import MISSING
 
@@ -30,11 +33,12 @@ def drop_inherited(cfg: DictConfig, below: Mapping[str, Any], typed: Collection[
             both was inherited.
         typed: dotted keys that were set on purpose, even if to the same value.
     """
-    for key in list(_inherited(config.unresolved(cfg), below, '')):
+    plain = config.unresolved(cfg)
+    for key in [*_inherited(plain, below, ''), *_unread(plain, below, typed)]:
         if key in typed:
             continue
         section, _, name = key.rpartition('.')
-        parent = OmegaConf.select(cfg, section)
+        parent = OmegaConf.select(cfg, section) if section else cfg
         with open_dict(parent):
             del parent[name]
 
@@ -56,6 +60,32 @@ def _inherited(node: Mapping[str, Any], below: Mapping[str, Any], prefix: str) -
                 yield f'{prefix}{name}'
             else:
                 yield from _inherited(value, old, f'{prefix}{name}.')
+
+
+def _unread(
+    plain: Mapping[str, Any], below: Mapping[str, Any], typed: Collection[str]
+) -> Iterator[str]:
+    """Yield keys that only other sections read, such as `rvq.bins`, and that none reads now."""
+    shared = {
+        name: section
+        for name, section in plain.items()
+        if isinstance(section, Mapping) and name not in SECTIONS
+    }
+    sources = json.dumps(below, default=str), json.dumps(plain, default=str)
+    for name, section in shared.items():
+        keys = list(config.leaf_keys(section, f'{name}.'))
+        unread = [
+            key
+            for key in keys
+            if _is_read(key, sources[0]) and not _is_read(key, sources[1]) and key not in typed
+        ]
+        yield from [name] if keys and unread == keys else unread
+
+
+def _is_read(key: str, source: str) -> bool:
+    """Return whether a configuration refers to a key or to a section that holds it."""
+    parts = key.split('.')
+    return any(f'${{{".".join(parts[:end])}}}' in source for end in range(2, len(parts) + 1))
 
 
 def _parameters(

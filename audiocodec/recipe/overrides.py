@@ -197,7 +197,9 @@ def _unknown(override: Override, present: Mapping[str, Any], groups: Collection[
     section, _, name = override.key.rpartition('.')
     known = list(config.leaf_keys(present))
     if override.action != DELETE:
-        if section.endswith(PARAMETERS) or section == 'evaluate.metrics':
+        choice = section.removesuffix(PARAMETERS)  # such as seanet.activation
+        has_choice = choice != section and config.select(present, choice) is not MISSING
+        if has_choice or section == 'evaluate.metrics':
             return None  # checked when the component is built
         if isinstance(override.value, Mapping) and '_target_' in override.value:
             in_section = isinstance(_section(section, present), Mapping)

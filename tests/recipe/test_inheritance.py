@@ -182,6 +182,46 @@ def test_with_an_option_a_typed_argument_is_refused_too():
         )
 
 
+@pytest.mark.parametrize('schedule', ['constant', 'step', 'linear_warmup', 'cosine'])
+@pytest.mark.parametrize('recipe', ['encodec_base_24khz', 'encodec_audiogen_16khz', 'dac_44khz'])
+def test_an_option_beside_an_added_training_is_an_option_of_its_recipe(recipe, schedule):
+    chosen = [f'solver=compression/{recipe}', '+training=codec', f'schedule={schedule}']
+    cfgs = [train.main.get_xp(argv).cfg for argv in (chosen, chosen[::-1])]
+    for cfg in cfgs:
+        build_parts(cfg)
+        assert cfg.optim.optimizer._target_ == 'audiocodec.optim.Muon'
+        assert cfg.adversarial.init == 'lecun_normal'
+        assert cfg.optim == cfgs[0].optim
+    expected = train.main.get_xp(['solver=compression/codec_24khz', f'schedule={schedule}']).cfg
+    assert cfgs[0].optim.schedule.keys() == expected.optim.schedule.keys()
+
+
+@pytest.mark.parametrize(
+    ('option', 'typed'),
+    [
+        ('quantizer=simvq', 'rvq.bins=64'),
+        ('quantizer=fsq', 'rvq.n_q=4'),
+        ('quantizer=fsq', 'rvq.decay=0.9'),
+        ('model=snac', 'seanet.n_filters=4'),
+        ('model=snac', 'seanet.activation_params.alpha=0.5'),
+    ],
+)
+def test_keys_that_an_option_does_not_read_are_refused(option, typed):
+    recipe = 'solver=compression/codec_small_24khz'
+    with pytest.raises(ConfigError, match=f"there is no key '{typed.split('=')[0]}'"):
+        train.main.get_xp([recipe, option, typed])
+    build_parts(train.main.get_xp([recipe, typed]).cfg)
+
+
+def test_keys_that_both_options_read_are_kept():
+    cfg = train.main.get_xp(
+        ['solver=compression/codec_small_24khz', 'quantizer=fsq', 'seanet.dimension=16']
+    ).cfg
+    assert 'rvq' not in cfg
+    build_parts(cfg)
+    assert cfg.quantizer.dimension == 16
+
+
 def test_an_argument_that_was_typed_is_refused_not_dropped():
     refused = r"torch.optim.SGD has no argument 'betas'|no key 'optim.optimizer.betas'"
     for typed in ('optim.optimizer.betas=[0.5,0.9]', 'optim.optimizer={betas: [0.5,0.9]}'):
