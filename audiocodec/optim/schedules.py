@@ -243,12 +243,12 @@ class LinearWarmupSchedule(_Schedule):
         return lr
 
 
-def _check_steps(warmup_steps: int, total_steps: int, before: int = 0) -> None:
+def _check_steps(warmup_steps: int, total_steps: int | None, before: int = 0) -> None:
     _check('warmup_steps', warmup_steps, warmup_steps >= 0, 'at least 0')
     _check(
         'total_steps',
         total_steps,
-        total_steps >= warmup_steps + before,
+        total_steps is not None and total_steps >= warmup_steps + before,
         f'at least the {warmup_steps + before} updates of the warm-up (warmup_steps)',
     )
 

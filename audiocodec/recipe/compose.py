@@ -211,8 +211,23 @@ def files_stamp(folder: Path) -> _Stamp:
 @functools.lru_cache(maxsize=64)  # Hydra takes a second
 def _files(folder: Path, stamp: _Stamp, choices: tuple[str, ...]) -> DictConfig:
     """Compose the files of the chosen options; callers must copy the result to change it."""
-    with _search(folder), readable_errors():
-        return hydra.compose(CONFIG, list(choices))
+    try:
+        with _search(folder), readable_errors():
+            return hydra.compose(CONFIG, list(choices))
+    except ConfigError as error:
+        raise ConfigError(_explained(str(error), choices)) from error
+
+
+def _explained(message: str, choices: Sequence[str]) -> str:
+    """Return what to type where Hydra refers to lists of defaults."""
+    for choice in choices:
+        group = key_of(choice)
+        if re.match(rf'{group} appears more than once|Multiple values for {group}\b', message):
+            typed = choice.lstrip('+')
+            return f'{choice}: the recipe has a {group} already; to replace it, type {typed}'
+        if message.startswith(f"Could not override '{group}'. No match"):
+            return f'{choice}: the recipe has no {group} to replace; to add it, type +{choice}'
+    return message
 
 
 @functools.lru_cache(maxsize=4)
@@ -252,14 +267,16 @@ def _options_of(loader: Any, group: str, prefix: str = '') -> Iterator[str]:
 
 def _choice_problem(argument: str, options: Mapping[str, Sequence[str]]) -> str | None:
     """Return a message if an override chooses an option that its group lacks."""
-    if '=' not in argument or argument.startswith(('+', '~')) or '@' in argument.split('=', 1)[0]:
+    if '=' not in argument or argument.startswith('~') or '@' in argument.split('=', 1)[0]:
         return None  # Hydra reports problems of these
-    key, value = argument.split('=', 1)
-    known = options[key.strip()]
-    if value.strip() in known:
+    if argument.startswith('++'):
+        return f'{argument}: type {argument[1:]} for an option of a group'
+    value = argument.split('=', 1)[1].strip()
+    known = options[key_of(argument)]
+    if value in known:
         return None
     hint = config.nearest(value, known)
-    return f'{key}={value}: no such option{hint} (available: {", ".join(known)})'
+    return f'{argument}: no such option{hint} (available: {", ".join(known)})'
 
 
 @contextmanager

@@ -75,13 +75,13 @@ def check_out(
     """
     path = Path(out)
     if folder and path.exists() and not path.is_dir():
-        raise ValueError(f'{out} is a file: give a folder')
+        raise ValueError(f'{path} is a file: give a folder')
     if not folder and path.is_dir():
-        raise ValueError(f'{out} is a folder: give a file')
-    is_pipe = not folder and path.exists() and not path.is_file()
+        raise ValueError(f'{path} is a folder: give a file')
+    is_pipe = not folder and path.exists() and (not path.is_file() or _is_stream(path))
     if is_pipe and not may_be_pipe:
         raise ValueError(f'{out} is a pipe or a device: give a file')
-    place = path if folder else path.absolute().parent
+    place = path if folder else path.resolve().parent
     while not place.exists() and place != place.parent:
         place = place.absolute().parent
     if not place.is_dir():
@@ -93,12 +93,26 @@ def check_out(
     return path
 
 
+def _is_stream(path: Path) -> bool:
+    """Return whether a path leads to an open file of a process, as `/dev/stdout` does."""
+    for _ in range(40):  # as many links as Linux follows
+        path = path.parent.resolve() / path.name
+        if path.parts[1:2] == ('proc',):
+            return True
+        if not path.is_symlink():
+            return False
+        path = path.parent / path.readlink()
+    return False
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """Give a temporary path next to `path`, which replaces it at the end; not after an error.
 
-    A killed process leaves `.NAME.PID.tmp`.
+    Of a symbolic link, the file that it leads to is replaced. A killed process leaves
+    `.NAME.PID.tmp`.
     """
+    path = path.resolve()
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         yield temporary
@@ -115,6 +129,6 @@ def write_bytes(path: Path, data: bytes) -> None:
         with gzip.GzipFile(fileobj=buffer, mode='wb', mtime=0, filename='') as file:
             file.write(data)
         data = buffer.getvalue()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.resolve().parent.mkdir(parents=True, exist_ok=True)
     with replaced(path) as temporary:
         temporary.write_bytes(data)

@@ -4,7 +4,7 @@ Five hundred updates of a small codec, each row with one choice of the recipe ta
 seeds. On a CPU with two cores, a row takes five minutes, and half an hour with discriminators.
 
 audiocodec grid compression.ablation             # here, without a cluster
-audiocodec grid compression.ablation adam        # the rows whose names contain `adam`
+audiocodec grid compression.ablation Muon        # the rows whose names contain `Muon`
 dora grid compression.ablation                   # on a cluster
 
 The recordings are the project's examples. For others, add to `bind_`: dset='audio/default' and

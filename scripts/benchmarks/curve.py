@@ -5,6 +5,7 @@ the same folder trains on them in the same order.
 """
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,8 +47,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(args.threads)
     solver = _solver(args)
+    if args.every < 1 or args.updates < 1:
+        raise ValueError(f'--updates {args.updates} --every {args.every}: expected 1 or more')
     if not args.batches.is_dir():
         _write(solver, args.batches)
+    _check(solver, args.batches)
     batches = np.load(args.batches / 'train.npy', mmap_mode='r')
     if len(batches) < args.updates:
         raise ValueError(
@@ -101,6 +105,26 @@ def _solver(args: argparse.Namespace) -> 'CompressionSolver':
             return train.get_solver(xp.cfg)
 
 
+def _format(solver: 'CompressionSolver') -> dict[str, Any]:
+    """Return what batches must have in common with the recipe that trains on them."""
+    cfg = solver.cfg
+    samples = round(cfg.dataset.segment_duration * cfg.sample_rate)
+    return {
+        'sample_rate': cfg.sample_rate,
+        'shape': [cfg.dataset.batch_size, cfg.channels, samples],
+    }
+
+
+def _check(solver: 'CompressionSolver', folder: Path) -> None:
+    path = folder / 'format.json'
+    found, expected = json.loads(path.read_text()) if path.is_file() else {}, _format(solver)
+    if found != expected:
+        raise ValueError(
+            f'{folder} holds batches of {found or "an unknown format"}, and the recipe takes '
+            f'{expected}: give another folder'
+        )
+
+
 def _write(solver: 'CompressionSolver', folder: Path) -> None:
     """Write the batches of the first epoch, and the validation split."""
     import numpy as np
@@ -111,5 +135,6 @@ def _write(solver: 'CompressionSolver', folder: Path) -> None:
     train = np.stack([wav.numpy() for wav, _ in loader])
     valid = torch.cat([wav for wav, _ in solver.dataloaders['valid']]).numpy()
     folder.mkdir(parents=True)
+    (folder / 'format.json').write_text(json.dumps(_format(solver)))
     np.save(folder / 'valid.npy', valid)
     np.save(folder / 'train.npy', train)

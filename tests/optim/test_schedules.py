@@ -162,6 +162,11 @@ def test_a_run_may_consist_of_warmup_only():
         ),
         (
             CosineSchedule,
+            {'total_steps': None, 'warmup_steps': 10},
+            'total_steps must be at least the 10 updates of the warm-up .*, got None',
+        ),
+        (
+            CosineSchedule,
             {'total_steps': 10, 'warmup_steps': -1},
             'warmup_steps must be at least 0, got -1',
         ),

@@ -107,3 +107,37 @@ def test_a_copy_of_the_rate_or_the_channels_is_not_set_alone(key):
         ConfigError, match=rf'{key}=2: must agree with (sample_rate|channels)=\d+; set only \w+'
     ):
         train.main.get_xp([*TINY, f'{key}=2'])
+
+
+@pytest.mark.parametrize(
+    ('choices', 'message'),
+    [
+        (
+            'solver=compression/codec_24khz +training=codec',
+            '+training=codec: the recipe has a training already; to replace it, type '
+            'training=codec',
+        ),
+        (
+            'solver=compression/debug +schedule=cosine',
+            '+schedule=cosine: the recipe has a schedule already; to replace it, type '
+            'schedule=cosine',
+        ),
+        (
+            'solver=compression/debug training=codec',
+            'training=codec: the recipe has no training to replace; to add it, type '
+            '+training=codec',
+        ),
+        (
+            'solver=compression/debug +training=code',
+            "+training=code: no such option; did you mean 'codec'? (available: codec)",
+        ),
+        (
+            'solver=compression/debug ++training=codec',
+            '++training=codec: type +training=codec for an option of a group',
+        ),
+    ],
+)
+def test_what_to_type_for_options_that_are_there_or_not(choices, message):
+    with pytest.raises(ConfigError) as caught:
+        train.main.get_xp(choices.split())
+    assert message in str(caught.value)

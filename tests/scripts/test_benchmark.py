@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -346,13 +347,25 @@ def test_curves_are_trained_on_the_same_batches(run, tmp_path):
     assert run(*argv)['curve']['mel'] != first['mel']
 
 
-def test_too_few_batches(main, tmp_path, capsys):
+def test_batches_that_do_not_fit(main, tmp_path, capsys):
     folder = tmp_path / 'batches'
+
+    argv = ['curve', '--recipe', 'debug', '--batches', str(folder), *TINY]
+
+    def error(*options):
+        assert main([*argv, *options]) == 1
+        return capsys.readouterr().err
+
+    assert '--updates 3 --every 0: expected 1 or more' in error('--updates', '3', '--every', '0')
+    assert not folder.exists()
     folder.mkdir()
-    np.save(folder / 'train.npy', np.zeros((2, 1, 1, 3200), dtype=np.float32))
-    argv = ['curve', '--recipe', 'debug', '--batches', str(folder), '--updates', '3', *TINY]
-    assert main(argv) == 1
-    assert 'holds 2 batches, fewer than --updates 3' in capsys.readouterr().err
+    assert 'holds batches of an unknown format' in error('--updates', '3')
+    shutil.rmtree(folder)
+    assert main([*argv, '--updates', '2']) == 0
+    assert 'holds 4 batches, fewer than --updates 5' in error('--updates', '5')
+    found = error('dataset.batch_size=3', '--updates', '2')
+    assert "holds batches of {'sample_rate': 16000, 'shape': [4, 1, 4000]}" in found
+    assert "takes {'sample_rate': 16000, 'shape': [3, 1, 4000]}" in found
 
 
 def test_codec_in_turn_with_a_peer(run):

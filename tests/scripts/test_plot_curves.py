@@ -19,3 +19,24 @@ def test_picture_of_two_curves(tmp_path):
     files = [f'ours={tmp_path}/a.json,{tmp_path}/b.json', f'peer={tmp_path}/c.json']
     subprocess.run([sys.executable, SCRIPT, out, *files], check=True)
     assert out.read_bytes().startswith(b'\x89PNG')
+
+
+@pytest.mark.slow
+def test_mistakes_are_told(tmp_path):
+    pytest.importorskip('matplotlib')
+    for name, updates in (('a', [1, 2]), ('b', [1, 3])):
+        curve = {'update': updates, 'mel': [2, 1], 'codebook_usage_min': [0, 1], 'sisnr': [0, 1]}
+        (tmp_path / f'{name}.json').write_text(json.dumps({'curve': curve}))
+
+    def error(*argv):
+        found = subprocess.run(
+            [sys.executable, SCRIPT, *argv], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert found.returncode == 2
+        return found.stderr
+
+    assert 'not validated after the same updates' in error('o.png', 'x=a.json,b.json')
+    assert 'a.json: expected NAME=FILE,...' in error('o.png', 'a.json')
+    assert 'c.json: not a result of `benchmark.py curve`' in error('o.png', 'x=c.json')
+    assert '7 curves: expected at most 6' in error('o.png', *['x=a.json'] * 7)
+    assert '. is a folder: give a file' in error('.', 'x=a.json')

@@ -137,6 +137,38 @@ def test_outputs_where_something_else_stands(tmp_path):
     assert files.check_out(pipe, may_be_pipe=True) == pipe
 
 
+def test_links_stay_and_the_files_that_they_lead_to_are_replaced(tmp_path):
+    (tmp_path / 'deep').mkdir()
+    real, link, chain = tmp_path / 'deep' / 'real', tmp_path / 'link', tmp_path / 'chain'
+    real.write_bytes(b'old')
+    link.symlink_to('deep/real')
+    chain.symlink_to(link)
+    files.write_bytes(files.check_out(chain), b'new')
+    assert link.is_symlink()
+    assert chain.is_symlink()
+    assert real.read_bytes() == b'new'
+    assert [path.name for path in real.parent.iterdir()] == ['real']
+    dangling = tmp_path / 'dangling'
+    dangling.symlink_to('deep/er/later')
+    files.write_bytes(files.check_out(dangling), b'first')
+    assert (tmp_path / 'deep' / 'er' / 'later').read_bytes() == b'first'
+
+
+@pytest.mark.skipif(not Path('/proc/self/fd').is_dir(), reason='Linux')
+def test_open_files_of_a_process_are_streams(tmp_path):
+    """As is `/dev/stdout`, a link to a file if the output is redirected to one."""
+    with (tmp_path / 'out').open('w') as file:
+        link = tmp_path / 'link'
+        link.symlink_to(f'/proc/self/fd/{file.fileno()}')
+        folder = tmp_path / 'fd'
+        folder.symlink_to('/proc/self/fd')
+        for path in (link, folder / str(file.fileno()), Path(f'/proc/self/fd/{file.fileno()}')):
+            assert path.is_file()
+            with pytest.raises(ValueError, match='is a pipe or a device: give a file'):
+                files.check_out(path)
+            assert files.check_out(path, may_be_pipe=True) == path
+
+
 def test_outputs_where_the_user_may_not_write(tmp_path, monkeypatch):
     folder, file = tmp_path / 'folder', tmp_path / 'folder' / 'file'
     folder.mkdir()
