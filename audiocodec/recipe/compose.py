@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 import audiocodec.recipe.resolvers  # noqa: F401 - registers what the files refer to
-from audiocodec.recipe.inheritance import drop_inherited
+from audiocodec.recipe.inheritance import drop_inherited, unread
 from audiocodec.recipe.overrides import Override, apply, key_of, problem, read, repeats, typed_keys
 from audiocodec.recipe.rules import ACCEPTED
 from audiocodec.utils import config, paths
@@ -154,6 +154,10 @@ def _apply_values(
         with readable_errors():
             apply(cfg, override)
     drop_inherited(cfg, chosen, set(typed_keys(valid)))
+    left = set(unread(cfg, chosen))
+    for override in valid:
+        for key in left.intersection(typed_keys([override])):
+            problems[override.argument] = f'{override.argument}: nothing reads {key} any more'
     return valid
 
 

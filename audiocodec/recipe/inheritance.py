@@ -33,14 +33,20 @@ def drop_inherited(cfg: DictConfig, below: Mapping[str, Any], typed: Collection[
             both was inherited.
         typed: dotted keys that were set on purpose, even if to the same value.
     """
-    plain = config.unresolved(cfg)
-    for key in [*_inherited(plain, below, ''), *_unread(plain, below, typed)]:
-        if key in typed:
-            continue
-        section, _, name = key.rpartition('.')
-        parent = OmegaConf.select(cfg, section) if section else cfg
-        with open_dict(parent):
-            del parent[name]
+    for found in (_inherited(config.unresolved(cfg), below, ''), unread(cfg, below)):
+        for key in found:
+            if key not in typed:
+                _drop(cfg, key)
+
+
+def _drop(cfg: DictConfig, key: str) -> None:
+    """Drop a key, and its section if that is a shared one of which nothing is left."""
+    section, _, name = key.rpartition('.')
+    parent = OmegaConf.select(cfg, section)
+    with open_dict(cfg):
+        del parent[name]
+        if not parent and '.' not in section and section not in SECTIONS:
+            del cfg[section]
 
 
 def _inherited(node: Mapping[str, Any], below: Mapping[str, Any], prefix: str) -> Iterator[str]:
@@ -62,24 +68,20 @@ def _inherited(node: Mapping[str, Any], below: Mapping[str, Any], prefix: str) -
                 yield from _inherited(value, old, f'{prefix}{name}.')
 
 
-def _unread(
-    plain: Mapping[str, Any], below: Mapping[str, Any], typed: Collection[str]
-) -> Iterator[str]:
-    """Yield keys that only other sections read, such as `rvq.bins`, and that none reads now."""
-    shared = {
-        name: section
-        for name, section in plain.items()
-        if isinstance(section, Mapping) and name not in SECTIONS
-    }
-    sources = json.dumps(below, default=str), json.dumps(plain, default=str)
-    for name, section in shared.items():
-        keys = list(config.leaf_keys(section, f'{name}.'))
-        unread = [
-            key
-            for key in keys
-            if _is_read(key, sources[0]) and not _is_read(key, sources[1]) and key not in typed
-        ]
-        yield from [name] if keys and unread == keys else unread
+def unread(cfg: DictConfig, below: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the keys that other sections read, such as `rvq.bins`, in the layer below, not here.
+
+    Args:
+        cfg: a configuration; interpolations not resolved.
+        below: the layer under it, plain, interpolations not resolved.
+    """
+    plain = config.unresolved(cfg)
+    here, there = (json.dumps(layer, default=str) for layer in (plain, below))
+    for name, section in plain.items():
+        if isinstance(section, Mapping) and name not in SECTIONS:
+            for key in config.leaf_keys(section, f'{name}.'):
+                if _is_read(key, there) and not _is_read(key, here):
+                    yield key
 
 
 def _is_read(key: str, source: str) -> bool:

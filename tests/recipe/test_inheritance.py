@@ -213,6 +213,13 @@ def test_keys_that_an_option_does_not_read_are_refused(option, typed):
     build_parts(train.main.get_xp([recipe, typed]).cfg)
 
 
+def test_a_typed_key_that_a_typed_class_does_not_read_is_refused():
+    classes = ['quantizer._target_=audiocodec.quantization.FiniteScalarQuantizer']
+    assert 'rvq' not in compose(*classes, 'quantizer.levels=[4,4]')
+    with pytest.raises(ConfigError, match=r'rvq\.bins=16: nothing reads rvq\.bins any more'):
+        compose(*classes, 'quantizer.levels=[4,4]', 'rvq.bins=16')
+
+
 def test_keys_that_both_options_read_are_kept():
     cfg = train.main.get_xp(
         ['solver=compression/codec_small_24khz', 'quantizer=fsq', 'seanet.dimension=16']
