@@ -182,8 +182,10 @@ def test_with_an_option_a_typed_argument_is_refused_too():
         )
 
 
-@pytest.mark.parametrize('schedule', ['constant', 'step', 'linear_warmup', 'cosine'])
-@pytest.mark.parametrize('recipe', ['encodec_base_24khz', 'encodec_audiogen_16khz', 'dac_44khz'])
+@pytest.mark.parametrize(
+    ('recipe', 'schedule'),
+    [('encodec_base_24khz', 'constant'), ('debug', 'linear_warmup'), ('dac_44khz', 'step')],
+)
 def test_an_option_beside_an_added_training_is_an_option_of_its_recipe(recipe, schedule):
     chosen = [f'solver=compression/{recipe}', '+training=codec', f'schedule={schedule}']
     cfgs = [train.main.get_xp(argv).cfg for argv in (chosen, chosen[::-1])]
