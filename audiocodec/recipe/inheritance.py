@@ -80,14 +80,8 @@ def unread(cfg: DictConfig, below: Mapping[str, Any]) -> Iterator[str]:
     for name, section in plain.items():
         if isinstance(section, Mapping) and name not in SECTIONS:
             for key in config.leaf_keys(section, f'{name}.'):
-                if _is_read(key, there) and not _is_read(key, here):
+                if f'${{{key}}}' in there and f'${{{key}}}' not in here:
                     yield key
-
-
-def _is_read(key: str, source: str) -> bool:
-    """Return whether a configuration refers to a key or to a section that holds it."""
-    parts = key.split('.')
-    return any(f'${{{".".join(parts[:end])}}}' in source for end in range(2, len(parts) + 1))
 
 
 def _parameters(

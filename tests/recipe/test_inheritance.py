@@ -215,6 +215,15 @@ def test_keys_that_an_option_does_not_read_are_refused(option, typed):
     build_parts(train.main.get_xp([recipe, typed]).cfg)
 
 
+def test_only_keys_that_sections_share_are_dropped():
+    cfg = train.main.get_xp(['solver=compression/codec_small_24khz', 'model=snac']).cfg
+    assert set(cfg.seanet) == {'dimension'}  # of the quantizer
+    constant = 'optim.schedule._target_=torch.optim.lr_scheduler.ConstantLR'
+    cfg = train.main.get_xp([DEBUG, 'schedule=cosine', constant]).cfg
+    assert 'total_steps' not in cfg.optim.schedule
+    assert 'total_updates' in cfg.optim  # which the solver reads, too
+
+
 def test_a_typed_key_that_a_typed_class_does_not_read_is_refused():
     classes = ['quantizer._target_=audiocodec.quantization.FiniteScalarQuantizer']
     assert 'rvq' not in compose(*classes, 'quantizer.levels=[4,4]')
