@@ -5,7 +5,7 @@ tensor) and options, see `torch.optim.Optimizer`.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -52,15 +52,8 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name in ('lr', 'eps', 'weight_decay'):
         if name in options and not 0 <= float(options[name]) < math.inf:
             raise ValueError(f'{name}={options[name]}: expected a number >= 0')
-    if 'momentum' in options:
-        _check_decays('momentum', [options['momentum']])
-    if 'betas' in options:
-        _check_decays('betas', options['betas'], 2)
-
-
-def _check_decays(name: str, decays: Iterable[float], number: int = 1) -> None:
-    decays = list(decays)
-    if len(decays) != number or not all(0 <= decay < 1 for decay in decays):
-        expected = 'two decays' if number == 2 else 'a decay'
-        value = decays if number > 1 else decays[0]
-        raise ValueError(f'{name}={value}: expected {expected} from 0 to below 1')
+    momentum, betas = options.get('momentum', 0.0), list(options.get('betas', (0.0, 0.0)))
+    if not 0 <= momentum < 1:
+        raise ValueError(f'momentum={momentum}: expected a decay from 0 to below 1')
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f'betas={betas}: expected two decays from 0 to below 1')

@@ -79,7 +79,7 @@ def unread(cfg: DictConfig, below: Mapping[str, Any]) -> Iterator[str]:
     here, there = (json.dumps(layer, default=str) for layer in (plain, below))
     for name, section in plain.items():
         if isinstance(section, Mapping) and name not in SECTIONS:
-            for key in config.leaf_keys(section, f'{name}.'):
+            for key in reversed(list(config.leaf_keys(section, f'{name}.'))):  # the deepest first
                 if f'${{{key}}}' in there and f'${{{key}}}' not in here:
                     yield key
 

@@ -46,9 +46,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(args.threads)
-    solver = _solver(args)
     if args.every < 1 or args.updates < 1:
         raise ValueError(f'--updates {args.updates} --every {args.every}: expected 1 or more')
+    solver = _solver(args)
     if not args.batches.is_dir():
         _write(solver, args.batches)
     _check(solver, args.batches)

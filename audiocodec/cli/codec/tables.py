@@ -33,11 +33,9 @@ def run(args: argparse.Namespace) -> int:
     """Fit and write the tables, and print their rates on a tenth of the files, held out."""
     if not 0 < args.hours < math.inf:
         raise ValueError(f'--hours {args.hours}: expected more than 0')
-    if args.out:
-        check_out(args.out)
+    out = check_out(args.out or tables_beside(args.source))
     source = open_source(args.source)
     model = source.model
-    out = check_out(args.out or tables_beside(args.source))
     model.set_num_codebooks(model.total_codebooks)
     header = bitstream.describe(model)
     metas = load_source(args.audio)
